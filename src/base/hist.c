@@ -1,0 +1,71 @@
+#include "base/hist.h"
+
+#include <string.h>
+
+static size_t bucket_of(uint64_t us)
+{
+    if (us < (1u << HIST_SUB_BITS))
+        return (size_t)us;
+    unsigned exponent = 63u - (unsigned)__builtin_clzll(us);
+    size_t bucket = ((size_t)(exponent - HIST_SUB_BITS + 1) << HIST_SUB_BITS) +
+                    (size_t)((us >> (exponent - HIST_SUB_BITS)) & ((1u << HIST_SUB_BITS) - 1));
+    return bucket < HIST_BUCKETS ? bucket : HIST_BUCKETS - 1;
+}
+
+/* the greatest value that falls into the bucket */
+static uint64_t bucket_top(size_t bucket)
+{
+    if (bucket < (1u << HIST_SUB_BITS))
+        return bucket;
+    unsigned exponent = (unsigned)(bucket >> HIST_SUB_BITS) + HIST_SUB_BITS - 1;
+    uint64_t sub = bucket & ((1u << HIST_SUB_BITS) - 1);
+    return (1ull << exponent) + ((sub + 1) << (exponent - HIST_SUB_BITS)) - 1;
+}
+
+void hist_reset(struct hist *h)
+{
+    memset(h, 0, sizeof *h);
+}
+
+void hist_add(struct hist *h, uint64_t us)
+{
+    h->count++;
+    h->sum_us += us;
+    if (us > h->max_us)
+        h->max_us = us;
+    h->buckets[bucket_of(us)]++;
+}
+
+void hist_merge(struct hist *into, const struct hist *from)
+{
+    into->count += from->count;
+    into->sum_us += from->sum_us;
+    if (from->max_us > into->max_us)
+        into->max_us = from->max_us;
+    for (size_t i = 0; i < HIST_BUCKETS; i++)
+        into->buckets[i] += from->buckets[i];
+}
+
+uint64_t hist_quantile(const struct hist *h, double q)
+{
+    if (h->count == 0)
+        return 0;
+    uint64_t wanted = (uint64_t)(q * (double)h->count);
+    if (wanted >= h->count)
+        return h->max_us;
+    uint64_t seen = 0;
+    for (size_t i = 0; i < HIST_BUCKETS; i++) {
+        seen += h->buckets[i];
+        if (seen > wanted)
+            return bucket_top(i) < h->max_us ? bucket_top(i) : h->max_us;
+    }
+    return h->max_us;
+}
+
+uint64_t hist_at_or_below(const struct hist *h, uint64_t us)
+{
+    uint64_t seen = 0;
+    for (size_t i = 0; i < HIST_BUCKETS && bucket_top(i) <= us; i++)
+        seen += h->buckets[i];
+    return seen;
+}

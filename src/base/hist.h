@@ -1,0 +1,32 @@
+/*
+ * hist: a histogram of durations with a bounded relative error of 1/32, from 1 microsecond to 137 s.
+ *
+ * Log-linear buckets (the layout of HdrHistogram with 5 bits): fixed size, no allocation, mergeable.
+ */
+#ifndef BASE_HIST_H
+#define BASE_HIST_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define HIST_SUB_BITS 5
+#define HIST_BUCKETS  ((27 - HIST_SUB_BITS + 2) << HIST_SUB_BITS)
+
+struct hist {
+    uint64_t count;
+    uint64_t sum_us;
+    uint64_t max_us;
+    uint64_t buckets[HIST_BUCKETS];
+};
+
+void hist_reset(struct hist *h);
+void hist_add(struct hist *h, uint64_t us);
+void hist_merge(struct hist *into, const struct hist *from);
+
+/* The value in microseconds at or below which the share q (0..1) lies; 0 when empty, exact max for q = 1. */
+uint64_t hist_quantile(const struct hist *h, double q);
+
+/* How many values lie at or below `us` (to within a bucket): for Prometheus buckets. */
+uint64_t hist_at_or_below(const struct hist *h, uint64_t us);
+
+#endif

@@ -1,0 +1,67 @@
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *checked(void *p)
+{
+    if (p == NULL) {
+        fputs("out of memory\n", stderr);
+        abort();
+    }
+    return p;
+}
+
+void *mem_alloc(size_t size)
+{
+    return checked(malloc(size > 0 ? size : 1));
+}
+
+void *mem_zalloc(size_t size)
+{
+    return checked(calloc(1, size > 0 ? size : 1));
+}
+
+void *mem_array(size_t count, size_t size)
+{
+    return checked(calloc(count > 0 ? count : 1, size > 0 ? size : 1));
+}
+
+void *mem_resize(void *p, size_t count, size_t size)
+{
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        return checked(NULL);
+    return checked(realloc(p, bytes > 0 ? bytes : 1));
+}
+
+char *mem_strdup(const char *s)
+{
+    return s != NULL ? checked(strdup(s)) : NULL;
+}
+
+char *mem_strndup(const char *s, size_t n)
+{
+    return checked(strndup(s, n));
+}
+
+char *mem_printf(const char *fmt, ...)
+{
+    char *text;
+    va_list args;
+    va_start(args, fmt);
+    int n = vasprintf(&text, fmt, args);
+    va_end(args);
+    return checked(n < 0 ? NULL : text);
+}
+
+void mem_wipe_free(char *secret)
+{
+    if (secret != NULL) {
+        explicit_bzero(secret, strlen(secret));
+        free(secret);
+    }
+}

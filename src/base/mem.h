@@ -1,0 +1,24 @@
+/*
+ * mem: allocation that cannot fail.
+ *
+ * Every size that a peer can influence is limited before it gets here, so that running out of memory means
+ * the machine is out of memory: these abort with one line on stderr, and the supervisor restarts us into a
+ * journal that can be resumed. Free with free().
+ */
+#ifndef BASE_MEM_H
+#define BASE_MEM_H
+
+#include <stddef.h>
+
+void *mem_alloc(size_t size);               /* uninitialised */
+void *mem_zalloc(size_t size);              /* zeroed */
+void *mem_array(size_t count, size_t size); /* zeroed; overflow aborts */
+void *mem_resize(void *p, size_t count, size_t size);
+char *mem_strdup(const char *s);            /* NULL gives NULL */
+char *mem_strndup(const char *s, size_t n);
+char *mem_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* Overwrites with zeros in a way the compiler keeps, then frees: for secrets. NULL is fine. */
+void mem_wipe_free(char *secret);
+
+#endif
