@@ -1,0 +1,79 @@
+/*
+ * routing: the routing table of one database: who owns which hashes, at which address.
+ *
+ * A value object: parse, check, look up, change by copying, print. The document in the store is the truth for
+ * clients, the guards on the servers decide. Every document that is printed or parsed satisfies
+ * routing_check(): ranges neither overlap nor leave a hole, names are unique, epochs are consistent.
+ */
+#ifndef FLEET_ROUTING_H
+#define FLEET_ROUTING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "fleet/hash.h"
+#include "fleet/range.h"
+
+#define ROUTING_DOC_MAX (1024 * 1024)
+
+enum shard_state { SHARD_SERVING, SHARD_MOVING, SHARD_READ_ONLY, SHARD_DOWN, SHARD_STATE_MAX };
+const char *shard_state_name(enum shard_state state); /* "serving" */
+
+struct routing_table_key {
+    char *table;         /* schema-qualified, "public.orders" */
+    char *key;           /* column */
+    enum key_type type;
+};
+
+struct routing_address {
+    char *host;
+    int port;
+    uint64_t lag_bytes;  /* replicas only */
+};
+
+struct routing_shard {
+    char *name;
+    uint64_t epoch;      /* of the shard's own ranges: what strict clients set shardherd.epoch to */
+    struct range_set ranges; /* empty while a new shard waits for its first move */
+    struct routing_address primary;
+    struct routing_address *replicas;
+    size_t replica_count;
+    enum shard_state state;
+};
+
+struct routing {
+    char *database;
+    uint64_t epoch;      /* of the document; only grows */
+    struct routing_table_key *tables; /* ordered by name */
+    size_t table_count;
+    struct routing_shard *shards;     /* ordered by name */
+    size_t shard_count;
+};
+
+struct routing *routing_new(const char *database);
+void routing_free(struct routing *r); /* NULL is fine */
+struct routing *routing_clone(const struct routing *r);
+
+/* Adds; tables and shards stay ordered by name. The returned pointer lives until the next addition. */
+struct routing_table_key *routing_add_table(struct routing *r, const char *table, const char *key, enum key_type type);
+struct routing_shard *routing_add_shard(struct routing *r, const char *name, const char *host, int port);
+/* Only a shard without ranges can be removed (ERRC_CONFLICT). */
+int routing_remove_shard(struct routing *r, const char *name, struct err *err);
+
+struct routing_shard *routing_find_shard(const struct routing *r, const char *name);
+const struct routing_shard *routing_owner(const struct routing *r, int64_t hash); /* NULL only if not checked */
+const struct routing_table_key *routing_find_table(const struct routing *r, const char *table);
+
+/* Moves a range between two shards and raises the document's and both shards' epochs to r->epoch + 1. */
+int routing_move(struct routing *r, const char *from, const char *to, const struct range *range, struct err *err);
+
+/* ERRC_INVALID naming the first fault: overlap, hole, duplicate name, epoch above the document's. */
+int routing_check(const struct routing *r, struct err *err);
+
+int routing_parse(const char *json, size_t length, struct routing **ret, struct err *err);
+void routing_print(const struct routing *r, struct buf *out); /* compact JSON, 64-bit numbers as strings */
+
+#endif
