@@ -2,8 +2,10 @@
  * loop: the one event loop, on libuv.
  *
  * Everything runs on the thread that calls loop_run(), except worker jobs (work.h). One clock value serves a
- * whole turn. The loop measures its turns: the time between the moment events were delivered and the moment
- * it waits again (U1 in the rules: the longest turn is exported and alarmed).
+ * whole turn (timers that fire late in it see a newer one). The loop measures its turns: the time between the
+ * moment events were delivered and the moment it waits again (U1: the longest turn is exported and alarmed).
+ * libuv has no hook at the return of its poll, so a turn is the time between two waits less the time that
+ * libuv reports as idle.
  *
  * Contract of every asynchronous call in this project: a non-zero return means that nothing was started and
  * no callback will run; zero means exactly one callback, later, never from inside the call; a canceled call
@@ -34,20 +36,25 @@ struct loop_task {
 struct loop {
     uv_loop_t uv;
     struct env *env;
-    uint64_t now_ns;              /* monotonic, read once per turn */
-    struct list tasks;            /* queued loop_tasks */
-    uv_idle_t idle;               /* keeps the loop awake while tasks are queued */
-    uv_prepare_t prepare;         /* end of a turn: runs tasks, records its length */
-    uv_check_t check;             /* start of a turn: takes the clock */
-    uv_timer_t alarm;             /* the one libuv timer behind every loop_timer */
-    struct loop_timer **heap;     /* armed timers, a binary heap by (deadline, sequence) */
+    uint64_t now_ns;          /* read it with loop_now() */
+    bool now_stale;           /* the next loop_now() takes the clock */
+    struct list tasks;        /* queued loop_tasks */
+    uv_idle_t idle;           /* keeps the loop awake while tasks are queued */
+    uv_prepare_t prepare;     /* end of a turn: runs tasks, records its length */
+    uv_check_t check;         /* after the I/O callbacks: runs tasks */
+    uv_timer_t alarm;         /* the one libuv timer behind every loop_timer */
+    struct loop_timer **heap; /* armed timers, a binary heap by (deadline, sequence) */
     unsigned heap_size;
     unsigned heap_capacity;
     uint64_t timer_sequence;
-    uint64_t turn_started_ns;     /* 0 outside a turn */
-    struct hist turns;            /* lengths of all turns */
-    uint64_t longest_turn_us;     /* since loop_turns_reset() */
-    int handles;                  /* open handles of this project, without the loop's own four */
+    uint64_t alarm_deadline_ns; /* what the alarm is set for, 0 = not set */
+    bool firing;                /* inside the alarm's callback */
+    uint64_t waited_since_ns;   /* end of the last turn, 0 before the first */
+    uint64_t idle_ns;           /* libuv's idle time at that moment */
+    struct hist turns;          /* lengths of all turns */
+    uint64_t longest_turn_us;   /* since loop_turns_reset() */
+    int handles;                /* open handles of src/loop, without the loop's own four */
+    int jobs;                   /* worker jobs and lookups whose libuv callback is still to come */
     bool stopping;
 };
 
@@ -59,13 +66,13 @@ int loop_run(struct loop *loop);
 void loop_stop(struct loop *loop);
 
 /*
- * Closes the loop's own handles. Returns 0, or the number of handles still open, each printed on stderr by
- * type: at the end of every test this must be 0.
+ * Runs what is queued, waits for worker jobs, closes the loop's own handles. Returns 0, or the number of
+ * handles still open, each printed on stderr by type: at the end of every test this must be 0.
  */
 int loop_fini(struct loop *loop);
 
-/* Monotonic nanoseconds of this turn. */
-uint64_t loop_now(const struct loop *loop);
+/* Monotonic nanoseconds of this turn; the first call of a turn takes the clock. */
+uint64_t loop_now(struct loop *loop);
 
 /* Wall clock in microseconds since 1970, for display. */
 int64_t loop_wall(const struct loop *loop);
@@ -88,7 +95,7 @@ void loop_turns_reset(struct loop *loop);
  */
 struct loop_timer {
     struct loop *loop;
-    unsigned index;       /* place in the heap + 1; 0 = not armed */
+    unsigned index; /* place in the heap + 1; 0 = not armed */
     uint64_t deadline_ns;
     uint64_t sequence;
     void (*fire)(struct loop_timer *timer, void *data);

@@ -19,26 +19,26 @@
 struct process;
 
 struct process_options {
-    const char *const *argv;     /* NULL-terminated, argv[0] looked up in PATH; never put a secret here */
-    const char *const *env;      /* "NAME=value" pairs added to (or replacing in) our environment, or NULL */
-    const char *directory;       /* working directory or NULL */
-    const char *input;           /* bytes for stdin or NULL */
+    const char *const *argv; /* NULL-terminated, argv[0] looked up in PATH; never put a secret here */
+    const char *const *env;  /* "NAME=value" pairs added to (or replacing in) our environment, or NULL */
+    const char *directory;   /* working directory or NULL */
+    const char *input;       /* bytes for stdin or NULL */
     size_t input_length;
-    const char *output_path;     /* append stdout and stderr to this file instead of capturing, or NULL */
-    uid_t uid;                   /* run as this user and group when uid != 0 (needs root) */
+    const char *output_path; /* append stdout and stderr to this file instead of capturing, or NULL */
+    uid_t uid;               /* run as this user and group when uid != 0 (needs root) */
     gid_t gid;
-    bool detached;               /* own session, not ended with us */
-    uint64_t timeout_ns;         /* 0 = none */
-    size_t capture_limit;        /* bytes kept of each output; 0 = 1 MiB */
+    bool detached;        /* own session, not ended with us */
+    uint64_t timeout_ns;  /* 0 = none */
+    size_t capture_limit; /* bytes kept of each output; 0 = 1 MiB */
 };
 
 struct process_result {
-    struct err err;       /* ERRC_NONE if it ran and ended by itself, whatever its exit code */
-    int exit_code;        /* -1 when ended by a signal */
-    int term_signal;      /* 0 when it exited */
-    const char *out;      /* NUL-terminated, valid during the callback */
+    struct err err;  /* ERRC_NONE if it ran and ended by itself, whatever its exit code */
+    int exit_code;   /* -1 when ended by a signal */
+    int term_signal; /* 0 when it exited */
+    const char *out; /* NUL-terminated, valid during the callback */
     size_t out_length;
-    const char *errors;   /* stderr */
+    const char *errors; /* stderr */
     size_t errors_length;
     bool truncated;
     uint64_t user_cpu_us, system_cpu_us; /* of the child, from wait4; 0 if not known */

@@ -4,7 +4,8 @@
  * One callback with an event. TLS goes over memory BIOs (rules T1 to T6), so the code above never knows.
  * The object is made and owned by the stream layer: the user keeps the pointer until STREAM_CLOSED, which is
  * always the last event and comes exactly once, after stream_close() (by the user) and only then. Errors and
- * EOF do not close by themselves: the user answers them with stream_close(), from inside the callback or later.
+ * EOF do not close by themselves: the user answers them with stream_close(), from inside the callback or
+ * later.
  */
 #ifndef LOOP_STREAM_H
 #define LOOP_STREAM_H
@@ -38,12 +39,12 @@ struct stream_input {
 typedef void (*stream_cb)(struct stream *s, const struct stream_input *in, void *data);
 
 struct stream_options {
-    const char *host;             /* name or address; resolved on a worker thread */
+    const char *host; /* name or address; resolved on a worker thread */
     int port;
-    uint64_t connect_timeout_ns;  /* for resolve + connect + handshake over all addresses; 0 = 10 s */
-    struct tls_context *tls;      /* NULL = plain */
-    const char *tls_server_name;  /* NULL = host */
-    size_t write_limit;           /* bytes queued before writes are refused (T5); 0 = 16 MiB */
+    uint64_t connect_timeout_ns; /* for resolve + connect + handshake over all addresses; 0 = 10 s */
+    struct tls_context *tls;     /* NULL = plain */
+    const char *tls_server_name; /* NULL = host */
+    size_t write_limit;          /* bytes queued before writes are refused (T5); 0 = 16 MiB */
 };
 
 /* Starts a connection; the strings are copied. On success *ret lives until STREAM_CLOSED. */

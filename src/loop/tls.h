@@ -15,10 +15,10 @@ struct tls_context;
 
 struct tls_options {
     bool server;
-    bool verify_peer;       /* client: check chain and name; server: demand a client certificate */
-    const char *ca_pem;     /* PEM text or NULL (client: the system's default store) */
-    const char *cert_pem;   /* PEM text of the chain, or NULL; a server must have one */
-    const char *key_pem;    /* PEM text; goes nowhere else */
+    bool verify_peer;     /* client: check chain and name; server: demand a client certificate */
+    const char *ca_pem;   /* PEM text or NULL (client: the system's default store) */
+    const char *cert_pem; /* PEM text of the chain, or NULL; a server must have one */
+    const char *key_pem;  /* PEM text; goes nowhere else */
 };
 
 /* Errors: ERRC_TLS naming the part that is unusable. */

@@ -20,8 +20,8 @@ struct work {
 };
 
 /* The struct must live until done. Zero = `done` will run exactly once. */
-int work_start(struct loop *loop, struct work *work, void (*run)(struct work *), void (*done)(struct work *, int),
-               void *data);
+int work_start(struct loop *loop, struct work *work, void (*run)(struct work *),
+               void (*done)(struct work *, int), void *data);
 /* Takes back a job that has not started; done follows with ERRC_CANCELED. A running job goes on. */
 void work_cancel(struct work *work);
 
@@ -30,7 +30,8 @@ void work_cancel(struct work *work);
 #define RESOLVE_MAX 8
 struct resolve_result {
     int count;
-    char address[RESOLVE_MAX][64]; /* numeric, in the order of getaddrinfo; literals resolve without a worker */
+    char address[RESOLVE_MAX]
+                [64]; /* numeric, in the order of getaddrinfo; literals resolve without a worker */
 };
 struct resolve;
 typedef void (*resolve_cb)(const struct err *err, const struct resolve_result *result, void *data);
