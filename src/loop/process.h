@@ -2,8 +2,9 @@
  * process: child processes with captured output and a deadline.
  *
  * stdin is /dev/null or the given bytes. stdout and stderr are captured up to a limit each (the rest is read
- * and dropped, `truncated` set). At the deadline the child's process group gets SIGTERM, 2 s later SIGKILL.
- * Children run in a session of their own when `detached`, and then survive us.
+ * and dropped, `truncated` set). Every child leads a session and process group of its own; at the deadline
+ * that group gets SIGTERM, 2 s later SIGKILL. A process is complete when it has exited and its outputs have
+ * reached EOF, at the latest 1 s after the exit (a grandchild may hold them).
  */
 #ifndef LOOP_PROCESS_H
 #define LOOP_PROCESS_H
@@ -41,7 +42,7 @@ struct process_result {
     const char *errors; /* stderr */
     size_t errors_length;
     bool truncated;
-    uint64_t user_cpu_us, system_cpu_us; /* of the child, from wait4; 0 if not known */
+    uint64_t user_cpu_us, system_cpu_us; /* of the child; 0: not known, as ever with libuv */
     long max_rss_kib;                    /* ditto */
 };
 
@@ -57,6 +58,9 @@ pid_t process_pid(const struct process *p);
 int process_signal(struct process *p, int number);
 /* Kills the group (SIGKILL); the callback follows with ERRC_CANCELED. */
 void process_cancel(struct process *p);
+
+/* Forgets a child that is to outlive us: it goes on, the callback follows with ERRC_CANCELED. */
+void process_release(struct process *p);
 
 /* One line for errors: "initdb exited with 1: <last line of stderr>". */
 void process_describe(const struct process_result *result, const char *name, struct err *err);
