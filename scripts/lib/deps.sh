@@ -257,8 +257,10 @@ get_debian_tool() {
 
 get_python_tools() {
     say "Python tools into build/venv"
-    rm -rf "$BUILD/venv"
-    python3 -m venv "$BUILD/venv" || return 1
+    if [ ! -x "$BUILD/venv/bin/pip" ]; then
+        rm -rf "$BUILD/venv"
+        python3 -m venv "$BUILD/venv" || return 1
+    fi
     "$BUILD/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ROOT/tests/requirements.txt" || return 1
     cp "$ROOT/tests/requirements.txt" "$BUILD/venv/requirements.txt"
 }
