@@ -134,7 +134,9 @@ int loop_fini(struct loop *loop)
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_run(&loop->uv, UV_RUN_NOWAIT);
     free((void *)loop->heap);
+    free(loop->scratch);
     loop->heap = NULL;
+    loop->scratch = NULL;
     loop->heap_size = loop->heap_capacity = 0;
     if (uv_loop_close(&loop->uv) == 0)
         return 0;

@@ -56,6 +56,7 @@ struct loop {
     int handles;                /* open handles of src/loop, without the loop's own four */
     int jobs;                   /* worker jobs and lookups whose libuv callback is still to come */
     bool stopping;
+    char *scratch; /* read buffers of streams, made at the first read */
 };
 
 /* env must outlive the loop. Also sets the size of the worker pool (U2) and ignores SIGPIPE. */

@@ -51,12 +51,17 @@ struct stream_options {
 int stream_connect(struct loop *loop, const struct stream_options *options, stream_cb cb, void *data,
                    struct stream **ret, struct err *err);
 
-/* Copies and queues. ERRC_LIMIT when write_limit would be passed, ERRC_CLOSED after an error or close. */
+/*
+ * Copies and queues; before STREAM_CONNECTED as well. A write that fails shows as STREAM_ERROR, after what
+ * the peer had sent before was delivered. ERRC_LIMIT when write_limit would be passed, ERRC_CLOSED after an
+ * error, stream_finish() or stream_close().
+ */
 int stream_write(struct stream *s, const void *data, size_t length, struct err *err);
 
 /*
  * Queues without copying: `release(owner)` runs once when the bytes were written or dropped. Under TLS the
- * bytes are encrypted at once and released before the call returns. On failure nothing is released.
+ * bytes are, once connected, encrypted at once and released before the call returns. On failure nothing is
+ * released.
  */
 int stream_write_owned(struct stream *s, const void *data, size_t length, void (*release)(void *owner),
                        void *owner, struct err *err);
@@ -68,7 +73,11 @@ size_t stream_pending(const struct stream *s);
 void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
-/* Sends what is queued, then close_notify and FIN, then closes; after 5 s, or an error, closes anyway. */
+/*
+ * Sends what is queued, then close_notify and FIN, waits up to 1 s for the peer's EOF (an earlier close could
+ * destroy what was sent), then closes; after 5 s, or an error, closes anyway. Before STREAM_CONNECTED it is
+ * stream_close(). No event but STREAM_CLOSED follows.
+ */
 void stream_finish(struct stream *s);
 
 /* Closes now, dropping what is queued. Idempotent, legal in every state and from inside the callback. */
@@ -88,7 +97,9 @@ typedef void (*listener_closed_cb)(struct listener *l, void *data);
 
 /*
  * Binds and listens at once (address: a literal IPv4 or IPv6; port 0 takes a free one). Each accepted stream
- * is handed to `cb`, which must call stream_set_callback() before it returns; STREAM_CONNECTED follows.
+ * is handed to `cb`, which must call stream_set_callback() before it returns (or the stream is dropped);
+ * STREAM_CONNECTED follows, or STREAM_ERROR when the TLS handshake fails or takes longer than 10 s. When file
+ * descriptors run out, accepting pauses for 100 ms at a time.
  * Errors: ERRC_IO naming address and port ("address already in use").
  */
 int listener_open(struct loop *loop, const char *address, int port, struct tls_context *tls, listener_cb cb,
