@@ -114,12 +114,16 @@ as_root() {
 }
 
 apt_install() {
+    apt_refresh
     say "apt-get install $*"
     DEBIAN_FRONTEND=noninteractive as_root apt-get install -y --no-install-recommends "$@"
 }
-apt_has() { [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]; }
-
-# Refreshes the lists when they cannot even name a compiler (fresh images), or when asked to.
+# Does apt offer it? Lists that cannot even name the C library (fresh images) are refreshed first;
+# otherwise asking needs no root, and so neither do the parts that are only unpacked.
+apt_has() {
+    [ -n "$(apt-cache madison libc6)" ] || apt_refresh
+    [ -n "$(apt-cache madison "$1" 2>/dev/null)" ]
+}
 apt_refresh() {
     if [ "${apt_refreshed:-false}" = false ]; then
         say "apt-get update"
@@ -159,7 +163,6 @@ get_postgresql() {
 
 get_clang_runtime() {
     local version
-    apt_refresh
     version="$(clang -dumpversion | cut -d. -f1)" || return 1
     apt_install "libclang-rt-$version-dev"
 }
@@ -169,7 +172,6 @@ get_clang_runtime() {
 # A library that apt may have, else Debian 13's with the shared library it needs.
 get_apt_or_debian13() {
     local package="$1"
-    apt_refresh
     if apt_has "$package"; then
         apt_install "$package"
     else
@@ -239,7 +241,6 @@ debian13_unpack() {
 # One program out of a package that would otherwise start a service: unpacked, not installed.
 get_debian_tool() {
     local program="$2" package="$3" folder status=1
-    apt_refresh
     apt_has "$package" || { warn "apt has no package $package"; return 1; }
     folder="$(mktemp -d /var/tmp/shardherd-tool.XXXXXXXX)"
     chmod 755 "$folder"
