@@ -27,16 +27,16 @@
 struct pg_conn;
 
 struct pg_target {
-    const char *host;         /* name, address, or a directory for a Unix socket (starts with '/') */
+    const char *host; /* name, address, or a directory for a Unix socket (starts with '/') */
     int port;
     const char *dbname;
     const char *user;
-    const char *password;     /* NULL = none; kept in memory only, wiped on close */
-    const char *sslmode;      /* NULL = "prefer" */
-    const char *sslrootcert;  /* file or NULL */
+    const char *password;    /* NULL = none; kept in memory only, wiped on close */
+    const char *sslmode;     /* NULL = "prefer" */
+    const char *sslrootcert; /* file or NULL */
     const char *application_name;
-    const char *options;      /* e.g. "-c statement_timeout=5000"; NULL = none */
-    bool replication;         /* logical walsender ("replication=database") */
+    const char *options;         /* e.g. "-c statement_timeout=5000"; NULL = none */
+    bool replication;            /* logical walsender ("replication=database") */
     uint64_t connect_timeout_ns; /* per address; 0 = 5 s */
 };
 
@@ -50,27 +50,28 @@ struct pg_conn_events {
 };
 
 /* Copies everything in target. */
-struct pg_conn *pg_conn_new(struct loop *loop, const struct pg_target *target, const struct pg_conn_events *events,
-                            void *data);
+struct pg_conn *pg_conn_new(struct loop *loop, const struct pg_target *target,
+                            const struct pg_conn_events *events, void *data);
 int pg_conn_connect(struct pg_conn *conn, struct err *err);
 
-/* Completes what waits with ERRC_CANCELED, closes; `closed` (may be NULL) runs right before the memory goes. */
+/* Completes what waits with ERRC_CANCELED, closes; `closed` (may be NULL) runs right before the memory goes.
+ */
 void pg_conn_close(struct pg_conn *conn, void (*closed)(void *data), void *data);
 
 bool pg_conn_ready(const struct pg_conn *conn);
 int pg_conn_server_version(const struct pg_conn *conn); /* 150018; 0 before it is connected */
 int pg_conn_backend_pid(const struct pg_conn *conn);
 const char *pg_conn_parameter(const struct pg_conn *conn, const char *name); /* PQparameterStatus or NULL */
-const char *pg_conn_name(const struct pg_conn *conn);   /* "host:port/dbname" for messages */
+const char *pg_conn_name(const struct pg_conn *conn); /* "host:port/dbname" for messages */
 void *pg_conn_data(const struct pg_conn *conn);
 struct loop *pg_conn_loop(const struct pg_conn *conn);
 
 /* ---- queries ---- */
 
 struct pg_request {
-    const char *sql;           /* copied */
-    bool extended;             /* one statement, pipelined; false = simple protocol, may be many statements */
-    const char *prepared;      /* extended only: prepare once per connection under this name, then execute */
+    const char *sql;      /* copied */
+    bool extended;        /* one statement, pipelined; false = simple protocol, may be many statements */
+    const char *prepared; /* extended only: prepare once per connection under this name, then execute */
     int param_count;
     const char *const *params; /* text; copied */
     uint64_t timeout_ns;       /* client-side: at its end the connection is ended (P10); 0 = 30 s */
@@ -78,7 +79,7 @@ struct pg_request {
 
 /* Results belong to the layer and are cleared after the callback. Simple requests may have several. */
 struct pg_reply {
-    const struct err *err;     /* NULL = success; ERRC_SQL with sqlstate for the first failed statement */
+    const struct err *err; /* NULL = success; ERRC_SQL with sqlstate for the first failed statement */
     int count;
     PGresult *const *results;
 };
@@ -86,7 +87,8 @@ struct pg_reply {
 typedef void (*pg_reply_cb)(struct pg_conn *conn, const struct pg_reply *reply, void *data);
 
 /* ERRC_CLOSED when the connection is not ready. */
-int pg_send(struct pg_conn *conn, const struct pg_request *request, pg_reply_cb cb, void *data, struct err *err);
+int pg_send(struct pg_conn *conn, const struct pg_request *request, pg_reply_cb cb, void *data,
+            struct err *err);
 
 /* pg_send() of plain SQL text by the simple protocol. */
 int pg_exec(struct pg_conn *conn, const char *sql, pg_reply_cb cb, void *data, struct err *err);

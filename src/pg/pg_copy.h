@@ -22,8 +22,8 @@ int pg_copy_out(struct pg_conn *conn, const char *sql, pg_copy_rows_cb rows, pg_
  * ran empty. pg_copy_put() queues; it refuses with ERRC_LIMIT above 1 MiB queued: wait for the next `ready`.
  */
 typedef void (*pg_copy_ready_cb)(struct pg_copy *copy, void *data);
-int pg_copy_in(struct pg_conn *conn, const char *sql, pg_copy_ready_cb ready, pg_copy_done_cb done, void *data,
-               struct pg_copy **ret, struct err *err);
+int pg_copy_in(struct pg_conn *conn, const char *sql, pg_copy_ready_cb ready, pg_copy_done_cb done,
+               void *data, struct pg_copy **ret, struct err *err);
 int pg_copy_put(struct pg_copy *copy, const void *bytes, size_t length, struct err *err);
 /* NULL ends the data; a reason makes the server fail the COPY with that text. */
 void pg_copy_end(struct pg_copy *copy, const char *reason);
@@ -38,8 +38,8 @@ struct pg_pump_options {
     void (*progress)(uint64_t rows, uint64_t bytes, void *data); /* at most every 100 ms; may be NULL */
 };
 struct pg_pump;
-int pg_pump_start(const struct pg_pump_options *options, pg_copy_done_cb done, void *data, struct pg_pump **ret,
-                  struct err *err);
+int pg_pump_start(const struct pg_pump_options *options, pg_copy_done_cb done, void *data,
+                  struct pg_pump **ret, struct err *err);
 void pg_pump_set_rate(struct pg_pump *pump, uint64_t bytes_per_second);
 /* done follows with ERRC_CANCELED once both connections are usable again or lost. */
 void pg_pump_cancel(struct pg_pump *pump);

@@ -10,11 +10,19 @@
 /* ---- pgoutput, no I/O ---- */
 
 enum pgoutput_kind {
-    PGOUTPUT_BEGIN, PGOUTPUT_COMMIT, PGOUTPUT_ORIGIN, PGOUTPUT_RELATION, PGOUTPUT_TYPE,
-    PGOUTPUT_INSERT, PGOUTPUT_UPDATE, PGOUTPUT_DELETE, PGOUTPUT_TRUNCATE, PGOUTPUT_MESSAGE
+    PGOUTPUT_BEGIN,
+    PGOUTPUT_COMMIT,
+    PGOUTPUT_ORIGIN,
+    PGOUTPUT_RELATION,
+    PGOUTPUT_TYPE,
+    PGOUTPUT_INSERT,
+    PGOUTPUT_UPDATE,
+    PGOUTPUT_DELETE,
+    PGOUTPUT_TRUNCATE,
+    PGOUTPUT_MESSAGE
 };
 
-struct pgoutput_column {       /* of a relation message */
+struct pgoutput_column { /* of a relation message */
     char name[64];
     uint32_t type_oid;
     bool key;
@@ -24,37 +32,38 @@ struct pgoutput_relation {
     uint32_t oid;
     char schema[64];
     char name[64];
-    char identity;             /* 'd', 'n', 'f', 'i' */
+    char identity; /* 'd', 'n', 'f', 'i' */
     int column_count;
     struct pgoutput_column *columns;
 };
 
 struct pgoutput_value {
-    char kind;                 /* 'n' NULL, 'u' unchanged TOAST, 't' text, 'b' binary */
-    const char *data;          /* not NUL-terminated; points into the message */
+    char kind;        /* 'n' NULL, 'u' unchanged TOAST, 't' text, 'b' binary */
+    const char *data; /* not NUL-terminated; points into the message */
     uint32_t length;
 };
 
 #define PGOUTPUT_COLUMNS_MAX 1664
 struct pgoutput_tuple {
-    int count;                 /* 0 = absent */
+    int count; /* 0 = absent */
     struct pgoutput_value *values;
 };
 
 struct pgoutput_message {
     enum pgoutput_kind kind;
-    uint64_t lsn;              /* BEGIN: final LSN; COMMIT: commit LSN */
-    uint64_t end_lsn;          /* COMMIT */
-    uint32_t xid;              /* BEGIN */
+    uint64_t lsn;                             /* BEGIN: final LSN; COMMIT: commit LSN */
+    uint64_t end_lsn;                         /* COMMIT */
+    uint32_t xid;                             /* BEGIN */
     const struct pgoutput_relation *relation; /* RELATION, INSERT, UPDATE, DELETE; owned by the decoder */
-    struct pgoutput_tuple old_tuple; /* UPDATE and DELETE, if sent ('K' or 'O') */
-    struct pgoutput_tuple new_tuple; /* INSERT, UPDATE */
+    struct pgoutput_tuple old_tuple;          /* UPDATE and DELETE, if sent ('K' or 'O') */
+    struct pgoutput_tuple new_tuple;          /* INSERT, UPDATE */
 };
 
-struct pgoutput;               /* the decoder: remembers relations */
+struct pgoutput; /* the decoder: remembers relations */
 struct pgoutput *pgoutput_new(void);
 void pgoutput_free(struct pgoutput *decoder);
-/* Decodes one message; ERRC_PROTOCOL on anything malformed (never reads past length). Valid until the next call. */
+/* Decodes one message; ERRC_PROTOCOL on anything malformed (never reads past length). Valid until the next
+ * call. */
 int pgoutput_decode(struct pgoutput *decoder, const void *bytes, size_t length, struct pgoutput_message *ret,
                     struct err *err);
 
@@ -73,7 +82,8 @@ struct pg_stream_events {
  * once and reports the confirmed position every second.
  */
 int pg_stream_start(struct pg_conn *conn, const char *slot, uint64_t start_lsn, const char *publications,
-                    const struct pg_stream_events *events, void *data, struct pg_stream **ret, struct err *err);
+                    const struct pg_stream_events *events, void *data, struct pg_stream **ret,
+                    struct err *err);
 /* Everything up to lsn may be forgotten by the server; sent with the next status. */
 void pg_stream_confirm(struct pg_stream *s, uint64_t lsn);
 /* Sends CopyDone; ended follows. The connection is usable or lost after it. */
