@@ -24,25 +24,25 @@ struct http_header {
 };
 
 struct http_call_options {
-    const char *method;              /* "GET" */
-    const char *url;                 /* http://host:port/path?query or https:// */
+    const char *method; /* "GET" */
+    const char *url;    /* http://host:port/path?query or https:// */
     const struct http_header *headers;
     int header_count;
-    const void *body;                /* copied; NULL = none */
+    const void *body; /* copied; NULL = none */
     size_t body_length;
-    uint64_t timeout_ns;             /* whole call; 0 = 30 s; UINT64_MAX = none (streams) */
-    uint64_t idle_timeout_ns;        /* between two reads of the body; 0 = none */
-    size_t body_limit;               /* collected body; 0 = 16 MiB; ERRC_LIMIT when passed */
+    uint64_t timeout_ns;      /* whole call; 0 = 30 s; UINT64_MAX = none (streams) */
+    uint64_t idle_timeout_ns; /* between two reads of the body; 0 = none */
+    size_t body_limit;        /* collected body; 0 = 16 MiB; ERRC_LIMIT when passed */
     /* When set, body bytes go here instead and answer->body stays empty. */
     void (*on_body)(struct http_call *call, int status, const char *bytes, size_t length, void *data);
 };
 
 struct http_answer {
-    const struct err *err;           /* NULL = a complete answer, whatever its status */
+    const struct err *err; /* NULL = a complete answer, whatever its status */
     int status;
-    const char *body;                /* NUL-terminated */
+    const char *body; /* NUL-terminated */
     size_t body_length;
-    struct http_call *call;          /* for http_answer_header() */
+    struct http_call *call; /* for http_answer_header() */
 };
 
 typedef void (*http_answer_cb)(const struct http_answer *answer, void *data);
@@ -52,8 +52,8 @@ struct http_client *http_client_new(struct loop *loop, struct tls_context *tls);
 /* Cancels running calls (their callbacks come), closes the pool; `closed` runs last. */
 void http_client_close(struct http_client *client, void (*closed)(void *data), void *data);
 
-int http_call_start(struct http_client *client, const struct http_call_options *options, http_answer_cb cb, void *data,
-                    struct http_call **ret, struct err *err);
+int http_call_start(struct http_client *client, const struct http_call_options *options, http_answer_cb cb,
+                    void *data, struct http_call **ret, struct err *err);
 void http_call_cancel(struct http_call *call);
 /* Header of the answer by lower-case name, or NULL; valid during the callbacks. */
 const char *http_answer_header(const struct http_call *call, const char *name);
@@ -63,7 +63,7 @@ const char *http_answer_header(const struct http_call *call, const char *name);
 struct sse_event {
     const char *event; /* "message" by default */
     const char *data;
-    const char *id;    /* last id seen, "" if none */
+    const char *id; /* last id seen, "" if none */
 };
 struct sse_parser;
 struct sse_parser *sse_parser_new(size_t event_limit);

@@ -21,26 +21,26 @@ struct http_server;
 struct http_exchange; /* one request and its response; lives until it was answered and written, or lost */
 
 struct http_request {
-    const char *method;  /* "GET" */
-    const char *path;    /* percent-decoded, "/v1/databases/shop"; never contains NUL or ".." segments */
-    const char *query;   /* raw text after '?', "" if none */
-    const char *body;    /* NUL-terminated */
+    const char *method; /* "GET" */
+    const char *path;   /* percent-decoded, "/v1/databases/shop"; never contains NUL or ".." segments */
+    const char *query;  /* raw text after '?', "" if none */
+    const char *body;   /* NUL-terminated */
     size_t body_length;
-    const char *peer;    /* "127.0.0.1:53312" */
+    const char *peer; /* "127.0.0.1:53312" */
 };
 
 /* Called when a request is complete (headers and body). Must be answered, now or later, exactly once. */
 typedef void (*http_handler_cb)(struct http_exchange *ex, const struct http_request *request, void *data);
 
 struct http_server_options {
-    const char *address;      /* literal */
-    int port;                 /* 0 = a free one */
-    size_t body_limit;        /* 0 = 1 MiB */
-    int max_connections;      /* 0 = 12000 */
-    uint64_t idle_timeout_ns; /* 0 = 60 s */
+    const char *address;        /* literal */
+    int port;                   /* 0 = a free one */
+    size_t body_limit;          /* 0 = 1 MiB */
+    int max_connections;        /* 0 = 12000 */
+    uint64_t idle_timeout_ns;   /* 0 = 60 s */
     uint64_t header_timeout_ns; /* 0 = 10 s */
-    uint64_t body_timeout_ns; /* 0 = 30 s */
-    struct tls_context *tls;  /* NULL = plain */
+    uint64_t body_timeout_ns;   /* 0 = 30 s */
+    struct tls_context *tls;    /* NULL = plain */
 };
 
 int http_server_open(struct loop *loop, const struct http_server_options *options, http_handler_cb handler,
@@ -61,7 +61,8 @@ bool http_query_get(const char *query, const char *name, char *out, size_t size)
 void http_set_header(struct http_exchange *ex, const char *name, const char *value);
 
 /* Complete answer; body is copied. Content-Length and Date are set; HEAD and 204/304 send no body (H3). */
-void http_respond(struct http_exchange *ex, int status, const char *content_type, const void *body, size_t length);
+void http_respond(struct http_exchange *ex, int status, const char *content_type, const void *body,
+                  size_t length);
 
 /* Pieces that stay owned by the caller until release(owner): written with writev, not copied. */
 struct http_piece {
@@ -69,11 +70,12 @@ struct http_piece {
     size_t length;
 };
 void http_respond_pieces(struct http_exchange *ex, int status, const char *content_type,
-                         const struct http_piece *pieces, size_t count, void (*release)(void *owner), void *owner);
+                         const struct http_piece *pieces, size_t count, void (*release)(void *owner),
+                         void *owner);
 
 /*
- * RFC 9457: {"type":"https://shardherd.io/problems/<code>","title","status","detail","code"}. The title is the
- * standard phrase of the status; code is stable ("not_found").
+ * RFC 9457: {"type":"https://shardherd.io/problems/<code>","title","status","detail","code"}. The title is
+ * the standard phrase of the status; code is stable ("not_found").
  */
 void http_problem(struct http_exchange *ex, int status, const char *code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
@@ -98,7 +100,8 @@ void sse_topic_free(struct sse_topic *topic); /* ends its clients */
 uint64_t sse_publish(struct sse_topic *topic, const char *event, const char *data);
 /* Answers ex with the stream. `first_event`/`first_data` (may be NULL) is sent to clients without or with too
  * old a Last-Event-ID, as a snapshot. */
-void sse_subscribe(struct sse_topic *topic, struct http_exchange *ex, const char *first_event, const char *first_data);
+void sse_subscribe(struct sse_topic *topic, struct http_exchange *ex, const char *first_event,
+                   const char *first_data);
 int sse_clients(const struct sse_topic *topic);
 
 #endif
