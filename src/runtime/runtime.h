@@ -1,5 +1,6 @@
 /*
- * runtime: makes, starts, stops and removes PostgreSQL instances. Interface of local, kubernetes, cnpg, podman.
+ * runtime: makes, starts, stops and removes PostgreSQL instances. Interface of local, kubernetes, cnpg,
+ * podman.
  *
  * Every call is asynchronous, idempotent (ensuring what exists succeeds with the same result), and leaves
  * nothing behind when it fails before the instance could be used.
@@ -17,13 +18,13 @@
 struct runtime;
 
 struct runtime_spec {
-    const char *name;          /* instance, "shop-s3-0" */
-    const char *database;      /* created if missing, owned by `owner` */
+    const char *name;     /* instance, "shop-s3-0" */
+    const char *database; /* created if missing, owned by `owner` */
     const char *shard;
-    const char *owner;         /* application role, created with LOGIN and the password below */
+    const char *owner; /* application role, created with LOGIN and the password below */
     const char *owner_password;
     const char *const *settings; /* "name = value" lines for postgresql.conf, NULL-terminated, or NULL */
-    uint64_t min_free_bytes;   /* refuse when the disk has less; 0 = 512 MiB */
+    uint64_t min_free_bytes;     /* refuse when the disk has less; 0 = 512 MiB */
 };
 
 struct runtime_instance {
@@ -35,9 +36,11 @@ struct runtime_instance {
     int pid;                    /* postmaster, 0 = not running or unknown */
 };
 
-typedef void (*runtime_instance_cb)(const struct err *err, const struct runtime_instance *instance, void *data);
+typedef void (*runtime_instance_cb)(const struct err *err, const struct runtime_instance *instance,
+                                    void *data);
 typedef void (*runtime_done_cb)(const struct err *err, void *data);
-typedef void (*runtime_list_cb)(const struct err *err, const struct runtime_instance *instances, int count, void *data);
+typedef void (*runtime_list_cb)(const struct err *err, const struct runtime_instance *instances, int count,
+                                void *data);
 
 struct runtime_backend {
     const char *kind; /* "local" */
@@ -52,8 +55,10 @@ struct runtime {
     const struct runtime_backend *backend;
 };
 
-/* Creates if missing, starts if stopped, waits until it accepts connections; the instance is in the answer. */
-int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data, struct err *err);
+/* Creates if missing, starts if stopped, waits until it accepts connections; the instance is in the answer.
+ */
+int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data,
+                   struct err *err);
 /* Fast shutdown; success if it was not running. */
 int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 /* Stops and deletes data and secrets of exactly this instance; success if it does not exist. */
@@ -66,11 +71,12 @@ void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 /* ---- local processes ---- */
 
 struct runtime_local_options {
-    const char *directory;   /* holds <name>/{data,run.json,password,log}; created with mode 0700 */
-    const char *bin_directory; /* with initdb, postgres, pg_ctl; NULL = search (newest of PATH, /usr/lib/postgresql) */
-    const char *address;     /* where instances listen; NULL = 127.0.0.1 */
-    int first_port;          /* 0 = 55432; the first free one from here is taken and kept */
-    const char *user;        /* as root: run servers as this user; NULL = "postgres" if it exists, else "nobody" */
+    const char *directory;     /* holds <name>/{data,run.json,password,log}; created with mode 0700 */
+    const char *bin_directory; /* with initdb, postgres, pg_ctl; NULL = search (newest of PATH,
+                                  /usr/lib/postgresql) */
+    const char *address;       /* where instances listen; NULL = 127.0.0.1 */
+    int first_port;            /* 0 = 55432; the first free one from here is taken and kept */
+    const char *user; /* as root: run servers as this user; NULL = "postgres" if it exists, else "nobody" */
 };
 /* ERRC_NOT_FOUND when no PostgreSQL >= 15 is found, naming where it looked and the package to install. */
 int runtime_local_open(struct loop *loop, const struct runtime_local_options *options, struct runtime **ret,

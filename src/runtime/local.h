@@ -1,0 +1,239 @@
+/*
+ * local: the parts of the local back end that its files share. Not for other folders.
+ *
+ * One instance is one directory, <directory>/<name>/:
+ *
+ *   instance.json    who it belongs to, its port, and the mark that it is ours; written before anything else
+ *   data/            the data directory; the only thing the server's user owns
+ *   shardherd.conf   included by data/postgresql.conf, written anew before each start
+ *   pg_hba.conf      ditto
+ *   password         of the superuser role "shardherd", mode 0600
+ *   owner-password   of the application's role, mode 0600, if it has one
+ *   log              what the server says, mode 0600, cut when it grows beyond LOCAL_LOG_MAX
+ *
+ * A directory that is being made or deleted has the name ".new-<name>" or ".old-<name>" for a moment, so that
+ * no crash leaves an instance that looks whole. One that is "creating" in its instance.json was never used.
+ *
+ * Functions marked "worker" block on files or /proc and run in worker jobs only.
+ */
+#ifndef RUNTIME_LOCAL_H
+#define RUNTIME_LOCAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "base/sm.h"
+#include "loop/loop.h"
+#include "loop/process.h"
+#include "loop/work.h"
+#include "runtime/runtime.h"
+
+#define LOCAL_SUPERUSER         "shardherd"
+#define LOCAL_ADDRESS           "127.0.0.1"
+#define LOCAL_FIRST_PORT        25432
+#define LOCAL_MIN_FREE          (512ull << 20)
+#define LOCAL_LOG_MAX           (64ll << 20)
+#define LOCAL_OLDEST_VERSION    15
+#define LOCAL_PASSWORD_LENGTH   32
+#define LOCAL_BINARIES_MAX      16
+#define LOCAL_START_TIMEOUT_NS  (60 * ENV_NS_PER_S)
+#define LOCAL_INITDB_TIMEOUT_NS (120 * ENV_NS_PER_S)
+
+/* ---- the back end ---- */
+
+struct local_binary {
+    char *directory; /* with initdb and postgres */
+    int version;     /* 150018; 0 = not asked yet, -1 = it does not run */
+};
+
+struct local {
+    struct runtime base; /* first */
+    struct loop *loop;
+    char *directory; /* absolute, without symbolic links */
+    char *address;
+    int first_port;
+    char *user_name; /* as root: who runs the servers, NULL = "postgres", else "nobody" */
+    struct local_binary binaries[LOCAL_BINARIES_MAX];
+    int binary_count;
+    pthread_mutex_t ports; /* held by the worker job that picks a port, until it is in instance.json */
+    struct list ops;       /* every local_op not answered yet, in order of arrival */
+    struct list servers;   /* postmasters that we started */
+    int open;              /* ops and servers that still hold memory */
+    bool closing;
+    void (*closed)(void *data);
+    void *closed_data;
+    struct loop_task settle;
+};
+
+/* Whom servers run as. */
+struct local_user {
+    uid_t uid; /* 0 = as ourselves */
+    gid_t gid;
+    char name[64];
+};
+
+/* Embedded first in each operation; operations on one instance run one after the other. */
+struct local_op {
+    struct list node;
+    struct local *local;
+    char *name; /* of the instance; NULL = touches none (list) */
+    bool started;
+    bool canceled;
+    void (*start)(struct local_op *op);  /* its turn has come (or, if canceled: answer now) */
+    void (*cancel)(struct local_op *op); /* interrupt what can be; op->canceled is set */
+    struct loop_task task;
+};
+
+void local_op_add(struct local *local, struct local_op *op, const char *name,
+                  void (*start)(struct local_op *), void (*cancel)(struct local_op *));
+/* Last call of an operation, before it frees itself: lets the next one on this instance go. */
+void local_op_end(struct local_op *op);
+
+/* ---- instance.json and the files beside it (local_files.c, local_record.c) ---- */
+
+struct local_record {
+    char *name, *database, *shard, *owner; /* "" = none */
+    char *host;
+    int port;
+    bool creating;
+    char *password;       /* of the superuser; NULL while creating */
+    char *owner_password; /* NULL = none */
+    int major;            /* from data/PG_VERSION, 0 = none */
+    int pid;              /* of the living postmaster, 0 = none */
+};
+void local_record_clear(struct local_record *record);
+/* Worker. ERRC_NOT_FOUND: no such directory. ERRC_REFUSED: not ours. ERRC_CORRUPT: unreadable. */
+int local_record_load(const char *directory, const char *name, struct local_record *ret, struct err *err);
+/* Worker. Writes <path>/instance.json durably, without the secrets. */
+int local_record_save(const char *path, const struct local_record *record, struct err *err);
+
+/* "<directory>/<prefix><name>/<leaf>"; leaf may be NULL. free() it. */
+char *local_path(const char *directory, const char *prefix, const char *name, const char *leaf);
+/* Worker. Writes a new file through a temporary one, durably; replaces. */
+int local_file_write(const char *path, const char *text, mode_t mode, const struct local_user *owner,
+                     struct err *err);
+/* Worker. At most `limit` bytes, NUL-terminated; NULL and err when it cannot be read. */
+char *local_file_read(const char *path, size_t limit, struct err *err);
+/* Worker. Appends to an existing plain file, durably. */
+int local_file_append(const char *path, const char *text, struct err *err);
+/* Worker. Deletes the tree without following symbolic links; success if it does not exist. */
+int local_tree_delete(const char *path, struct err *err);
+/* Worker. fsync of a directory. */
+int local_directory_sync(const char *path, struct err *err);
+/* Worker. ERRC_LIMIT naming path, free and needed bytes. */
+int local_disk_check(const char *path, uint64_t needed, struct err *err);
+/* Worker. Empties a log that has grown beyond `limit`, keeping its end in "<path>.old". */
+void local_log_trim(const char *path, long long limit);
+/* Worker. The last line that says why a server ended ("FATAL", "PANIC"), else the last line; "" if none. */
+void local_log_reason(const char *path, char *ret, size_t size);
+
+/* ---- the system (local_system.c) ---- */
+
+/* Worker. Not root: ourselves. Root: the named user, or "postgres", or "nobody". */
+int local_user_find(const char *name, struct local_user *ret, struct err *err);
+/* Worker. ERRC_REFUSED naming the parent directory that the user cannot pass. */
+int local_user_reaches(const struct local_user *user, const char *path, struct err *err);
+/* True if pid is a process that works in this data directory; a zombie is not. Reads /proc only. */
+bool local_pid_alive(int pid, const char *data);
+/* Worker. How many processes work in, or were started with, this data directory; `number` != 0: signals each.
+ */
+int local_orphans(const char *data, int number);
+/* Can an instance listen there now? 0, or ERRC_CONFLICT, or another error. */
+int local_port_try(const char *address, int port, struct err *err);
+/* Worker. "pid 4711 (nginx)" or "an unknown process". */
+void local_port_holder(int port, char *ret, size_t size);
+
+/* ---- programs (local_binaries.c) ---- */
+
+int local_binaries_search(struct local *local, const char *directory, struct err *err);
+/* "postgres (PostgreSQL) 15.14 (Debian ...)" to 150014; 0 if it is something else. */
+int local_version_parse(const char *text);
+/* The program to use: major 0 = the newest. ERRC_UNSUPPORTED with the remedy when there is none. */
+const struct local_binary *local_binaries_pick(const struct local *local, int major, struct err *err);
+
+/* ---- configuration texts (local_config.c), pure ---- */
+
+int local_settings_check(const char *const *settings, struct err *err);
+void local_config_text(struct buf *out, const struct local_record *record, const char *hba_path, int major,
+                       char *const *settings);
+void local_hba_text(struct buf *out, const char *address);
+
+/* ---- ending a server (local_halt.c) ---- */
+
+/*
+ * Sends SIGINT, after 30 s SIGQUIT, and (force) after 10 s SIGKILL; immediate starts with SIGQUIT.
+ * Embed it; `done` comes once, later: NULL, or ERRC_TIMEOUT when the server does not end.
+ */
+struct local_halt {
+    struct sm sm;
+    struct local *local;
+    int pid;
+    char *data_path;
+    bool force;
+    uint64_t deadline_ns;
+    struct loop_timer timer;
+    void (*done)(struct local_halt *halt, const struct err *err, void *data);
+    void *data;
+};
+void local_halt_start(struct local_halt *halt, struct local *local, int pid, const char *data_path,
+                      bool immediate, bool force,
+                      void (*done)(struct local_halt *, const struct err *, void *), void *data);
+/* Stops waiting; the signal stays sent, done does not come. Idempotent, legal when never started. */
+void local_halt_abandon(struct local_halt *halt);
+
+/* ---- first contact (local_login.c) ---- */
+
+/* Connects until it works, then creates role and database if they are missing. */
+struct local_login {
+    struct sm sm;
+    struct local *local;
+    const struct local_record *record; /* host, port, password, database, owner */
+    char *verifier;                    /* SCRAM verifier of the owner's password, or NULL */
+    bool set_password;                 /* also when the role exists */
+    bool role_exists, database_exists;
+    uint64_t deadline_ns;
+    struct pg_conn *conn;
+    struct loop_timer timer;
+    struct err err;
+    void (*done)(struct local_login *login, const struct err *err, void *data);
+    void *data;
+};
+/* Embed it, zeroed. done comes once, later; ERRC_TIMEOUT when the server did not let us in by the deadline.
+ */
+void local_login_start(struct local_login *login, struct local *local, const struct local_record *record,
+                       void (*done)(struct local_login *, const struct err *, void *), void *data);
+/* done follows with this error. */
+void local_login_cancel(struct local_login *login, const struct err *why);
+/* Worker. The SCRAM-SHA-256 verifier of a password, so that the clear text is not sent. free() it. */
+char *local_scram_verifier(const char *user, const char *password, struct err *err);
+
+/* ---- operations ---- */
+
+int local_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data,
+                 struct err *err);
+int local_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
+int local_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
+int local_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
+
+/* What callers get to see; points into record and data_path. */
+void local_instance_view(const struct local_record *record, const char *data_path,
+                         struct runtime_instance *ret);
+
+/* A postmaster that we started: tells its early death to whoever waits for it. */
+struct local_server {
+    struct list node;
+    struct local *local;
+    struct process *process;
+    void (*exited)(const struct process_result *result, void *data); /* NULL = nobody waits */
+    void *data;
+};
+/* Starts data/ detached; on success *ret lives until the postmaster ends or the runtime closes. */
+int local_server_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
+                       const char *path, struct local_server **ret, struct err *err);
+
+#endif

@@ -1,0 +1,270 @@
+#include "runtime/local.h"
+
+#include <libpq-fe.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "pg/pg_conn.h"
+
+#define RETRY_NS (50 * ENV_NS_PER_MS)
+
+/*
+ *   IDLE --> CONNECT <--50 ms--> WAIT
+ *              |  |               |
+ *              |  +--------> CLOSING <----- (any failure, deadline, cancel)
+ *              v               ^  |
+ *             LOOK --> ROLE --> DATABASE    CLOSING --> OVER
+ *
+ * CONNECT waits for the connection, woken by it or by the deadline's timer.
+ * WAIT waits for its timer: the server does not let us in yet.
+ * LOOK, ROLE and DATABASE wait for the answer to a query; ROLE and DATABASE are skipped when they exist.
+ * CLOSING waits for the connection to be closed.
+ */
+enum { IDLE, CONNECT, WAIT, LOOK, ROLE, DATABASE, CLOSING, OVER, STATES };
+
+static const struct sm_state states[STATES] = {
+    [IDLE] = {"idle", SM_NEXT(WAIT), true},
+    [CONNECT] = {"connect", SM_NEXT(WAIT) | SM_NEXT(LOOK) | SM_NEXT(CLOSING), false},
+    [WAIT] = {"wait", SM_NEXT(CONNECT) | SM_NEXT(CLOSING), false},
+    [LOOK] = {"look", SM_NEXT(ROLE) | SM_NEXT(DATABASE) | SM_NEXT(CLOSING), false},
+    [ROLE] = {"role", SM_NEXT(DATABASE) | SM_NEXT(CLOSING), false},
+    [DATABASE] = {"database", SM_NEXT(CLOSING), false},
+    [CLOSING] = {"closing", SM_NEXT(OVER), false},
+    [OVER] = {"over", 0, true},
+};
+
+/* ---- the end ---- */
+
+static void over(struct local_login *login)
+{
+    sm_move(&login->sm, OVER);
+    login->done(login, login->err.code != ERRC_NONE ? &login->err : NULL, login->data);
+}
+
+static void on_closed(void *data)
+{
+    over(data);
+}
+
+static void on_closing_timer(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    over(data);
+}
+
+static void finish(struct local_login *login, const struct err *err)
+{
+    if (err != NULL)
+        err_copy(&login->err, err);
+    sm_move(&login->sm, CLOSING);
+    loop_timer_stop(&login->timer);
+    if (login->conn != NULL) {
+        pg_conn_close(login->conn, on_closed, login);
+        login->conn = NULL;
+    } else {
+        loop_timer_init(login->local->loop, &login->timer, on_closing_timer, login);
+        loop_timer_start(&login->timer, 0);
+    }
+}
+
+/* ---- role and database ---- */
+
+static void enter_query(struct local_login *login, int state, const char *sql, pg_reply_cb cb)
+{
+    struct err err = {0};
+    sm_move(&login->sm, state);
+    if (pg_exec(login->conn, sql, cb, login, &err) != 0)
+        finish(login, &err);
+}
+
+static void on_database(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    (void)conn;
+    struct local_login *login = data;
+    if (sm_now(&login->sm) == CLOSING)
+        return; /* taken back by our own closing */
+    if (err_copy(&login->err, reply->err) != 0)
+        err_wrap(&login->err, "cannot create the database");
+    finish(login, NULL);
+}
+
+static void enter_database(struct local_login *login)
+{
+    const struct local_record *r = login->record;
+    if (login->database_exists || r->database[0] == '\0') {
+        finish(login, NULL);
+        return;
+    }
+    struct buf sql = {0};
+    buf_add_text(&sql, "CREATE DATABASE ");
+    pg_quote_ident(&sql, r->database);
+    if (r->owner[0] != '\0') {
+        buf_add_text(&sql, " OWNER ");
+        pg_quote_ident(&sql, r->owner);
+    }
+    enter_query(login, DATABASE, buf_text(&sql), on_database);
+    buf_free(&sql);
+}
+
+static void on_role(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    (void)conn;
+    struct local_login *login = data;
+    if (sm_now(&login->sm) == CLOSING)
+        return; /* taken back by our own closing */
+    if (reply->err == NULL) {
+        enter_database(login);
+        return;
+    }
+    err_copy(&login->err, reply->err);
+    err_wrap(&login->err, "cannot create the application's role");
+    finish(login, NULL);
+}
+
+static void enter_role(struct local_login *login)
+{
+    const char *owner = login->record->owner;
+    if (owner[0] == '\0' || (login->role_exists && !login->set_password)) {
+        enter_database(login);
+        return;
+    }
+    struct buf sql = {0};
+    buf_add_text(&sql, login->role_exists ? "ALTER ROLE " : "CREATE ROLE ");
+    pg_quote_ident(&sql, owner);
+    buf_add_text(&sql, " LOGIN");
+    if (login->verifier != NULL) {
+        buf_add_text(&sql, " PASSWORD ");
+        pg_quote_literal(&sql, login->verifier);
+    }
+    enter_query(login, ROLE, buf_text(&sql), on_role);
+    buf_free(&sql);
+}
+
+static void on_look(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    (void)conn;
+    struct local_login *login = data;
+    if (sm_now(&login->sm) == CLOSING)
+        return; /* taken back by our own closing */
+    if (reply->err != NULL) {
+        finish(login, reply->err);
+        return;
+    }
+    login->role_exists = pg_value_bool(reply, 0, 0);
+    login->database_exists = pg_value_bool(reply, 0, 1);
+    enter_role(login);
+}
+
+static void enter_look(struct local_login *login)
+{
+    struct buf sql = {0};
+    /* even a log setting of the user's must not get to see the verifier */
+    buf_add_text(&sql, "SET log_statement = 'none'; SET log_min_error_statement = 'panic';"
+                       "SET log_min_duration_statement = -1;"
+                       "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = ");
+    pg_quote_literal(&sql, login->record->owner);
+    buf_add_text(&sql, "), EXISTS (SELECT FROM pg_database WHERE datname = ");
+    pg_quote_literal(&sql, login->record->database);
+    buf_add_text(&sql, ")");
+    enter_query(login, LOOK, buf_text(&sql), on_look);
+    buf_free(&sql);
+}
+
+/* ---- connecting ---- */
+
+static void on_connected(struct pg_conn *conn, const struct err *err, void *data)
+{
+    struct local_login *login = data;
+    if (sm_now(&login->sm) == CLOSING)
+        return; /* taken back by our own closing */
+    if (err == NULL) {
+        enter_look(login);
+        return;
+    }
+    if (err->code == ERRC_AUTH) {
+        finish(login, err);
+        return;
+    }
+    login->conn = NULL;
+    pg_conn_close(conn, NULL, NULL);
+    err_copy(&login->err, err); /* told if the deadline comes first */
+    sm_move(&login->sm, WAIT);
+    loop_timer_start(&login->timer, RETRY_NS);
+}
+
+static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
+{
+    (void)conn;
+    struct local_login *login = data;
+    if (sm_now(&login->sm) != CLOSING) /* the failed query has ended it already */
+        finish(login, err);
+}
+
+static void enter_connect(struct local_login *login)
+{
+    static const struct pg_conn_events events = {.connected = on_connected, .lost = on_lost};
+    const struct local_record *r = login->record;
+    const struct pg_target target = {
+        .host = r->host,
+        .port = r->port,
+        .dbname = "postgres",
+        .user = LOCAL_SUPERUSER,
+        .password = r->password,
+        .application_name = "shardherd runtime",
+        .connect_timeout_ns = 2 * ENV_NS_PER_S,
+    };
+    sm_move(&login->sm, CONNECT);
+    login->conn = pg_conn_new(login->local->loop, &target, &events, login);
+    struct err err = {0};
+    if (pg_conn_connect(login->conn, &err) != 0)
+        finish(login, &err);
+}
+
+static void on_timer(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    struct local_login *login = data;
+    if (loop_now(login->local->loop) < login->deadline_ns) {
+        err_clear(&login->err);
+        enter_connect(login);
+        return;
+    }
+    login->err.code = ERRC_TIMEOUT;
+    err_wrap(&login->err, "it does not accept connections on %s port %d (it may still be recovering)",
+             login->record->host, login->record->port);
+    finish(login, NULL);
+}
+
+void local_login_start(struct local_login *login, struct local *local, const struct local_record *record,
+                       void (*done)(struct local_login *, const struct err *, void *), void *data)
+{
+    login->local = local;
+    login->record = record;
+    login->done = done;
+    login->data = data;
+    login->deadline_ns = loop_now(local->loop) + LOCAL_START_TIMEOUT_NS;
+    sm_init(&login->sm, states, STATES, IDLE, NULL, NULL);
+    loop_timer_init(local->loop, &login->timer, on_timer, login);
+    sm_move(&login->sm, WAIT);
+    loop_timer_start(&login->timer, 0);
+}
+
+void local_login_cancel(struct local_login *login, const struct err *why)
+{
+    if (sm_now(&login->sm) != CLOSING && sm_now(&login->sm) != OVER)
+        finish(login, why);
+}
+
+char *local_scram_verifier(const char *user, const char *password, struct err *err)
+{
+    /* libpq wants a connection even where it does not use it: this one fails before it does anything */
+    PGconn *conn = PQconnectStart("sslmode=nowhere");
+    char *made = conn != NULL ? PQencryptPasswordConn(conn, password, user, "scram-sha-256") : NULL;
+    char *verifier = mem_strdup(made);
+    PQfreemem(made);
+    PQfinish(conn);
+    if (verifier == NULL)
+        err_set(err, ERRC_INTERNAL, "libpq cannot make a SCRAM verifier");
+    return verifier;
+}

@@ -1,0 +1,42 @@
+#include "runtime/runtime.h"
+
+#include "base/text.h"
+
+static int name_check(const char *name, struct err *err)
+{
+    if (name != NULL && text_is_name(name))
+        return 0;
+    return err_set(
+        err, ERRC_INVALID,
+        "\"%s\" cannot name an instance: use a-z, 0-9 and '-', at most 63, a letter or digit at both ends",
+        name != NULL ? name : "");
+}
+
+int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data,
+                   struct err *err)
+{
+    int rc = name_check(spec->name, err);
+    return rc != 0 ? rc : rt->backend->ensure(rt, spec, cb, data, err);
+}
+
+int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err)
+{
+    int rc = name_check(name, err);
+    return rc != 0 ? rc : rt->backend->stop(rt, name, cb, data, err);
+}
+
+int runtime_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err)
+{
+    int rc = name_check(name, err);
+    return rc != 0 ? rc : rt->backend->remove(rt, name, cb, data, err);
+}
+
+int runtime_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err)
+{
+    return rt->backend->list(rt, cb, data, err);
+}
+
+void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data)
+{
+    rt->backend->close(rt, closed, data);
+}
