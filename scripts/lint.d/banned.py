@@ -18,7 +18,7 @@ BANNED = {
         ENV,
     ),
     **dict.fromkeys("sleep usleep nanosleep system popen wait waitpid getaddrinfo gethostbyname".split(), BLOCKS),
-    **dict.fromkeys("sprintf vsprintf strcpy strcat stpcpy gets strtok".split(), BOUND),
+    **dict.fromkeys("sprintf vsprintf strcpy strcat gets strtok".split(), BOUND),
     **dict.fromkeys(
         "PQexec PQexecParams PQexecPrepared PQprepare PQconnectdb PQconnectdbParams PQsetdbLogin PQreset "
         "PQcancel PQping PQfn PQgetlineAsync".split(),
