@@ -100,6 +100,7 @@ static void server_let_go(struct ensure *e)
 {
     if (e->server == NULL)
         return;
+    e->record.pid = (int)process_pid(e->server->process);
     e->server->exited = NULL;
     if (e->op.local->closing)
         process_release(e->server->process);
