@@ -1,0 +1,194 @@
+#include "fleet/fleet.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/env.h"
+#include "base/mem.h"
+
+/* ---- names of enums ---- */
+
+const char *instance_role_name(enum instance_role role)
+{
+    static const char *const names[] = {
+        [ROLE_UNKNOWN] = "unknown", [ROLE_PRIMARY] = "primary", [ROLE_STANDBY] = "standby"};
+    return names[role];
+}
+
+const char *instance_health_name(enum instance_health health)
+{
+    static const char *const names[] = {[HEALTH_UNKNOWN] = "unknown",
+                                        [HEALTH_UP] = "up",
+                                        [HEALTH_SUSPECT] = "suspect",
+                                        [HEALTH_DOWN] = "down"};
+    return names[health];
+}
+
+static const char *const auto_names[] = {
+    [AUTO_OFF] = "off", [AUTO_RECOMMEND] = "recommend", [AUTO_ON] = "auto"};
+
+const char *auto_mode_name(enum auto_mode mode)
+{
+    return auto_names[mode];
+}
+
+int auto_mode_parse(const char *text)
+{
+    for (int mode = AUTO_OFF; mode <= AUTO_ON; mode++)
+        if (strcmp(auto_names[mode], text) == 0)
+            return mode;
+    return -1;
+}
+
+void balance_policy_defaults(struct balance_policy *policy)
+{
+    *policy = (struct balance_policy){
+        .split = AUTO_ON,
+        .merge = AUTO_RECOMMEND,
+        .rebalance = AUTO_RECOMMEND,
+        .objective = LOAD_QUERY_RATE,
+        .threshold = 1000,
+        .relative = 1.2,
+        .window = 10,
+        .cooldown_ns = 10 * 60 * ENV_NS_PER_S,
+        .merge_after_ns = 60 * 60 * ENV_NS_PER_S,
+        .max_shards = 64,
+        .sample_ns = 3 * ENV_NS_PER_S,
+        .bake_ns = 15 * 60 * ENV_NS_PER_S,
+    };
+}
+
+/* ---- access ---- */
+
+void instance_access_copy(struct instance_access *dst, const struct instance_access *src)
+{
+    *dst = (struct instance_access){
+        .host = mem_strdup(src->host),
+        .port = src->port,
+        .user = mem_strdup(src->user),
+        .password = mem_strdup(src->password),
+        .dbname = mem_strdup(src->dbname),
+        .sslmode = mem_strdup(src->sslmode),
+        .sslrootcert = mem_strdup(src->sslrootcert),
+    };
+}
+
+void instance_access_clear(struct instance_access *access)
+{
+    free(access->host);
+    free(access->user);
+    mem_wipe_free(access->password);
+    free(access->dbname);
+    free(access->sslmode);
+    free(access->sslrootcert);
+    *access = (struct instance_access){0};
+}
+
+/* ---- the fleet ---- */
+
+void fleet_init(struct fleet *fleet)
+{
+    list_init(&fleet->databases);
+    list_init(&fleet->instances);
+    fleet->version = 1;
+}
+
+void fleet_fini(struct fleet *fleet)
+{
+    struct list *node;
+    while ((node = list_first(&fleet->instances)) != NULL)
+        fleet_remove_instance(fleet, list_item(node, struct fleet_instance, node));
+    while ((node = list_first(&fleet->databases)) != NULL)
+        fleet_remove_database(fleet, list_item(node, struct fleet_database, node));
+}
+
+struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name)
+{
+    struct fleet_database *db = fleet_find_database(fleet, name);
+    if (db != NULL)
+        return db;
+    db = mem_zalloc(sizeof *db);
+    db->name = mem_strdup(name);
+    balance_policy_defaults(&db->policy);
+    list_append(&fleet->databases, &db->node);
+    fleet->version++;
+    return db;
+}
+
+struct fleet_database *fleet_find_database(const struct fleet *fleet, const char *name)
+{
+    for (struct list *node = fleet->databases.next; node != &fleet->databases; node = node->next) {
+        struct fleet_database *db = list_item(node, struct fleet_database, node);
+        if (strcmp(db->name, name) == 0)
+            return db;
+    }
+    return NULL;
+}
+
+void fleet_remove_database(struct fleet *fleet, struct fleet_database *db)
+{
+    list_remove(&db->node);
+    fleet->version++;
+    routing_free(db->routing);
+    free(db->spec_json);
+    free(db->name);
+    free(db);
+}
+
+int fleet_add_instance(struct fleet *fleet, const char *name, const char *source,
+                       const struct instance_access *access, struct fleet_instance **ret, struct err *err)
+{
+    if (fleet_find_instance(fleet, name) != NULL)
+        return err_set(err, ERRC_EXISTS, "there is an instance %s already", name);
+    struct fleet_instance *instance = mem_zalloc(sizeof *instance);
+    instance->name = mem_strdup(name);
+    instance->database = mem_strdup("");
+    instance->shard = mem_strdup("");
+    instance->source = mem_strdup(source);
+    instance->facts.lag_seconds = (double)NAN;
+    instance_access_copy(&instance->access, access);
+    load_ring_init(&instance->load);
+    list_append(&fleet->instances, &instance->node);
+    fleet->version++;
+    *ret = instance;
+    return 0;
+}
+
+struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char *name)
+{
+    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next) {
+        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
+        if (strcmp(instance->name, name) == 0)
+            return instance;
+    }
+    return NULL;
+}
+
+struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard)
+{
+    const struct fleet_database *db = fleet_find_database(fleet, database);
+    const struct routing_shard *s =
+        db != NULL && db->routing != NULL ? routing_find_shard(db->routing, shard) : NULL;
+    if (s == NULL)
+        return NULL;
+    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next) {
+        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
+        if (instance->access.port == s->primary.port && instance->access.host != NULL &&
+            strcmp(instance->access.host, s->primary.host) == 0)
+            return instance;
+    }
+    return NULL;
+}
+
+void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
+{
+    list_remove(&instance->node);
+    fleet->version++;
+    instance_access_clear(&instance->access);
+    free(instance->name);
+    free(instance->database);
+    free(instance->shard);
+    free(instance->source);
+    free(instance);
+}

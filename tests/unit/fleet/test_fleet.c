@@ -1,0 +1,108 @@
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "fleet/fleet.h"
+
+static struct fleet_instance *add(struct fleet *fleet, const char *name, const char *host, int port)
+{
+    char secret[] = "secret", user[] = "shardherd", dbname[] = "shop";
+    char *copy = mem_strdup(host);
+    struct instance_access access = {
+        .host = copy, .port = port, .user = user, .password = secret, .dbname = dbname};
+    struct fleet_instance *instance = NULL;
+    struct err err = {0};
+    assert_int_equal(fleet_add_instance(fleet, name, "static", &access, &instance, &err), 0);
+    memset(copy, 'x', strlen(copy)); /* whoever did not copy it sees this */
+    memset(secret, 'x', strlen(secret));
+    free(copy);
+    return instance;
+}
+
+static void test_instances(void **state)
+{
+    (void)state;
+    struct fleet fleet;
+    fleet_init(&fleet);
+    uint64_t version = fleet.version;
+    struct fleet_instance *a = add(&fleet, "a", "10.0.0.1", 5432), *other = NULL;
+    assert_true(fleet.version > version);
+    version = fleet.version;
+    struct err err = {0};
+    assert_int_equal(fleet_add_instance(&fleet, "a", "local", &a->access, &other, &err), ERRC_EXISTS);
+    assert_non_null(strstr(err.message, "a"));
+    assert_null(other);
+    assert_true(fleet.version == version);
+    assert_ptr_equal(fleet_find_instance(&fleet, "a"), a);
+    assert_null(fleet_find_instance(&fleet, "b"));
+    assert_string_equal(a->access.password, "secret");
+    assert_string_equal(a->access.host, "10.0.0.1");
+    assert_string_equal(a->database, "");
+    assert_true(isnan(a->facts.lag_seconds) && a->facts.health == HEALTH_UNKNOWN);
+    assert_null(load_ring_second(&a->load, 0));
+    fleet_remove_instance(&fleet, a);
+    assert_true(fleet.version > version && list_empty(&fleet.instances));
+    add(&fleet, "b", "10.0.0.2", 5432);
+    fleet_add_database(&fleet, "shop");
+    fleet_fini(&fleet);
+    assert_true(list_empty(&fleet.instances) && list_empty(&fleet.databases));
+}
+
+static void test_primary_is_found_by_address(void **state)
+{
+    (void)state;
+    struct fleet fleet;
+    fleet_init(&fleet);
+    struct fleet_instance *a = add(&fleet, "a", "10.0.0.1", 5432), *b = add(&fleet, "b", "10.0.0.1", 5433);
+    struct fleet_database *db = fleet_add_database(&fleet, "shop");
+    assert_ptr_equal(fleet_add_database(&fleet, "shop"), db);
+    assert_ptr_equal(fleet_find_database(&fleet, "shop"), db);
+    assert_null(fleet_find_database(&fleet, "other"));
+    assert_null(fleet_primary(&fleet, "shop", "s1")); /* no routing table yet */
+    db->routing = routing_new("shop");
+    routing_add_shard(db->routing, "s1", "10.0.0.1", 5433);
+    routing_add_shard(db->routing, "s2", "10.0.0.9", 5432);
+    assert_ptr_equal(fleet_primary(&fleet, "shop", "s1"), b);
+    assert_null(fleet_primary(&fleet, "shop", "s2"));
+    assert_null(fleet_primary(&fleet, "shop", "s3"));
+    assert_null(fleet_primary(&fleet, "other", "s1"));
+    routing_set_primary(routing_find_shard(db->routing, "s1"), "10.0.0.1", 5432);
+    assert_ptr_equal(fleet_primary(&fleet, "shop", "s1"), a);
+    fleet_remove_database(&fleet, db);
+    fleet_fini(&fleet);
+}
+
+static void test_names_and_defaults(void **state)
+{
+    (void)state;
+    for (int mode = AUTO_OFF; mode <= AUTO_ON; mode++)
+        assert_int_equal(auto_mode_parse(auto_mode_name((enum auto_mode)mode)), mode);
+    assert_int_equal(auto_mode_parse("on"), -1);
+    assert_string_equal(instance_role_name(ROLE_STANDBY), "standby");
+    assert_string_equal(instance_health_name(HEALTH_SUSPECT), "suspect");
+    struct balance_policy policy;
+    balance_policy_defaults(&policy);
+    assert_true(policy.threshold == 1000 && policy.relative == 1.2 && policy.window == 10 &&
+                policy.max_shards == 64);
+    assert_true(policy.cooldown_ns == 600000000000 && policy.merge_after_ns == 3600000000000);
+    assert_true(policy.sample_ns == 3000000000 && policy.bake_ns == 900000000000);
+    assert_true(policy.split == AUTO_ON && policy.merge == AUTO_RECOMMEND &&
+                policy.objective == LOAD_QUERY_RATE);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_instances),
+        cmocka_unit_test(test_primary_is_found_by_address),
+        cmocka_unit_test(test_names_and_defaults),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,136 @@
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/env.h"
+#include "fleet/samples.h"
+
+#define S ENV_NS_PER_S
+
+static int ring_setup(void **state)
+{
+    struct load_ring *ring = malloc(sizeof *ring); /* not zeroed: init must do */
+    load_ring_init(ring);
+    *state = ring;
+    return 0;
+}
+
+static int ring_teardown(void **state)
+{
+    free(*state);
+    return 0;
+}
+
+static void add(struct load_ring *ring, uint64_t second, double rate, double cpu)
+{
+    load_ring_add(ring, &(struct load_sample){.at_ns = second * S,
+                                              .value = {rate, cpu, (double)NAN, 7},
+                                              .active_sessions = 3,
+                                              .probe_ms = (double)NAN});
+}
+
+static void test_seconds(void **state)
+{
+    struct load_ring *ring = *state;
+    assert_null(load_ring_second(ring, 0));
+    for (unsigned i = 0; i < SAMPLES_SECONDS + 50; i++) {
+        add(ring, 100 + i, i, 1);
+        assert_true(load_ring_second(ring, 0)->at_ns == (100 + i) * S);
+    }
+    assert_true(load_ring_second(ring, SAMPLES_SECONDS - 1)->at_ns == 150 * S);
+    assert_null(load_ring_second(ring, SAMPLES_SECONDS));
+    add(ring, 5, 1e9, 1); /* from the past */
+    assert_true(load_ring_second(ring, 0)->at_ns == (100 + SAMPLES_SECONDS + 49) * S);
+}
+
+static void test_minutes_are_means(void **state)
+{
+    struct load_ring *ring = *state;
+    for (unsigned i = 0; i < 121; i++)
+        add(ring, 1000 + i, i < 60 ? 10 : i, i % 2 == 0 ? (double)NAN : 4);
+    assert_true(load_ring_minute(ring, 1)->at_ns == 1060 * S && load_ring_minute(ring, 0)->at_ns == 1120 * S);
+    assert_true(load_ring_minute(ring, 1)->value[LOAD_QUERY_RATE] == 10);
+    assert_true(load_ring_minute(ring, 0)->value[LOAD_QUERY_RATE] == 89.5);
+    assert_true(load_ring_minute(ring, 0)->value[LOAD_CPU] == 4);
+    assert_true(isnan(load_ring_minute(ring, 0)->value[LOAD_WAL_RATE]));
+    assert_true(load_ring_minute(ring, 0)->active_sessions == 3 &&
+                isnan(load_ring_minute(ring, 0)->probe_ms));
+    assert_null(load_ring_minute(ring, 2));
+}
+
+static void test_silent_minutes_leave_no_entry(void **state)
+{
+    struct load_ring *ring = *state;
+    add(ring, 1000, 1, 1);
+    add(ring, 1000 + 600 + 5, 2, 1);
+    assert_true(load_ring_minute(ring, 0)->at_ns == 1060 * S);
+    assert_null(load_ring_minute(ring, 1));
+    add(ring, 1000 + 660, 3, 1);
+    assert_true(load_ring_minute(ring, 0)->at_ns == 1660 * S && load_ring_minute(ring, 0)->value[0] == 2);
+}
+
+static void test_mean(void **state)
+{
+    struct load_ring *ring = *state;
+    double mean = -1;
+    assert_false(load_ring_mean(ring, LOAD_QUERY_RATE, 0, S, &mean));
+    for (unsigned i = 1; i <= 20; i++)
+        add(ring, i, i, i == 20 ? (double)NAN : 5);
+    assert_true(load_ring_mean(ring, LOAD_QUERY_RATE, 20 * S, 9 * S, &mean) && mean == 15.5);
+    assert_true(load_ring_mean(ring, LOAD_QUERY_RATE, 20 * S, 0, &mean) && mean == 20);
+    assert_true(load_ring_mean(ring, LOAD_CPU, 20 * S, 9 * S, &mean) && mean == 5);
+    assert_false(load_ring_mean(ring, LOAD_CPU, 20 * S, 0, &mean));
+    assert_false(load_ring_mean(ring, LOAD_WAL_RATE, 20 * S, 9 * S, &mean));
+    assert_false(load_ring_mean(ring, LOAD_QUERY_RATE, 40 * S, 9 * S, &mean));
+}
+
+static void test_mean_of_an_hour(void **state)
+{
+    struct load_ring *ring = *state;
+    double mean = -1;
+    for (unsigned i = 0; i < 7200; i++) /* an hour of 100, an hour of 200 */
+        add(ring, 60 + i, i < 3600 ? 100 : 200, 1);
+    uint64_t now = (60 + 7199) * S;
+    assert_true(load_ring_mean(ring, LOAD_QUERY_RATE, now, 3500 * S, &mean) && fabs(mean - 200) < 1e-9);
+    assert_true(load_ring_mean(ring, LOAD_QUERY_RATE, now, 7200 * S, &mean) && fabs(mean - 150) < 1e-9);
+    assert_false(load_ring_mean(ring, LOAD_QUERY_RATE, now + 8000 * S, 3600 * S, &mean));
+}
+
+static void test_day_wraps(void **state)
+{
+    struct load_ring *ring = *state;
+    for (unsigned i = 0; i <= SAMPLES_MINUTES + 10; i++)
+        add(ring, 60ull * i, i, 1);
+    assert_true(load_ring_minute(ring, 0)->value[0] == SAMPLES_MINUTES + 9);
+    assert_true(load_ring_minute(ring, SAMPLES_MINUTES - 1)->value[0] == 10);
+    assert_null(load_ring_minute(ring, SAMPLES_MINUTES));
+}
+
+static void test_names(void **state)
+{
+    (void)state;
+    for (int m = 0; m < LOAD_METRIC_MAX; m++)
+        assert_int_equal(load_metric_parse(load_metric_name((enum load_metric)m)), m);
+    assert_int_equal(load_metric_parse("latency"), -1);
+}
+
+#define RING_TEST(f) cmocka_unit_test_setup_teardown(f, ring_setup, ring_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        RING_TEST(test_seconds),
+        RING_TEST(test_minutes_are_means),
+        RING_TEST(test_silent_minutes_leave_no_entry),
+        RING_TEST(test_mean),
+        RING_TEST(test_mean_of_an_hour),
+        RING_TEST(test_day_wraps),
+        cmocka_unit_test(test_names),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
