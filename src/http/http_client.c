@@ -104,7 +104,7 @@ static void call_free(struct http_call *call)
     loop_task_cancel(&call->task);
     http_parser_free(&call->parser);
     buf_free(&call->body);
-    free(buf_take(&call->request));
+    buf_free(&call->request);
     free(call->label);
     free(call);
 }
