@@ -28,7 +28,29 @@ int pg_copy_put(struct pg_copy *copy, const void *bytes, size_t length, struct e
 /* NULL ends the data; a reason makes the server fail the COPY with that text. */
 void pg_copy_end(struct pg_copy *copy, const char *reason);
 
-/* From one connection to the other; reading stops while the writer is behind. rate: bytes/s, 0 = no limit. */
+/* COPY out: no more rows until resumed; the server is slowed down by TCP. Idempotent. */
+void pg_copy_pause(struct pg_copy *copy);
+void pg_copy_resume(struct pg_copy *copy);
+
+/*
+ * Ends it as soon as the server lets us; `done` follows, with an error unless the COPY was faster. A COPY
+ * that waits behind other requests never starts and completes with ERRC_CANCELED.
+ */
+void pg_copy_cancel(struct pg_copy *copy);
+
+/*
+ * The connection is ended with ERRC_TIMEOUT when the server lets us wait for this long without any progress
+ * (times in which it waits for us do not count). Default 300 s; 0 = for ever.
+ */
+void pg_copy_set_stall_timeout(struct pg_copy *copy, uint64_t timeout_ns);
+/* The connection is ended with ERRC_TIMEOUT if the COPY is not over after this time, whatever it does. */
+void pg_copy_set_deadline(struct pg_copy *copy, uint64_t timeout_ns);
+
+/*
+ * From one connection to another; reading stops while the writer is behind (1 MiB, and one row) or the rate
+ * is used up. The first error of either side ends both; `rows` of `done` is the server's count. A canceled
+ * or failed COPY that the server does not end within 30 s costs its connection.
+ */
 struct pg_pump_options {
     struct pg_conn *source;
     const char *source_sql; /* COPY ... TO STDOUT (FORMAT binary) */

@@ -119,6 +119,7 @@ struct pg_conn {
     bool read_paused; /* back-pressure of a COPY */
     struct err fatal; /* the last FATAL the server sent: why it is about to end the connection */
     unsigned notices; /* NOTICE and NOTIFY messages seen */
+    bool got_input;   /* during a delivery: the socket was readable */
 
     /* requests */
     struct list flight;
@@ -168,6 +169,8 @@ void pg_io_flush(struct pg_conn *conn);
 void pg_io_update(struct pg_conn *conn);
 /* Delivers what libpq has read already. */
 void pg_io_deliver(struct pg_conn *conn);
+/* Delivers NOTIFY messages only. */
+void pg_io_notifies(struct pg_conn *conn);
 /* Something happened on the established connection. */
 void pg_io_ready(struct pg_conn *conn, int status, int events);
 /* Part of pg_conn.c: something happened on the socket while connecting. */
@@ -187,6 +190,8 @@ void pg_queue_finish(struct pg_conn *conn, struct pg_item *item, const struct er
 /* Finishes all of them. */
 void pg_queue_fail(struct pg_conn *conn, const struct err *err);
 void pg_queue_deadline_fired(struct loop_timer *timer, void *data);
+/* Arms the timer for an item's deadline_ns. */
+void pg_queue_deadline(struct pg_conn *conn, uint64_t deadline_ns);
 /* Checks that a request may be added now. */
 int pg_queue_check(const struct pg_conn *conn, struct err *err);
 
@@ -198,6 +203,13 @@ void pg_query_forget(struct pg_conn *conn); /* frees statements and spare items 
 
 /* Ends a running cancel; conn->cancel becomes NULL and holds go once it is over. */
 void pg_cancel_stop(struct pg_conn *conn);
+
+/* ---- pg_copy.c ---- */
+
+struct pg_copy;
+/* pg_copy_put() without its limit, also before `ready`. */
+void pg_copy_queue(struct pg_copy *copy, const void *bytes, size_t length);
+size_t pg_copy_queued(const struct pg_copy *copy);
 
 /* ---- pg_error.c ---- */
 

@@ -81,7 +81,7 @@ void pg_io_flush(struct pg_conn *conn)
         pg_io_update(conn);
 }
 
-static void deliver_notifies(struct pg_conn *conn)
+void pg_io_notifies(struct pg_conn *conn)
 {
     PGnotify *notify;
     while (sm_now(&conn->sm) == PG_READY && (notify = PQnotifies(conn->pg)) != NULL) {
@@ -101,7 +101,7 @@ void pg_io_deliver(struct pg_conn *conn)
         pg_queue_finish(conn, item, NULL);
         pg_queue_dispatch(conn);
     }
-    deliver_notifies(conn);
+    pg_io_notifies(conn);
 }
 
 static void drained(struct pg_conn *conn)
@@ -122,6 +122,7 @@ void pg_io_ready(struct pg_conn *conn, int status, int events)
         if (!conn->want_write)
             drained(conn);
     }
+    conn->got_input = readable;
     if (sm_now(&conn->sm) == PG_READY)
         pg_io_deliver(conn); /* also when only writable: a full PQflush() reads; and before an end counts */
     if (sm_now(&conn->sm) != PG_READY)

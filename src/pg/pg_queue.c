@@ -32,7 +32,7 @@ static bool set_pipeline(struct pg_conn *conn, bool pipeline)
 }
 
 /* One timer for all deadlines; it is moved only for an earlier one, so a stream of queries costs nothing. */
-static void deadline_arm(struct pg_conn *conn, uint64_t deadline_ns)
+void pg_queue_deadline(struct pg_conn *conn, uint64_t deadline_ns)
 {
     if (deadline_ns == 0)
         return;
@@ -45,7 +45,7 @@ void pg_queue_send(struct pg_conn *conn, struct pg_item *item)
     list_append(&conn->flight, &item->node);
     if (item->timeout_ns != 0) {
         item->deadline_ns = loop_now(conn->loop) + item->timeout_ns;
-        deadline_arm(conn, item->deadline_ns);
+        pg_queue_deadline(conn, item->deadline_ns);
     }
     if (set_pipeline(conn, !item->ops->exclusive) && item->ops->send(conn, item))
         pg_io_flush(conn);
@@ -110,5 +110,5 @@ void pg_queue_deadline_fired(struct loop_timer *timer, void *data)
         if (next == 0 || item->deadline_ns < next)
             next = item->deadline_ns;
     }
-    deadline_arm(conn, next);
+    pg_queue_deadline(conn, next);
 }

@@ -79,13 +79,17 @@ struct pg_stream_events {
 
 /*
  * START_REPLICATION SLOT slot LOGICAL start (proto_version '1', publication_names ...). Answers keepalives at
- * once and reports the confirmed position every second.
+ * once and reports the confirmed position every second. `publications` as PostgreSQL wants them: identifiers
+ * with commas between, double-quoted where they are not plain lower case. A server that is silent for 30 s
+ * although asked costs the connection (ERRC_TIMEOUT).
  */
 int pg_stream_start(struct pg_conn *conn, const char *slot, uint64_t start_lsn, const char *publications,
                     const struct pg_stream_events *events, void *data, struct pg_stream **ret,
                     struct err *err);
 /* Everything up to lsn may be forgotten by the server; sent with the next status. */
 void pg_stream_confirm(struct pg_stream *s, uint64_t lsn);
+/* The end of the server's WAL as far as it told us: with nothing left to confirm, this may be confirmed. */
+uint64_t pg_stream_received(const struct pg_stream *s);
 /* Sends CopyDone; ended follows. The connection is usable or lost after it. */
 void pg_stream_stop(struct pg_stream *s);
 
