@@ -192,7 +192,8 @@ void local_halt_abandon(struct local_halt *halt);
 struct local_login {
     struct sm sm;
     struct local *local;
-    const struct local_record *record; /* host, port, password, database, owner */
+    const struct local_record *record; /* host, port, password, database, owner; pid = watch that server */
+    const char *data_path;             /* its data directory; set by the caller */
     char *verifier;                    /* SCRAM verifier of the owner's password, or NULL */
     bool set_password;                 /* also when the role exists */
     bool role_exists, database_exists;

@@ -14,12 +14,12 @@
 #define UNDO_GRACE_NS  (10 * ENV_NS_PER_S)
 
 /*
- *  QUEUED --> LOOK --+--whole and running----------------------------------------> VERIFIER --> LOGIN
- *                    +--whole, stopped----> PROBE --------------> CONFIGURE ---------^            |
- *                    +--absent------------> PROBE --> PREPARE --> INITDB --^ ^--port taken:       v
- *                    +--half-made--> [HALT -->] WIPE --> PROBE               |  REPICK         COMMIT -->
- * DONE
+ *  QUEUED --> LOOK --+--whole and running--------------------------> VERIFIER --> LOGIN --> COMMIT --> DONE
+ *                    +--whole, stopped--> PROBE --> CONFIGURE ----------^
+ *                    +--absent----------> PROBE --> PREPARE --> INITDB --> CONFIGURE --^
+ *                    +--half-made--> [HALT -->] WIPE --> PROBE
  *
+ *  CONFIGURE --port taken, instance new--> REPICK --> CONFIGURE
  *  any failure --> [AUTOPSY -->] (made by this operation? [UNDO_HALT -->] UNDO_WIPE -->) DONE
  *
  * QUEUED waits for earlier operations on the instance.
@@ -28,7 +28,7 @@
  * PROBE waits for "postgres --version", INITDB for initdb.
  * HALT waits for the postmaster of a half-made instance to end.
  * LOGIN waits for local_login: the server lets us in, role and database are there; the early exit of the
- *   server ends it.
+ *   server ends it. One that ran before and dies now is started: back to PROBE.
  * UNDO_HALT waits for the exit of the server that we started, or for the timer, which kills it.
  */
 enum {
@@ -68,7 +68,7 @@ static const struct sm_state states[STATES] = {
                    SM_NEXT(CONFIGURE) | SM_NEXT(REPICK) | SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) | FAILS, false},
     [REPICK] = {"repick", SM_NEXT(CONFIGURE) | FAILS, false},
     [VERIFIER] = {"verifier", SM_NEXT(LOGIN) | FAILS, false},
-    [LOGIN] = {"login", SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | FAILS, false},
+    [LOGIN] = {"login", SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) | FAILS, false},
     [COMMIT] = {"commit", FAILS, false},
     [AUTOPSY] = {"autopsy", SM_NEXT(REPICK) | FAILS, false},
     [UNDO_HALT] = {"undo-halt", SM_NEXT(UNDO_WIPE), false},
@@ -180,6 +180,8 @@ static void enter_job(struct ensure *e, int state, void (*run)(struct work *),
         fail(e, &e->err);
 }
 
+static void enter_probe(struct ensure *e);
+
 /* ---- COMMIT, LOGIN, AUTOPSY, VERIFIER ---- */
 
 static void commit_done(struct work *work, int code)
@@ -233,8 +235,11 @@ static void on_login(struct local_login *login, const struct err *err, void *dat
 {
     (void)login;
     struct ensure *e = data;
-    bool died = err != NULL && e->server == NULL && err->code == ERRC_CLOSED;
-    if (died && !e->op.canceled)
+    bool died = err != NULL && e->server == NULL && err->code == ERRC_CLOSED && !e->op.canceled;
+    if (died && e->record.pid != 0) {
+        e->record.pid = 0; /* it ran when we looked, and does not any more: start it */
+        enter_probe(e);
+    } else if (died)
         enter_job(e, AUTOPSY, ensure_autopsy, autopsy_done);
     else if (err != NULL)
         fail(e, err);
@@ -254,6 +259,7 @@ static void enter_login(struct ensure *e)
         e->server->data = e;
     }
     sm_move(&e->sm, LOGIN);
+    e->login.data_path = e->data_path;
     local_login_start(&e->login, e->op.local, &e->record, on_login, e);
 }
 
@@ -414,8 +420,6 @@ static void prepare_done(struct work *work, int code)
     if (job_ended_well(e, code))
         enter_initdb(e);
 }
-
-static void enter_probe(struct ensure *e);
 
 static void on_version(const struct process_result *result, void *data)
 {

@@ -221,10 +221,21 @@ static void enter_connect(struct local_login *login)
         finish(login, &err);
 }
 
+static bool server_ended(const struct local_login *login)
+{
+    return login->record->pid != 0 && !local_pid_alive(login->record->pid, login->data_path);
+}
+
 static void on_timer(struct loop_timer *timer, void *data)
 {
     (void)timer;
     struct local_login *login = data;
+    if (server_ended(login)) {
+        struct err err = {0};
+        err_set(&err, ERRC_CLOSED, "the server (process %d) has ended", login->record->pid);
+        finish(login, &err);
+        return;
+    }
     if (loop_now(login->local->loop) < login->deadline_ns) {
         err_clear(&login->err);
         enter_connect(login);
@@ -243,6 +254,8 @@ void local_login_start(struct local_login *login, struct local *local, const str
     login->record = record;
     login->done = done;
     login->data = data;
+    err_clear(&login->err);
+    login->conn = NULL;
     login->deadline_ns = loop_now(local->loop) + LOCAL_START_TIMEOUT_NS;
     sm_init(&login->sm, states, STATES, IDLE, NULL, NULL);
     loop_timer_init(local->loop, &login->timer, on_timer, login);
