@@ -24,12 +24,14 @@ struct store;
 
 struct store_entry {
     const char *key;
-    const char *value;  /* NULL in a watch event = deleted */
+    const char *value; /* NULL in a watch event = deleted */
     int64_t revision;
 };
 
-typedef void (*store_get_cb)(const struct err *err, const struct store_entry *entry, void *data); /* NOT_FOUND */
-typedef void (*store_list_cb)(const struct err *err, const struct store_entry *entries, int count, void *data);
+typedef void (*store_get_cb)(const struct err *err, const struct store_entry *entry,
+                             void *data); /* NOT_FOUND */
+typedef void (*store_list_cb)(const struct err *err, const struct store_entry *entries, int count,
+                              void *data);
 typedef void (*store_write_cb)(const struct err *err, int64_t revision, void *data);
 typedef void (*store_watch_cb)(const struct store_entry *entry, void *data);
 /* term >= 1 on success; grows by one with each acquisition, forever. */
@@ -40,25 +42,33 @@ int store_get(struct store *store, const char *key, store_get_cb cb, void *data,
 int store_list(struct store *store, const char *prefix, store_list_cb cb, void *data, struct err *err);
 /*
  * Writes if the key's revision is `expected` (0 = the key must not exist), else ERRC_CONFLICT.
- * value NULL deletes; then the revision reported is 0.
+ * value NULL deletes; then the revision reported is 0, and `expected` must be above 0.
  */
 int store_compare_and_swap(struct store *store, const char *key, int64_t expected, const char *value,
                            store_write_cb cb, void *data, struct err *err);
 
-/* Every later change under prefix, in order, made through this process or (etcd, kubernetes) any other. */
+/*
+ * Every later change under prefix, in order, made through this process or (etcd, kubernetes) any other; the
+ * callback of a write runs before its events do. A change that is under way when the watch begins may be
+ * reported too. Ends with store_watch_stop() (any time, also in a callback) or with the store.
+ */
 struct store_watch;
-int store_watch(struct store *store, const char *prefix, store_watch_cb cb, void *data, struct store_watch **ret,
-                struct err *err);
+int store_watch(struct store *store, const char *prefix, store_watch_cb cb, void *data,
+                struct store_watch **ret, struct err *err);
 void store_watch_stop(struct store_watch *watch);
 
 /*
  * Becomes the leader. SQLite: the lock on the file made that sure when it was opened, so this only raises the
  * term. `lost` runs at most once, when leadership ends without our asking. holder names us for humans.
  */
-int store_lease(struct store *store, const char *holder, store_lease_cb cb, void (*lost)(void *data), void *data,
-                struct err *err);
+int store_lease(struct store *store, const char *holder, store_lease_cb cb, void (*lost)(void *data),
+                void *data, struct err *err);
 
-/* Waits for running jobs, releases the lease and closes; `closed` runs last. */
+/*
+ * Waits for running jobs, releases the lease and closes; `closed` runs last. What still waits in line
+ * completes with ERRC_CANCELED, later calls return ERRC_CLOSED. A second call does nothing, its `closed`
+ * never runs.
+ */
 void store_close(struct store *store, void (*closed)(void *data), void *data);
 
 /* "sqlite:/var/lib/shardherd/store.db" for messages. */
