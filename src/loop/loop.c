@@ -97,6 +97,7 @@ int loop_run(struct loop *loop)
     loop->idle_ns = uv_metrics_idle_time(&loop->uv);
     loop->now_stale = true;
     uv_run(&loop->uv, UV_RUN_DEFAULT);
+    record_turn(loop); /* the last one, after which nothing waits any more */
     loop->stopping = false;
     return 0;
 }
