@@ -180,12 +180,14 @@ static inline bool pg_server_ready(const struct pg_server *s)
     return ready;
 }
 
-/* Starts (again) the postmaster of an existing cluster and waits until it takes connections. */
-static inline bool pg_server_boot(struct pg_server *s)
+/* One attempt; false as soon as the postmaster has ended again. */
+static inline bool pg_server_try_boot(struct pg_server *s)
 {
-    char program[600], data[80];
+    char program[600], data[80], pidfile[100];
     snprintf(program, sizeof program, "%s/postgres", s->bin);
     snprintf(data, sizeof data, "%s/data", s->dir);
+    snprintf(pidfile, sizeof pidfile, "%s/data/postmaster.pid", s->dir);
+    unlink(pidfile); /* of one that was killed: it says "ready" */
     const char *const argv[] = {program, "-D", data, NULL};
     s->pid = pg_server_spawn(s, argv);
     for (int i = 0; i < 3000 && s->pid > 0; i++) {
@@ -195,9 +197,20 @@ static inline bool pg_server_boot(struct pg_server *s)
             break;
         pg_server_wait_ms(10);
     }
+    s->pid = 0;
+    return false;
+}
+
+/* Starts (again) the postmaster of an existing cluster and waits until it takes connections. */
+static inline bool pg_server_boot(struct pg_server *s)
+{
+    for (int attempt = 0; attempt < 5; attempt++) {
+        if (pg_server_try_boot(s))
+            return true;
+        pg_server_wait_ms(200); /* killed backends may still hold the shared memory */
+    }
     fprintf(stderr, "PostgreSQL did not start:\n");
     pg_server_print_log(s);
-    s->pid = 0;
     return false;
 }
 
