@@ -1,12 +1,16 @@
 #include "base/log.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/buf.h"
 #include "base/env.h"
+
+/* kept free for the end of a cut value, of its pair and of the line */
+#define TAIL_ROOM 80
 
 static enum log_level least_level = LOG_INFO;
 static enum log_format line_format = LOG_LOGFMT;
@@ -30,7 +34,8 @@ int log_level_parse(const char *text)
 static void add_quoted(struct buf *b, const char *value)
 {
     buf_addc(b, '"');
-    for (const unsigned char *p = (const unsigned char *)value; *p != '\0' && b->length < LOG_LINE_MAX - 64; p++) {
+    for (const unsigned char *p = (const unsigned char *)value; *p != '\0' && b->length < LOG_LINE_MAX - 64;
+         p++) {
         if (*p == '"' || *p == '\\')
             buf_printf(b, "\\%c", *p);
         else if (*p == '\n')
@@ -47,18 +52,29 @@ static void add_quoted(struct buf *b, const char *value)
     buf_addc(b, '"');
 }
 
+/* Blanks and control characters (a terminal would obey them) and what logfmt itself uses. */
+static bool needs_quotes(const char *value)
+{
+    const unsigned char *p = (const unsigned char *)value;
+    while (*p > 0x20 && *p != 0x7f && *p != '"' && *p != '=' && *p != '\\')
+        p++;
+    return *p != '\0' || value[0] == '\0';
+}
+
 static void add_pair(struct buf *b, const char *key, const char *value)
 {
+    if (b->length + strlen(key) + TAIL_ROOM > LOG_LINE_MAX)
+        return; /* a longer value before it has taken the line */
     if (line_format == LOG_JSON) {
         buf_printf(b, "%s\"%s\":", b->length > 1 ? "," : "", key);
         add_quoted(b, value);
         return;
     }
     buf_printf(b, "%s%s=", b->length > 0 ? " " : "", key);
-    if (value[0] == '\0' || strpbrk(value, " \"=\\\n\t\r") != NULL)
-        add_quoted(b, value);
+    if (needs_quotes(value) || b->length + strlen(value) + TAIL_ROOM > LOG_LINE_MAX)
+        add_quoted(b, value); /* cuts what is too long */
     else
-        buf_printf(b, "%.*s", LOG_LINE_MAX / 2, value);
+        buf_add_text(b, value);
 }
 
 void log_event(enum log_level level, const char *message, ...)

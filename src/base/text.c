@@ -36,7 +36,9 @@ bool text_to_uint64(const char *text, uint64_t *ret)
 
 bool text_to_double(const char *text, double *ret)
 {
-    if (text[0] == '\0' || isspace((unsigned char)text[0]))
+    /* strtod() alone would take blanks, '+', hexadecimal and the names of infinity */
+    const char *digits = text[0] == '-' ? text + 1 : text;
+    if (!isdigit((unsigned char)digits[0]) || digits[strspn(digits, "0123456789.eE+-")] != '\0')
         return false;
     char *end;
     errno = 0;
@@ -71,18 +73,28 @@ static bool number_with_unit(const char *text, const struct unit *units, size_t 
 
 bool text_to_duration(const char *text, uint64_t *ret_ns)
 {
-    static const struct unit units[] = {{"", 1000000000},        {"us", 1000},         {"ms", 1000000},
-                                        {"s", 1000000000},       {"m", 60000000000},   {"min", 60000000000},
-                                        {"h", 3600000000000},    {"d", 86400000000000}};
+    static const struct unit units[] = {{"", 1000000000},     {"us", 1000},         {"ms", 1000000},
+                                        {"s", 1000000000},    {"m", 60000000000},   {"min", 60000000000},
+                                        {"h", 3600000000000}, {"d", 86400000000000}};
     return number_with_unit(text, units, sizeof units / sizeof units[0], ret_ns);
 }
 
 bool text_to_bytes(const char *text, uint64_t *ret_bytes)
 {
-    static const struct unit units[] = {
-        {"", 1},           {"B", 1},          {"kB", 1ull << 10},  {"KiB", 1ull << 10}, {"Ki", 1ull << 10},
-        {"MB", 1ull << 20}, {"MiB", 1ull << 20}, {"Mi", 1ull << 20}, {"GB", 1ull << 30},  {"GiB", 1ull << 30},
-        {"Gi", 1ull << 30}, {"TB", 1ull << 40},  {"TiB", 1ull << 40}, {"Ti", 1ull << 40}};
+    static const struct unit units[] = {{"", 1},
+                                        {"B", 1},
+                                        {"kB", 1ull << 10},
+                                        {"KiB", 1ull << 10},
+                                        {"Ki", 1ull << 10},
+                                        {"MB", 1ull << 20},
+                                        {"MiB", 1ull << 20},
+                                        {"Mi", 1ull << 20},
+                                        {"GB", 1ull << 30},
+                                        {"GiB", 1ull << 30},
+                                        {"Gi", 1ull << 30},
+                                        {"TB", 1ull << 40},
+                                        {"TiB", 1ull << 40},
+                                        {"Ti", 1ull << 40}};
     return number_with_unit(text, units, sizeof units / sizeof units[0], ret_bytes);
 }
 
@@ -97,13 +109,26 @@ bool text_is_name(const char *text)
     return n > 0 && n <= 63 && text[n] == '\0' && text[0] != '-' && text[n - 1] != '-';
 }
 
+/* 1 to 8 hexadecimal digits; what follows them, or NULL. */
+static const char *hex_half(const char *text, uint64_t *ret)
+{
+    size_t digits = strspn(text, "0123456789abcdefABCDEF");
+    if (digits == 0 || digits > 8)
+        return NULL;
+    *ret = strtoull(text, NULL, 16);
+    return text + digits;
+}
+
 bool text_to_lsn(const char *text, uint64_t *ret)
 {
-    unsigned high, low;
-    int used = 0;
-    if (sscanf(text, "%8x/%8x%n", &high, &low, &used) != 2 || text[used] != '\0' || !isxdigit((unsigned char)text[0]))
+    uint64_t high, low;
+    const char *rest = hex_half(text, &high);
+    if (rest == NULL || *rest != '/')
         return false;
-    *ret = (uint64_t)high << 32 | low;
+    rest = hex_half(rest + 1, &low);
+    if (rest == NULL || *rest != '\0')
+        return false;
+    *ret = high << 32 | low;
     return true;
 }
 

@@ -292,7 +292,9 @@ static void test_output_file(void **state)
     struct process_options o = {.output_path = path};
     struct seen s;
     run(f, &o, "echo one", &s);
+    seen_free(&s);
     run(f, &o, "echo two >&2", &s);
+    seen_free(&s);
     FILE *file = fopen(path, "r");
     assert_non_null(file);
     char text[32] = "";
@@ -340,6 +342,7 @@ static void test_release_leaves_it_running(void **state)
     assert_true(alive(pid));
     assert_int_equal(getpgid(pid), pid);
     kill(pid, SIGKILL);
+    seen_free(&s);
 }
 
 int main(void)
