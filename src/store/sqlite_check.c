@@ -14,9 +14,11 @@
 #include "base/mem.h"
 
 /* The part of SQLite's file header that tells whose file it is. */
-#define HEADER_SIZE   100
-#define OFFSET_FORMAT 60
-#define OFFSET_OWNER  68
+#define HEADER_SIZE      100
+#define OFFSET_PAGE_SIZE 16
+#define OFFSET_PAGES     28
+#define OFFSET_FORMAT    60
+#define OFFSET_OWNER     68
 static const char magic[16] = "SQLite format 3";
 
 static uint32_t big_endian(const unsigned char *p)
@@ -40,6 +42,16 @@ static int foreign(const char *path, struct err *err)
                    path);
 }
 
+/* Size of path with "-wal" at its end; 0 if it does not exist. */
+static off_t wal_size(const char *path)
+{
+    char *wal = mem_printf("%s-wal", path);
+    struct stat st;
+    off_t size = stat(wal, &st) == 0 ? st.st_size : 0;
+    free(wal);
+    return size;
+}
+
 /* Number of bytes read into header, or -1 with errno. */
 static ssize_t read_header(const char *path, unsigned char header[HEADER_SIZE])
 {
@@ -53,7 +65,15 @@ static ssize_t read_header(const char *path, unsigned char header[HEADER_SIZE])
     return n;
 }
 
-static int check_header(const char *path, struct err *err)
+/* Only while there is no log: a checkpoint that was cut short leaves the file shorter than it says. */
+static bool is_cut(const unsigned char *header, off_t size)
+{
+    off_t page = (off_t)header[OFFSET_PAGE_SIZE] << 8 | header[OFFSET_PAGE_SIZE + 1];
+    page = page == 1 ? 65536 : page; /* does not fit two bytes */
+    return page < 512 || size % page != 0 || size / page < (off_t)big_endian(header + OFFSET_PAGES);
+}
+
+static int check_header(const char *path, off_t size, struct err *err)
 {
     unsigned char header[HEADER_SIZE];
     ssize_t n = read_header(path, header);
@@ -74,17 +94,9 @@ static int check_header(const char *path, struct err *err)
             "%s has format %u, this program knows formats up to %d; it was left as it is: use the newer "
             "shardherd that wrote it",
             path, format, SQLITE_STORE_FORMAT);
-    return format > 0 ? 0 : torn(path, "its format number is 0", err);
-}
-
-/* Size of path with "-wal" at its end; 0 if it does not exist. */
-static off_t wal_size(const char *path)
-{
-    char *wal = mem_printf("%s-wal", path);
-    struct stat st;
-    off_t size = stat(wal, &st) == 0 ? st.st_size : 0;
-    free(wal);
-    return size;
+    if (format == 0)
+        return torn(path, "its format number is 0", err);
+    return wal_size(path) == 0 && is_cut(header, size) ? torn(path, "it has been cut off", err) : 0;
 }
 
 /* "file:///a%20path?immutable=1". Immutable: no lock, no -wal and -shm files left beside a file we refuse. */
@@ -159,6 +171,6 @@ int sqlite_check(const char *path, struct err *err)
     }
     if (!S_ISREG(st.st_mode))
         return foreign(path, err);
-    int rc = check_header(path, err);
+    int rc = check_header(path, st.st_size, err);
     return rc == 0 ? check_pages(path, err) : rc;
 }
