@@ -22,3 +22,16 @@ function(sh_executable name folder)
     target_link_libraries(${name} PRIVATE sh_${folder})
   endif()
 endfunction()
+
+# sh_embed(FOLDER FILE SYMBOL): FILE of src/FOLDER as `const char SYMBOL[]`, NUL-terminated.
+function(sh_embed folder file symbol)
+  set(input "${PROJECT_SOURCE_DIR}/src/${folder}/${file}")
+  set(output "${PROJECT_BINARY_DIR}/generated/${symbol}.c")
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${input}")
+  file(READ "${input}" hex HEX)
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
+  string(REGEX REPLACE "(................................................................................)" "\\1\n" bytes "${bytes}")
+  file(CONFIGURE OUTPUT "${output}" CONTENT
+       "extern const char ${symbol}[];\nconst char ${symbol}[] = {\n${bytes}0x00};\n" @ONLY)
+  target_sources(sh_${folder} PRIVATE "${output}")
+endfunction()

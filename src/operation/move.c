@@ -1,0 +1,354 @@
+/*
+ * The core of a move. Happy path: each state is journaled, then its actions run one after the other, the last
+ * one leads to the next state. Failure: see failed(). The fence is in move_fence.c.
+ */
+#include "operation/move.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/env.h"
+#include "operation/move_internal.h"
+
+#define TRIES_BEFORE_FENCE 40
+#define BACKOFF_FIRST_NS   (100 * ENV_NS_PER_MS)
+#define BACKOFF_MOST_NS    (5 * ENV_NS_PER_S)
+
+static const struct sm_state states[MOVE_STATE_COUNT] = {
+    [MOVE_PLANNED] = {"planned", SM_NEXT(MOVE_CHECK) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_CHECK] = {"check", SM_NEXT(MOVE_TARGET) | SM_NEXT(MOVE_REFUSED) | SM_NEXT(MOVE_UNDO) | SM_NEXT(MOVE_DONE),
+                    false},
+    [MOVE_TARGET] = {"target", SM_NEXT(MOVE_COPY) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_COPY] = {"copy", SM_NEXT(MOVE_CATCH_UP) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_CATCH_UP] = {"catch_up", SM_NEXT(MOVE_VERIFY) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_VERIFY] = {"verify", SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_REHEARSE] = {"rehearse", SM_NEXT(MOVE_FENCE) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_FENCE] = {"fence", SM_NEXT(MOVE_SETTLE) | SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_UNDO), false},
+    [MOVE_SETTLE] = {"settle", SM_NEXT(MOVE_WATCH), false},
+    [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN), false},
+    [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_DONE), false},
+    [MOVE_DONE] = {"done", 0, true},
+    [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE), false},
+    [MOVE_UNDONE] = {"undone", 0, true},
+    [MOVE_REFUSED] = {"refused", 0, true},
+};
+
+/* What a state does, in order, and where it leads. Which of these apply to a move is decided in skips(). */
+static const struct stage {
+    enum move_action actions[8];
+    enum move_state next;
+} stages[MOVE_STATE_COUNT] = {
+    [MOVE_PLANNED] = {{ACT_END}, MOVE_CHECK},
+    [MOVE_CHECK] = {{ACT_CHECK, ACT_END}, MOVE_TARGET},
+    [MOVE_TARGET] = {{ACT_PROVISION, ACT_SCHEMA, ACT_FREEZE, ACT_EMPTY_TARGET, ACT_END}, MOVE_COPY},
+    [MOVE_COPY] = {{ACT_PUBLISH, ACT_SUBSCRIBE, ACT_AWAIT_COPY, ACT_END}, MOVE_CATCH_UP},
+    [MOVE_CATCH_UP] = {{ACT_CATCH_UP, ACT_END}, MOVE_VERIFY},
+    [MOVE_VERIFY] = {{ACT_VERIFY, ACT_END}, MOVE_REHEARSE},
+    [MOVE_REHEARSE] = {{ACT_CLOSE_GATE, ACT_REHEARSE, ACT_END}, MOVE_FENCE},
+    [MOVE_FENCE] = {{ACT_END}, MOVE_SETTLE},
+    [MOVE_SETTLE] = {{ACT_SETTLE, ACT_ANNOUNCE, ACT_END}, MOVE_WATCH},
+    [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_WAIT, ACT_END}, MOVE_CLEAN},
+    [MOVE_CLEAN] = {{ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
+    [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_DROP_FORWARD, ACT_EMPTY_TARGET, ACT_REMOVE_TARGET,
+                    ACT_UNFREEZE, ACT_END},
+                   MOVE_UNDONE},
+    [MOVE_DONE] = {{ACT_END}, MOVE_DONE},
+    [MOVE_UNDONE] = {{ACT_END}, MOVE_UNDONE},
+    [MOVE_REFUSED] = {{ACT_END}, MOVE_REFUSED},
+};
+
+static const char *const action_names[ACT_COUNT] = {
+    "journal",    "wait",          "take_term", "inspect",      "check",         "provision", "schema",
+    "freeze",     "empty_target",  "publish",   "subscribe",    "await_copy",    "catch_up",  "verify",
+    "close_gate", "rehearse",      "lock",      "fence",        "marker",        "route",     "commit",
+    "rollback",   "unroute",       "resolve",   "open",         "settle",        "announce",  "drop_forward",
+    "clean_source", "unfreeze",    "retire",    "burn_gate",    "remove_target",
+};
+
+static const char *const kind_names[MOVE_KIND_COUNT] = {"move", "split", "isolate", "merge", "rebalance"};
+
+const char *move_state_name(enum move_state state)
+{
+    return states[state].name;
+}
+
+const char *move_action_name(enum move_action action)
+{
+    return action_names[action];
+}
+
+const char *move_kind_name(enum move_kind kind)
+{
+    return kind_names[kind];
+}
+
+int move_state_find(const char *name)
+{
+    return sm_find(states, MOVE_STATE_COUNT, name);
+}
+
+enum move_state move_now(const struct move *m)
+{
+    return (enum move_state)sm_now(&m->sm);
+}
+
+void move_init(struct move *m, struct move_driver *driver, const struct move_record *record)
+{
+    memset(m, 0, sizeof *m);
+    m->record = *record;
+    m->driver = driver;
+    sm_init(&m->sm, states, MOVE_STATE_COUNT, record->state, NULL, NULL);
+}
+
+void move_fini(struct move *m)
+{
+    move_record_free(&m->record);
+}
+
+void move_act(struct move *m, enum move_action action)
+{
+    m->outstanding++;
+    m->driver->act(m->driver, action);
+}
+
+/* ---- states ---- */
+
+void move_enter(struct move *m, enum move_state state)
+{
+    sm_move(&m->sm, state);
+    m->record.state = state;
+    m->step = 0;
+    m->attempts = 0;
+    m->phase = FENCE_NONE;
+    m->journaling = true;
+    m->driver->changed(m->driver);
+    move_act(m, ACT_JOURNAL);
+}
+
+/* Actions of a stage that do not apply to this move. */
+static bool skips(const struct move *m, enum move_action action)
+{
+    switch (action) {
+    case ACT_EMPTY_TARGET:
+    case ACT_BURN_GATE:
+        return m->record.new_target; /* a target of our own is empty, and undoing removes it whole */
+    case ACT_REMOVE_TARGET:
+        return !m->record.new_target;
+    case ACT_CLEAN_SOURCE:
+    case ACT_UNFREEZE:
+        return m->record.retire_source && move_now(m) == MOVE_CLEAN;
+    case ACT_RETIRE:
+        return !m->record.retire_source;
+    default:
+        return false;
+    }
+}
+
+static void run_step(struct move *m)
+{
+    const struct stage *stage = &stages[move_now(m)];
+    while (stage->actions[m->step] != ACT_END && skips(m, stage->actions[m->step]))
+        m->step++;
+    enum move_action action = stage->actions[m->step];
+    if (action == ACT_END) {
+        bool ends = m->record.dry_run && move_now(m) == MOVE_CHECK;
+        move_enter(m, ends ? MOVE_DONE : stage->next);
+        return;
+    }
+    if (action == ACT_WAIT)
+        m->wait_ns = m->record.bake_ns;
+    move_act(m, action);
+}
+
+static bool before_fence(const struct move *m)
+{
+    return move_now(m) <= MOVE_REHEARSE;
+}
+
+static void state_journaled(struct move *m)
+{
+    m->journaling = false;
+    if (m->sm.table[m->sm.now].final) {
+        m->driver->ended(m->driver);
+        return;
+    }
+    if (m->undo_wanted && before_fence(m)) {
+        move_enter(m, MOVE_UNDO);
+        return;
+    }
+    if (move_now(m) == MOVE_FENCE)
+        fence_begin(m);
+    else
+        run_step(m);
+}
+
+/* ---- failures ---- */
+
+/* Worth trying again before the fence? Refusals, corruption and our own mistakes are not. */
+static bool is_transient(const struct err *err)
+{
+    switch (err->code) {
+    case ERRC_UNAVAILABLE:
+    case ERRC_TIMEOUT:
+    case ERRC_CLOSED:
+    case ERRC_IO:
+    case ERRC_CANCELED:
+    case ERRC_CONFLICT:
+        return true;
+    case ERRC_SQL: /* connection, rollback, lock not available, operator intervention, resources */
+        return strncmp(err->sqlstate, "08", 2) == 0 || strncmp(err->sqlstate, "40", 2) == 0 ||
+               strncmp(err->sqlstate, "57", 2) == 0 || strncmp(err->sqlstate, "53", 2) == 0 ||
+               strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "55006") == 0;
+    default:
+        return false;
+    }
+}
+
+uint64_t move_backoff(unsigned attempts)
+{
+    uint64_t wait = BACKOFF_FIRST_NS;
+    for (unsigned i = 1; i < attempts && wait < BACKOFF_MOST_NS; i++)
+        wait *= 2;
+    return wait < BACKOFF_MOST_NS ? wait : BACKOFF_MOST_NS;
+}
+
+void move_retry_later(struct move *m, enum move_action action)
+{
+    m->retry = action;
+    m->wait_ns = move_backoff(m->attempts);
+    m->driver->changed(m->driver);
+    move_act(m, ACT_WAIT);
+}
+
+static void failed(struct move *m, enum move_action action, const struct err *err)
+{
+    m->record.error = *err;
+    m->attempts++;
+    if (before_fence(m)) {
+        if (action == ACT_CHECK && err->code == ERRC_REFUSED) {
+            move_enter(m, MOVE_REFUSED);
+            return;
+        }
+        if (m->undo_wanted || !is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE) {
+            move_enter(m, MOVE_UNDO);
+            return;
+        }
+    }
+    move_retry_later(m, action);
+}
+
+/* ---- resuming ---- */
+
+static void resume_after_inspect(struct move *m, const struct move_outcome *o)
+{
+    m->resumed = false;
+    if (before_fence(m) && !o->source_owns) {
+        struct err err = {0};
+        err_set(&err, ERRC_INTERNAL, "the journal says %s, but %s does not own the range", sm_name(&m->sm),
+                m->record.source);
+        m->record.error = err;
+        m->driver->changed(m->driver);
+        m->driver->deposed(m->driver); /* nothing is safe: leave all as it is for a person to look at */
+        return;
+    }
+    switch (move_now(m)) {
+    case MOVE_FENCE:
+        fence_resume(m, o);
+        break;
+    case MOVE_VERIFY:
+    case MOVE_REHEARSE:
+    default:
+        run_step(m);
+        break;
+    }
+}
+
+void move_start(struct move *m, bool resumed)
+{
+    m->undo_wanted = m->record.canceled;
+    m->resumed = resumed;
+    if (resumed && !m->sm.table[m->sm.now].final)
+        move_act(m, ACT_TAKE_TERM);
+    else if (resumed)
+        m->driver->ended(m->driver);
+    else {
+        m->journaling = true;
+        move_act(m, ACT_JOURNAL);
+    }
+}
+
+static void resuming_done(struct move *m, enum move_action action, const struct move_outcome *o)
+{
+    if (action == ACT_WAIT)
+        move_act(m, m->retry);
+    else if (o->err.code != ERRC_NONE) {
+        m->record.error = o->err;
+        m->attempts++;
+        move_retry_later(m, action);
+    } else if (action == ACT_TAKE_TERM) {
+        m->attempts = 0;
+        move_act(m, ACT_INSPECT);
+    } else {
+        m->attempts = 0;
+        resume_after_inspect(m, o);
+    }
+}
+
+/* ---- outcomes ---- */
+
+static void step_done(struct move *m, enum move_action action, const struct move_outcome *o)
+{
+    if (o->err.code != ERRC_NONE) {
+        failed(m, action, &o->err);
+        return;
+    }
+    if (m->undo_wanted && before_fence(m)) {
+        move_enter(m, MOVE_UNDO);
+        return;
+    }
+    if (action == ACT_WAIT && m->attempts > 0) { /* the pause before another try */
+        move_act(m, m->retry);
+        return;
+    }
+    m->attempts = 0;
+    m->step++;
+    run_step(m);
+}
+
+void move_done(struct move *m, enum move_action action, const struct move_outcome *outcome)
+{
+    assert(m->outstanding > 0);
+    m->outstanding--;
+    if (outcome->err.code == ERRC_STALE) {
+        m->record.error = outcome->err;
+        m->driver->deposed(m->driver);
+        return;
+    }
+    if (m->resumed)
+        resuming_done(m, action, outcome);
+    else if (m->journaling && action == ACT_JOURNAL && outcome->err.code == ERRC_NONE)
+        state_journaled(m);
+    else if (m->journaling && action == ACT_WAIT)
+        move_act(m, ACT_JOURNAL);
+    else if (m->journaling) { /* an intention that is not written may not be acted on */
+        m->record.error = outcome->err;
+        m->attempts++;
+        move_retry_later(m, ACT_JOURNAL);
+    } else if (move_now(m) == MOVE_FENCE)
+        fence_done(m, action, outcome);
+    else
+        step_done(m, action, outcome);
+}
+
+int move_cancel(struct move *m, struct err *err)
+{
+    enum move_state state = move_now(m);
+    if (state == MOVE_UNDO)
+        return 0;
+    if (state >= MOVE_FENCE)
+        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s: it can only go forward", m->record.id,
+                       sm_name(&m->sm));
+    m->record.canceled = true;
+    m->undo_wanted = true;
+    return 0;
+}

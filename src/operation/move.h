@@ -1,0 +1,212 @@
+/*
+ * move: the operation that changes who owns a range of hashes. A split is "provision + move", a merge "move
+ * everything, then retire the source", a rebalance a move between two shards that exist.
+ *
+ * This file is the core: a state machine that orders actions and reacts to their outcomes. It does no I/O and
+ * reads no clock: a `struct move_driver` performs the actions - move_pg.c against real servers, the
+ * simulation against modelled ones - and reports each with move_done(), exactly once and never from inside
+ * act(). docs/protocol.md tells the same story for people.
+ *
+ * States (each is journaled before its first action), and what wakes the ones that wait:
+ *
+ *   PLANNED --> CHECK --> TARGET --> COPY --> CATCH_UP --> VERIFY --> REHEARSE --> FENCE --> SETTLE
+ *                 |          |         |          |           |          |  ^        |          |
+ *                 |          +---------+----------+-----------+----------+  +--------+        WATCH
+ *                 v                               v                      (a try failed)         |
+ *              REFUSED                           UNDO --> UNDONE                              CLEAN --> DONE
+ *
+ *   Every state waits for the outcome of its actions; before the fence commit an action that fails is tried
+ *   again a bounded number of times and then the move goes to UNDO; after it, actions are tried until they
+ *   succeed, because the only way is forward. UNDO is tried until it succeeds as well.
+ *   FENCE has phases of its own (enum fence_phase); the opening of the gate on T, the point of no return,
+ *   is its last.
+ *
+ * Recovery: a resumed move first raises the term on T, then on S (ACT_TAKE_TERM), reads guards and gate
+ * (ACT_INSPECT), and decides from those, not from the journal alone.
+ */
+#ifndef OPERATION_MOVE_H
+#define OPERATION_MOVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/sm.h"
+#include "fleet/range.h"
+
+enum move_state {
+    MOVE_PLANNED,
+    MOVE_CHECK,    /* 2: everything that would make it fail, at once; nothing is changed */
+    MOVE_TARGET,   /* 3: the target exists, has the schema, its guards refuse R, DDL is frozen */
+    MOVE_COPY,     /* 4: publication, subscription, initial copy */
+    MOVE_CATCH_UP, /* 5: markers come back fast */
+    MOVE_VERIFY,   /* 6: counts and checksums agree */
+    MOVE_REHEARSE, /* 7: closed gate on T, several markers under 50 ms, no blocker */
+    MOVE_FENCE,    /* 8 and 9: see fence_phase */
+    MOVE_SETTLE,   /* 10: static guards on T, routing announced */
+    MOVE_WATCH,    /* 11: forward replication goes; bake time */
+    MOVE_CLEAN,    /* 12: R's rows on S are deleted, or S is retired */
+    MOVE_DONE,
+    MOVE_UNDO,
+    MOVE_UNDONE,
+    MOVE_REFUSED,  /* the checks found something */
+    MOVE_STATE_COUNT
+};
+const char *move_state_name(enum move_state state); /* "catch_up" */
+
+enum fence_phase {
+    FENCE_NONE,
+    FENCE_LOCK,      /* waiting for the lock on S */
+    FENCE_INSIDE,    /* guards on S, marker to T and routing table, side by side */
+    FENCE_COMMIT,    /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
+    FENCE_OPEN,      /* S refuses R; open the gate on T until it is done */
+    FENCE_BACK_OUT,  /* waiting for what runs side by side, then rollback, then the old owner is published */
+    FENCE_RESOLVE,   /* end our old backend on S, take the control row, read who owns R */
+    FENCE_PAUSE      /* the timer between two tries */
+};
+
+enum move_action {
+    ACT_JOURNAL,       /* write the record as it is now */
+    ACT_WAIT,          /* complete after move->wait_ns */
+    ACT_TAKE_TERM,     /* raise the term on T (if it is there), then on S */
+    ACT_INSPECT,       /* read who owns R and the gate: outcome.source_owns, .target_owns, .gate_open */
+    ACT_CHECK,         /* findings go to record.findings; any => ERRC_REFUSED */
+    ACT_PROVISION,     /* T's instance exists and is in the routing table, without ranges */
+    ACT_SCHEMA,        /* T has the tables, shardherd's schema and guards that refuse R */
+    ACT_FREEZE,        /* SHR02 triggers on S and T */
+    ACT_EMPTY_TARGET,  /* no row of R is left on T */
+    ACT_PUBLISH,       /* publication and marker table on S */
+    ACT_SUBSCRIBE,     /* marker table and subscription on T */
+    ACT_AWAIT_COPY,    /* all tables ready */
+    ACT_CATCH_UP,      /* several marker round trips in a row are short */
+    ACT_VERIFY,        /* both sides equal; ERRC_CORRUPT with the keys that differ */
+    ACT_CLOSE_GATE,    /* gate row and gate guards on T */
+    ACT_REHEARSE,      /* three markers under 50 ms in a row and nobody holds the tables */
+    ACT_LOCK,          /* begin the fence transaction on S and lock the tables */
+    ACT_FENCE,         /* in it: S's guards without R */
+    ACT_MARKER,        /* on another connection: write a marker, await it on T */
+    ACT_ROUTE,         /* routing table: T owns R, epoch + 1 */
+    ACT_COMMIT,        /* commit the fence transaction */
+    ACT_ROLLBACK,      /* roll it back (or drop its connection) */
+    ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it never said otherwise */
+    ACT_RESOLVE,       /* unknown outcome: outcome.source_owns is the truth afterwards */
+    ACT_OPEN,          /* T: sequences and gate: point of no return */
+    ACT_SETTLE,        /* T: range into the shard row, static guards */
+    ACT_ANNOUNCE,      /* routing table (again, if a crash lost it), shardherd.routing and NOTIFY */
+    ACT_DROP_FORWARD,  /* subscription on T, slot and publication on S, marker tables */
+    ACT_CLEAN_SOURCE,  /* delete R's rows on S in batches, vacuum */
+    ACT_UNFREEZE,      /* SHR02 triggers off */
+    ACT_RETIRE,        /* merge: S leaves the routing table and is removed */
+    ACT_BURN_GATE,     /* undo: no gate of this move on T any more, ever */
+    ACT_REMOVE_TARGET, /* undo: a T made by this move leaves the routing table and is removed */
+    ACT_COUNT,
+    ACT_END = ACT_COUNT
+};
+const char *move_action_name(enum move_action action); /* "close_gate" */
+
+enum move_kind { MOVE_KIND_MOVE, MOVE_KIND_SPLIT, MOVE_KIND_ISOLATE, MOVE_KIND_MERGE, MOVE_KIND_REBALANCE, MOVE_KIND_COUNT };
+const char *move_kind_name(enum move_kind kind);
+
+#define MOVE_NAME_SIZE    64
+#define MOVE_FINDINGS_MAX 16384
+
+/* What is journaled. Owned by the move; text members are never NULL. */
+struct move_record {
+    char id[16];
+    enum move_kind kind;
+    char database[MOVE_NAME_SIZE];
+    char source[MOVE_NAME_SIZE];
+    char target[MOVE_NAME_SIZE];
+    struct range range;
+    bool new_target;         /* T is made by this move, and removed when it is undone */
+    bool retire_source;      /* merge */
+    bool dry_run;            /* ends after CHECK */
+    uint64_t bake_ns;
+    enum move_state state;
+    bool canceled;           /* someone asked to go back */
+    int rule;                /* of the decision, 0 = a person */
+    char reason[512];        /* its sentence */
+    int64_t created_us, ended_us;
+    int64_t decided_us;      /* onset to decision, microseconds; 0 = not known */
+    uint64_t source_system, target_system; /* system identifiers: a change means copy again (A7) */
+    uint64_t publication;    /* pg_publication.oid: never re-made under a living slot (A13) */
+    uint64_t source_epoch;   /* of shardherd.shard on S when the move began */
+    struct buf findings;     /* JSON array of {subject, finding, remedy} */
+    struct err error;        /* the last one */
+    /* measured */
+    int64_t phase_started_us;   /* wall clock */
+    uint64_t copy_us;
+    uint64_t copy_rows, copy_bytes;     /* while and after copying */
+    uint64_t total_rows, total_bytes;   /* estimated */
+    uint64_t verified_rows, buckets_in_motion;
+    unsigned verify_rounds;
+    unsigned fence_attempts;
+    uint64_t lock_us, inside_us, commit_us, open_us; /* of the try that succeeded */
+    uint64_t write_block_us; /* lock request to open gate */
+    uint64_t marker_us;      /* last marker round trip: the lag */
+    uint64_t cleaned_rows;
+};
+
+struct move_outcome {
+    struct err err;          /* ERRC_NONE = success */
+    bool source_owns, target_owns, gate_open, target_known; /* of ACT_INSPECT and ACT_RESOLVE */
+};
+
+struct move;
+struct move_driver {
+    /* Starts an action; completes with move_done(), later. */
+    void (*act)(struct move_driver *driver, enum move_action action);
+    /* Monotonic clock, for the measured phases. */
+    uint64_t (*now)(struct move_driver *driver);
+    /* State, phase or error changed (log, progress). */
+    void (*changed)(struct move_driver *driver);
+    /* DONE, UNDONE or REFUSED was journaled; nothing follows. */
+    void (*ended)(struct move_driver *driver);
+    /* A newer leader exists: nothing more may be done; nothing follows. */
+    void (*deposed)(struct move_driver *driver);
+};
+
+struct move {
+    struct move_record record;
+    struct move_driver *driver;
+    struct sm sm;
+    enum fence_phase phase;
+    int step;                /* index of the action within the state */
+    unsigned attempts;       /* failures in a row of the present action */
+    uint64_t wait_ns;        /* for ACT_WAIT */
+    int outstanding;         /* actions started and not yet done */
+    bool resumed;            /* the first actions are TAKE_TERM and INSPECT */
+    enum move_action retry;  /* the action that ACT_WAIT leads back to */
+    bool inside_failed;
+    bool routed;             /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
+    bool journaling;         /* ACT_JOURNAL of a new state is under way */
+    bool undo_wanted;        /* once the present action is done */
+    uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
+};
+
+/* Takes over the record (zero-initialise findings). The driver must outlive the move. */
+void move_init(struct move *m, struct move_driver *driver, const struct move_record *record);
+void move_fini(struct move *m);
+
+/* Begins, or goes on with, what the record says. */
+void move_start(struct move *m, bool resumed);
+
+/* The driver's report. */
+void move_done(struct move *m, enum move_action action, const struct move_outcome *outcome);
+
+/* Asks to go back. ERRC_CONFLICT after the fence, naming the state. */
+int move_cancel(struct move *m, struct err *err);
+
+/* ---- the record ---- */
+
+void move_record_init(struct move_record *r);
+void move_record_free(struct move_record *r);
+/* The journal document and the API's: one JSON object. */
+void move_record_print(const struct move_record *r, struct buf *json);
+/* ERRC_CORRUPT naming the member that is wrong. */
+int move_record_parse(const char *json, size_t length, struct move_record *ret, struct err *err);
+/* "shardherd_shop_m7k2p9xq_f": slot, publication, subscription and marker table of the forward direction (A11). */
+void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE]);
+
+#endif

@@ -1,0 +1,330 @@
+/* Copying and catching up: publication, subscription, the initial copy, markers. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/text.h"
+#include "operation/move_op_internal.h"
+#include "operation/sqlf.h"
+
+#define COPY_POLL_NS       (200 * ENV_NS_PER_MS)
+#define CATCH_UP_LIMIT_NS  (600 * ENV_NS_PER_S)
+#define CATCH_UP_PAUSE_NS  (20 * ENV_NS_PER_MS)
+#define FAST_MARKERS       3
+#define SLOW_MARKER_NS     (10 * ENV_NS_PER_S)
+#define SYNC_ERRORS_MOST   5
+
+/* ---- publication and subscription ---- */
+
+static void published(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    struct move_record *r = op_record(op);
+    uint64_t oid = 0;
+    const char *text = pg_value(reply, 0, 0);
+    if (text == NULL || !text_to_uint64(text, &oid))
+        act_fail(op, action, ERRC_PROTOCOL, "publication has no oid");
+    else if (r->publication != 0 && r->publication != oid)
+        act_fail(op, action, ERRC_CORRUPT, "the publication was made anew under a living copy (was %llu, is %llu)",
+                 (unsigned long long)r->publication, (unsigned long long)oid);
+    else {
+        r->publication = oid;
+        act_done(op, action, NULL);
+    }
+}
+
+void act_publish(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    char name[MOVE_NAME_SIZE];
+    move_record_name(r, name);
+    act_sql(op, &op->source, ACT_PUBLISH, SQL_TIMEOUT_NS, published,
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.publish_range(%d, %L, %L, %d, %d)", op_term(op), r->id, name,
+            r->range.lo, r->range.hi);
+}
+
+static void add_conninfo_value(struct buf *out, const char *key, const char *value)
+{
+    if (value == NULL)
+        return;
+    buf_printf(out, "%s%s='", out->length > 0 ? " " : "", key);
+    for (const char *p = value; *p != '\0'; p++)
+        buf_printf(out, "%s%c", *p == '\'' || *p == '\\' ? "\\" : "", *p);
+    buf_addc(out, '\'');
+}
+
+static char *source_conninfo(const struct move_op *op)
+{
+    const struct instance_access *a = &op->source.access;
+    struct buf out = {0};
+    buf_printf(&out, "port=%d", a->port);
+    add_conninfo_value(&out, "host", a->host);
+    add_conninfo_value(&out, "dbname", a->dbname);
+    add_conninfo_value(&out, "user", a->user);
+    add_conninfo_value(&out, "password", a->password);
+    add_conninfo_value(&out, "sslmode", a->sslmode);
+    add_conninfo_value(&out, "sslrootcert", a->sslrootcert);
+    return buf_take(&out);
+}
+
+static void create_subscription(struct move_op *op)
+{
+    char name[MOVE_NAME_SIZE];
+    char *conninfo = source_conninfo(op);
+    move_record_name(op_record(op), name);
+    act_sql(op, &op->target, ACT_SUBSCRIBE, 120 * ENV_NS_PER_S, NULL,
+            "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = true, create_slot = true, "
+            "synchronous_commit = 'on')",
+            name, conninfo, name);
+    explicit_bzero(conninfo, strlen(conninfo));
+    free(conninfo);
+}
+
+static void old_slot_dropped(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    create_subscription(op);
+}
+
+/* A slot without a subscription was left by a manager that died in between; nothing was copied under it. */
+static void marker_table_made(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    if (pg_rows(reply) > 0)
+        act_done(op, action, NULL);
+    else
+        act_sql(op, &op->source, action, SQL_TIMEOUT_NS, old_slot_dropped,
+                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %L "
+                "AND active_pid IS NOT NULL; "
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %L",
+                name, name);
+}
+
+void act_subscribe(struct move_op *op)
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    if (op->copy_started_ns == 0)
+        op->copy_started_ns = op_now(op);
+    /* the statement that makes the subscription holds a password: it must not reach the server's log */
+    act_sql(op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
+            "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'; "
+            "SET log_min_duration_sample = -1; SET track_activities = off; "
+            "SELECT shardherd.check_term(%d); CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY); "
+            "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())",
+            op_term(op), name, name);
+}
+
+/* ---- initial copy ---- */
+
+static void poll_copy(struct loop_timer *timer, void *data);
+
+static void copy_polled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    struct move_record *r = op_record(op);
+    int64_t total = 0, ready = 0, errors = 0, rows = 0, bytes = 0;
+    pg_value_int64(reply, 0, 0, &total);
+    pg_value_int64(reply, 0, 1, &ready);
+    pg_value_int64(reply, 0, 2, &errors);
+    pg_value_int64(reply, 0, 3, &rows);
+    pg_value_int64(reply, 0, 4, &bytes);
+    if ((uint64_t)rows > r->copy_rows)
+        r->copy_rows = (uint64_t)rows;
+    if ((uint64_t)bytes > r->copy_bytes)
+        r->copy_bytes = (uint64_t)bytes;
+    if (total == 0)
+        act_fail(op, action, ERRC_CORRUPT, "the subscription is gone");
+    else if (errors >= SYNC_ERRORS_MOST)
+        act_fail(op, action, ERRC_REFUSED, "the copy failed %lld times: see the log of the target's server",
+                 (long long)errors);
+    else if (ready == total) {
+        r->copy_us = (op_now(op) - op->copy_started_ns) / 1000;
+        act_done(op, action, NULL);
+    } else {
+        operation_changed(&op->op);
+        op->poll_timer.fire = poll_copy;
+        loop_timer_start(&op->poll_timer, COPY_POLL_NS);
+    }
+}
+
+void act_await_copy(struct move_op *op)
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    if (op->core.undo_wanted) {
+        act_fail(op, ACT_AWAIT_COPY, ERRC_CANCELED, "canceled while copying");
+        return;
+    }
+    if (op->copy_started_ns == 0)
+        op->copy_started_ns = op_now(op);
+    /* progress: what is in the tables already, and what the copies under way have done */
+    act_sql(op, &op->target, ACT_AWAIT_COPY, SQL_TIMEOUT_NS, copy_polled,
+            "SELECT count(*), count(*) FILTER (WHERE srsubstate = 'r'), "
+            "(SELECT coalesce(sum(apply_error_count + sync_error_count), 0) FROM pg_stat_subscription_stats s2 "
+            "WHERE s2.subname = %L), "
+            "(SELECT coalesce(sum(tuples_processed), 0) FROM pg_stat_progress_copy) + "
+            "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 JOIN pg_stat_user_tables st "
+            "ON st.relid = r2.srrelid WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
+            "(SELECT coalesce(sum(pg_table_size(l.relid)), 0) FROM pg_subscription_rel r3, "
+            "pg_partition_tree(r3.srrelid) l WHERE l.isleaf AND r3.srsubid = min(s.oid::text)::oid) "
+            "FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid WHERE s.subname = %L "
+            "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            name, name);
+}
+
+static void poll_copy(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    act_await_copy(data);
+}
+
+/* ---- markers: a row through the subscription is the only exact measure of lag ---- */
+
+static void marker_end(struct move_op *op, const struct err *err)
+{
+    void (*done)(struct move_op *, const struct err *) = op->marker_done;
+    op->marker_done = NULL;
+    if (err == NULL)
+        op_record(op)->marker_us = (op_now(op) - op->marker_started_ns) / 1000;
+    done(op, err);
+}
+
+static void look_for_marker(struct move_op *op);
+
+static void marker_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    struct err err = {0};
+    (void)action;
+    if (reply->err != NULL)
+        marker_end(op, reply->err);
+    else if (pg_rows(reply) > 0)
+        marker_end(op, NULL);
+    else if (op_now(op) >= op->marker_deadline_ns) {
+        err_set(&err, ERRC_TIMEOUT, "marker %lld did not arrive in time: the target is behind",
+                (long long)op->marker_number);
+        marker_end(op, &err);
+    } else
+        look_for_marker(op); /* the answer takes longer than any useful pause */
+}
+
+static void look_for_marker(struct move_op *op)
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    act_sql_any(op, &op->target_poll, ACT_MARKER, SQL_TIMEOUT_NS, marker_looked,
+                "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", name, op->marker_number);
+}
+
+static void marker_written(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    if (reply->err != NULL) {
+        marker_end(op, reply->err);
+        return;
+    }
+    pg_value_int64(reply, 0, 0, &op->marker_number);
+    look_for_marker(op);
+}
+
+void marker_round_trip(struct move_op *op, uint64_t bound_ns, void (*done)(struct move_op *op, const struct err *err))
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    op->marker_done = done;
+    op->marker_started_ns = op_now(op);
+    op->marker_deadline_ns = op->marker_started_ns + bound_ns;
+    act_sql_any(op, &op->source_marker, ACT_MARKER, SQL_TIMEOUT_NS, marker_written,
+                "INSERT INTO shardherd.%I SELECT coalesce(max(n), 0) + 1 FROM shardherd.%I RETURNING n", name, name);
+}
+
+static void fence_marker_done(struct move_op *op, const struct err *err)
+{
+    act_done(op, ACT_MARKER, err);
+}
+
+void act_marker(struct move_op *op)
+{
+    marker_round_trip(op, FENCE_BOUND_NS - LOCK_TIMEOUT_MS * ENV_NS_PER_MS, fence_marker_done);
+}
+
+/* ---- catching up ---- */
+
+static void next_marker(struct loop_timer *timer, void *data);
+
+static void caught_up_once(struct move_op *op, const struct err *err)
+{
+    struct move_record *r = op_record(op);
+    bool late = op_now(op) > op->catch_up_until_ns;
+    if (err != NULL && err->code != ERRC_TIMEOUT) {
+        act_done(op, ACT_CATCH_UP, err);
+        return;
+    }
+    bool fast = err == NULL && r->marker_us * 1000 < MARKER_FAST_NS;
+    op->fast_markers = fast ? op->fast_markers + 1 : 0;
+    if (op->fast_markers >= FAST_MARKERS)
+        act_done(op, ACT_CATCH_UP, NULL);
+    else if (late || op->core.undo_wanted)
+        act_fail(op, ACT_CATCH_UP, ERRC_REFUSED, "the target does not catch up: a marker takes %llu ms",
+                 (unsigned long long)(r->marker_us / 1000));
+    else {
+        operation_changed(&op->op);
+        op->poll_timer.fire = next_marker;
+        loop_timer_start(&op->poll_timer, CATCH_UP_PAUSE_NS);
+    }
+}
+
+static void next_marker(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    marker_round_trip(data, SLOW_MARKER_NS, caught_up_once);
+}
+
+void act_catch_up(struct move_op *op)
+{
+    op->fast_markers = 0;
+    op->catch_up_until_ns = op_now(op) + CATCH_UP_LIMIT_NS;
+    marker_round_trip(op, SLOW_MARKER_NS, caught_up_once);
+}
+
+/* ---- rehearsal: everything the fence will do but the lock ---- */
+
+static void rehearsed_once(struct move_op *op, const struct err *err)
+{
+    if (err != NULL) {
+        act_done(op, ACT_REHEARSE, err);
+        return;
+    }
+    if (op_record(op)->marker_us * 1000 >= MARKER_FAST_NS)
+        act_fail(op, ACT_REHEARSE, ERRC_TIMEOUT, "a marker took %llu ms, the fence allows 50",
+                 (unsigned long long)(op_record(op)->marker_us / 1000));
+    else if (++op->fast_markers < FAST_MARKERS)
+        marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
+    else
+        act_done(op, ACT_REHEARSE, NULL);
+}
+
+static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const char *who = pg_value(reply, 0, 0);
+    if (who != NULL) {
+        act_fail(op, action, ERRC_TIMEOUT, "%s", who);
+        return;
+    }
+    op->fast_markers = 0;
+    marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
+}
+
+void act_rehearse(struct move_op *op)
+{
+    /* a transaction that wrote and stays open would make the LOCK of the fence time out again and again */
+    act_sql(op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
+            "SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, a.application_name, "
+            "l.relation::regclass, extract(epoch FROM clock_timestamp() - a.xact_start)::int) "
+            "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
+            "WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "AND l.relation IN (SELECT relation FROM shardherd.distributed_relations()) AND l.granted "
+            "AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', "
+            "'ExclusiveLock', 'AccessExclusiveLock') AND a.backend_type = 'client backend' "
+            "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
+}

@@ -1,0 +1,258 @@
+/* The cutover: gate, fence, routing table, opening, settling. Every microsecond in LOCK .. OPEN is a write that waits. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "operation/move_op_internal.h"
+#include "operation/sqlf.h"
+
+/* ---- gate ---- */
+
+void act_close_gate(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    act_sql(op, &op->target, ACT_CLOSE_GATE, SQL_TIMEOUT_NS, NULL,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.close_gate(%d, %L, %d, %d)", op_term(op), r->id,
+            r->range.lo, r->range.hi);
+}
+
+void act_burn_gate(struct move_op *op)
+{
+    if (!op->target_known)
+        act_done(op, ACT_BURN_GATE, NULL);
+    else
+        act_sql(op, &op->target, ACT_BURN_GATE, SQL_TIMEOUT_NS, NULL,
+                "SET LOCAL lock_timeout = '2s'; SELECT shardherd.burn_gate(%d, %L)", op_term(op), op_record(op)->id);
+}
+
+/* ---- fence ---- */
+
+void act_lock(struct move_op *op)
+{
+    const struct fleet_database *db = op_database(op);
+    struct buf tables = {0};
+    for (size_t i = 0; db != NULL && i < db->routing->table_count; i++)
+        buf_printf(&tables, "%s%s", i > 0 ? ", " : "", db->routing->tables[i].table);
+    if (tables.length == 0) {
+        act_fail(op, ACT_LOCK, ERRC_NOT_FOUND, "the database has no tables any more");
+        return;
+    }
+    /* statement_timeout bounds the LOCK of all tables together (B4), deadlock_timeout makes autovacuum give way
+     * (B1), idle_in_transaction_session_timeout ends the fence of a manager that fell silent (B2) */
+    act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, NULL,
+            "BEGIN; SET LOCAL statement_timeout = '%s'; SET LOCAL deadlock_timeout = '5ms'; "
+            "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT shardherd.check_term(%d); "
+            "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; SET LOCAL statement_timeout = '200ms'",
+            "100ms", op_term(op), buf_text(&tables));
+    buf_free(&tables);
+}
+
+void sequences_free(struct move_op *op)
+{
+    for (int i = 0; i < op->sequence_count; i++)
+        free(op->sequences[i].name);
+    free(op->sequences);
+    op->sequences = NULL;
+    op->sequence_count = 0;
+    op->sequences_known = false;
+}
+
+static void keep_sequences(struct move_op *op, const PGresult *result)
+{
+    sequences_free(op);
+    int count = PQntuples(result);
+    op->sequences = mem_array((size_t)count, sizeof *op->sequences);
+    for (int i = 0; i < count; i++) {
+        op->sequences[i].name = mem_strdup(PQgetvalue(result, i, 0));
+        op->sequences[i].value = strtoll(PQgetvalue(result, i, 1), NULL, 10);
+    }
+    op->sequence_count = count;
+    op->sequences_known = true;
+}
+
+static void fenced(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    keep_sequences(op, reply->results[reply->count - 1]);
+    act_done(op, action, NULL);
+}
+
+void act_fence(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    const struct fleet_database *db = op_database(op);
+    act_sql(op, &op->source, ACT_FENCE, FENCE_BOUND_NS, fenced,
+            "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)", r->id,
+            r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
+            (int64_t)SEQUENCE_GAP);
+}
+
+void act_commit(struct move_op *op)
+{
+    act_sql(op, &op->source, ACT_COMMIT, SQL_TIMEOUT_NS, NULL, "COMMIT");
+}
+
+static void rolled_back(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    act_done(op, action, NULL);
+}
+
+/* A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. */
+void act_rollback(struct move_op *op)
+{
+    act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
+}
+
+/* ---- routing ---- */
+
+static void routed(const struct err *err, void *data)
+{
+    act_done(data, ACT_ROUTE, err);
+}
+
+static void unrouted(const struct err *err, void *data)
+{
+    act_done(data, ACT_UNROUTE, err);
+}
+
+static void announced_route(const struct err *err, void *data);
+
+void act_route(struct move_op *op)
+{
+    struct fleet_database *db = op_database(op);
+    const struct move_record *r = op_record(op);
+    struct err err = {0};
+    struct routing *next = routing_clone(db->routing);
+    if (routing_move(next, r->source, r->target, &r->range, &err) != 0) {
+        routing_free(next);
+        routed(&err, op);
+    } else if (operation_publish(op->op.owner, db, next, routed, op, &err) != 0)
+        routed(&err, op);
+}
+
+/* S owns R: say so again, with a newer epoch, if the table says otherwise. S's own epoch is what its guards say. */
+void act_unroute(struct move_op *op)
+{
+    struct fleet_database *db = op_database(op);
+    const struct move_record *r = op_record(op);
+    struct err err = {0};
+    const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
+    if (target == NULL || !range_set_contains_range(&target->ranges, &r->range)) {
+        act_done(op, ACT_UNROUTE, NULL);
+        return;
+    }
+    struct routing *back = routing_clone(db->routing);
+    if (routing_move(back, r->target, r->source, &r->range, &err) != 0) {
+        routing_free(back);
+        unrouted(&err, op);
+        return;
+    }
+    routing_find_shard(back, r->source)->epoch = r->source_epoch;
+    if (operation_publish(op->op.owner, db, back, unrouted, op, &err) != 0)
+        unrouted(&err, op);
+}
+
+/* ---- opening ---- */
+
+static void gate_opened(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (pg_value(reply, 0, 0) == NULL)
+        act_fail(op, action, ERRC_PROTOCOL, "the gate has no opening position");
+    else
+        act_done(op, action, NULL);
+}
+
+static void open_gate(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    struct buf names = {0};
+    struct buf values = {0};
+    for (int i = 0; i < op->sequence_count; i++) {
+        buf_add_text(&names, i > 0 ? ", " : "");
+        pg_quote_literal(&names, op->sequences[i].name);
+        buf_add_text(&values, i > 0 ? ", " : "");
+        sqlf(&values, "%d", op->sequences[i].value);
+    }
+    act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened,
+            "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])", op_term(op), r->id,
+            r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
+    buf_free(&names);
+    buf_free(&values);
+}
+
+static void sequences_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    keep_sequences(op, reply->results[reply->count - 1]);
+    open_gate(op);
+}
+
+void act_open(struct move_op *op)
+{
+    if (op->sequences_known)
+        open_gate(op);
+    else /* after a crash inside the fence: S is asked again, it hands out none of them for R any more */
+        act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read,
+                "SELECT name, value FROM shardherd.sequences(%d)", (int64_t)SEQUENCE_GAP);
+}
+
+/* ---- settling ---- */
+
+void act_settle(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    const struct fleet_database *db = op_database(op);
+    const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
+    act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, NULL,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d)", op_term(op), r->id,
+            r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0));
+}
+
+static void announce_on(struct move_op *op, struct link *link, act_reply_cb next)
+{
+    struct buf json = {0};
+    const struct routing *routing = op_database(op)->routing;
+    routing_print(routing, &json);
+    act_sql(op, link, ACT_ANNOUNCE, SQL_TIMEOUT_NS, next, "SELECT shardherd.announce(%d, %L::jsonb)",
+            (int64_t)routing->epoch, buf_text(&json));
+    buf_free(&json);
+}
+
+static void source_announced(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    announce_on(op, &op->target, NULL);
+}
+
+static void announced_route(const struct err *err, void *data)
+{
+    struct move_op *op = data;
+    if (err != NULL)
+        act_done(op, ACT_ANNOUNCE, err);
+    else if (!op->stopped)
+        announce_on(op, &op->source, source_announced);
+}
+
+/* A crash between the fence's commit and the table's publication is mended here. */
+void act_announce(struct move_op *op)
+{
+    struct fleet_database *db = op_database(op);
+    const struct move_record *r = op_record(op);
+    struct err err = {0};
+    if (db == NULL) {
+        act_fail(op, ACT_ANNOUNCE, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    const struct routing_shard *target = routing_find_shard(db->routing, r->target);
+    if (target != NULL && range_set_contains_range(&target->ranges, &r->range)) {
+        announced_route(NULL, op);
+        return;
+    }
+    struct routing *next = routing_clone(db->routing);
+    if (routing_move(next, r->source, r->target, &r->range, &err) != 0) {
+        routing_free(next);
+        announced_route(&err, op);
+    } else if (operation_publish(op->op.owner, db, next, announced_route, op, &err) != 0)
+        announced_route(&err, op);
+}

@@ -1,0 +1,320 @@
+/* The target: its instance, its schema, the freeze of DDL on both sides, and taking instances away again. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "loop/process.h"
+#include "operation/move_op_internal.h"
+#include "operation/shard_sql.h"
+#include "operation/sqlf.h"
+
+#define DUMP_LIMIT      (64u * 1024 * 1024)
+#define DUMP_TIMEOUT_NS (300 * ENV_NS_PER_S)
+
+/* ---- instance ---- */
+
+static void provisioned(const struct err *err, void *data)
+{
+    struct move_op *op = data;
+    act_done(op, ACT_PROVISION, err);
+}
+
+static void publish_target(struct move_op *op, const struct instance_access *access)
+{
+    struct fleet_database *db = op_database(op);
+    struct err err = {0};
+    if (routing_find_shard(db->routing, op_record(op)->target) != NULL) {
+        provisioned(NULL, op);
+        return;
+    }
+    struct routing *routing = routing_clone(db->routing);
+    routing->epoch++;
+    routing_add_shard(routing, op_record(op)->target, access->host, access->port)->epoch = routing->epoch;
+    if (operation_publish(op->op.owner, db, routing, provisioned, op, &err) != 0)
+        provisioned(&err, op);
+}
+
+static void on_instance(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    struct move_op *op = data;
+    struct fleet *fleet = op_services(op)->fleet;
+    struct err local = {0};
+    if (op->stopped)
+        return;
+    if (err != NULL || op_database(op) == NULL) {
+        if (err == NULL)
+            err_set(&local, ERRC_NOT_FOUND, "the database was deleted");
+        act_done(op, ACT_PROVISION, err != NULL ? err : &local);
+        return;
+    }
+    if (fleet_find_instance(fleet, instance->name) == NULL) {
+        struct fleet_instance *added;
+        if (fleet_add_instance(fleet, instance->name, op_services(op)->runtime->backend->kind, &instance->access, &added,
+                               &local) == 0) {
+            free(added->database);
+            free(added->shard);
+            added->database = mem_strdup(op_record(op)->database);
+            added->shard = mem_strdup(op_record(op)->target);
+        }
+    }
+    op_set_target(op, &instance->access);
+    publish_target(op, &instance->access);
+}
+
+void act_provision(struct move_op *op)
+{
+    const struct operation_services *s = op_services(op);
+    struct runtime_spec spec = {0};
+    struct err err = {0};
+    if (!op_record(op)->new_target) {
+        act_done(op, ACT_PROVISION, NULL);
+        return;
+    }
+    if (s->spec_of(s->data, op_database(op), op_record(op)->target, &spec, &err) != 0 ||
+        runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
+        act_done(op, ACT_PROVISION, &err);
+}
+
+/* ---- schema: pg_dump of S, without what is ours, into T, together with T's own guards ---- */
+
+/*
+ * Our own triggers on S know what S owns; on T they would let R pass. pg_dump heads every object with
+ * "-- Name: <name>; Type: <type>; ...": triggers named shardherd_* are left out.
+ */
+static void add_without_our_triggers(struct buf *out, const char *dump)
+{
+    bool skipping = false;
+    for (const char *line = dump; *line != '\0';) {
+        const char *end = strchr(line, '\n');
+        size_t length = end != NULL ? (size_t)(end - line) + 1 : strlen(line);
+        if (strncmp(line, "-- Name: ", 9) == 0) {
+            const char *type = memmem(line, length, "; Type: ", 8);
+            bool trigger = type != NULL && (strncmp(type + 8, "TRIGGER;", 8) == 0 ||
+                                            strncmp(type + 8, "EVENT TRIGGER;", 14) == 0);
+            skipping = trigger && memmem(line, length, "shardherd_", 10) != NULL;
+        }
+        if (!skipping)
+            buf_add(out, line, length);
+        line += length;
+    }
+}
+
+static char *target_script(struct move_op *op, const char *dump)
+{
+    struct buf sql = {0};
+    const struct move_record *r = op_record(op);
+    const struct fleet_database *db = op_database(op);
+    add_without_our_triggers(&sql, dump);
+    buf_add_text(&sql, "\nSET search_path = pg_catalog;\n");
+    buf_add_text(&sql, shard_sql);
+    sqlf(&sql, "SELECT shardherd.raise_term(%d);\n", op_term(op));
+    for (size_t i = 0; i < db->routing->table_count; i++)
+        sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L);\n", op_term(op), db->routing->tables[i].table,
+             db->routing->tables[i].key);
+    sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, %d, '{}', '{}');\n", op_term(op), r->database, r->target,
+         (int64_t)db->routing->epoch);
+    return buf_take(&sql);
+}
+
+static const char *tool(const struct move_op *op, const char *name, char *out, size_t size)
+{
+    const char *directory = op_services(op)->bin_directory;
+    snprintf(out, size, "%s%s%s", directory != NULL ? directory : "", directory != NULL ? "/" : "", name);
+    return out;
+}
+
+struct tool_run {
+    struct move_op *op;
+    const char *name;
+    void (*next)(struct move_op *op, const struct process_result *result);
+};
+
+static void on_tool_end(const struct process_result *result, void *data)
+{
+    struct tool_run run = *(struct tool_run *)data;
+    struct err err = {0};
+    free(data);
+    if (run.op->stopped)
+        return;
+    if (result->err.code != ERRC_NONE || result->exit_code != 0 || result->truncated) {
+        process_describe(result, run.name, &err);
+        /* a server that went away is worth another try, a script it refuses is not */
+        bool lost = strstr(result->errors != NULL ? result->errors : "", "connection to server") != NULL;
+        err.code = result->exit_code == 3 && !lost ? ERRC_REFUSED : ERRC_UNAVAILABLE;
+        act_done(run.op, ACT_SCHEMA, &err);
+        return;
+    }
+    run.next(run.op, result);
+}
+
+static void run_tool(struct move_op *op, const char *name, const struct link *server, const char *const *extra,
+                     const char *input, void (*next)(struct move_op *op, const struct process_result *result))
+{
+    char path[512];
+    char port[16];
+    char *password = mem_printf("PGPASSWORD=%s", server->access.password != NULL ? server->access.password : "");
+    const char *argv[24] = {tool(op, name, path, sizeof path), "-h", server->access.host, "-p", port, "-U",
+                            server->access.user, "-d", server->access.dbname};
+    const char *env[] = {password, "PGAPPNAME=shardherd", "PGCONNECT_TIMEOUT=10", "PGOPTIONS=-c statement_timeout=0",
+                         NULL};
+    struct process_options options = {.argv = argv, .env = env, .input = input, .timeout_ns = DUMP_TIMEOUT_NS,
+                                      .input_length = input != NULL ? strlen(input) : 0, .capture_limit = DUMP_LIMIT};
+    struct tool_run *run = mem_alloc(sizeof *run);
+    struct err err = {0};
+    snprintf(port, sizeof port, "%d", server->access.port);
+    for (int i = 0; extra[i] != NULL && i < 12; i++)
+        argv[9 + i] = extra[i];
+    *run = (struct tool_run){op, name, next};
+    int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, NULL, &err);
+    mem_wipe_free(password);
+    if (rc != 0) {
+        free(run);
+        act_done(op, ACT_SCHEMA, &err);
+    }
+}
+
+static void target_filled(struct move_op *op, const struct process_result *result)
+{
+    (void)result;
+    act_done(op, ACT_SCHEMA, NULL);
+}
+
+static void dumped(struct move_op *op, const struct process_result *result)
+{
+    static const char *const extra[] = {"-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-o", "/dev/null", NULL};
+    if (op_database(op) == NULL) {
+        act_fail(op, ACT_SCHEMA, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    char *script = target_script(op, result->out);
+    run_tool(op, "psql", &op->target, extra, script, target_filled);
+    free(script);
+}
+
+static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    static const char *const extra[] = {"--schema-only", "--exclude-schema=shardherd", "--no-publications",
+                                        "--no-subscriptions", "--no-tablespaces", NULL};
+    const char *system = pg_value(reply, 0, 1);
+    op_record(op)->target_system = system != NULL ? strtoull(system, NULL, 10) : 0;
+    const char *there = pg_value(reply, 0, 0);
+    if (there != NULL && there[0] == 't') /* all of it came in one transaction */
+        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL, "SELECT shardherd.raise_term(%d)", op_term(op));
+    else if (!op_record(op)->new_target)
+        act_fail(op, action, ERRC_REFUSED, "shard %s has no schema of shardherd", op_record(op)->target);
+    else
+        run_tool(op, "pg_dump", &op->source, extra, NULL, dumped);
+}
+
+void act_schema(struct move_op *op)
+{
+    act_sql(op, &op->target, ACT_SCHEMA, SQL_TIMEOUT_NS, looked_for_schema,
+            "SELECT to_regclass('shardherd.shard') IS NOT NULL, (pg_control_system()).system_identifier");
+}
+
+/* ---- freeze ---- */
+
+static void source_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    (void)reply;
+    act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id, r->range.lo,
+            r->range.hi);
+}
+
+void act_freeze(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    act_sql(op, &op->source, ACT_FREEZE, SQL_TIMEOUT_NS, source_frozen,
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id, r->range.lo,
+            r->range.hi);
+}
+
+static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    bool target_gone = op_record(op)->state == MOVE_UNDO && op_record(op)->new_target;
+    if (!op->target_known || target_gone)
+        act_done(op, action, NULL);
+    else
+        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
+                "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op), op_record(op)->id);
+}
+
+void act_unfreeze(struct move_op *op)
+{
+    act_sql(op, &op->source, ACT_UNFREEZE, SQL_TIMEOUT_NS, source_unfrozen,
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op), op_record(op)->id);
+}
+
+/* ---- taking a shard away ---- */
+
+struct removal {
+    struct move_op *op;
+    enum move_action action;
+    char shard[MOVE_NAME_SIZE];
+};
+
+static void on_removed(const struct err *err, void *data)
+{
+    struct removal removal = *(struct removal *)data;
+    free(data);
+    act_done(removal.op, removal.action, err);
+}
+
+static void remove_instance(const struct err *err, void *data)
+{
+    struct removal *removal = data;
+    const struct operation_services *s = op_services(removal->op);
+    struct err local = {0};
+    char name[2 * MOVE_NAME_SIZE + 4];
+    if (err != NULL) {
+        on_removed(err, data);
+        return;
+    }
+    snprintf(name, sizeof name, "%s-%s-0", op_record(removal->op)->database, removal->shard);
+    if (s->runtime == NULL) /* a server that was only lent stays; it owns nothing */
+        on_removed(NULL, data);
+    else if (runtime_remove(s->runtime, name, on_removed, removal, &local) != 0)
+        on_removed(&local, data);
+}
+
+/* Out of the routing table first, so that nobody is sent there any more. */
+static void remove_shard(struct move_op *op, enum move_action action, const char *shard)
+{
+    struct fleet_database *db = op_database(op);
+    struct removal *removal = mem_zalloc(sizeof *removal);
+    struct err err = {0};
+    removal->op = op;
+    removal->action = action;
+    snprintf(removal->shard, sizeof removal->shard, "%s", shard);
+    if (db == NULL || routing_find_shard(db->routing, shard) == NULL) {
+        remove_instance(NULL, removal);
+        return;
+    }
+    struct routing *routing = routing_clone(db->routing);
+    routing->epoch++;
+    if (routing_remove_shard(routing, shard, &err) != 0) {
+        routing_free(routing);
+        on_removed(&err, removal);
+    } else if (operation_publish(op->op.owner, db, routing, remove_instance, removal, &err) != 0)
+        on_removed(&err, removal);
+}
+
+void act_retire(struct move_op *op)
+{
+    link_drop(&op->source);
+    link_drop(&op->source_marker);
+    remove_shard(op, ACT_RETIRE, op_record(op)->source);
+}
+
+void act_remove_target(struct move_op *op)
+{
+    if (op->target_known) {
+        link_drop(&op->target);
+        link_drop(&op->target_poll);
+    }
+    remove_shard(op, ACT_REMOVE_TARGET, op_record(op)->target);
+}

@@ -1,0 +1,527 @@
+/* A move as an operation: glue between the core (move.c), the live actions (move_act_*.c) and the manager. */
+#include <assert.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "operation/move_op_internal.h"
+#include "operation/sqlf.h"
+
+static const struct operation_kind move_kind;
+
+static struct move_op *of_driver(struct move_driver *driver)
+{
+    return list_item(driver, struct move_op, driver);
+}
+
+struct move_record *op_record(struct move_op *op)
+{
+    return &op->core.record;
+}
+
+const struct operation_services *op_services(const struct move_op *op)
+{
+    return &op->op.owner->services;
+}
+
+int64_t op_term(const struct move_op *op)
+{
+    return op_services(op)->term;
+}
+
+struct fleet_database *op_database(const struct move_op *op)
+{
+    return fleet_find_database(op_services(op)->fleet, op->core.record.database);
+}
+
+uint64_t op_now(const struct move_op *op)
+{
+    return loop_clock(op_services(op)->loop);
+}
+
+/* ---- ends ---- */
+
+static void maybe_report_stopped(struct move_op *op)
+{
+    if (op->stopped && !op->reported && op->open_links == 0 && op->op.owner->stopped != NULL) {
+        op->reported = true;
+        operation_stopped(&op->op);
+    }
+}
+
+static void link_closed(void *data)
+{
+    maybe_report_stopped(data);
+}
+
+static void drop_links(struct move_op *op)
+{
+    if (op->source_known) {
+        link_drop(&op->source);
+        link_drop(&op->source_marker);
+    }
+    if (op->target_known) {
+        link_drop(&op->target);
+        link_drop(&op->target_poll);
+    }
+}
+
+static void stop_move(struct operation *base)
+{
+    struct move_op *op = (struct move_op *)base;
+    op->stopped = true;
+    loop_timer_stop(&op->wait_timer);
+    loop_timer_stop(&op->poll_timer);
+    drop_links(op);
+    maybe_report_stopped(op);
+}
+
+static void free_move(struct operation *base)
+{
+    struct move_op *op = (struct move_op *)base;
+    loop_timer_stop(&op->wait_timer);
+    loop_timer_stop(&op->poll_timer);
+    if (op->source_known) {
+        link_fini(&op->source);
+        link_fini(&op->source_marker);
+    }
+    if (op->target_known) {
+        link_fini(&op->target);
+        link_fini(&op->target_poll);
+    }
+    verify_free(op);
+    clean_free(op);
+    sequences_free(op);
+    free(op->target_instance);
+    move_fini(&op->core);
+    free(op);
+}
+
+/* ---- the driver ---- */
+
+static void (*const actions[ACT_COUNT])(struct move_op *) = {
+    [ACT_TAKE_TERM] = act_take_term,
+    [ACT_INSPECT] = act_inspect,
+    [ACT_CHECK] = act_check,
+    [ACT_PROVISION] = act_provision,
+    [ACT_SCHEMA] = act_schema,
+    [ACT_FREEZE] = act_freeze,
+    [ACT_EMPTY_TARGET] = act_empty_target,
+    [ACT_PUBLISH] = act_publish,
+    [ACT_SUBSCRIBE] = act_subscribe,
+    [ACT_AWAIT_COPY] = act_await_copy,
+    [ACT_CATCH_UP] = act_catch_up,
+    [ACT_VERIFY] = act_verify,
+    [ACT_CLOSE_GATE] = act_close_gate,
+    [ACT_REHEARSE] = act_rehearse,
+    [ACT_LOCK] = act_lock,
+    [ACT_FENCE] = act_fence,
+    [ACT_MARKER] = act_marker,
+    [ACT_ROUTE] = act_route,
+    [ACT_COMMIT] = act_commit,
+    [ACT_ROLLBACK] = act_rollback,
+    [ACT_UNROUTE] = act_unroute,
+    [ACT_RESOLVE] = act_resolve,
+    [ACT_OPEN] = act_open,
+    [ACT_SETTLE] = act_settle,
+    [ACT_ANNOUNCE] = act_announce,
+    [ACT_DROP_FORWARD] = act_drop_forward,
+    [ACT_CLEAN_SOURCE] = act_clean_source,
+    [ACT_UNFREEZE] = act_unfreeze,
+    [ACT_RETIRE] = act_retire,
+    [ACT_BURN_GATE] = act_burn_gate,
+    [ACT_REMOVE_TARGET] = act_remove_target,
+};
+
+static void maybe_kill(struct move_op *op, const char *moment, const char *name)
+{
+    if (op_services(op)->kill_at == NULL)
+        return;
+    char place[64];
+    snprintf(place, sizeof place, "move:%s:%s", moment, name);
+    operation_maybe_kill(op->op.owner, place);
+}
+
+void act_outcome(struct move_op *op, enum move_action action, const struct move_outcome *outcome)
+{
+    if (op->stopped)
+        return;
+    if (outcome->err.code == ERRC_NONE)
+        maybe_kill(op, "after", move_action_name(action));
+    move_done(&op->core, action, outcome);
+}
+
+void act_done(struct move_op *op, enum move_action action, const struct err *err)
+{
+    struct move_outcome outcome = {0};
+    if (err != NULL)
+        outcome.err = *err;
+    if (err_is_sql(&outcome.err, "SHR03"))
+        outcome.err.code = ERRC_STALE;
+    act_outcome(op, action, &outcome);
+}
+
+void act_fail(struct move_op *op, enum move_action action, enum err_code code, const char *fmt, ...)
+{
+    struct err err = {0};
+    char text[400];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    err_set(&err, code, "%s", text);
+    act_done(op, action, &err);
+}
+
+static void on_journaled(struct operation *base, const struct err *err, void *data)
+{
+    struct move_op *op = (struct move_op *)base;
+    (void)data;
+    if (op->stopped)
+        return;
+    if (err == NULL)
+        maybe_kill(op, "state", move_state_name(op->core.record.state));
+    act_done(op, ACT_JOURNAL, err);
+}
+
+static void journal(struct move_op *op)
+{
+    struct err err = {0};
+    struct move_record *r = op_record(op);
+    r->phase_started_us = loop_wall(op_services(op)->loop);
+    if (r->state == MOVE_DONE || r->state == MOVE_UNDONE || r->state == MOVE_REFUSED)
+        r->ended_us = r->phase_started_us;
+    if (operation_journal(&op->op, on_journaled, NULL, &err) != 0)
+        act_done(op, ACT_JOURNAL, &err); /* only our own mistakes get here: a document above the limit */
+}
+
+static void waited(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    act_done(data, ACT_WAIT, NULL);
+}
+
+static void drive(struct move_driver *driver, enum move_action action)
+{
+    struct move_op *op = of_driver(driver);
+    maybe_kill(op, "before", move_action_name(action));
+    if (action == ACT_JOURNAL)
+        journal(op);
+    else if (action == ACT_WAIT)
+        loop_timer_start(&op->wait_timer, op->core.wait_ns);
+    else
+        actions[action](op);
+}
+
+static uint64_t driver_now(struct move_driver *driver)
+{
+    return op_now(of_driver(driver));
+}
+
+static void log_change(const struct move_op *op)
+{
+    const struct move_record *r = &op->core.record;
+    bool failing = op->core.attempts > 0 && r->error.code != ERRC_NONE;
+    log_event(failing ? LOG_WARN : LOG_INFO, failing ? "step failed, trying again" : "move goes on", "op", r->id, "db",
+              r->database, "shard", r->source, "target", r->target, "state", move_state_name(r->state), "err",
+              failing ? r->error.message : NULL, NULL);
+}
+
+static void driver_changed(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    op->op.error = op->core.record.error;
+    log_change(op);
+    operation_changed(&op->op);
+}
+
+static void driver_ended(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    const struct move_record *r = op_record(op);
+    drop_links(op);
+    op->stopped = true;
+    op->op.error = r->error;
+    log_event(r->state == MOVE_DONE ? LOG_INFO : LOG_WARN, "move ended", "op", r->id, "db", r->database, "shard",
+              r->source, "target", r->target, "state", move_state_name(r->state), "write_block_us",
+              log_num((long long)r->write_block_us), "rows", log_num((long long)r->copy_rows), "err",
+              r->error.code != ERRC_NONE ? r->error.message : NULL, NULL);
+    operation_end(&op->op, r->state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE);
+}
+
+static void driver_deposed(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    const struct move_record *r = op_record(op);
+    log_event(LOG_ERROR, "move is left to another leader or to a person", "op", r->id, "db", r->database, "err",
+              r->error.message, NULL);
+    op->op.error = r->error;
+    op->stopped = true;
+    drop_links(op);
+    operation_end(&op->op, OPERATION_FAILED);
+}
+
+/* ---- SQL of the actions ---- */
+
+struct act {
+    struct move_op *op;
+    enum move_action action;
+    act_reply_cb handler;
+    bool any;
+};
+
+static void on_reply(const struct pg_reply *reply, void *data)
+{
+    struct act act = *(struct act *)data;
+    free(data);
+    if (act.op->stopped)
+        return;
+    if (reply->err != NULL && !act.any) {
+        struct err err = *reply->err;
+        if (!err_is_sql(&err, "SHR03"))
+            err_wrap(&err, "%s", move_action_name(act.action));
+        act_done(act.op, act.action, &err);
+    } else if (act.handler == NULL)
+        act_done(act.op, act.action, NULL);
+    else
+        act.handler(act.op, act.action, reply);
+}
+
+static void send_sql(struct move_op *op, struct link *link, const struct act *act, uint64_t timeout_ns, const char *fmt,
+                     va_list args)
+{
+    struct buf sql = {0};
+    struct act *copy = mem_alloc(sizeof *copy);
+    *copy = *act;
+    sqlvf(&sql, fmt, args);
+    (void)op;
+    link_exec(link, buf_text(&sql), timeout_ns, on_reply, copy);
+    mem_wipe_free(buf_take(&sql));
+}
+
+void act_sql(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns, act_reply_cb handler,
+             const char *fmt, ...)
+{
+    struct act act = {op, action, handler, false};
+    va_list args;
+    va_start(args, fmt);
+    send_sql(op, link, &act, timeout_ns, fmt, args);
+    va_end(args);
+}
+
+void act_sql_any(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns,
+                 act_reply_cb handler, const char *fmt, ...)
+{
+    struct act act = {op, action, handler, true};
+    va_list args;
+    va_start(args, fmt);
+    send_sql(op, link, &act, timeout_ns, fmt, args);
+    va_end(args);
+}
+
+/* ---- life ---- */
+
+static void set_links(struct move_op *op, struct link *one, struct link *two, const struct instance_access *access)
+{
+    char application[64];
+    snprintf(application, sizeof application, "shardherd op=%s", op->core.record.id);
+    link_init(one, op_services(op)->loop, access, application, &op->open_links, link_closed, op);
+    link_init(two, op_services(op)->loop, access, application, &op->open_links, link_closed, op);
+}
+
+void op_set_target(struct move_op *op, const struct instance_access *access)
+{
+    if (op->target_known)
+        return;
+    set_links(op, &op->target, &op->target_poll, access);
+    op->target_known = true;
+}
+
+static void set_source(struct move_op *op, const struct instance_access *access)
+{
+    set_links(op, &op->source, &op->source_marker, access);
+    op->source_known = true;
+}
+
+static void print_move(const struct operation *base, struct buf *json)
+{
+    move_record_print(&((const struct move_op *)base)->core.record, json);
+}
+
+static void cancel_move(struct operation *base)
+{
+    struct move_op *op = (struct move_op *)base;
+    op->op.error.code = ERRC_NONE;
+    move_cancel(&op->core, &op->op.error);
+    operation_changed(base);
+}
+
+static const struct operation_kind move_kind = {
+    .name = "move", .print = print_move, .cancel = cancel_move, .stop = stop_move, .free = free_move};
+
+bool move_op_is(const struct operation *op)
+{
+    return op->kind == &move_kind;
+}
+
+bool move_op_targets(const struct operation *op, const char *shard)
+{
+    return move_op_is(op) && strcmp(((const struct move_op *)op)->core.record.target, shard) == 0;
+}
+
+const struct move_record *move_op_record(const struct operation *op)
+{
+    return &((const struct move_op *)op)->core.record;
+}
+
+double move_op_progress(const struct operation *base, double *ret_eta_seconds)
+{
+    const struct move_op *op = (const struct move_op *)base;
+    const struct move_record *r = &op->core.record;
+    static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0, 0.02, 0.05, 0.85, 0.87, 0.92, 0.94,
+                                                     0.95, 0.96, 0.97, 1.0,  0.0,  1.0,  1.0};
+    double done = reached[r->state];
+    *ret_eta_seconds = NAN;
+    if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
+        double share = fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes);
+        double seconds = (double)(op_now(op) - op->copy_started_ns) / 1e9;
+        done += share * 0.8;
+        *ret_eta_seconds = share > 0.01 ? seconds / share - seconds : NAN;
+    }
+    return done;
+}
+
+static struct move_op *new_move(struct operations *ops, const struct move_record *record, const char *id)
+{
+    struct move_op *op = mem_zalloc(sizeof *op);
+    op->driver = (struct move_driver){drive, driver_now, driver_changed, driver_ended, driver_deposed};
+    operation_register(ops, &op->op, &move_kind, move_kind_name(record->kind), id);
+    move_init(&op->core, &op->driver, record);
+    snprintf(op->core.record.id, sizeof op->core.record.id, "%s", op->op.id);
+    op->op.database = mem_strdup(record->database);
+    op->op.shard = mem_strdup(record->source);
+    loop_timer_init(ops->services.loop, &op->wait_timer, waited, op);
+    loop_timer_init(ops->services.loop, &op->poll_timer, NULL, op);
+    return op;
+}
+
+/* ---- starting ---- */
+
+static void name_new_shard(const struct routing *routing, char out[MOVE_NAME_SIZE])
+{
+    for (unsigned n = 1;; n++) {
+        snprintf(out, MOVE_NAME_SIZE, "s%u", n);
+        if (routing_find_shard(routing, out) == NULL)
+            return;
+    }
+}
+
+static int check_request(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
+                         struct err *err)
+{
+    if (ops->services.term == 0)
+        return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
+    if (db == NULL || db->routing == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s is not known or not provisioned yet", q->database);
+    const struct routing_shard *source = routing_find_shard(db->routing, q->source);
+    if (source == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s", q->database, q->source);
+    if (!range_set_contains_range(&source->ranges, &q->range))
+        return err_set(err, ERRC_REFUSED, "shard %s does not own all of that range", q->source);
+    if (q->target != NULL && routing_find_shard(db->routing, q->target) == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s to move to", q->database, q->target);
+    if (q->target != NULL && strcmp(q->source, q->target) == 0)
+        return err_set(err, ERRC_INVALID, "source and target are the same shard");
+    if (q->target == NULL && ops->services.runtime == NULL)
+        return err_set(err, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
+    if (q->retire_source && (source->ranges.count != 1 || source->ranges.items[0].lo != q->range.lo ||
+                             source->ranges.items[0].hi != q->range.hi))
+        return err_set(err, ERRC_REFUSED, "only a shard whose one range is moved can be retired with it");
+    const struct operation *busy = operations_running_on(ops, q->database, q->source);
+    if (busy == NULL && q->target != NULL)
+        busy = operations_running_on(ops, q->database, q->target);
+    if (busy != NULL)
+        return err_set(err, ERRC_CONFLICT, "operation %s runs on shard %s: wait for it or cancel it", busy->id,
+                       busy->shard != NULL ? busy->shard : "(all)");
+    if (fleet_primary(ops->services.fleet, q->database, q->source) == NULL)
+        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", q->source);
+    return 0;
+}
+
+static int fill_record(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
+                       struct move_record *r)
+{
+    move_record_init(r);
+    r->kind = q->kind;
+    snprintf(r->database, sizeof r->database, "%s", q->database);
+    snprintf(r->source, sizeof r->source, "%s", q->source);
+    if (q->target != NULL)
+        snprintf(r->target, sizeof r->target, "%s", q->target);
+    else
+        name_new_shard(db->routing, r->target);
+    r->range = q->range;
+    r->new_target = q->target == NULL;
+    r->retire_source = q->retire_source;
+    r->dry_run = q->dry_run;
+    r->bake_ns = q->bake_ns;
+    r->rule = q->rule;
+    r->decided_us = q->decided_us;
+    snprintf(r->reason, sizeof r->reason, "%s", q->reason != NULL ? q->reason : "");
+    r->created_us = loop_wall(ops->services.loop);
+    return 0;
+}
+
+int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret, struct err *err)
+{
+    struct fleet_database *db = fleet_find_database(ops->services.fleet, request->database);
+    struct move_record record;
+    if (check_request(ops, request, db, err) != 0)
+        return (int)err->code;
+    fill_record(ops, request, db, &record);
+    struct move_op *op = new_move(ops, &record, NULL);
+    set_source(op, &fleet_primary(ops->services.fleet, request->database, request->source)->access);
+    const struct fleet_instance *target = fleet_primary(ops->services.fleet, record.database, record.target);
+    if (target != NULL)
+        op_set_target(op, &target->access);
+    log_event(LOG_INFO, "move begins", "op", op->op.id, "db", record.database, "shard", record.source, "target",
+              record.target, "kind", move_kind_name(record.kind), "why", record.reason, NULL);
+    move_start(&op->core, false);
+    if (ret != NULL)
+        *ret = &op->op;
+    return 0;
+}
+
+int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err)
+{
+    struct move_record record;
+    if (move_record_parse(json, strlen(json), &record, err) != 0)
+        return (int)err->code;
+    struct move_op *op = new_move(ops, &record, record.id);
+    op->op.revision = revision;
+    op->op.created_us = record.created_us;
+    if (record.state == MOVE_DONE || record.state == MOVE_UNDONE || record.state == MOVE_REFUSED) {
+        op->stopped = true;
+        op->op.status = record.state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE;
+        op->op.ended_us = record.ended_us;
+        op->op.error = record.error;
+        return 0;
+    }
+    const struct fleet_instance *source = fleet_primary(ops->services.fleet, record.database, record.source);
+    const struct fleet_instance *target = fleet_primary(ops->services.fleet, record.database, record.target);
+    if (source == NULL) {
+        op->stopped = true;
+        op->op.status = OPERATION_FAILED;
+        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", record.source);
+    }
+    set_source(op, &source->access);
+    if (target != NULL)
+        op_set_target(op, &target->access);
+    log_event(LOG_INFO, "move is resumed", "op", op->op.id, "db", record.database, "state",
+              move_state_name(record.state), NULL);
+    move_start(&op->core, true);
+    return 0;
+}

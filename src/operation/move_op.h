@@ -1,0 +1,42 @@
+/*
+ * move_op: a move as an operation of the manager: core, live driver and journal together.
+ */
+#ifndef OPERATION_MOVE_OP_H
+#define OPERATION_MOVE_OP_H
+
+#include "operation/move.h"
+#include "operation/operation.h"
+
+/* What to move. Names are copied. */
+struct move_request {
+    enum move_kind kind;
+    const char *database;
+    const char *source;
+    const char *target;      /* NULL: a new shard, named after the first free "sN" */
+    struct range range;
+    bool retire_source;      /* merge: range must be all that the source owns */
+    bool dry_run;
+    uint64_t bake_ns;
+    int rule;
+    const char *reason;
+    int64_t decided_us;
+};
+
+/*
+ * Starts it. Errors before anything is started: NOT_FOUND database or shard, CONFLICT another move runs on the
+ * source or target (named), REFUSED the source does not own the range, UNSUPPORTED no runtime to make a target.
+ */
+int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret, struct err *err);
+
+/* From a journal. Ended ones are only listed. */
+int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);
+
+bool move_op_is(const struct operation *op);
+/* True if op is a running move into that shard. */
+bool move_op_targets(const struct operation *op, const char *shard);
+const struct move_record *move_op_record(const struct operation *op);
+
+/* Bytes, rows, rate, ETA for people: 0..1 of the whole move, and seconds to the end of the copy (-1 unknown). */
+double move_op_progress(const struct operation *op, double *ret_eta_seconds);
+
+#endif

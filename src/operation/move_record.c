@@ -1,0 +1,213 @@
+/* The journal document of a move: one flat JSON object; 64-bit numbers are strings. */
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/text.h"
+#include "operation/move.h"
+#include "operation/move_internal.h"
+
+/* Members that are plain numbers, printed as strings. */
+static const struct number {
+    const char *name;
+    size_t offset;
+    bool is_signed;
+    bool is_unsigned_int; /* `unsigned` instead of 64 bits */
+} numbers[] = {
+#define SIGNED(member)   {#member, offsetof(struct move_record, member), true, false}
+#define UNSIGNED(member) {#member, offsetof(struct move_record, member), false, false}
+#define UINT(member)     {#member, offsetof(struct move_record, member), false, true}
+    SIGNED(created_us),      SIGNED(ended_us),      SIGNED(decided_us),      SIGNED(phase_started_us),
+    UNSIGNED(bake_ns),       UNSIGNED(source_system), UNSIGNED(target_system), UNSIGNED(publication),
+    UNSIGNED(source_epoch),  UNSIGNED(copy_us),     UNSIGNED(copy_rows),     UNSIGNED(copy_bytes),
+    UNSIGNED(total_rows),    UNSIGNED(total_bytes), UNSIGNED(verified_rows), UNSIGNED(buckets_in_motion),
+    UINT(verify_rounds),     UINT(fence_attempts),  UNSIGNED(lock_us),       UNSIGNED(inside_us),
+    UNSIGNED(commit_us),     UNSIGNED(open_us),     UNSIGNED(write_block_us), UNSIGNED(marker_us),
+    UNSIGNED(cleaned_rows),
+#undef SIGNED
+#undef UNSIGNED
+#undef UINT
+};
+#define NUMBER_COUNT (sizeof numbers / sizeof numbers[0])
+
+void move_record_init(struct move_record *r)
+{
+    memset(r, 0, sizeof *r);
+    r->findings.limit = MOVE_FINDINGS_MAX;
+}
+
+void move_record_free(struct move_record *r)
+{
+    buf_free(&r->findings);
+}
+
+void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE])
+{
+    int n = snprintf(out, MOVE_NAME_SIZE, "shardherd_%.32s_%.12s_f", r->database, r->id);
+    for (int i = 0; i < n && i < MOVE_NAME_SIZE - 1; i++)
+        if (out[i] == '-')
+            out[i] = '_';
+}
+
+static void add_number(yyjson_mut_doc *doc, yyjson_mut_val *root, const char *name, const char *format_text)
+{
+    yyjson_mut_obj_add_strcpy(doc, root, name, format_text);
+}
+
+static void print_numbers(const struct move_record *r, yyjson_mut_doc *doc, yyjson_mut_val *root)
+{
+    for (size_t i = 0; i < NUMBER_COUNT; i++) {
+        const char *at = (const char *)r + numbers[i].offset;
+        char text[32];
+        if (numbers[i].is_unsigned_int) {
+            unsigned value;
+            memcpy(&value, at, sizeof value);
+            snprintf(text, sizeof text, "%u", value);
+        } else {
+            uint64_t value;
+            memcpy(&value, at, sizeof value);
+            if (numbers[i].is_signed)
+                snprintf(text, sizeof text, "%" PRId64, (int64_t)value);
+            else
+                snprintf(text, sizeof text, "%" PRIu64, value);
+        }
+        add_number(doc, root, numbers[i].name, text);
+    }
+}
+
+void move_record_print(const struct move_record *r, struct buf *json)
+{
+    yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *root = yyjson_mut_obj(doc);
+    char text[RANGE_TEXT_SIZE];
+    yyjson_mut_doc_set_root(doc, root);
+    yyjson_mut_obj_add_str(doc, root, "id", r->id);
+    yyjson_mut_obj_add_str(doc, root, "kind", move_kind_name(r->kind));
+    yyjson_mut_obj_add_str(doc, root, "database", r->database);
+    yyjson_mut_obj_add_str(doc, root, "source", r->source);
+    yyjson_mut_obj_add_str(doc, root, "target", r->target);
+    snprintf(text, sizeof text, "%" PRId64, r->range.lo);
+    yyjson_mut_obj_add_strcpy(doc, root, "lo", text);
+    snprintf(text, sizeof text, "%" PRId64, r->range.hi);
+    yyjson_mut_obj_add_strcpy(doc, root, "hi", text);
+    yyjson_mut_obj_add_str(doc, root, "state", move_state_name(r->state));
+    yyjson_mut_obj_add_bool(doc, root, "new_target", r->new_target);
+    yyjson_mut_obj_add_bool(doc, root, "retire_source", r->retire_source);
+    yyjson_mut_obj_add_bool(doc, root, "dry_run", r->dry_run);
+    yyjson_mut_obj_add_bool(doc, root, "canceled", r->canceled);
+    yyjson_mut_obj_add_int(doc, root, "rule", r->rule);
+    yyjson_mut_obj_add_str(doc, root, "reason", r->reason);
+    yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(r->error.code));
+    yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
+    if (r->findings.length > 0)
+        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, r->findings.data));
+    print_numbers(r, doc, root);
+    size_t length;
+    char *out = yyjson_mut_write(doc, 0, &length);
+    if (out != NULL)
+        buf_add(json, out, length);
+    free(out);
+    yyjson_mut_doc_free(doc);
+}
+
+static int parse_numbers(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    for (size_t i = 0; i < NUMBER_COUNT; i++) {
+        const char *text = yyjson_get_str(yyjson_obj_get(root, numbers[i].name));
+        char *at = (char *)r + numbers[i].offset;
+        int64_t s = 0;
+        uint64_t u = 0;
+        if (text == NULL)
+            continue; /* written by an older version */
+        bool ok = numbers[i].is_signed ? text_to_int64(text, &s) : text_to_uint64(text, &u);
+        if (!ok)
+            return err_set(err, ERRC_CORRUPT, "member %s is not a number", numbers[i].name);
+        if (numbers[i].is_unsigned_int) {
+            unsigned value = (unsigned)u;
+            memcpy(at, &value, sizeof value);
+        } else
+            memcpy(at, numbers[i].is_signed ? (void *)&s : (void *)&u, sizeof u);
+    }
+    return 0;
+}
+
+static int get_text(yyjson_val *root, const char *name, char *out, size_t size, struct err *err)
+{
+    const char *text = yyjson_get_str(yyjson_obj_get(root, name));
+    if (text == NULL || strlen(text) >= size)
+        return err_set(err, ERRC_CORRUPT, "member %s is missing or too long", name);
+    memcpy(out, text, strlen(text) + 1);
+    return 0;
+}
+
+static int parse_choice(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    char text[64];
+    if (get_text(root, "state", text, sizeof text, err) != 0)
+        return (int)err->code;
+    int state = move_state_find(text);
+    if (state < 0)
+        return err_set(err, ERRC_CORRUPT, "state %s is unknown", text);
+    r->state = (enum move_state)state;
+    if (get_text(root, "kind", text, sizeof text, err) != 0)
+        return (int)err->code;
+    for (int k = 0; k < MOVE_KIND_COUNT; k++)
+        if (strcmp(text, move_kind_name((enum move_kind)k)) == 0) {
+            r->kind = (enum move_kind)k;
+            return 0;
+        }
+    return err_set(err, ERRC_CORRUPT, "kind %s is unknown", text);
+}
+
+static int parse_range(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    const char *lo = yyjson_get_str(yyjson_obj_get(root, "lo"));
+    const char *hi = yyjson_get_str(yyjson_obj_get(root, "hi"));
+    if (lo == NULL || hi == NULL || !text_to_int64(lo, &r->range.lo) || !text_to_int64(hi, &r->range.hi) ||
+        r->range.lo > r->range.hi)
+        return err_set(err, ERRC_CORRUPT, "lo and hi are not a range");
+    return 0;
+}
+
+static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    if (get_text(root, "id", r->id, sizeof r->id, err) != 0 ||
+        get_text(root, "database", r->database, sizeof r->database, err) != 0 ||
+        get_text(root, "source", r->source, sizeof r->source, err) != 0 ||
+        get_text(root, "target", r->target, sizeof r->target, err) != 0 ||
+        get_text(root, "reason", r->reason, sizeof r->reason, err) != 0 ||
+        get_text(root, "error", r->error.message, sizeof r->error.message, err) != 0 ||
+        parse_choice(root, r, err) != 0 || parse_range(root, r, err) != 0 || parse_numbers(root, r, err) != 0)
+        return (int)err->code;
+    r->new_target = yyjson_get_bool(yyjson_obj_get(root, "new_target"));
+    r->retire_source = yyjson_get_bool(yyjson_obj_get(root, "retire_source"));
+    r->dry_run = yyjson_get_bool(yyjson_obj_get(root, "dry_run"));
+    r->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
+    r->rule = yyjson_get_int(yyjson_obj_get(root, "rule"));
+    char *findings = yyjson_val_write(yyjson_obj_get(root, "findings"), 0, NULL);
+    if (findings != NULL)
+        buf_add_text(&r->findings, findings);
+    free(findings);
+    return 0;
+}
+
+int move_record_parse(const char *json, size_t length, struct move_record *ret, struct err *err)
+{
+    struct err local = {0};
+    struct move_record r;
+    yyjson_doc *doc = yyjson_read(json, length, 0);
+    if (doc == NULL)
+        return err_set(err, ERRC_CORRUPT, "the journal is not JSON");
+    move_record_init(&r);
+    int rc = parse_root(yyjson_doc_get_root(doc), &r, &local);
+    yyjson_doc_free(doc);
+    if (rc != 0) {
+        move_record_free(&r);
+        return err_copy(err, &local);
+    }
+    *ret = r;
+    return 0;
+}

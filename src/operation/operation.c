@@ -1,0 +1,288 @@
+#include "operation/operation.h"
+
+#include <assert.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <yyjson.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "operation/move_op.h"
+#include "operation/provision.h"
+
+static const char *const status_names[] = {"running", "done", "undone", "failed"};
+
+const char *operation_status_name(enum operation_status status)
+{
+    return status_names[status];
+}
+
+void operations_init(struct operations *ops, const struct operation_services *services)
+{
+    memset(ops, 0, sizeof *ops);
+    ops->services = *services;
+    list_init(&ops->list);
+}
+
+static void free_operation(struct operation *op)
+{
+    list_remove(&op->node);
+    free(op->database);
+    free(op->shard);
+    op->kind->free(op);
+}
+
+void operations_fini(struct operations *ops)
+{
+    list_each(node, &ops->list) {
+        free_operation(list_item(node, struct operation, node));
+    }
+}
+
+static void maybe_stopped(struct operations *ops)
+{
+    if (ops->stopping == 0 && ops->stopped != NULL) {
+        void (*stopped)(void *) = ops->stopped;
+        ops->stopped = NULL;
+        stopped(ops->stopped_data);
+    }
+}
+
+void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data)
+{
+    ops->stopped = stopped;
+    ops->stopped_data = data;
+    ops->stopping = 1; /* our own hold, so that the last operation_stopped() cannot come too early */
+    ops->services.term = 0;
+    list_each(node, &ops->list) {
+        struct operation *op = list_item(node, struct operation, node);
+        ops->stopping++;
+        op->kind->stop(op);
+    }
+    ops->stopping--;
+    maybe_stopped(ops);
+}
+
+void operation_stopped(struct operation *op)
+{
+    op->owner->stopping--;
+    maybe_stopped(op->owner);
+}
+
+struct operation *operations_find(const struct operations *ops, const char *id)
+{
+    list_each(node, &ops->list) {
+        struct operation *op = list_item(node, struct operation, node);
+        if (strcmp(op->id, id) == 0)
+            return op;
+    }
+    return NULL;
+}
+
+struct operation *operations_running_on(const struct operations *ops, const char *database, const char *shard)
+{
+    list_each(node, &ops->list) {
+        struct operation *op = list_item(node, struct operation, node);
+        if (op->status != OPERATION_RUNNING || strcmp(op->database, database) != 0)
+            continue;
+        if (shard == NULL || op->shard == NULL || strcmp(op->shard, shard) == 0 || move_op_targets(op, shard))
+            return op;
+    }
+    return NULL;
+}
+
+static void prune(struct operations *ops)
+{
+    int kept = 0;
+    for (struct list *node = ops->list.prev; node != &ops->list; node = node->prev)
+        kept++;
+    list_each(node, &ops->list) {
+        struct operation *op = list_item(node, struct operation, node);
+        if (kept <= OPERATIONS_KEPT)
+            return;
+        if (op->status != OPERATION_RUNNING) {
+            free_operation(op);
+            kept--;
+        }
+    }
+}
+
+void operation_register(struct operations *ops, struct operation *op, const struct operation_kind *kind,
+                        const char *prefix, const char *id)
+{
+    if (id != NULL)
+        snprintf(op->id, sizeof op->id, "%s", id);
+    else {
+        char random[8];
+        env_random_text(ops->services.loop->env, random, sizeof random - 1);
+        snprintf(op->id, sizeof op->id, "%.4s%s", prefix, random);
+        op->created_us = loop_wall(ops->services.loop);
+    }
+    op->kind = kind;
+    op->owner = ops;
+    prune(ops);
+    list_append(&ops->list, &op->node);
+}
+
+void operation_changed(struct operation *op)
+{
+    const struct operation_services *s = &op->owner->services;
+    if (s->operation_changed != NULL)
+        s->operation_changed(s->data, op);
+}
+
+void operation_end(struct operation *op, enum operation_status status)
+{
+    op->status = status;
+    op->ended_us = loop_wall(op->owner->services.loop);
+    operation_changed(op);
+}
+
+void operation_maybe_kill(const struct operations *ops, const char *place)
+{
+    if (ops->services.kill_at != NULL && strcmp(ops->services.kill_at, place) == 0) {
+        log_event(LOG_WARN, "test switch: ending here", "place", place, NULL);
+        kill(getpid(), SIGKILL);
+    }
+}
+
+/* ---- journal ---- */
+
+struct journal_write {
+    struct operation *op;
+    operation_done_cb done;
+    void *data;
+};
+
+static void on_journaled(const struct err *err, int64_t revision, void *data)
+{
+    struct journal_write w = *(struct journal_write *)data;
+    free(data);
+    if (err == NULL)
+        w.op->revision = revision;
+    w.done(w.op, err, w.data);
+}
+
+int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err)
+{
+    struct journal_write *w = mem_alloc(sizeof *w);
+    struct buf json = {0};
+    char key[32];
+    *w = (struct journal_write){op, done, data};
+    op->kind->print(op, &json);
+    snprintf(key, sizeof key, "op/%s", op->id);
+    int rc = store_compare_and_swap(op->owner->services.store, key, op->revision, buf_text(&json), on_journaled, w, err);
+    buf_free(&json);
+    if (rc != 0)
+        free(w);
+    return rc;
+}
+
+/* ---- routing ---- */
+
+struct publication {
+    struct operations *ops;
+    char *database;
+    struct routing *routing;
+    void (*done)(const struct err *err, void *data);
+    void *data;
+};
+
+static void on_published(const struct err *err, int64_t revision, void *data)
+{
+    struct publication *p = data;
+    struct fleet_database *db = fleet_find_database(p->ops->services.fleet, p->database);
+    if (err == NULL && db != NULL) {
+        routing_free(db->routing);
+        db->routing = p->routing;
+        db->routing_revision = revision;
+        p->routing = NULL;
+        p->ops->services.fleet->version++;
+        if (p->ops->services.routing_changed != NULL)
+            p->ops->services.routing_changed(p->ops->services.data, db);
+    }
+    void (*done)(const struct err *, void *) = p->done;
+    void *done_data = p->data;
+    routing_free(p->routing);
+    free(p->database);
+    free(p);
+    done(err, done_data);
+}
+
+int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
+                      void (*done)(const struct err *err, void *data), void *data, struct err *err)
+{
+    struct buf json = {0};
+    char key[STORE_KEY_MAX];
+    if (routing_check(routing, err) != 0) {
+        routing_free(routing);
+        return err_wrap(err, "routing table not published");
+    }
+    struct publication *p = mem_alloc(sizeof *p);
+    *p = (struct publication){ops, mem_strdup(db->name), routing, done, data};
+    routing_print(routing, &json);
+    snprintf(key, sizeof key, "db/%s/routing", db->name);
+    int rc = store_compare_and_swap(ops->services.store, key, db->routing_revision, buf_text(&json), on_published, p, err);
+    buf_free(&json);
+    if (rc != 0) {
+        routing_free(routing);
+        free(p->database);
+        free(p);
+    }
+    return rc;
+}
+
+/* ---- resuming ---- */
+
+struct resume {
+    struct operations *ops;
+    void (*done)(const struct err *err, void *data);
+    void *data;
+};
+
+static int resume_entry(struct operations *ops, const struct store_entry *e, struct err *err)
+{
+    yyjson_doc *doc = yyjson_read(e->value, strlen(e->value), 0);
+    const char *kind = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "kind"));
+    int rc;
+    if (kind == NULL)
+        rc = err_set(err, ERRC_CORRUPT, "no kind");
+    else if (strcmp(kind, "provision") == 0 || strcmp(kind, "retire") == 0)
+        rc = provision_resume(ops, e->value, e->revision, err);
+    else
+        rc = move_op_resume(ops, e->value, e->revision, err);
+    yyjson_doc_free(doc);
+    return rc;
+}
+
+static void on_listed(const struct err *err, const struct store_entry *entries, int count, void *data)
+{
+    struct resume *r = data;
+    struct err first = {0};
+    for (int i = 0; err == NULL && i < count; i++) {
+        struct err one = {0};
+        if (resume_entry(r->ops, &entries[i], &one) != 0) {
+            err_wrap(&one, "journal %s is left alone", entries[i].key);
+            if (first.code == ERRC_NONE)
+                first = one;
+        }
+    }
+    if (err != NULL)
+        first = *err;
+    r->done(first.code != ERRC_NONE ? &first : NULL, r->data);
+    free(r);
+}
+
+int operations_resume(struct operations *ops, void (*done)(const struct err *err, void *data), void *data,
+                      struct err *err)
+{
+    struct resume *r = mem_alloc(sizeof *r);
+    *r = (struct resume){ops, done, data};
+    int rc = store_list(ops->services.store, "op/", on_listed, r, err);
+    if (rc != 0)
+        free(r);
+    return rc;
+}

@@ -1,0 +1,125 @@
+/*
+ * operation: the journaled jobs and the list of them.
+ *
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), retire. Its
+ * journal is one document under op/<id>, written by compare-and-swap before the step it announces is taken, so
+ * that a manager that finds it after a crash can go on or go back. The servers are the truth, the journal is
+ * the intention.
+ *
+ * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
+ * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
+ */
+#ifndef OPERATION_OPERATION_H
+#define OPERATION_OPERATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/list.h"
+#include "fleet/fleet.h"
+#include "loop/loop.h"
+#include "runtime/runtime.h"
+#include "store/store.h"
+
+#define OPERATION_ID_SIZE 16
+#define OPERATIONS_KEPT   200
+
+enum operation_status { OPERATION_RUNNING, OPERATION_DONE, OPERATION_UNDONE, OPERATION_FAILED };
+const char *operation_status_name(enum operation_status status); /* "running", ... */
+
+struct operation;
+struct operations;
+
+/* What the manager lends to operations. All pointers outlive them. */
+struct operation_services {
+    struct loop *loop;
+    struct store *store;
+    struct fleet *fleet;
+    struct runtime *runtime;      /* NULL: nothing can be made, only existing servers are used */
+    int64_t term;                 /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
+    const char *bin_directory;    /* holds pg_dump and psql; NULL = PATH */
+    const char *kill_at;          /* tests: end the process with SIGKILL exactly there; NULL = never */
+    /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
+    int (*spec_of)(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
+                   struct err *err);
+    /* The routing table of db was written to the store and replaced in the model. */
+    void (*routing_changed)(void *data, struct fleet_database *db);
+    /* State or progress of op changed; also called once at its end. */
+    void (*operation_changed)(void *data, struct operation *op);
+    void *data;
+};
+
+struct operation_kind {
+    const char *name;                                     /* "move" */
+    void (*print)(const struct operation *op, struct buf *json); /* the document for API and journal */
+    void (*cancel)(struct operation *op);                 /* asks to go back; may be too late */
+    void (*stop)(struct operation *op);                   /* the process ends: drop connections, keep the journal */
+    void (*free)(struct operation *op);
+};
+
+/* First member of every operation's struct. */
+struct operation {
+    struct list node;             /* in operations.list */
+    const struct operation_kind *kind;
+    struct operations *owner;
+    char id[OPERATION_ID_SIZE];
+    char *database;
+    char *shard;                  /* the one that it is about (the source of a move), or NULL */
+    enum operation_status status;
+    int64_t revision;             /* of op/<id> in the store */
+    int64_t created_us, ended_us; /* wall clock; ended 0 while running */
+    struct err error;             /* last error, also of a step that is being retried */
+    struct loop_task free_task;
+};
+
+struct operations {
+    struct operation_services services;
+    struct list list;             /* newest last */
+    int running;
+    void (*stopped)(void *data);  /* set by operations_stop() */
+    void *stopped_data;
+    int stopping;                 /* operations that have not stopped yet */
+};
+
+void operations_init(struct operations *ops, const struct operation_services *services);
+/* Lets go of every operation (journals stay); `stopped` runs when no connection of theirs is left. */
+void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data);
+void operations_fini(struct operations *ops);
+
+struct operation *operations_find(const struct operations *ops, const char *id);
+/* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL. */
+struct operation *operations_running_on(const struct operations *ops, const char *database, const char *shard);
+
+/*
+ * Reads op/ and resumes what was running (see move.h for how). `done` runs when all journals were read;
+ * unreadable ones are reported by its error and left alone. Needs services.term.
+ */
+int operations_resume(struct operations *ops, void (*done)(const struct err *err, void *data), void *data,
+                      struct err *err);
+
+/* ---- for the kinds ---- */
+
+/* Enters op into the list under a new id ("m7k2p9xq": prefix and random text), or the one resumed. */
+void operation_register(struct operations *ops, struct operation *op, const struct operation_kind *kind,
+                        const char *prefix, const char *id);
+/* Writes the journal document kind->print() makes; done gets ERRC_CONFLICT when someone else wrote it. */
+typedef void (*operation_done_cb)(struct operation *op, const struct err *err, void *data);
+int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err);
+/* Sets status and ended_us; the caller has journaled or will journal. */
+void operation_end(struct operation *op, enum operation_status status);
+void operation_changed(struct operation *op);
+/* The last callback of a stopped operation's connections has run. */
+void operation_stopped(struct operation *op);
+/* Tests: kills the process if services.kill_at is exactly `place`. */
+void operation_maybe_kill(const struct operations *ops, const char *place);
+
+/*
+ * Writes a new routing table of db (takes ownership of routing, also on failure) and puts it into the model.
+ * ERRC_CONFLICT: someone else wrote it; the model is unchanged.
+ */
+int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
+                      void (*done)(const struct err *err, void *data), void *data, struct err *err);
+
+#endif

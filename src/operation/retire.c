@@ -1,0 +1,134 @@
+/* Taking a database away: instances that the runtime made are removed, servers it only used get our schema off. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "operation/provision_internal.h"
+
+static const struct operation_services *services(const struct provision *p)
+{
+    return &p->op.owner->services;
+}
+
+static void instance_gone(struct provision *p, const struct err *err)
+{
+    p->outstanding--;
+    if (err != NULL)
+        p->step_error = *err;
+    if (p->outstanding > 0 || p->stopped)
+        return;
+    if (p->step_error.code != ERRC_NONE) {
+        struct err copy = p->step_error;
+        err_clear(&p->step_error);
+        provision_step_failed(p, &copy);
+    } else
+        provision_enter(p, PROVISION_ROUTING);
+}
+
+static void on_removed(const struct err *err, void *data)
+{
+    instance_gone(data, err);
+}
+
+/* A lent server that cannot be reached keeps our schema; that must not keep the database from going. */
+static void on_cleaned(const struct pg_reply *reply, void *data)
+{
+    (void)reply;
+    instance_gone(data, NULL);
+}
+
+static void clean_lent(struct provision *p, struct provisioned_shard *shard, const struct instance_access *access)
+{
+    char application[64];
+    snprintf(application, sizeof application, "shardherd op=%s", p->op.id);
+    if (!shard->linked)
+        link_init(&shard->link, services(p)->loop, access, application, &p->open_links, NULL, p);
+    shard->linked = true;
+    link_exec(&shard->link, "SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS shardherd CASCADE", 60 * ENV_NS_PER_S,
+              on_cleaned, p);
+}
+
+static void remove_one(struct provision *p, const struct fleet_instance *instance, struct provisioned_shard *shard)
+{
+    struct err err = {0};
+    p->outstanding++;
+    if (services(p)->runtime == NULL || strcmp(instance->source, "static") == 0)
+        clean_lent(p, shard, &instance->access);
+    else if (runtime_remove(services(p)->runtime, instance->name, on_removed, p, &err) != 0)
+        instance_gone(p, &err);
+}
+
+void retire_instances(struct provision *p)
+{
+    int count = 0, next = 0;
+    list_each(node, &services(p)->fleet->instances) {
+        if (strcmp(list_item(node, struct fleet_instance, node)->database, p->op.database) == 0)
+            count++;
+    }
+    if (p->shards == NULL) {
+        p->shards = mem_array((size_t)count, sizeof *p->shards);
+        p->shard_count = count;
+    }
+    p->outstanding = 1; /* our own, until all were started */
+    list_each(again, &services(p)->fleet->instances) {
+        struct fleet_instance *instance = list_item(again, struct fleet_instance, node);
+        if (strcmp(instance->database, p->op.database) == 0 && next < p->shard_count)
+            remove_one(p, instance, &p->shards[next++]);
+    }
+    instance_gone(p, NULL);
+}
+
+/* ---- documents ---- */
+
+static void spec_deleted(const struct err *err, int64_t revision, void *data)
+{
+    struct provision *p = data;
+    struct fleet_database *db = fleet_find_database(services(p)->fleet, p->op.database);
+    (void)revision;
+    if (p->stopped)
+        return;
+    if (err != NULL && err->code != ERRC_CONFLICT) {
+        provision_step_failed(p, err);
+        return;
+    }
+    if (db != NULL)
+        fleet_remove_database(services(p)->fleet, db);
+    provision_enter(p, PROVISION_DONE);
+}
+
+static void routing_deleted(const struct err *err, int64_t revision, void *data)
+{
+    struct provision *p = data;
+    struct fleet_database *db = fleet_find_database(services(p)->fleet, p->op.database);
+    struct err local = {0};
+    char key[STORE_KEY_MAX];
+    (void)revision;
+    if (p->stopped)
+        return;
+    if (err != NULL && err->code != ERRC_CONFLICT) {
+        provision_step_failed(p, err);
+        return;
+    }
+    snprintf(key, sizeof key, "db/%s/spec", p->op.database);
+    if (store_compare_and_swap(services(p)->store, key, db != NULL ? db->spec_revision : 0, NULL, spec_deleted, p, &local) != 0)
+        provision_step_failed(p, &local);
+}
+
+void retire_documents(struct provision *p)
+{
+    struct fleet_database *db = fleet_find_database(services(p)->fleet, p->op.database);
+    struct err err = {0};
+    char key[STORE_KEY_MAX];
+    if (db == NULL) {
+        provision_enter(p, PROVISION_DONE);
+        return;
+    }
+    if (db->routing_revision == 0) {
+        routing_deleted(NULL, 0, p);
+        return;
+    }
+    snprintf(key, sizeof key, "db/%s/routing", p->op.database);
+    if (store_compare_and_swap(services(p)->store, key, db->routing_revision, NULL, routing_deleted, p, &err) != 0)
+        provision_step_failed(p, &err);
+}

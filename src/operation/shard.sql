@@ -1,0 +1,735 @@
+-- What shardherd keeps on every shard, in a schema of its own: no extension, plain SQL and PL/pgSQL.
+-- Installed by the operations as the superuser role of shardherd, in one transaction; running it again on a
+-- shard that has it changes nothing but the text of the functions.
+--
+--   control   the term of the leader: every change below first locks this row (check_term)
+--   shard     what this shard owns; the text of the guards is computed from it
+--   tables    the distributed tables and their keys
+--   gate      one row per move into this shard, never used twice; a row that is not visible is closed
+--   routing   the routing table, for clients that prefer SQL to HTTP
+--
+-- SQLSTATEs: SHR01 wrong shard (re-read the routing table), SHR02 not during a move, SHR03 an older leader.
+
+CREATE SCHEMA IF NOT EXISTS shardherd;
+GRANT USAGE ON SCHEMA shardherd TO PUBLIC;
+
+CREATE TABLE IF NOT EXISTS shardherd.control (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    term bigint NOT NULL
+);
+INSERT INTO shardherd.control (term) VALUES (0) ON CONFLICT DO NOTHING;
+
+CREATE TABLE IF NOT EXISTS shardherd.shard (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    database text NOT NULL,
+    name text NOT NULL,
+    epoch bigint NOT NULL,
+    los bigint[] NOT NULL,
+    his bigint[] NOT NULL,
+    CHECK (cardinality(los) = cardinality(his))
+);
+
+CREATE TABLE IF NOT EXISTS shardherd.tables (
+    name text PRIMARY KEY,          -- quoted and qualified: public.orders, public."Odd Name"
+    key text NOT NULL,
+    type text NOT NULL
+);
+
+CREATE TABLE IF NOT EXISTS shardherd.gate (
+    move text PRIMARY KEY,
+    lo bigint NOT NULL,
+    hi bigint NOT NULL,
+    open boolean NOT NULL DEFAULT false,
+    opened_lsn pg_lsn,
+    opened_at timestamptz
+);
+
+CREATE TABLE IF NOT EXISTS shardherd.routing (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch bigint NOT NULL,
+    document jsonb NOT NULL
+);
+GRANT SELECT ON shardherd.routing TO PUBLIC;
+
+-- ---- leadership ----
+
+-- Locks the control row for the rest of the transaction and fails if a newer leader was here (design: term).
+CREATE OR REPLACE FUNCTION shardherd.check_term(my_term bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seen bigint;
+BEGIN
+    SELECT term INTO seen FROM shardherd.control FOR UPDATE;
+    IF seen IS NULL OR seen > my_term THEN
+        RAISE EXCEPTION USING ERRCODE = 'SHR03',
+            MESSAGE = format('shardherd: term %s is over, term %s leads', my_term, coalesce(seen::text, '?'));
+    END IF;
+END $$;
+
+-- Makes every leader with a lower term fail from now on; waits for its transactions in flight.
+CREATE OR REPLACE FUNCTION shardherd.raise_term(my_term bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    UPDATE shardherd.control SET term = my_term WHERE term < my_term;
+END $$;
+
+-- ---- hashes ----
+
+-- The SQL text of the hash of a column reference, by type of the key.
+CREATE OR REPLACE FUNCTION shardherd.hash_expression(type text, reference text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format(CASE type
+        WHEN 'smallint' THEN 'pg_catalog.hashint2extended(%s, 0)'
+        WHEN 'integer' THEN 'pg_catalog.hashint4extended(%s, 0)'
+        WHEN 'bigint' THEN 'pg_catalog.hashint8extended(%s, 0)'
+        WHEN 'text' THEN 'pg_catalog.hashtextextended(%s, 0)'
+        WHEN 'varchar' THEN 'pg_catalog.hashtextextended(%s, 0)'
+        WHEN 'uuid' THEN 'pg_catalog.uuid_hash_extended(%s, 0)'
+    END, reference)
+$$;
+
+-- The same hash of a value given as text.
+CREATE OR REPLACE FUNCTION shardherd.hash_value(type text, value text) RETURNS bigint
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN type IN ('smallint', 'integer', 'bigint') THEN hashint8extended(value::bigint, 0)
+        WHEN type IN ('text', 'varchar') THEN hashtextextended(value COLLATE "C", 0)
+        WHEN type = 'uuid' THEN uuid_hash_extended(value::uuid, 0)
+    END
+$$;
+
+-- The condition "h lies in one of the ranges", without comparisons that the ends of the space make needless;
+-- 'false' for no range.
+CREATE OR REPLACE FUNCTION shardherd.inside(hash text, los bigint[], his bigint[]) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce(string_agg(CASE
+        WHEN lo = -9223372036854775808 AND hi = 9223372036854775807 THEN 'true'
+        WHEN lo = -9223372036854775808 THEN format('%s <= %L::bigint', hash, hi)
+        WHEN hi = 9223372036854775807 THEN format('%s >= %L::bigint', hash, lo)
+        ELSE format('%s BETWEEN %L::bigint AND %L::bigint', hash, lo, hi) END, ' OR '), 'false')
+    FROM unnest(los, his) AS r(lo, hi)
+$$;
+
+-- True if this shard owns all of [range_lo, range_hi] by its shard row (gates not counted).
+CREATE OR REPLACE FUNCTION shardherd.owns(range_lo bigint, range_hi bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM shardherd.shard s, unnest(s.los, s.his) AS r(lo, hi)
+                   WHERE range_lo >= r.lo AND range_hi <= r.hi)
+$$;
+
+-- ---- guards ----
+
+-- Runs only for rows outside of what the trigger's WHEN clause knows as owned.
+-- Arguments: key, type, epoch [, move, lo, hi, owned los, owned his] - the latter while a gate stands for R.
+-- STABLE: the gate is read under the statement's snapshot, so a statement older than the opening is refused.
+-- Sessions with a replication origin (apply workers, our own clean-up) pass.
+CREATE OR REPLACE FUNCTION shardherd.guard() RETURNS trigger
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    hashes bigint[] := '{}';
+    h bigint;
+    gate_open boolean := false;
+BEGIN
+    IF pg_replication_origin_session_is_setup() THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        hashes := hashes || shardherd.hash_value(TG_ARGV[1], to_jsonb(OLD) ->> TG_ARGV[0]);
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        hashes := hashes || shardherd.hash_value(TG_ARGV[1], to_jsonb(NEW) ->> TG_ARGV[0]);
+    END IF;
+    IF TG_NARGS > 3 THEN
+        SELECT g.open INTO gate_open FROM shardherd.gate g WHERE g.move = TG_ARGV[3];
+    END IF;
+    FOREACH h IN ARRAY hashes LOOP
+        IF TG_NARGS > 3 THEN
+            CONTINUE WHEN gate_open AND h BETWEEN TG_ARGV[4]::bigint AND TG_ARGV[5]::bigint;
+            CONTINUE WHEN EXISTS (SELECT FROM unnest(TG_ARGV[6]::bigint[], TG_ARGV[7]::bigint[]) AS r(lo, hi)
+                                  WHERE h BETWEEN r.lo AND r.hi);
+        ELSE
+            -- the WHEN clause found one of the two outside; name that one
+            CONTINUE WHEN EXISTS (SELECT FROM shardherd.shard s, unnest(s.los, s.his) AS r(lo, hi)
+                                  WHERE h BETWEEN r.lo AND r.hi) AND cardinality(hashes) > 1 AND h = hashes[1];
+        END IF;
+        RAISE EXCEPTION USING ERRCODE = 'SHR01',
+            MESSAGE = format('shardherd: hash %s of %I.%I is not owned by this shard (epoch %s)',
+                             coalesce(h::text, 'null'), TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[2]),
+            HINT = 'Read the routing table again and send the statement to the owner.';
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+-- Strict clients set shardherd.epoch to the epoch of the shard they routed to; an answer of 0 rows from a
+-- shard that changed meanwhile is then an error instead.
+CREATE OR REPLACE FUNCTION shardherd.stale_epoch() RETURNS trigger
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'SHR01',
+        MESSAGE = format('shardherd: routed with epoch %s, this shard is at epoch %s',
+                         current_setting('shardherd.epoch', true), TG_ARGV[0]),
+        HINT = 'Read the routing table again and send the statement to the owner.';
+END $$;
+
+-- (Re)writes the guards of one table. CREATE OR REPLACE resets ENABLE ALWAYS, so that is set again, and the
+-- triggers are replaced and never dropped: dropping would wait for readers.
+CREATE OR REPLACE FUNCTION shardherd.guard_table(name text, key text, type text, owned_los bigint[],
+                                                 owned_his bigint[], guard_epoch bigint, move_arguments text)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    new_inside text := shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
+    old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
+    call text := format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, move_arguments);
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_insert AFTER INSERT ON %s FOR EACH ROW '
+                   'WHEN (NOT (%s)) EXECUTE FUNCTION %s', name, new_inside, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_update AFTER UPDATE ON %s FOR EACH ROW '
+                   'WHEN (NOT (%s) OR NOT (%s)) EXECUTE FUNCTION %s', name, new_inside, old_inside, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_delete AFTER DELETE ON %s FOR EACH ROW '
+                   'WHEN (NOT (%s)) EXECUTE FUNCTION %s', name, old_inside, call);
+    -- a shard with a gate is about to own more and loses nothing: its answers are right for every epoch
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_strict BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION shardherd.stale_epoch(%L)', name,
+                   CASE WHEN move_arguments <> '' THEN 'false' ELSE format(
+                       'coalesce(nullif(current_setting(''shardherd.epoch'', true), ''''), %L) <> %L',
+                       guard_epoch, guard_epoch) END, guard_epoch);
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_guard_insert, '
+                   'ENABLE ALWAYS TRIGGER shardherd_guard_update, ENABLE ALWAYS TRIGGER shardherd_guard_delete', name);
+END $$;
+
+-- Guards of all distributed tables from shardherd.shard, which the caller has locked or we lock here.
+-- gate_move: while not NULL, rows of that gate's range are decided by the gate row.
+CREATE OR REPLACE FUNCTION shardherd.install_guards(gate_move text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+    g shardherd.gate;
+    t shardherd.tables;
+    move_arguments text := '';
+BEGIN
+    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
+    IF gate_move IS NOT NULL THEN
+        SELECT * INTO STRICT g FROM shardherd.gate WHERE move = gate_move;
+        move_arguments := format(', %L, %L, %L, %L, %L', g.move, g.lo, g.hi, s.los, s.his);
+    END IF;
+    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+        PERFORM shardherd.guard_table(t.name, t.key, t.type, s.los, s.his, s.epoch, move_arguments);
+    END LOOP;
+END $$;
+
+-- Sets what this shard is and owns; used when a shard is provisioned.
+CREATE OR REPLACE FUNCTION shardherd.set_shard(my_term bigint, new_database text, new_name text, new_epoch bigint,
+                                               new_los bigint[], new_his bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    INSERT INTO shardherd.shard (database, name, epoch, los, his)
+    VALUES (new_database, new_name, new_epoch, new_los, new_his)
+    ON CONFLICT (one) DO UPDATE SET database = excluded.database, name = excluded.name, epoch = excluded.epoch,
+                                    los = excluded.los, his = excluded.his;
+    PERFORM shardherd.install_guards();
+END $$;
+
+-- Distributed tables of this shard; the type is read from the catalog. Refuses what guards cannot hold.
+CREATE OR REPLACE FUNCTION shardherd.add_table(my_term bigint, table_name text, key_column text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    relation regclass := to_regclass(table_name);
+    column_type text;
+    a pg_attribute;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    IF relation IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = format('table %s does not exist', table_name);
+    END IF;
+    SELECT * INTO a FROM pg_attribute
+    WHERE attrelid = relation AND attname = key_column AND attnum > 0 AND NOT attisdropped;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'undefined_column',
+            MESSAGE = format('table %s has no column %I to shard by', table_name, key_column);
+    END IF;
+    column_type := CASE a.atttypid WHEN 'int2'::regtype THEN 'smallint' WHEN 'int4'::regtype THEN 'integer'
+        WHEN 'int8'::regtype THEN 'bigint' WHEN 'text'::regtype THEN 'text' WHEN 'varchar'::regtype THEN 'varchar'
+        WHEN 'uuid'::regtype THEN 'uuid' END;
+    IF column_type IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('%s.%I has type %s', table_name, key_column, format_type(a.atttypid, a.atttypmod)),
+            HINT = 'A shard key is smallint, integer, bigint, text, varchar or uuid.';
+    END IF;
+    IF NOT a.attnotnull THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('%s.%I may be null', table_name, key_column),
+            HINT = 'Declare the shard key NOT NULL: a null has no hash and no shard.';
+    END IF;
+    IF a.attgenerated <> '' THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('%s.%I is a generated column', table_name, key_column),
+            HINT = 'Shard by the column it is generated from.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_collation WHERE oid = a.attcollation AND NOT collisdeterministic) THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('%s.%I has a nondeterministic collation', table_name, key_column),
+            HINT = 'Equal keys must have equal bytes: use a deterministic collation for the shard key.';
+    END IF;
+    INSERT INTO shardherd.tables (name, key, type)
+    SELECT format('%I.%I', n.nspname, c.relname), key_column, column_type
+    FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
+    ON CONFLICT (name) DO UPDATE SET key = excluded.key, type = excluded.type;
+END $$;
+
+-- ---- a move: freeze ----
+
+CREATE OR REPLACE FUNCTION shardherd.refuse_truncate() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'SHR02',
+        MESSAGE = format('shardherd: TRUNCATE of %I.%I is refused while operation %s moves rows',
+                         TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+        HINT = 'Wait for the operation to end, or cancel it.';
+END $$;
+
+-- An UPDATE that carries a row across the boundary of R would lose an unchanged TOASTed column on the other side.
+CREATE OR REPLACE FUNCTION shardherd.refuse_crossing() RETURNS trigger
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF pg_replication_origin_session_is_setup() THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'SHR02',
+        MESSAGE = format('shardherd: an UPDATE that changes the shard key of %I.%I across the moving range is refused '
+                         'while operation %s runs', TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[0]),
+        HINT = 'Delete the row and insert it anew, or wait for the operation to end.';
+END $$;
+
+CREATE OR REPLACE FUNCTION shardherd.refuse_ddl() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    moving text := (SELECT move FROM shardherd.freeze ORDER BY move LIMIT 1);
+    used text;
+BEGIN
+    IF moving IS NULL OR (current_setting('shardherd.operation', true) <> ''
+                          AND (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)) THEN
+        RETURN;
+    END IF;
+    IF TG_EVENT = 'sql_drop' THEN
+        SELECT d.object_identity INTO used FROM pg_event_trigger_dropped_objects() d
+        WHERE d.schema_name NOT IN ('pg_temp', 'shardherd') AND d.schema_name NOT LIKE 'pg\_temp\_%' LIMIT 1;
+    ELSE
+        SELECT c.object_identity INTO used FROM pg_event_trigger_ddl_commands() c
+        WHERE (c.classid = 'pg_class'::regclass AND c.objid IN (SELECT relation FROM shardherd.distributed_relations()))
+           OR (c.classid IN ('pg_type'::regclass, 'pg_proc'::regclass) AND c.command_tag LIKE 'ALTER%')
+           OR (c.classid IN ('pg_trigger'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass))
+           OR (c.classid = 'pg_class'::regclass AND EXISTS (
+                SELECT FROM pg_index i WHERE i.indexrelid = c.objid
+                AND i.indrelid IN (SELECT relation FROM shardherd.distributed_relations())))
+           OR (c.classid = 'pg_class'::regclass AND EXISTS (
+                SELECT FROM pg_inherits h WHERE h.inhrelid = c.objid
+                AND h.inhparent IN (SELECT relation FROM shardherd.distributed_relations())))
+        LIMIT 1;
+    END IF;
+    IF used IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'SHR02',
+            MESSAGE = format('shardherd: %s on %s is refused while operation %s moves rows', TG_TAG, used, moving),
+            HINT = 'Wait for the operation to end, or cancel it.';
+    END IF;
+END $$;
+
+CREATE TABLE IF NOT EXISTS shardherd.freeze (
+    move text PRIMARY KEY
+);
+
+-- Distributed tables with all of their partitions.
+CREATE OR REPLACE FUNCTION shardherd.distributed_relations() RETURNS TABLE (relation oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT DISTINCT coalesce(p.relid, t.name::regclass)::oid
+    FROM shardherd.tables t LEFT JOIN LATERAL pg_partition_tree(t.name::regclass) p ON true
+$$;
+
+-- From check to clean-up: no DDL, no TRUNCATE, no key change across [lo, hi]. Idempotent.
+CREATE OR REPLACE FUNCTION shardherd.freeze(my_term bigint, move_id text, lo bigint, hi bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+    p oid;
+    old_inside text;
+    new_inside text;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    INSERT INTO shardherd.freeze VALUES (move_id) ON CONFLICT DO NOTHING;
+    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+        old_inside := shardherd.inside(shardherd.hash_expression(t.type, format('OLD.%I', t.key)), ARRAY[lo], ARRAY[hi]);
+        new_inside := shardherd.inside(shardherd.hash_expression(t.type, format('NEW.%I', t.key)), ARRAY[lo], ARRAY[hi]);
+        EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_crossing AFTER UPDATE ON %s FOR EACH ROW '
+                       'WHEN (OLD.%I IS DISTINCT FROM NEW.%I AND (%s) <> (%s)) '
+                       'EXECUTE FUNCTION shardherd.refuse_crossing(%L)',
+                       t.name, t.key, t.key, old_inside, new_inside, move_id);
+        FOR p IN SELECT coalesce(relid, t.name::regclass) FROM pg_partition_tree(t.name::regclass)
+                 UNION SELECT t.name::regclass LOOP
+            EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
+                           'EXECUTE FUNCTION shardherd.refuse_truncate(%L)', p::regclass, move_id);
+        END LOOP;
+    END LOOP;
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'shardherd_ddl') THEN
+        CREATE EVENT TRIGGER shardherd_ddl ON ddl_command_end EXECUTE FUNCTION shardherd.refuse_ddl();
+        CREATE EVENT TRIGGER shardherd_drop ON sql_drop EXECUTE FUNCTION shardherd.refuse_ddl();
+    END IF;
+END $$;
+
+-- Ends what freeze() began, unless another move needs it. Dropping the triggers takes ACCESS EXCLUSIVE for a
+-- moment, so they are made harmless by replacement: WHEN (false).
+CREATE OR REPLACE FUNCTION shardherd.unfreeze(my_term bigint, move_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    p oid;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    DELETE FROM shardherd.freeze WHERE move = move_id;
+    IF EXISTS (SELECT FROM shardherd.freeze) THEN
+        RETURN;
+    END IF;
+    DROP EVENT TRIGGER IF EXISTS shardherd_ddl;
+    DROP EVENT TRIGGER IF EXISTS shardherd_drop;
+    FOR p IN SELECT DISTINCT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_crossing' AND tgparentid = 0 LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_crossing AFTER UPDATE ON %s FOR EACH ROW WHEN (false) '
+                       'EXECUTE FUNCTION shardherd.refuse_crossing()', p::regclass);
+    END LOOP;
+    FOR p IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_truncate' LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
+                       'WHEN (false) EXECUTE FUNCTION shardherd.refuse_truncate()', p::regclass);
+    END LOOP;
+END $$;
+
+-- ---- a move: publication, gate, fence, opening, settling ----
+
+-- Row filter of one distributed table for [lo, hi].
+CREATE OR REPLACE FUNCTION shardherd.range_filter(type text, key text, lo bigint, hi bigint) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT shardherd.inside(shardherd.hash_expression(type, quote_ident(key)), ARRAY[lo], ARRAY[hi])
+$$;
+
+-- On the source: marker table and publication of the rows of [lo, hi]. Never re-made under a living slot.
+CREATE OR REPLACE FUNCTION shardherd.publish_range(my_term bigint, move_id text, name text, lo bigint, hi bigint)
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    list text;
+    found bigint;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    SELECT oid INTO found FROM pg_publication WHERE pubname = name;
+    IF found IS NOT NULL THEN
+        RETURN found;
+    END IF;
+    IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = name) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('slot %s lives but its publication is gone', name);
+    END IF;
+    EXECUTE format('CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY)', name);
+    SELECT string_agg(format('TABLE %s WHERE (%s)', t.name, shardherd.range_filter(t.type, t.key, lo, hi)), ', '
+                      ORDER BY t.name) INTO STRICT list FROM shardherd.tables t;
+    EXECUTE format('CREATE PUBLICATION %I FOR %s, TABLE shardherd.%I '
+                   'WITH (publish = ''insert,update,delete'', publish_via_partition_root = true)', name, list, name);
+    SELECT oid INTO STRICT found FROM pg_publication WHERE pubname = name;
+    RETURN found;
+END $$;
+
+-- On the target, before the fence: this move's closed gate, and guards that ask it.
+CREATE OR REPLACE FUNCTION shardherd.close_gate(my_term bigint, move_id text, gate_lo bigint, gate_hi bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    INSERT INTO shardherd.gate (move, lo, hi) VALUES (move_id, gate_lo, gate_hi) ON CONFLICT DO NOTHING;
+    PERFORM shardherd.install_guards(move_id);
+END $$;
+
+-- On the source, inside the fence transaction: give [lo, hi] away. The caller holds the table locks.
+CREATE OR REPLACE FUNCTION shardherd.fence(move_id text, lo bigint, hi bigint, expected_epoch bigint, new_epoch bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+    new_los bigint[] := '{}';
+    new_his bigint[] := '{}';
+    owned boolean := false;
+BEGIN
+    PERFORM set_config('shardherd.operation', move_id, true);
+    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
+    IF s.epoch <> expected_epoch THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('shard %s is at epoch %s, not %s', s.name, s.epoch, expected_epoch);
+    END IF;
+    FOR i IN 1 .. cardinality(s.los) LOOP
+        IF lo >= s.los[i] AND hi <= s.his[i] THEN
+            owned := true;
+            IF lo > s.los[i] THEN
+                new_los := new_los || s.los[i];
+                new_his := new_his || (lo - 1);
+            END IF;
+            IF hi < s.his[i] THEN
+                new_los := new_los || (hi + 1);
+                new_his := new_his || s.his[i];
+            END IF;
+        ELSE
+            new_los := new_los || s.los[i];
+            new_his := new_his || s.his[i];
+        END IF;
+    END LOOP;
+    IF NOT owned THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('shard %s does not own %s..%s', s.name, lo, hi);
+    END IF;
+    UPDATE shardherd.shard SET epoch = new_epoch, los = new_los, his = new_his;
+    PERFORM shardherd.install_guards();
+END $$;
+
+-- Sequences of the database (ours left out) with the value up to which others may not be handed out again.
+CREATE OR REPLACE FUNCTION shardherd.sequences(gap bigint) RETURNS TABLE (name text, value bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('%I.%I', s.schemaname, s.sequencename),
+           CASE WHEN s.increment_by > 0
+                THEN least(s.max_value, s.last_value + s.increment_by * (gap + s.cache_size * current_setting('max_connections')::bigint))
+                ELSE greatest(s.min_value, s.last_value + s.increment_by * (gap + s.cache_size * current_setting('max_connections')::bigint)) END
+    FROM pg_sequences s WHERE s.schemaname <> 'shardherd' AND s.last_value IS NOT NULL
+$$;
+
+-- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
+-- that owns the range already (the opening was settled before a crash) answers with its present position.
+CREATE OR REPLACE FUNCTION shardherd.open_gate(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
+                                               names text[], wanted bigint[])
+RETURNS pg_lsn LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    result pg_lsn;
+    now_at bigint;
+    step bigint;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    IF shardherd.owns(range_lo, range_hi) THEN
+        RETURN pg_current_wal_insert_lsn();
+    END IF;
+    FOR i IN 1 .. coalesce(cardinality(names), 0) LOOP
+        CONTINUE WHEN to_regclass(names[i]) IS NULL;
+        SELECT s.last_value, s.increment_by INTO now_at, step FROM pg_sequences s
+        WHERE format('%I.%I', s.schemaname, s.sequencename) = names[i];
+        IF now_at IS NULL OR (step > 0 AND now_at < wanted[i]) OR (step < 0 AND now_at > wanted[i]) THEN
+            PERFORM setval(names[i]::regclass, wanted[i]);
+        END IF;
+    END LOOP;
+    UPDATE shardherd.gate SET open = true, opened_lsn = pg_current_wal_insert_lsn(), opened_at = clock_timestamp()
+    WHERE move = move_id AND NOT open;
+    SELECT opened_lsn INTO result FROM shardherd.gate WHERE move = move_id AND open;
+    IF result IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('move %s has no gate here', move_id);
+    END IF;
+    RETURN result;
+END $$;
+
+-- On the target, after the opening: the range becomes part of what the shard owns, plain guards again, and the
+-- gate row, which is never used twice, goes.
+CREATE OR REPLACE FUNCTION shardherd.settle(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
+                                            new_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
+    IF shardherd.owns(range_lo, range_hi) THEN
+        RETURN;
+    END IF;
+    DELETE FROM shardherd.gate WHERE move = move_id AND open;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('move %s has no open gate here', move_id);
+    END IF;
+    -- neighbours become one range, so that guards stay short
+    WITH pieces AS (
+        SELECT lo, hi FROM unnest(s.los || range_lo, s.his || range_hi) AS r(lo, hi)
+    ), marked AS (
+        SELECT lo, hi, CASE WHEN lag(hi) OVER (ORDER BY lo) = lo - 1 THEN 0 ELSE 1 END AS starts FROM pieces
+    ), grouped AS (
+        SELECT lo, hi, sum(starts) OVER (ORDER BY lo) AS part FROM marked
+    ), merged AS (
+        SELECT min(lo) AS lo, max(hi) AS hi FROM grouped GROUP BY part
+    )
+    UPDATE shardherd.shard SET epoch = new_epoch,
+        los = (SELECT array_agg(lo ORDER BY lo) FROM merged),
+        his = (SELECT array_agg(hi ORDER BY lo) FROM merged);
+    PERFORM shardherd.install_guards();
+END $$;
+
+-- On the target, going back: burns the gate (an opening in flight makes us wait) and puts plain guards back.
+-- Fails if the gate was opened: then there is no way back.
+CREATE OR REPLACE FUNCTION shardherd.burn_gate(my_term bigint, move_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    PERFORM FROM shardherd.gate WHERE move = move_id AND open;
+    IF FOUND THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('move %s was opened: it can only go forward', move_id);
+    END IF;
+    DELETE FROM shardherd.gate WHERE move = move_id;
+    PERFORM shardherd.install_guards();
+END $$;
+
+-- The routing table for SQL clients; an older document never replaces a newer one.
+CREATE OR REPLACE FUNCTION shardherd.announce(new_epoch bigint, new_document jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    INSERT INTO shardherd.routing (epoch, document) VALUES (new_epoch, new_document)
+    ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch, document = excluded.document
+    WHERE shardherd.routing.epoch <= excluded.epoch;
+    PERFORM pg_notify('shardherd_routing', new_epoch::text);
+END $$;
+
+-- ---- taking away what a move left ----
+
+-- On the source or an undone target: deletes the rows of [range_lo, range_hi] in `blocks` blocks of one relation
+-- from `first_block`. Every batch proves in its own transaction that the shard neither owns the range nor has an
+-- open gate for it (attack A8), and that no slot or subscription of the move is left (A9). Foreign keys do not fire
+-- under session_replication_role = replica, which the caller set. Returns the number of rows.
+CREATE OR REPLACE FUNCTION shardherd.delete_batch(my_term bigint, slot name, relation regclass, key text, type text,
+                                                  range_lo bigint, range_hi bigint, first_block bigint, blocks bigint)
+RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    done bigint;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM FROM shardherd.shard FOR SHARE;
+    IF EXISTS (SELECT FROM shardherd.shard s, unnest(s.los, s.his) AS r(lo, hi)
+               WHERE r.lo <= range_hi AND r.hi >= range_lo)
+       OR EXISTS (SELECT FROM shardherd.gate g WHERE g.open AND g.lo <= range_hi AND g.hi >= range_lo) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('this shard owns rows of %s..%s: nothing is deleted', range_lo, range_hi);
+    END IF;
+    IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = slot)
+       OR EXISTS (SELECT FROM pg_subscription WHERE subname = slot) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('%s still replicates: nothing is deleted', slot);
+    END IF;
+    EXECUTE format('DELETE FROM ONLY %s WHERE ctid >= ''(%s,0)'' AND ctid < ''(%s,0)'' AND (%s)', relation,
+                   first_block, first_block + blocks, shardherd.range_filter(type, key, range_lo, range_hi));
+    GET DIAGNOSTICS done = ROW_COUNT;
+    RETURN done;
+END $$;
+
+-- The relations that hold rows of distributed tables, with their sizes in blocks: what clean-up walks through.
+CREATE OR REPLACE FUNCTION shardherd.heaps() RETURNS TABLE (relation text, key text, type text, blocks bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid::regclass::text, t.key, t.type,
+           pg_relation_size(c.oid) / current_setting('block_size')::bigint
+    FROM shardherd.tables t
+    JOIN LATERAL (SELECT relid::oid FROM pg_partition_tree(t.name::regclass) UNION SELECT t.name::regclass::oid) p ON true
+    JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+$$;
+
+-- ---- checks and comparison ----
+
+-- Everything that would make a move fail or lose data, at once: one row per finding with its remedy.
+CREATE OR REPLACE FUNCTION shardherd.check_move() RETURNS TABLE (subject text, finding text, remedy text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH d AS (
+        SELECT t.name, t.key, c.oid, c.relkind, c.relpersistence, c.relreplident, a.attnum, a.attnotnull, a.attgenerated
+        FROM shardherd.tables t
+        JOIN pg_class c ON c.oid = t.name::regclass
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = t.key AND NOT a.attisdropped
+    ), leaves AS (
+        SELECT d.name, d.key, l.relid::oid AS oid FROM d, pg_partition_tree(d.oid) l WHERE d.relkind = 'p'
+        UNION ALL SELECT name, key, oid FROM d
+    )
+    SELECT 'server', format('wal_level is %s', current_setting('wal_level')),
+           'set wal_level = logical in postgresql.conf and restart the server'
+    WHERE current_setting('wal_level') <> 'logical'
+    UNION ALL
+    SELECT 'server', format('%s = off', s.name), format('set %s = on: a crash would lose what was acknowledged', s.name)
+    FROM pg_settings s WHERE s.name IN ('fsync', 'full_page_writes') AND s.setting = 'off'
+    UNION ALL
+    SELECT 'server', 'no replication slot is free', 'raise max_replication_slots and restart the server'
+    WHERE (SELECT count(*) FROM pg_replication_slots) + 4 > current_setting('max_replication_slots')::int
+    UNION ALL
+    SELECT 'server', 'no WAL sender is free', 'raise max_wal_senders and restart the server'
+    WHERE (SELECT count(*) FROM pg_stat_replication) + 3 > current_setting('max_wal_senders')::int
+    UNION ALL
+    SELECT d.name, format('column %I is gone', d.key), 'name the shard key anew in the specification of the database'
+    FROM d WHERE d.attnum IS NULL
+    UNION ALL
+    SELECT d.name, format('shard key %I may be null', d.key), 'declare it NOT NULL'
+    FROM d WHERE NOT d.attnotnull
+    UNION ALL
+    SELECT d.name, format('shard key %I is a generated column', d.key), 'shard by the column it is generated from'
+    FROM d WHERE d.attgenerated <> ''
+    UNION ALL
+    SELECT d.name, 'the table is unlogged', format('ALTER TABLE %s SET LOGGED', d.name)
+    FROM d WHERE d.relpersistence = 'u'
+    UNION ALL
+    SELECT d.name, 'the table has inheritance children', 'use declarative partitions instead'
+    FROM d WHERE d.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = d.oid)
+    UNION ALL
+    -- the identity must contain the key, or UPDATE and DELETE fail on the publisher (B11)
+    SELECT l.name, format('the replica identity of %s does not contain the shard key %I', l.oid::regclass, l.key),
+           format('make the primary key contain %I, or ALTER TABLE %s REPLICA IDENTITY USING INDEX a unique index that does',
+                  l.key, l.oid::regclass)
+    FROM leaves l JOIN pg_class c ON c.oid = l.oid
+    WHERE c.relkind IN ('r', 'p') AND c.relreplident <> 'f' AND NOT EXISTS (
+        SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+        WHERE i.indrelid = l.oid AND i.indisvalid AND i.indimmediate AND a.attname = l.key
+        AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' AND i.indisreplident)))
+    UNION ALL
+    SELECT d.name, format('unique index %s does not contain the shard key %I', i.indexrelid::regclass, d.key),
+           'a unique constraint must contain the shard key: it cannot be kept across shards'
+    FROM d JOIN pg_index i ON i.indrelid = d.oid AND (i.indisunique OR i.indisexclusion)
+    WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = d.oid AND a.attname = d.key
+                      AND a.attnum = ANY (i.indkey::int2[]))
+    UNION ALL
+    SELECT d.name, format('foreign key %I does not join shard key to shard key', c.conname),
+           'let the foreign key contain both tables'' shard keys, in the same place, or drop it'
+    FROM d JOIN pg_constraint c ON c.contype = 'f' AND c.conparentid = 0 AND (c.conrelid = d.oid OR c.confrelid = d.oid)
+    WHERE NOT EXISTS (
+        SELECT FROM d AS a, d AS b, generate_subscripts(c.conkey, 1) AS k
+        WHERE a.oid = c.conrelid AND b.oid = c.confrelid AND c.conkey[k] = a.attnum AND c.confkey[k] = b.attnum)
+    UNION ALL
+    SELECT l.name, format('trigger %I fires in apply workers (ENABLE ALWAYS or REPLICA)', tg.tgname),
+           format('ALTER TABLE %s ENABLE TRIGGER %I', l.oid::regclass, tg.tgname)
+    FROM leaves l JOIN pg_trigger tg ON tg.tgrelid = l.oid
+    WHERE NOT tg.tgisinternal AND tg.tgenabled IN ('A', 'R') AND tg.tgname NOT LIKE 'shardherd\_%'
+    UNION ALL
+    SELECT l.name, format('guard %I is missing or disabled', g.name), 'shardherd writes it anew at the next start of the manager'
+    FROM leaves l, (VALUES ('shardherd_guard_insert'), ('shardherd_guard_update'), ('shardherd_guard_delete')) AS g(name)
+    WHERE NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
+    UNION ALL
+    SELECT d.name, 'another subscription writes to the table', 'drop the subscription, or leave the table out of it'
+    FROM d WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
+                         WHERE r.srrelid = d.oid AND s.subname NOT LIKE 'shardherd\_%')
+    UNION ALL
+    SELECT 'transaction ' || p.gid, 'a prepared transaction is open', format('COMMIT or ROLLBACK PREPARED %L', p.gid)
+    FROM pg_prepared_xacts p WHERE p.database = current_database()
+$$;
+
+-- Rows and order-free checksum of [lo, hi] per bucket (equal parts of the range) of one table; `wanted` names
+-- buckets, NULL = all. The checksum is the sum of 64-bit hashes of whole rows as text.
+CREATE OR REPLACE FUNCTION shardherd.buckets(table_name text, range_lo bigint, range_hi bigint, count int, wanted int[])
+RETURNS TABLE (bucket int, row_count bigint, checksum numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+    columns text;
+    width numeric := ceil((range_hi::numeric - range_lo::numeric + 1) / count);
+BEGIN
+    SELECT * INTO STRICT t FROM shardherd.tables WHERE name::regclass = table_name::regclass;
+    -- by name, not by position: the order of columns may differ between the two sides
+    SELECT string_agg(format('x.%I', attname), ', ' ORDER BY attname) INTO columns
+    FROM pg_attribute WHERE attrelid = table_name::regclass AND attnum > 0 AND NOT attisdropped;
+    RETURN QUERY EXECUTE format(
+        'SELECT b, count(*), sum(hashtextextended(ROW(%s)::text, 0)::numeric) FROM ('
+        'SELECT floor((h::numeric - (%s)) / %s)::int AS b, r.* FROM '
+        '(SELECT %s AS h, x.* FROM %s x) r WHERE h BETWEEN %L::bigint AND %L::bigint) x '
+        'WHERE %L::int[] IS NULL OR b = ANY (%L::int[]) GROUP BY b ORDER BY b',
+        columns, range_lo, width, shardherd.hash_expression(t.type, format('x.%I', t.key)), t.name, range_lo, range_hi,
+        wanted, wanted);
+END $$;
