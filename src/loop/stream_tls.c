@@ -59,7 +59,7 @@ static bool is_address(const char *name)
 }
 
 /* Which name the peer's certificate must carry; SNI never holds an address (RFC 6066). */
-static int expect_name(SSL *ssl, const char *name)
+static int expect_name(SSL *ssl, char *name)
 {
     if (is_address(name))
         return X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), name);

@@ -102,6 +102,22 @@ static void test_timer_rearmed_in_its_callback_lets_others_pass(void **state)
     assert_string_equal(r.text, "abaa");
 }
 
+static void on_endless(struct loop_timer *timer, void *data)
+{
+    (void)data;
+    loop_timer_start(timer, 0);
+}
+
+static void test_timer_armed_without_delay_does_not_hold_the_turn(void **state)
+{
+    struct fixture *f = *state;
+    struct loop_timer timer;
+    loop_timer_init(&f->loop, &timer, on_endless, NULL);
+    loop_timer_start(&timer, 0);
+    RUN_UNTIL(f, f->loop.turns.count >= 5);
+    loop_timer_stop(&timer);
+}
+
 static void test_timer_stopped_in_a_callback_does_not_fire(void **state)
 {
     struct fixture *f = *state;
@@ -533,6 +549,7 @@ int main(void)
         LOOP_TEST(test_timers_never_fire_early),
         LOOP_TEST(test_timers_tie_in_arming_order),
         LOOP_TEST(test_timer_rearmed_in_its_callback_lets_others_pass),
+        LOOP_TEST(test_timer_armed_without_delay_does_not_hold_the_turn),
         LOOP_TEST(test_timer_stopped_in_a_callback_does_not_fire),
         LOOP_TEST(test_timers_many_in_order),
         LOOP_TEST(test_run_ends_when_nothing_is_left),

@@ -344,6 +344,28 @@ static void test_finish_is_not_spoilt_by_unread_input(void **state)
     pair_close(&p);
 }
 
+/* As above, with input that comes after the FIN: a closed socket would answer it with a reset. */
+static void test_finish_lingers_for_late_input(void **state)
+{
+    struct fixture *f = *state;
+    struct pair p;
+    pair_connected(&p, f);
+    stream_pause(p.client.stream);
+    assert_int_equal(stream_write(p.server.stream, "answer", 6, &f->err), 0);
+    stream_finish(p.server.stream);
+    uint64_t until = loop_clock(&f->loop) + 30 * MS; /* the FIN is long out, the second of waiting not over */
+    RUN_UNTIL(f, loop_clock(&f->loop) >= until);
+    assert_int_equal(stream_write(p.client.stream, "late", 4, &f->err), 0);
+    RUN_UNTIL(f, p.client.drained == 1);
+    until = loop_clock(&f->loop) + 30 * MS; /* time for a reset to arrive */
+    RUN_UNTIL(f, loop_clock(&f->loop) >= until);
+    stream_resume(p.client.stream);
+    RUN_UNTIL(f, p.client.eof == 1 || p.client.errors == 1);
+    assert_int_equal(p.client.errors, 0);
+    assert_string_equal(buf_text(&p.client.got), "answer");
+    pair_close(&p);
+}
+
 static void test_reset_by_the_peer_is_an_error(void **state)
 {
     struct fixture *f = *state;
@@ -524,6 +546,7 @@ int main(void)
         LOOP_TEST(test_accepted_stream_may_be_dropped_at_once),
         LOOP_TEST(test_finish_delivers_everything_then_eof),
         LOOP_TEST(test_finish_is_not_spoilt_by_unread_input),
+        LOOP_TEST(test_finish_lingers_for_late_input),
         LOOP_TEST(test_reset_by_the_peer_is_an_error),
         LOOP_TEST(test_large_transfer_with_back_pressure),
         LOOP_TEST(test_paused_stream_delivers_nothing),
