@@ -162,7 +162,7 @@ int key_type_parse(const char *name)
         if (strncasecmp(name, type_aliases[i].name, n) != 0)
             continue;
         if (name[n] == '\0' || (type_aliases[i].type == KEY_VARCHAR && is_length_modifier(name + n)))
-            return type_aliases[i].type;
+            return (int)type_aliases[i].type;
     }
     return -1;
 }

@@ -40,8 +40,8 @@ static const char *const statements[SQL_COUNT] = {
     /* No character of a key is as great as \x7f. */
     [SQL_LIST] = "SELECT key, value, revision FROM kv WHERE key >= ?1 AND key < ?1 || char(127) ORDER BY key",
     [SQL_REVISION] = "SELECT revision FROM kv WHERE key = ?1",
-    [SQL_PUT] = "INSERT INTO kv (key, value, revision) VALUES (?1, ?2, ?3) "
-                "ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision",
+    [SQL_PUT] = ("INSERT INTO kv (key, value, revision) VALUES (?1, ?2, ?3) "
+                 "ON CONFLICT (key) DO UPDATE SET value = excluded.value, revision = excluded.revision"),
     [SQL_DELETE] = "DELETE FROM kv WHERE key = ?1",
     [SQL_NEXT] = "UPDATE meta SET revision = revision + 1 RETURNING revision",
     [SQL_TERM] = "UPDATE meta SET term = term + 1, holder = ?1 RETURNING term",
@@ -370,13 +370,15 @@ static bool group_run(struct sqlite_file *file, struct file_op **ops, int count)
         return true;
     struct err fault = {0};
     db_fault(file->path, file->db, &fault);
+    /* A failed write, unlike a failed sync, has certainly left nothing behind. */
+    bool no_room = (rc & 0xff) == SQLITE_FULL || sqlite3_extended_errcode(file->db) == SQLITE_IOERR_WRITE;
     if (!sqlite3_get_autocommit(file->db))
         sql_run(file->sql[SQL_ROLLBACK], NULL);
     for (int i = 0; i < count; i++) {
         op_forget(ops[i]);
         ops[i]->err = fault;
     }
-    return count == 1 || (rc & 0xff) != SQLITE_FULL;
+    return count == 1 || !no_room;
 }
 
 void sqlite_file_run(struct sqlite_file *file, struct file_op **ops, int count)

@@ -20,7 +20,7 @@
 #include "loop/loop.h"
 #include "store/store.h"
 
-#define SUITE_DEADLINE_NS (60 * ENV_NS_PER_S)
+#define SUITE_DEADLINE_NS (20 * ENV_NS_PER_S)
 
 struct suite {
     struct loop loop;

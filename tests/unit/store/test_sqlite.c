@@ -355,6 +355,7 @@ static struct {
     sqlite3_io_methods methods;
     const sqlite3_io_methods *real_methods;
     int syncs;
+    int early; /* acknowledged while the log had bytes that were not synced */
     bool dirty;
 } layer;
 
@@ -405,8 +406,7 @@ static void layer_stop(void)
 static void on_synced(const struct err *err, int64_t revision, void *data)
 {
     (void)revision;
-    assert_null(err);
-    assert_false(layer.dirty);
+    layer.early += err != NULL || layer.dirty;
     suite_arrived(data);
 }
 
@@ -424,6 +424,7 @@ static void test_acknowledged_means_synced(void **state)
         assert_int_equal(store_compare_and_swap(s->store, key, 0, "v", on_synced, s, NULL), 0);
         suite_wait(s);
         assert_true(layer.syncs > before);
+        assert_int_equal(layer.early, 0);
     }
     /* Many that stand in line together share a sync. */
     int before = layer.syncs;
@@ -434,6 +435,7 @@ static void test_acknowledged_means_synced(void **state)
         assert_int_equal(store_compare_and_swap(s->store, key, 0, "v", on_synced, s, NULL), 0);
     }
     suite_wait(s);
+    assert_int_equal(layer.early, 0);
     assert_true(layer.syncs > before && layer.syncs <= before + 3);
     suite_close(s);
     layer_stop();
@@ -441,26 +443,28 @@ static void test_acknowledged_means_synced(void **state)
 
 /* ---- the disk ---- */
 
-/* Writes 256 KiB values until the disk is full, then shows that the store still reads, deletes and writes. */
+/* Writes 256 KiB values until the disk is full. Small ones in the same line go on being written. */
 static void fill_the_disk(struct suite *s)
 {
     enum { CROWD = 16 };
     static char value[256 * 1024];
     memset(value, 'v', sizeof value - 1);
-    int64_t small = put(s, "small", 0, "s"), first = 0;
+    int64_t small = put(s, "small", 0, "s");
     int written = 0, failed = 0;
-    struct answer a[CROWD];
+    struct answer a[CROWD], tiny;
+    char key[32];
     while (failed == 0 && written < 400) {
         for (int i = 0; i < CROWD; i++) {
-            char key[32];
             snprintf(key, sizeof key, "big/%d", written + i);
             start_write(s, &a[i], key, 0, value);
         }
+        snprintf(key, sizeof key, "tiny/%d", written);
+        start_write(s, &tiny, key, 0, "t");
         suite_wait(s);
+        assert_int_equal(tiny.err.code, ERRC_NONE);
         for (int i = 0; i < CROWD; i++) {
             assert_true(a[i].err.code == ERRC_NONE || a[i].err.code == ERRC_IO);
             failed += a[i].err.code == ERRC_IO;
-            first = a[i].err.code == ERRC_NONE && first == 0 ? a[i].revision : first;
             if (a[i].err.code == ERRC_IO)
                 assert_non_null(strstr(a[i].err.message, store_path(s)));
         }
