@@ -1,0 +1,188 @@
+/*
+ * Merging: not urgent, so one at a time, only while nothing is hot, and only after a long calm.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "balance/balance_impl.h"
+
+struct pair {
+    size_t from, into;
+    double peak; /* greatest minute of both together, at most */
+    double now;  /* both together, newest samples */
+};
+
+static bool adjacent(const struct range_set *a, const struct range_set *b)
+{
+    for (size_t i = 0; i < a->count; i++)
+        for (size_t j = 0; j < b->count; j++) {
+            bool below = a->items[i].hi < b->items[j].lo && a->items[i].hi + 1 == b->items[j].lo;
+            bool above = b->items[j].hi < a->items[i].lo && b->items[j].hi + 1 == a->items[i].lo;
+            if (below || above)
+                return true;
+        }
+    return false;
+}
+
+/* Calm by its own history: no operation, none lately, every minute known. */
+static bool settled(const struct round *round, size_t shard)
+{
+    const struct balance_shard_facts *facts = &round->facts->shards[shard];
+    uint64_t end = balance_last_end(facts, balance_notes(round->state, facts->name));
+    if (balance_busy(round, shard) || balance_cooling(round, shard))
+        return false;
+    return end == 0 || balance_elapsed(round->facts, end, round->facts->policy->merge_after_ns);
+}
+
+/* Size of the data when it is known, else the load: what a move costs. */
+static double cost(const struct balance_shard_facts *shard, double load)
+{
+    const struct load_sample *s = shard->load != NULL ? load_ring_second(shard->load, 0) : NULL;
+    return s != NULL && !isnan(s->value[LOAD_SIZE]) ? s->value[LOAD_SIZE] : load;
+}
+
+static bool pair_measure(const struct round *round, size_t a, size_t b, struct pair *ret)
+{
+    const struct balance_facts *facts = round->facts;
+    uint64_t span = facts->policy->merge_after_ns;
+    double limit = BALANCE_MERGE_MAX * facts->policy->threshold;
+    double peak = heat_peak_minute(facts, a, span) + heat_peak_minute(facts, b, span);
+    double load_a = heat_load(facts, a), load_b = heat_load(facts, b);
+    if (!(peak < limit) || !(load_a + load_b < limit))
+        return false;
+    bool first = cost(&facts->shards[a], load_a) <= cost(&facts->shards[b], load_b);
+    *ret = (struct pair){.from = first ? a : b, .into = first ? b : a, .peak = peak, .now = load_a + load_b};
+    if (!facts->shards[ret->into].may_receive)
+        *ret = (struct pair){.from = ret->into, .into = ret->from, .peak = peak, .now = ret->now};
+    return facts->shards[ret->into].may_receive;
+}
+
+/* The pair with the least load together. */
+static bool pair_find(const struct round *round, struct pair *ret)
+{
+    const struct balance_facts *facts = round->facts;
+    bool found = false;
+    for (size_t a = 0; a < facts->shard_count; a++) {
+        if (facts->shards[a].ranges->count == 0 || !settled(round, a))
+            continue;
+        for (size_t b = a + 1; b < facts->shard_count; b++) {
+            struct pair pair;
+            if (!adjacent(facts->shards[a].ranges, facts->shards[b].ranges) || !settled(round, b) ||
+                !pair_measure(round, a, b, &pair))
+                continue;
+            if (!found || pair.peak < ret->peak)
+                *ret = pair;
+            found = true;
+        }
+    }
+    return found;
+}
+
+/* Why a pair that could be merged is not; NULL = nothing. */
+static const char *held(const struct round *round, const struct pair *pair, char out[96])
+{
+    const struct balance_facts *facts = round->facts;
+    const char *hold = facts->shards[pair->from].merge_hold;
+    unsigned least = facts->min_shards > 0 ? facts->min_shards : 1;
+    if (hold == NULL)
+        hold = facts->shards[pair->into].merge_hold;
+    if (hold != NULL)
+        snprintf(out, 96, "%s", hold);
+    else if (facts->shard_count <= least)
+        snprintf(out, 96, "the database is to have at least %u shards", least);
+    else if (facts->max_operations > 0 &&
+             facts->running_operations + round->new_operations >= facts->max_operations)
+        snprintf(out, 96, "%u operations run already and at most %u may",
+                 facts->running_operations + round->new_operations, facts->max_operations);
+    else
+        return NULL;
+    return out;
+}
+
+static void merge_refuse(struct turn *t, const struct pair *pair)
+{
+    struct balance_state *state = t->round->state;
+    struct balance_refusal *refusal = &state->merge_refusal;
+    const char *from = t->shard->name, *into = t->round->facts->shards[pair->into].name;
+    bool same =
+        refusal->active && strcmp(state->merge_shard, from) == 0 && strcmp(state->merge_target, into) == 0;
+    refusal->last_ns = t->round->facts->now_ns;
+    if (same)
+        return;
+    struct balance_change *change = balance_change_make(t, BALANCE_REFUSE, BALANCE_R_MERGE_HELD, false);
+    snprintf(change->target, sizeof change->target, "%s", into);
+    memcpy(state->merge_shard, change->shard, sizeof state->merge_shard);
+    memcpy(state->merge_target, change->target, sizeof state->merge_target);
+    refusal->rule = BALANCE_R_MERGE_HELD;
+    refusal->active = true;
+    refusal->since_ns = t->round->facts->now_ns;
+    memcpy(refusal->sentence, change->sentence, sizeof refusal->sentence);
+}
+
+static void merge(struct turn *t, const struct pair *pair)
+{
+    const struct balance_facts *facts = t->round->facts;
+    bool act = facts->policy->merge == AUTO_ON;
+    struct balance_change *change = balance_change_make(t, BALANCE_MERGE, BALANCE_R_MERGE, act);
+    snprintf(change->target, sizeof change->target, "%s", facts->shards[pair->into].name);
+    change->range = t->shard->ranges->items[0];
+    change->split_at = change->range.lo;
+    change->kept = 0;
+    change->moved = pair->now;
+    t->state->show.decision = *change;
+    t->state->show.decided_ns = facts->now_ns;
+    t->round->state->merged_ns = facts->now_ns;
+    t->round->state->merge_refusal.active = false;
+    if (act) {
+        t->state->reserved_ns = facts->now_ns;
+        balance_notes(t->round->state, change->target)->reserved_ns = facts->now_ns;
+        t->round->new_operations++;
+        return;
+    }
+    size_t used = strlen(change->sentence);
+    snprintf(change->sentence + used, sizeof change->sentence - used,
+             ", recommended only: merging is recommend");
+}
+
+/* One at a time; a recommendation is repeated after merge_after. */
+static bool waits(const struct round *round)
+{
+    const struct balance_facts *facts = round->facts;
+    bool act = facts->policy->merge == AUTO_ON;
+    uint64_t pause = act ? BALANCE_START_NS : facts->policy->merge_after_ns;
+    if (round->state->merged_ns > 0 && !balance_elapsed(facts, round->state->merged_ns, pause))
+        return true;
+    for (size_t i = 0; i < facts->shard_count; i++)
+        if (facts->shards[i].operation != NULL)
+            return true;
+    return round->hot || round->new_operations > 0;
+}
+
+void balance_merge_step(struct round *round)
+{
+    const struct balance_facts *facts = round->facts;
+    struct pair pair;
+    if (facts->policy->merge == AUTO_OFF || facts->shard_count < 2 || waits(round))
+        return;
+    if (!pair_find(round, &pair)) {
+        round->state->merge_refusal.active = false;
+        return;
+    }
+    struct turn t = {.round = round, .shard = &facts->shards[pair.from], .index = pair.from};
+    char text[BALANCE_TIME_SIZE], why[96];
+    t.state = balance_notes(round->state, t.shard->name);
+    t.heat.load = heat_load(facts, pair.from);
+    balance_format_time(facts->policy->merge_after_ns, text);
+    balance_words_set(&t.words, "shard", "%s", t.shard->name);
+    balance_words_set(&t.words, "target", "%s", facts->shards[pair.into].name);
+    balance_words_set(&t.words, "time", "%s", text);
+    balance_set_load(&t, "load", pair.peak);
+    balance_set_load(&t, "threshold", facts->policy->threshold);
+    if (held(round, &pair, why) != NULL) {
+        balance_words_set(&t.words, "why", "%s", why);
+        merge_refuse(&t, &pair);
+    } else {
+        merge(&t, &pair);
+    }
+}
