@@ -55,6 +55,8 @@ struct pg_stream {
     char *sql;
     uint64_t received;  /* end of what has arrived */
     uint64_t confirmed; /* what the server may forget */
+    uint64_t committed; /* end of the last transaction handed to the user */
+    bool open;          /* inside a transaction */
     uint64_t heard_ns;  /* when the last message came */
     bool stopped;       /* by the user: the end is no error */
     struct err err;
@@ -80,6 +82,16 @@ static uint64_t get64(const char *bytes)
 
 /* ---- status ---- */
 
+/*
+ * With every transaction confirmed, WAL that held nothing for us is confirmed as well: else the slot of an
+ * idle stream would keep it, and a server that shuts down would wait for us.
+ */
+static uint64_t position(const struct pg_stream *s)
+{
+    bool settled = !s->open && s->confirmed >= s->committed;
+    return settled && s->received > s->confirmed ? s->received : s->confirmed;
+}
+
 static void send_status(struct pg_stream *s, bool ask)
 {
     struct pg_conn *conn = s->conn;
@@ -87,8 +99,8 @@ static void send_status(struct pg_stream *s, bool ask)
         return; /* the last one is still on its way */
     char message[STATUS_SIZE] = {'r'};
     put64(message + 1, s->received > s->confirmed ? s->received : s->confirmed);
-    put64(message + 9, s->confirmed);
-    put64(message + 17, s->confirmed);
+    put64(message + 9, position(s));
+    put64(message + 17, position(s));
     put64(message + 25, (uint64_t)(loop_wall(conn->loop) - EPOCH_US));
     message[33] = ask ? 1 : 0;
     if (PQputCopyData(conn->pg, message, STATUS_SIZE) == 1)
@@ -132,7 +144,13 @@ static void take_data(struct pg_stream *s, const char *bytes, size_t length)
         s->received = start;
     if (end > s->received)
         s->received = end;
-    if (s->events.message != NULL && !s->stopped)
+    if (s->stopped)
+        return;
+    if (length > HEADER_DATA && (bytes[HEADER_DATA] == 'B' || bytes[HEADER_DATA] == 'C')) {
+        s->open = bytes[HEADER_DATA] == 'B';
+        s->committed = s->open ? s->committed : start;
+    }
+    if (s->events.message != NULL)
         s->events.message(s, start, bytes + HEADER_DATA, length - HEADER_DATA, s->data);
 }
 

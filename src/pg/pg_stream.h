@@ -86,7 +86,11 @@ struct pg_stream_events {
 int pg_stream_start(struct pg_conn *conn, const char *slot, uint64_t start_lsn, const char *publications,
                     const struct pg_stream_events *events, void *data, struct pg_stream **ret,
                     struct err *err);
-/* Everything up to lsn may be forgotten by the server; sent with the next status. */
+/*
+ * Everything up to lsn (end_lsn of a COMMIT) may be forgotten by the server; sent with the next status. When
+ * all transactions delivered are confirmed, WAL without changes for us is confirmed without asking. Whoever
+ * confirms nothing makes an orderly shutdown of the server wait for its wal_sender_timeout.
+ */
 void pg_stream_confirm(struct pg_stream *s, uint64_t lsn);
 /* The end of the server's WAL as far as it told us: with nothing left to confirm, this may be confirmed. */
 uint64_t pg_stream_received(const struct pg_stream *s);
