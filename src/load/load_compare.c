@@ -31,7 +31,7 @@ static void bits_set(uint8_t *bits, uint64_t place, unsigned value)
 
 static unsigned bits_get(const uint8_t *bits, uint64_t place)
 {
-    return bits[place / 4] >> place % 4 * 2 & 3u;
+    return (unsigned)(bits[place / 4] >> place % 4 * 2) & 3u;
 }
 
 struct load_compare *load_compare_new(const struct load_state *state, const struct routing *routing,

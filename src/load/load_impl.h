@@ -113,9 +113,11 @@ struct load {
     struct load_stats stats;
 
     struct load_client *clients;
-    struct list rested; /* clients whose acknowledgement waits for the flush */
-    unsigned busy;      /* clients with an operation */
-    unsigned queued;    /* operations in all queues */
+    struct list rested;  /* clients whose acknowledgement waits for the flush */
+    unsigned busy;       /* clients with an operation */
+    unsigned queued;     /* operations in all queues */
+    unsigned connecting; /* links */
+    bool warm;           /* the clients are connected: the load has begun */
     struct loop_task turn;
     struct load_random random;
     struct load_skew skew;

@@ -105,11 +105,19 @@ static void link_down(struct load_link *link, const struct err *err)
         loop_timer_start(&link->retry, delay < RETRY_MAX ? delay : RETRY_MAX);
 }
 
+static void link_settled(struct load_link *link)
+{
+    struct load *load = link->client->load;
+    if (--load->connecting == 0 && !load->warm)
+        loop_defer(load->loop, &load->turn);
+}
+
 static void link_connected(struct pg_conn *conn, const struct err *err, void *data)
 {
     struct load_link *link = data;
     if (link->conn != conn)
         return; /* closed by us */
+    link_settled(link);
     if (err != NULL) {
         load_stats_error(&link->client->load->stats, err->code == ERRC_SQL ? err->sqlstate : "connect");
         link_down(link, err);
@@ -141,8 +149,11 @@ void load_link_want(struct load_link *link)
     explicit_bzero(password, sizeof password);
     load_opened(load);
     link->state = LINK_CONNECTING;
-    if (pg_conn_connect(link->conn, &err) != 0)
+    load->connecting++;
+    if (pg_conn_connect(link->conn, &err) != 0) {
+        link_settled(link);
         link_down(link, &err);
+    }
 }
 
 void load_links_close(struct load_client *client)

@@ -16,6 +16,7 @@
 
 #define TICK          (100 * ENV_NS_PER_MS)
 #define FIRST_TABLE   (30 * ENV_NS_PER_S) /* how long the first routing table may take */
+#define WARM_UP       (3 * ENV_NS_PER_S)  /* how long the first connections may take */
 #define FIRST_SUCCESS (15 * ENV_NS_PER_S) /* and the first operation */
 
 /*
@@ -292,6 +293,21 @@ static void rests_over(struct load *load)
         load_client_rest_over(list_item(list_first(&load->rested), struct load_client, node));
 }
 
+/* The load begins when everybody is connected, so that no latency and no gap counts that: or after a while.
+ */
+static bool warmed_up(struct load *load)
+{
+    uint64_t now = loop_clock(load->loop);
+    if (load->warm)
+        return true;
+    if (load->connecting > 0 && now - load->started_ns < WARM_UP)
+        return false;
+    load->warm = true;
+    load->started_ns = load->acked_ns = now;
+    load_pace_init(&load->pace, load->pace.rate, now);
+    return true;
+}
+
 static void load_turn(struct loop_task *task, void *data)
 {
     struct load *load = data;
@@ -305,7 +321,7 @@ static void load_turn(struct loop_task *task, void *data)
     rests_over(load);
     if (sm_now(&load->sm) == LOAD_DRAINING && load->busy == 0)
         drained(load);
-    if (sm_now(&load->sm) != LOAD_LOADING)
+    if (sm_now(&load->sm) != LOAD_LOADING || !warmed_up(load))
         return;
     load_draw(load);
     for (unsigned i = 0; i < load->o.clients && load->queued > 0; i++) {
@@ -381,6 +397,10 @@ static void tick_loading(struct load *load, uint64_t now)
 {
     const struct load_options *o = &load->o;
     struct err err = {0};
+    if (!load->warm) {
+        loop_defer(load->loop, &load->turn);
+        return;
+    }
     if (load->later_next < o->later_count && now - load->started_ns >= o->later[load->later_next].after_ns &&
         load_next_skew(load, &err) != 0) {
         load_fail(load, &err);
