@@ -35,36 +35,37 @@ struct instance_access {
 };
 
 struct instance_facts {
-    uint64_t seen_ns;           /* last successful poll, 0 = never */
-    uint64_t failed_ns;         /* last failed poll, 0 = never */
-    char error[256];            /* of the last failed poll, without secrets */
+    uint64_t seen_ns;   /* last successful poll, 0 = never */
+    uint64_t failed_ns; /* last failed poll, 0 = never */
+    char error[256];    /* of the last failed poll, without secrets */
     enum instance_role role;
     enum instance_health health;
-    int server_version;         /* 150018 */
+    int server_version; /* 150018 */
     uint32_t timeline;
     uint64_t system_identifier;
-    int64_t started_us;         /* postmaster start, wall clock */
-    double lag_seconds;         /* standby: replay lag, NAN when not known, never 0 while the receiver is down (P16) */
+    int64_t started_us; /* postmaster start, wall clock */
+    double
+        lag_seconds; /* standby: replay lag, NAN when not known, never 0 while the receiver is down (P16) */
     uint64_t lag_bytes;
-    uint64_t wal_lsn;           /* insert position (primary) or replay position (standby) */
-    int connections;            /* client backends */
+    uint64_t wal_lsn; /* insert position (primary) or replay position (standby) */
+    int connections;  /* client backends */
     int max_connections;
-    uint64_t database_bytes;    /* of the application's database */
-    uint64_t errors_total;      /* failed polls */
+    uint64_t database_bytes; /* of the application's database */
+    uint64_t errors_total;   /* failed polls */
 };
 
 struct fleet_instance {
-    struct list node;           /* in fleet.instances */
-    char *name;                 /* unique: "shop-s1-0" */
-    char *database;             /* what it belongs to; "" = free */
+    struct list node; /* in fleet.instances */
+    char *name;       /* unique: "shop-s1-0" */
+    char *database;   /* what it belongs to; "" = free */
     char *shard;
-    char *source;               /* who found it: "static", "local" */
+    char *source; /* who found it: "static", "local" */
     struct instance_access access;
     struct instance_facts facts;
     struct load_ring load;
-    struct hist probe;          /* latency of the load group's poll */
-    struct hist query_age;      /* ages of running statements at each activity poll */
-    void *observer;             /* of metrics/: its poller */
+    struct hist probe;     /* latency of the load group's poll */
+    struct hist query_age; /* ages of running statements at each activity poll */
+    void *observer;        /* of metrics/: its poller */
 };
 
 enum auto_mode { AUTO_OFF, AUTO_RECOMMEND, AUTO_ON };
@@ -75,24 +76,24 @@ const char *auto_mode_name(enum auto_mode mode);
 struct balance_policy {
     enum auto_mode split, merge, rebalance;
     enum load_metric objective;
-    double threshold;            /* in the objective's unit; default 1000 transactions/s */
-    double relative;             /* x the fleet's mean; default 1.2 */
-    unsigned window;             /* samples in a row; default 10 */
-    uint64_t cooldown_ns;        /* per shard after a split; default 10 min */
-    uint64_t merge_after_ns;     /* default 1 h */
-    unsigned max_shards;         /* default 64 */
-    uint64_t sample_ns;          /* how long the change stream is listened to; default 3 s */
-    uint64_t bake_ns;            /* between settle and clean-up; default 15 min */
+    double threshold;        /* in the objective's unit; default 1000 transactions/s */
+    double relative;         /* x the fleet's mean; default 1.2 */
+    unsigned window;         /* samples in a row; default 10 */
+    uint64_t cooldown_ns;    /* per shard after a split; default 10 min */
+    uint64_t merge_after_ns; /* default 1 h */
+    unsigned max_shards;     /* default 64 */
+    uint64_t sample_ns;      /* how long the change stream is listened to; default 3 s */
+    uint64_t bake_ns;        /* between settle and clean-up; default 15 min */
 };
 void balance_policy_defaults(struct balance_policy *policy);
 
 struct fleet_database {
-    struct list node;            /* in fleet.databases */
+    struct list node; /* in fleet.databases */
     char *name;
-    char *spec_json;             /* as applied, for the API */
-    int64_t spec_revision;       /* store revision of db/<name>/spec */
-    struct routing *routing;     /* NULL until provisioned */
-    int64_t routing_revision;    /* store revision of db/<name>/routing */
+    char *spec_json;          /* as applied, for the API */
+    int64_t spec_revision;    /* store revision of db/<name>/spec */
+    struct routing *routing;  /* NULL until provisioned */
+    int64_t routing_revision; /* store revision of db/<name>/routing */
     struct balance_policy policy;
 };
 
@@ -105,15 +106,17 @@ struct fleet {
 void fleet_init(struct fleet *fleet);
 void fleet_fini(struct fleet *fleet);
 
+/* With the default policy; the one that is there if the name is taken. */
 struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name);
 struct fleet_database *fleet_find_database(const struct fleet *fleet, const char *name);
 void fleet_remove_database(struct fleet *fleet, struct fleet_database *db);
 
 /* Copies access. ERRC_EXISTS if the name is taken. */
-int fleet_add_instance(struct fleet *fleet, const char *name, const char *source, const struct instance_access *access,
-                       struct fleet_instance **ret, struct err *err);
+int fleet_add_instance(struct fleet *fleet, const char *name, const char *source,
+                       const struct instance_access *access, struct fleet_instance **ret, struct err *err);
 struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char *name);
-/* The primary of a shard, or NULL. A shard's primary is the instance at the routing table's primary address. */
+/* The primary of a shard, or NULL. A shard's primary is the instance at the routing table's primary address.
+ */
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard);
 void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance);
 

@@ -22,10 +22,12 @@ int64_t hash_int8(int64_t value);
 int64_t hash_text(const void *bytes, size_t length); /* deterministic collations only */
 int64_t hash_uuid(const uint8_t uuid[16]);
 
-/* "bigint" (and int8, int4, int2, int, character varying, ...) to the type; -1 if it cannot be a shard key. */
+/* "bigint" (and int8, int4, int2, int, character varying, ...) to the type; -1 if it cannot be a shard key.
+ */
 int key_type_parse(const char *name);
 const char *key_type_name(enum key_type type); /* as in the routing table: "bigint" */
-/* SQL expression with %s where the column goes: "hashint8extended(%s, 0)". text and varchar: hashtextextended. */
+/* SQL expression with %s where the column goes: "hashint8extended(%s, 0)". text and varchar:
+ * hashtextextended. */
 const char *key_type_sql(enum key_type type);
 
 /* Hash of a key given as text in the type's input format. ERRC_INVALID naming type and text if malformed. */

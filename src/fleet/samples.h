@@ -28,17 +28,22 @@ struct load_ring {
     unsigned second_count, second_next;
     struct load_sample minutes[SAMPLES_MINUTES]; /* means of 60 s; at_ns = their end */
     unsigned minute_count, minute_next;
-    struct load_sample sum;                      /* of the minute being filled */
+    struct load_sample sum; /* of the minute being filled */
     unsigned sum_count[LOAD_METRIC_MAX + 2];
     uint64_t minute_started_ns;
 };
 
 void load_ring_init(struct load_ring *ring);
+/* A sample older than the newest is dropped. */
 void load_ring_add(struct load_ring *ring, const struct load_sample *sample);
 /* The n-th newest second (0 = newest), or NULL. */
 const struct load_sample *load_ring_second(const struct load_ring *ring, unsigned n);
 const struct load_sample *load_ring_minute(const struct load_ring *ring, unsigned n);
-/* Mean of a metric over the samples not older than window_ns; false if there is none. */
-bool load_ring_mean(const struct load_ring *ring, enum load_metric m, uint64_t now_ns, uint64_t window_ns, double *ret);
+/*
+ * Mean of a metric over the samples not older than window_ns, NAN left out; false if there is none. A window
+ * above 10 minutes is answered from whole minutes and what the present one has so far.
+ */
+bool load_ring_mean(const struct load_ring *ring, enum load_metric m, uint64_t now_ns, uint64_t window_ns,
+                    double *ret);
 
 #endif
