@@ -21,8 +21,8 @@ struct runtime_spec {
     const char *name;     /* instance, "shop-s3-0" */
     const char *database; /* created if missing, owned by `owner` */
     const char *shard;
-    const char *owner; /* application role, created with LOGIN and the password below */
-    const char *owner_password;
+    const char *owner;           /* application role, created with LOGIN and the password below */
+    const char *owner_password;  /* set when it differs from the last one; NULL = none given */
     const char *const *settings; /* "name = value" lines for postgresql.conf, NULL-terminated, or NULL */
     uint64_t min_free_bytes;     /* refuse when the disk has less; 0 = 512 MiB */
 };
@@ -71,14 +71,30 @@ void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 /* ---- local processes ---- */
 
 struct runtime_local_options {
-    const char *directory;     /* holds <name>/{data,run.json,password,log}; created with mode 0700 */
-    const char *bin_directory; /* with initdb, postgres, pg_ctl; NULL = search (newest of PATH,
-                                  /usr/lib/postgresql) */
-    const char *address;       /* where instances listen; NULL = 127.0.0.1 */
-    int first_port;            /* 0 = 55432; the first free one from here is taken and kept */
+    /* Holds <name>/{data,instance.json,password,owner-password,log}; made if missing, 0700, as root 0711. */
+    const char *directory;
+    const char
+        *bin_directory;  /* with initdb and postgres; NULL = search (newest of PATH, /usr/lib/postgresql) */
+    const char *address; /* numeric, where instances listen and are reached; NULL = 127.0.0.1 */
+    /*
+     * 0 = 25432, below the ports that the kernel gives to outgoing connections (32768 and up), one of which
+     * could else hold an instance's port while it restarts. The first free one from here is taken and kept.
+     */
+    int first_port;
     const char *user; /* as root: run servers as this user; NULL = "postgres" if it exists, else "nobody" */
 };
-/* ERRC_NOT_FOUND when no PostgreSQL >= 15 is found, naming where it looked and the package to install. */
+/*
+ * Looks for programs and makes the directory, so it touches the disk: call it at start-up. ERRC_NOT_FOUND
+ * when no PostgreSQL is found, naming where it looked and the package to install. Versions are asked by the
+ * first runtime_ensure(), which refuses with ERRC_UNSUPPORTED what is older than 15, and starts a data
+ * directory only with programs of its own major version.
+ *
+ * runtime_ensure() of an instance that runs adopts it as it is; settings take effect at its next start. One
+ * that was never usable is removed when ensure fails or is canceled; one that was stays as it is, and
+ * ERRC_TIMEOUT then means that it may still be recovering: ensure it again. ERRC_LIMIT: disk; ERRC_CONFLICT:
+ * its port is taken, or the name belongs to another shard; ERRC_REFUSED: a directory of that name is not
+ * ours, or the servers' user cannot get there.
+ */
 int runtime_local_open(struct loop *loop, const struct runtime_local_options *options, struct runtime **ret,
                        struct err *err);
 
