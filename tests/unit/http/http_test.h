@@ -1,6 +1,6 @@
 /*
- * http_test: the fixture of the tests with sockets: a loop whose clock can be put forward, a raw peer on a plain
- * socket, and waiting for a condition with a deadline of the real clock.
+ * http_test: the fixture of the tests with sockets: a loop whose clock can be put forward, a raw peer on a
+ * plain socket, and waiting for a condition with a deadline of the real clock.
  */
 #ifndef TESTS_HTTP_TEST_H
 #define TESTS_HTTP_TEST_H

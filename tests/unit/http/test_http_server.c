@@ -32,8 +32,8 @@ static void answer_echo(struct http_exchange *ex, const struct http_request *r)
 {
     struct buf b = {0};
     const char *header = http_request_header(ex, "x-test");
-    buf_printf(&b, "%s|%s|%s|%s|%zu|%s", r->method, r->path, r->query, header != NULL ? header : "-", r->body_length,
-               r->body);
+    buf_printf(&b, "%s|%s|%s|%s|%zu|%s", r->method, r->path, r->query, header != NULL ? header : "-",
+               r->body_length, r->body);
     http_respond(ex, 200, "text/plain", b.data, b.length);
     buf_free(&b);
 }
@@ -140,8 +140,9 @@ static void test_chunked_request_and_http_1_0(void **state)
     struct service s;
     struct peer p;
     service_start(&s, f, NULL);
-    ask(f, &p, "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
-               "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+    ask(f, &p,
+        "PUT /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
     expect(&p, "PUT|/echo||-|5|abcde");
     peer_close(&p);
     ask(f, &p, "GET /hello HTTP/1.0\r\nHost: a\r\n\r\n");
@@ -156,11 +157,13 @@ static void test_H3_head_204_304_have_no_body(void **state)
     struct peer p;
     service_start(&s, f, NULL);
     service_large(&s);
-    ask(f, &p, "HEAD /hello HTTP/1.1\r\nHost: a\r\n\r\nHEAD /pieces HTTP/1.1\r\nHost: a\r\n\r\n"
-               "GET /empty HTTP/1.1\r\nHost: a\r\n\r\nGET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
-               "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    ask(f, &p,
+        "HEAD /hello HTTP/1.1\r\nHost: a\r\n\r\nHEAD /pieces HTTP/1.1\r\nHost: a\r\n\r\n"
+        "GET /empty HTTP/1.1\r\nHost: a\r\n\r\nGET /nothing HTTP/1.1\r\nHost: a\r\n\r\n"
+        "GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     assert_int_equal(peer_count(&p, "HTTP/1.1 "), 5);
-    assert_int_equal(peer_count(&p, "\r\n\r\nHTTP/1.1 "), 4); /* nothing between the first four and what follows */
+    assert_int_equal(peer_count(&p, "\r\n\r\nHTTP/1.1 "),
+                     4); /* nothing between the first four and what follows */
     expect(&p, "Content-Length: 5\r\n\r\nHTTP/1.1 200");
     expect(&p, "ETag: \"7\"\r\n");
     assert_int_equal(peer_count(&p, "no-cache"), 1);
@@ -196,7 +199,9 @@ static void test_H4_pipelined_requests_wait_in_order(void **state)
     struct peer p;
     service_start(&s, f, NULL);
     peer_open(&p, f);
-    peer_send(&p, "GET /later HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nx");
+    peer_send(
+        &p,
+        "GET /later HTTP/1.1\r\nHost: a\r\n\r\nPOST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nx");
     RUN_UNTIL(f, s.later != NULL);
     peer_send(&p, "yzGET /hello HTTP/1.1\r\nHost: a\r\n\r\n");
     run_for(f, 20 * ENV_NS_PER_MS);
@@ -219,7 +224,8 @@ static void test_H4_pipelining_is_bounded(void **state)
     peer_open(&p, f);
     peer_send(&p, "GET /later HTTP/1.1\r\nHost: a\r\n\r\n");
     RUN_UNTIL(f, s.later != NULL);
-    static const char request[] = "GET /hello HTTP/1.1\r\nHost: a\r\nX: 0123456789012345678901234567890123456789\r\n\r\n";
+    static const char request[] =
+        "GET /hello HTTP/1.1\r\nHost: a\r\nX: 0123456789012345678901234567890123456789\r\n\r\n";
     struct buf all = {0};
     for (int i = 0; i < 5000; i++)
         buf_add_text(&all, request);
@@ -339,7 +345,8 @@ static void test_H2_body_and_header_limits(void **state)
     ask(f, &p, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\n");
     expect(&p, "HTTP/1.1 413 ");
     peer_close(&p);
-    ask(f, &p, "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n0\r\n\r\n");
+    ask(f, &p,
+        "POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n01234567890\r\n0\r\n\r\n");
     expect(&p, "HTTP/1.1 413 ");
     peer_close(&p);
     ask(f, &p, "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\nConnection: close\r\n\r\n0123456789");
