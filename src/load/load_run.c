@@ -418,7 +418,13 @@ static void tick(struct loop_timer *timer, void *data)
 {
     struct load *load = data;
     uint64_t now = loop_clock(load->loop);
-    loop_timer_start(timer, TICK);
+    uint64_t delay = TICK;
+    if (sm_now(&load->sm) == LOAD_LOADING && load->o.duration_ns > 0) {
+        uint64_t end = load->started_ns + load->o.duration_ns;
+        if (end > now && end - now < delay)
+            delay = end - now;
+    }
+    loop_timer_start(timer, delay);
     if (sm_now(&load->sm) == LOAD_LOADING) {
         tick_loading(load, now);
     } else if (sm_now(&load->sm) == LOAD_DRAINING && now - load->ended_ns >= load->o.give_up_ns) {
