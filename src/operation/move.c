@@ -135,8 +135,7 @@ static bool skips(const struct move *m, enum move_action action)
     case ACT_REMOVE_TARGET:
         return !m->record.new_target;
     case ACT_CLEAN_SOURCE:
-    case ACT_UNFREEZE:
-        return m->record.retire_source && move_now(m) == MOVE_CLEAN;
+        return m->record.retire_source; /* the whole source goes */
     case ACT_RETIRE:
         return !m->record.retire_source;
     default:

@@ -72,6 +72,15 @@ void operation_stopped(struct operation *op)
     maybe_stopped(op->owner);
 }
 
+unsigned operations_running(const struct operations *ops)
+{
+    unsigned running = 0;
+    list_each(node, &ops->list) {
+        running += list_item(node, struct operation, node)->status == OPERATION_RUNNING;
+    }
+    return running;
+}
+
 struct operation *operations_find(const struct operations *ops, const char *id)
 {
     list_each(node, &ops->list) {

@@ -77,7 +77,6 @@ struct operation {
 struct operations {
     struct operation_services services;
     struct list list;             /* newest last */
-    int running;
     void (*stopped)(void *data);  /* set by operations_stop() */
     void *stopped_data;
     int stopping;                 /* operations that have not stopped yet */
@@ -87,6 +86,9 @@ void operations_init(struct operations *ops, const struct operation_services *se
 /* Lets go of every operation (journals stay); `stopped` runs when no connection of theirs is left. */
 void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data);
 void operations_fini(struct operations *ops);
+
+/* Operations that have not ended. */
+unsigned operations_running(const struct operations *ops);
 
 struct operation *operations_find(const struct operations *ops, const char *id);
 /* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL. */
