@@ -110,8 +110,12 @@ static void routing_deleted(const struct err *err, int64_t revision, void *data)
         provision_step_failed(p, err);
         return;
     }
+    if (db == NULL || db->spec_revision == 0) {
+        spec_deleted(NULL, 0, p);
+        return;
+    }
     snprintf(key, sizeof key, "db/%s/spec", p->op.database);
-    if (store_compare_and_swap(services(p)->store, key, db != NULL ? db->spec_revision : 0, NULL, spec_deleted, p, &local) != 0)
+    if (store_compare_and_swap(services(p)->store, key, db->spec_revision, NULL, spec_deleted, p, &local) != 0)
         provision_step_failed(p, &local);
 }
 
