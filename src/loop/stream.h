@@ -66,6 +66,15 @@ int stream_write(struct stream *s, const void *data, size_t length, struct err *
 int stream_write_owned(struct stream *s, const void *data, size_t length, void (*release)(void *owner),
                        void *owner, struct err *err);
 
+/* Like stream_write_owned() for up to 1024 runs of bytes, which go out with one writev. The array is copied.
+ */
+struct stream_piece {
+    const void *data;
+    size_t length;
+};
+int stream_write_pieces(struct stream *s, const struct stream_piece *pieces, size_t count,
+                        void (*release)(void *owner), void *owner, struct err *err);
+
 /* Bytes queued and not yet taken by the kernel. */
 size_t stream_pending(const struct stream *s);
 

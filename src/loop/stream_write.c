@@ -70,18 +70,28 @@ static void on_written(uv_write_t *write, int status)
     stream_emit(s, STREAM_DRAINED, NULL, 0);
 }
 
-static void chunk_send(struct stream *s, struct chunk *c)
+static uv_buf_t buf_of(const void *data, size_t length)
 {
-    /* libuv's lengths are unsigned; the write limit keeps chunks far below that */
-    uv_buf_t buf = {.base = NULL, .len = c->length};
-    memcpy(&buf.base, &c->data, sizeof buf.base); /* libuv's buffers are not const, it only reads */
+    uv_buf_t buf = {.base = NULL, .len = length};
+    memcpy(&buf.base, &data, sizeof buf.base); /* libuv's buffers are not const, it only reads */
+    return buf;
+}
+
+static void bufs_send(struct stream *s, struct chunk *c, const uv_buf_t *bufs, unsigned count)
+{
     s->pending += c->length;
-    int rc = uv_write(&c->uv, (uv_stream_t *)&s->tcp, &buf, 1, on_written);
+    int rc = uv_write(&c->uv, (uv_stream_t *)&s->tcp, bufs, count, on_written);
     if (rc == 0)
         return;
     s->pending -= c->length;
     chunk_free(c);
     write_failed(s, rc, true);
+}
+
+static void chunk_send(struct stream *s, struct chunk *c)
+{
+    uv_buf_t buf = buf_of(c->data, c->length);
+    bufs_send(s, c, &buf, 1);
 }
 
 void stream_send(struct stream *s, const void *data, size_t length)
@@ -170,7 +180,47 @@ int stream_write_owned(struct stream *s, const void *data, size_t length, void (
     return 0;
 }
 
+/* Where the bytes are copied anyway, under TLS and before the connection stands. */
+static int pieces_copy(struct stream *s, const struct stream_piece *pieces, size_t count, struct err *err)
+{
+    int rc = 0;
+    for (size_t i = 0; i < count && rc == 0; i++)
+        rc = stream_write(s, pieces[i].data, pieces[i].length, err);
+    return rc;
+}
+
+int stream_write_pieces(struct stream *s, const struct stream_piece *pieces, size_t count,
+                        void (*release)(void *owner), void *owner, struct err *err)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < count; i++)
+        length += pieces[i].length;
+    int rc = writable(s, length, err);
+    if (rc != 0)
+        return rc;
+    if (length == 0 || s->tls != NULL || stream_state(s) < STATE_OPEN) {
+        rc = pieces_copy(s, pieces, count, err);
+        if (rc == 0)
+            release(owner);
+        return rc;
+    }
+    struct chunk *c = chunk_new(s, NULL, 0, false);
+    uv_buf_t *bufs = mem_array(count, sizeof *bufs); /* libuv keeps a copy */
+    for (size_t i = 0; i < count; i++)
+        bufs[i] = buf_of(pieces[i].data, pieces[i].length);
+    c->length = length;
+    c->release = release;
+    c->owner = owner;
+    s->drain_wanted = true;
+    bufs_send(s, c, bufs, (unsigned)count);
+    free(bufs);
+    return 0;
+}
+
+/* Not s->pending: that counts bytes until their callback, which comes a turn after the kernel took them. */
 size_t stream_pending(const struct stream *s)
 {
-    return s->pending;
+    if (stream_state(s) < STATE_OPEN)
+        return s->pending;
+    return uv_stream_get_write_queue_size((const uv_stream_t *)&s->tcp);
 }
