@@ -11,6 +11,8 @@
 
 /* Bytes handed to the stream ahead of the kernel: bounds the queue, however large an answer is. */
 #define WRITE_WINDOW (1024u * 1024u)
+/* Pieces handed over in one call. */
+#define PIECES_AT_ONCE 256u
 /* Bodies up to this size travel in one buffer with their head. */
 #define SMALL_BODY (16u * 1024u)
 
@@ -69,46 +71,49 @@ static void exchange_drop_out(struct http_exchange *ex)
     }
 }
 
-/* Queues up to the window; a large piece goes in slices. */
-static void exchange_pump(struct http_exchange *ex)
+/* The next pieces, or parts of pieces, up to the window; returns how many. */
+static size_t out_next(struct http_body_out *out, struct stream_piece *ret, size_t *ret_length)
 {
-    struct http_body_out *out = ex->out;
-    while (!ex->broken && out->index < out->count && stream_pending(ex->stream) < WRITE_WINDOW) {
+    size_t count = 0;
+    size_t length = 0;
+    while (out->index < out->count && count < PIECES_AT_ONCE && length < WRITE_WINDOW) {
         const struct http_piece *piece = &out->pieces[out->index];
-        size_t length = piece->length - out->offset;
-        if (length > WRITE_WINDOW) {
-            length = WRITE_WINDOW;
+        size_t part = piece->length - out->offset;
+        part = part < WRITE_WINDOW - length ? part : WRITE_WINDOW - length;
+        if (part > 0) {
+            ret[count++] = (struct stream_piece){(const char *)piece->data + out->offset, part};
         }
-        out->inflight++;
-        if (length > 0 && stream_write_owned(ex->stream, (const char *)piece->data + out->offset, length,
-                                             out_slice_released, out, NULL) != 0) {
-            out->inflight--;
-            ex->broken = true;
-            break;
-        }
-        if (length == 0) {
-            out->inflight--;
-        }
-        out->offset += length;
+        length += part;
+        out->offset += part;
         if (out->offset == piece->length) {
             out->index++;
             out->offset = 0;
         }
     }
+    *ret_length = length;
+    return count;
+}
+
+/* Queues up to the window; returns how many bytes. The rest follows when these are with the kernel. */
+static size_t exchange_pump(struct http_exchange *ex)
+{
+    struct http_body_out *out = ex->out;
+    struct stream_piece pieces[PIECES_AT_ONCE];
+    size_t queued = 0;
+    while (!ex->broken && out->index < out->count && queued < WRITE_WINDOW) {
+        size_t length;
+        size_t count = out_next(out, pieces, &length);
+        out->inflight++;
+        if (stream_write_pieces(ex->stream, pieces, count, out_slice_released, out, NULL) != 0) {
+            out->inflight--;
+            ex->broken = true;
+        }
+        queued += length;
+    }
     if (ex->broken || out->index == out->count) {
         exchange_drop_out(ex);
     }
-}
-
-static void exchange_advance(struct http_exchange *ex)
-{
-    if (ex->out != NULL) {
-        exchange_pump(ex);
-    }
-    if (ex->broken || (ex->out == NULL && stream_pending(ex->stream) == 0)) {
-        loop_task_cancel(&ex->task);
-        ex->owner_calls->finished(ex, ex->owner);
-    }
+    return queued;
 }
 
 /* Runs after the handler that answered has returned, so that it may still look at the request. */
@@ -118,10 +123,8 @@ static void exchange_task(struct loop_task *task, void *data)
     struct http_exchange *ex = data;
     if (ex->stream == NULL) {
         exchange_free(ex);
-    } else if (ex->ended) {
+    } else if (ex->ended || ex->broken) {
         ex->owner_calls->finished(ex, ex->owner);
-    } else if (!ex->streaming || ex->broken) {
-        exchange_advance(ex);
     }
 }
 
@@ -153,10 +156,15 @@ void exchange_free(struct http_exchange *ex)
     free(ex);
 }
 
+/* An answer ends only here, so that a client's pipelined requests are spread over turns. */
 void exchange_drained(struct http_exchange *ex)
 {
-    if (ex->answered && !ex->streaming) {
-        exchange_advance(ex);
+    if (!ex->answered || ex->streaming) {
+        return;
+    }
+    size_t queued = ex->out != NULL ? exchange_pump(ex) : 0;
+    if (ex->broken || (queued == 0 && ex->out == NULL)) {
+        ex->owner_calls->finished(ex, ex->owner);
     }
 }
 

@@ -157,6 +157,27 @@ static void test_S2_slow_client_is_cut_off(void **state)
     service_end(&s, f);
 }
 
+/* A burst within one turn is no slowness either, as long as the kernel takes it. */
+static void test_S2_burst_in_one_turn(void **state)
+{
+    struct fixture *f = *state;
+    struct service s = {0};
+    struct peer p;
+    service_start(&s, f, 2);
+    subscribe(f, &p, NULL);
+    char *data = mem_zalloc(32 * 1024 + 1);
+    memset(data, 'x', 32 * 1024);
+    for (int i = 0; i < 40; i++) {
+        sse_publish(s.topic, "n", data);
+        peer_text(&p); /* the peer reads; the loop does not turn */
+    }
+    RUN_UNTIL(f, peer_has(&p, "-40\n") && p.got.length > 40 * 32 * 1024);
+    assert_int_equal(sse_clients(s.topic), 1);
+    free(data);
+    peer_close(&p);
+    service_end(&s, f);
+}
+
 static void test_S2_large_snapshot_is_no_slowness(void **state)
 {
     struct fixture *f = *state;
@@ -277,6 +298,7 @@ int main(void)
         HTTP_TEST(test_events_as_sent),
         HTTP_TEST(test_S1_last_event_id_resumes),
         HTTP_TEST(test_S2_slow_client_is_cut_off),
+        HTTP_TEST(test_S2_burst_in_one_turn),
         HTTP_TEST(test_S2_large_snapshot_is_no_slowness),
         HTTP_TEST(test_S3_comment_heartbeat),
         cmocka_unit_test(test_parser_follows_the_standard),
