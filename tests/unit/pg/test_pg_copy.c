@@ -36,7 +36,7 @@ struct session {
 static int setup(void **state)
 {
     struct session *s = mem_zalloc(sizeof *s);
-    struct answer a;
+    static struct answer a;
     fixture_open(&s->f);
     const struct pg_target source = server_target(&source_server), target = server_target(&target_server);
     client_open(&s->source, &s->f, &source);
@@ -96,8 +96,8 @@ static void take_rows(const char *bytes, size_t length, void *data)
 static void test_copy_out(void **state)
 {
     struct session *s = *state;
-    struct copied c = {0};
-    struct answer after;
+    static struct copied c = {0};
+    static struct answer after;
     assert_int_equal(pg_copy_out(s->source.conn, "COPY (SELECT generate_series(1, 3)) TO STDOUT", take_rows,
                                  take_done, &c, NULL, NULL),
                      0);
@@ -122,8 +122,8 @@ static void copy_out_error(struct session *s, const char *sql, struct copied *c)
 static void test_copy_out_errors(void **state)
 {
     struct session *s = *state;
-    struct copied c;
-    struct answer a;
+    static struct copied c;
+    static struct answer a;
     copy_out_error(s, "COPY no_such_table TO STDOUT", &c);
     assert_string_equal(c.err.sqlstate, "42P01");
     copy_out_error(s, "SELECT 1", &c);
@@ -141,7 +141,7 @@ static void test_copy_out_errors(void **state)
 static void test_copy_out_paused(void **state)
 {
     struct session *s = *state;
-    struct copied c = {0};
+    static struct copied c = {0};
     struct pg_copy *copy;
     assert_int_equal(pg_copy_out(s->source.conn, "COPY big TO STDOUT", take_rows, take_done, &c, &copy, NULL),
                      0);
@@ -196,8 +196,8 @@ static void put_lines(struct pg_copy *copy, void *data)
 static void test_copy_in(void **state)
 {
     struct session *s = *state;
-    struct copied c = {.left = 100000};
-    struct answer a;
+    static struct copied c = {.left = 100000};
+    static struct answer a;
     assert_int_equal(pg_copy_in(s->target.conn, "COPY big FROM STDIN", put_lines, take_done, &c, NULL, NULL),
                      0);
     assert_true(wait_count(&s->f, &c.done, 1, 30000));
@@ -218,8 +218,8 @@ static void put_wrong(struct pg_copy *copy, void *data)
 static void test_copy_in_refused_in_the_middle(void **state)
 {
     struct session *s = *state;
-    struct copied c = {.left = 1};
-    struct answer a;
+    static struct copied c = {.left = 1};
+    static struct answer a;
     assert_int_equal(pg_copy_in(s->target.conn, "COPY big FROM STDIN", put_wrong, take_done, &c, NULL, NULL),
                      0);
     assert_true(wait_count(&s->f, &c.done, 1, 5000)); /* learned without having ended the data */
@@ -238,8 +238,8 @@ static void put_and_fail(struct pg_copy *copy, void *data)
 static void test_copy_in_ended_with_a_reason(void **state)
 {
     struct session *s = *state;
-    struct copied c = {0};
-    struct answer a;
+    static struct copied c = {0};
+    static struct answer a;
     assert_int_equal(
         pg_copy_in(s->target.conn, "COPY big FROM STDIN", put_and_fail, take_done, &c, NULL, NULL), 0);
     assert_true(wait_count(&s->f, &c.done, 1, 5000));
@@ -265,8 +265,8 @@ static void put_slowly(struct pg_copy *copy, void *data)
 static void test_copy_in_with_notices(void **state)
 {
     struct session *s = *state;
-    struct copied c = {.left = 3000};
-    struct answer a;
+    static struct copied c = {.left = 3000};
+    static struct answer a;
     query(&s->target,
           "CREATE OR REPLACE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS "
           "$$BEGIN RAISE NOTICE 'row %', NEW.id; RETURN NEW; END$$;"
@@ -289,9 +289,9 @@ static void never_put(struct pg_copy *copy, void *data)
 static void test_copy_in_cancel(void **state)
 {
     struct session *s = *state;
-    struct copied c = {0}, behind = {0};
+    static struct copied c = {0}, behind = {0};
     struct pg_copy *copy, *second;
-    struct answer a;
+    static struct answer a;
     assert_int_equal(pg_copy_in(s->target.conn, "COPY big FROM STDIN", never_put, take_done, &c, &copy, NULL),
                      0);
     assert_int_equal(
@@ -312,7 +312,7 @@ static void test_copy_in_cancel(void **state)
 static void test_copy_stalls(void **state)
 {
     struct session *s = *state;
-    struct copied c = {0};
+    static struct copied c = {0};
     struct pg_copy *copy;
     assert_int_equal(pg_copy_out(s->source.conn, "COPY (SELECT pg_sleep(20)) TO STDOUT", take_rows, take_done,
                                  &c, &copy, NULL),
@@ -351,8 +351,8 @@ static struct pg_pump *pump_start(struct session *s, struct copied *c, uint64_t 
 static void test_pump(void **state)
 {
     struct session *s = *state;
-    struct copied c;
-    struct answer a, b;
+    static struct copied c;
+    static struct answer a, b;
     uint64_t start = loop_clock(&s->f.loop);
     loop_turns_reset(&s->f.loop);
     pump_start(s, &c, 0);
@@ -372,7 +372,7 @@ static void test_pump(void **state)
 static void test_pump_rate(void **state)
 {
     struct session *s = *state;
-    struct copied c;
+    static struct copied c;
     uint64_t start = loop_clock(&s->f.loop);
     struct pg_pump *pump = pump_start(s, &c, 10 << 20);
     run_for(&s->f, 1000);
@@ -390,9 +390,9 @@ static void test_pump_rate(void **state)
 static void test_pump_keeps_its_queue_small(void **state)
 {
     struct session *s = *state;
-    struct copied c;
+    static struct copied c;
     struct client holder;
-    struct answer a;
+    static struct answer a;
     const struct pg_target target = server_target(&target_server);
     client_open(&holder, &s->f, &target);
     query(&s->target, "SET lock_timeout = 0", &a);
@@ -412,8 +412,8 @@ static void test_pump_keeps_its_queue_small(void **state)
 static void test_pump_target_refuses(void **state)
 {
     struct session *s = *state;
-    struct copied c;
-    struct answer a;
+    static struct copied c;
+    static struct answer a;
     query(&s->target, "INSERT INTO big VALUES (100000)", &a);
     pump_start(s, &c, 0);
     assert_true(wait_count(&s->f, &c.done, 1, 30000));
@@ -426,9 +426,9 @@ static void test_pump_target_refuses(void **state)
 static void test_pump_source_backend_ends(void **state)
 {
     struct session *s = *state;
-    struct copied c;
+    static struct copied c;
     struct client other;
-    struct answer a;
+    static struct answer a;
     char sql[80];
     const struct pg_target target = server_target(&source_server);
     client_open(&other, &s->f, &target);
@@ -448,8 +448,8 @@ static void test_pump_cancel(void **state)
 {
     struct session *s = *state;
     for (int wait = 0; wait < 4; wait++) {
-        struct copied c;
-        struct answer a;
+        static struct copied c;
+        static struct answer a;
         struct pg_pump *pump = pump_start(s, &c, 5 << 20);
         run_for(&s->f, wait * 20);
         pg_pump_cancel(pump);
@@ -465,7 +465,7 @@ static void test_pump_cancel(void **state)
 static void test_pump_closed_on_either_side(void **state)
 {
     struct session *s = *state;
-    struct copied c;
+    static struct copied c;
     pump_start(s, &c, 5 << 20);
     run_for(&s->f, 100);
     client_close(&s->source);
@@ -483,8 +483,8 @@ static void test_pump_closed_on_either_side(void **state)
 static void test_pump_source_server_killed(void **state)
 {
     struct session *s = *state;
-    struct copied c;
-    struct answer a;
+    static struct copied c;
+    static struct answer a;
     pump_start(s, &c, 5 << 20);
     run_for(&s->f, 300);
     pg_server_kill(&source_server);

@@ -47,7 +47,7 @@ static int teardown(void **state)
 static void test_simple_and_facts(void **state)
 {
     struct session *s = *state;
-    struct answer a;
+    static struct answer a;
     assert_string_equal(query(&s->c, "SELECT 41; SELECT 42", &a), "42");
     assert_int_equal(a.results, 2);
     assert_int_equal(pg_conn_server_version(s->c.conn) / 10000, server.major);
@@ -60,7 +60,7 @@ static void test_simple_and_facts(void **state)
 static void test_parameters(void **state)
 {
     struct session *s = *state;
-    struct answer a = {0};
+    static struct answer a = {0};
     const char *params[] = {"7", NULL, "it's"};
     const struct pg_request r = {.sql = "SELECT $1::int + 1, $2::text IS NULL, $3::text",
                                  .extended = true,
@@ -118,7 +118,7 @@ static void test_mixed_requests_keep_their_order(void **state)
 static void test_P7_results_only_when_complete(void **state)
 {
     struct session *s = *state;
-    struct answer a, late;
+    static struct answer a, late;
     send_simple(&s->c, "SELECT repeat('x', 1000) FROM generate_series(1, 20000)", &a);
     send_extended(&s->c, "SELECT pg_sleep(0.4)", NULL, &late);
     loop_turns_reset(&s->f.loop);
@@ -132,7 +132,7 @@ static void test_P7_results_only_when_complete(void **state)
 static void test_P8_big_request_is_polled_for_writing_only_until_sent(void **state)
 {
     struct session *s = *state;
-    struct answer a = {0};
+    static struct answer a = {0};
     enum { SIZE = 20 << 20 };
     char *big = mem_alloc(SIZE + 1);
     memset(big, 'y', SIZE);
@@ -140,8 +140,11 @@ static void test_P8_big_request_is_polled_for_writing_only_until_sent(void **sta
     const char *params[] = {big};
     const struct pg_request r = {
         .sql = "SELECT length($1)", .extended = true, .param_count = 1, .params = params};
+    pg_server_signal_all(&server, SIGSTOP); /* so that it cannot read faster than we write */
     assert_int_equal(pg_send(s->c.conn, &r, answer_take, &a, NULL), 0);
-    assert_int_equal(s->c.conn->mask, UV_READABLE | UV_WRITABLE);
+    int mask = s->c.conn->mask;
+    pg_server_signal_all(&server, SIGCONT);
+    assert_int_equal(mask, UV_READABLE | UV_WRITABLE);
     assert_true(wait_count(&s->f, &a.done, 1, 10000));
     assert_string_equal(a.value, "20971520");
     assert_int_equal(s->c.conn->mask, UV_READABLE);
@@ -151,7 +154,7 @@ static void test_P8_big_request_is_polled_for_writing_only_until_sent(void **sta
 static void test_P9_an_error_leaves_its_neighbours_valid(void **state)
 {
     struct session *s = *state;
-    struct answer a[7];
+    static struct answer a[7];
     send_extended(&s->c, "SELECT 0", NULL, &a[0]);
     send_extended(&s->c, "SELECT 1/0", NULL, &a[1]);
     send_extended(&s->c, "SELECT 2", "two", &a[2]);
@@ -175,7 +178,7 @@ static void test_P9_an_error_leaves_its_neighbours_valid(void **state)
 static void test_failed_prepare_is_tried_again(void **state)
 {
     struct session *s = *state;
-    struct answer a, b, other;
+    static struct answer a, b, other;
     send_extended(&s->c, "SELECT n FROM later", "later", &a);
     send_extended(&s->c, "SELECT n FROM later", "later", &b);
     assert_true(wait_count(&s->f, &b.done, 1, 5000));
@@ -190,7 +193,7 @@ static void test_failed_prepare_is_tried_again(void **state)
 static void test_prepared_statement_survives_the_server_forgetting_it(void **state)
 {
     struct session *s = *state;
-    struct answer a, other;
+    static struct answer a, other;
     query(&s->c, "CREATE TEMP TABLE t AS SELECT 1 AS n", &other);
     for (int round = 0; round < 3; round++) {
         send_extended(&s->c, "SELECT * FROM t", "all", &a);
@@ -209,7 +212,7 @@ static void test_P10_locked_relation(void **state)
 {
     struct session *s = *state;
     struct client holder;
-    struct answer a, blocked, neighbours[2], last;
+    static struct answer a, blocked, neighbours[2], last;
     const struct pg_target target = server_target(&server);
     client_open(&holder, &s->f, &target);
     query(&holder, "CREATE TABLE locked (n int)", &a);
@@ -237,7 +240,7 @@ static void test_P10_locked_relation(void **state)
 static void test_deadlines_of_a_queue(void **state)
 {
     struct session *s = *state;
-    struct answer a, b = {0}, c = {0};
+    static struct answer a, b = {0}, c = {0};
     send_simple(&s->c, "SELECT pg_sleep(0.5)", &a);
     const struct pg_request quick = {.sql = "SELECT 1", .timeout_ns = 300 * MS};
     const struct pg_request slow = {.sql = "SELECT pg_sleep(5)", .timeout_ns = 300 * MS};
@@ -253,7 +256,7 @@ static void test_deadlines_of_a_queue(void **state)
 static void test_cancel_hits_only_what_runs(void **state)
 {
     struct session *s = *state;
-    struct answer a, b, c;
+    static struct answer a, b, c;
     for (int i = 0; i < 5; i++) {
         send_simple(&s->c, "SELECT pg_sleep(20)", &a);
         send_simple(&s->c, "SELECT 'next'", &b);
@@ -273,7 +276,7 @@ static void test_cancel_hits_only_what_runs(void **state)
 static void test_copy_in_a_plain_query_is_refused(void **state)
 {
     struct session *s = *state;
-    struct answer a;
+    static struct answer a;
     send_simple(&s->c, "COPY (SELECT 1) TO STDOUT", &a);
     assert_true(wait_count(&s->f, &s->c.lost, 1, 5000));
     assert_int_equal(a.done, 1);
@@ -283,7 +286,7 @@ static void test_copy_in_a_plain_query_is_refused(void **state)
 static void test_bad_requests_start_nothing(void **state)
 {
     struct session *s = *state;
-    struct answer a;
+    static struct answer a;
     const char *params[] = {"1"};
     const struct pg_request simple = {.sql = "SELECT $1", .param_count = 1, .params = params};
     const struct pg_request no_sql = {.extended = true};
@@ -316,7 +319,7 @@ static void test_waiting_requests_are_limited(void **state)
 static void test_empty_and_many_results(void **state)
 {
     struct session *s = *state;
-    struct answer a;
+    static struct answer a;
     query(&s->c, "", &a);
     assert_int_equal(a.results, 1);
     query(&s->c, "SELECT 1; SELECT 2; SELECT 3; SELECT 4; SELECT 5", &a);
@@ -344,7 +347,7 @@ static void test_quoting(void **state)
     struct session *s = *state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct buf sql = {0};
-        struct answer a;
+        static struct answer a;
         add_quoted_query(&sql, cases[i]);
         assert_string_equal(query(&s->c, buf_text(&sql), &a), cases[i]);
         buf_free(&sql);
