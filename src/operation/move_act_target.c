@@ -71,7 +71,7 @@ void act_provision(struct move_op *op)
         act_done(op, ACT_PROVISION, NULL);
         return;
     }
-    if (s->spec_of(s->data, op_database(op), op_record(op)->target, &spec, &err) != 0 ||
+    if (s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err) != 0 ||
         runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
         act_done(op, ACT_PROVISION, &err);
 }

@@ -42,8 +42,9 @@ struct operation_services {
     const char *bin_directory;    /* holds pg_dump and psql; NULL = PATH */
     const char *kill_at;          /* tests: end the process with SIGKILL exactly there; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
-    int (*spec_of)(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
+    int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
                    struct err *err);
+    void *spec_data;
     /* The routing table of db was written to the store and replaced in the model. */
     void (*routing_changed)(void *data, struct fleet_database *db);
     /* State or progress of op changed; also called once at its end. */

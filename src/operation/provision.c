@@ -258,7 +258,7 @@ static int ensure_shard(struct provision *p, struct provisioned_shard *shard, st
         return err_set(err, ERRC_UNSUPPORTED, "shard %s: no runtime is configured that could make it", shard->name);
     if (db == NULL)
         return err_set(err, ERRC_NOT_FOUND, "database %s was deleted", p->op.database);
-    if (s->spec_of(s->data, db, shard->name, &spec, err) != 0)
+    if (s->spec_of(s->spec_data, db, shard->name, &spec, err) != 0)
         return (int)err->code;
     struct shard_call *call = mem_alloc(sizeof *call);
     *call = (struct shard_call){p, shard};

@@ -126,3 +126,9 @@ const struct local_binary *local_binaries_pick(const struct local *local, int ma
         too_old(local, newest, major, err);
     return fit;
 }
+
+const char *runtime_local_bin_directory(const struct runtime *rt)
+{
+    const struct local *local = (const struct local *)rt;
+    return local->binary_count > 0 ? local->binaries[0].directory : NULL;
+}

@@ -98,4 +98,7 @@ struct runtime_local_options {
 int runtime_local_open(struct loop *loop, const struct runtime_local_options *options, struct runtime **ret,
                        struct err *err);
 
+/* Where the client programs (pg_dump, psql) of the preferred installation are; owned by the runtime. */
+const char *runtime_local_bin_directory(const struct runtime *rt);
+
 #endif

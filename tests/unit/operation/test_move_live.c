@@ -102,7 +102,7 @@ static int set_up(void **state)
     assert_int_equal(runtime_local_open(&rig->loop, &local, &rig->runtime, &rig->err), 0);
     fleet_init(&rig->fleet);
     struct operation_services services = {.loop = &rig->loop, .store = rig->store, .fleet = &rig->fleet,
-                                          .runtime = rig->runtime, .term = 1, .bin_directory = bin, .spec_of = spec_of,
+                                          .runtime = rig->runtime, .term = 1, .bin_directory = bin, .spec_of = spec_of, .spec_data = rig,
                                           .operation_changed = on_changed, .data = rig};
     operations_init(&rig->ops, &services);
     return 0;
