@@ -11,7 +11,8 @@
 #define HEAVY_MIN_SUM    0.25 /* heavy keys matter when they carry this share of both halves */
 #define HEAVY_MIN_COMMON 0.5  /* they are the same when this share of their load is common */
 #define HALF_MIN_COUNT   50   /* fewer additions say nothing about a half */
-#define SAME_BALANCE     0.005
+#define WIDTH_PRICE      0.005
+#define WHOLE_GAIN       0.01
 
 /* Both halves in one sorted run. */
 struct merged {
@@ -57,25 +58,24 @@ static uint64_t set_weight(const struct split_item *items, size_t count, const s
     return weight;
 }
 
-/* Two passes over all cuts: first how near to a half one can get, then the narrowest of those as near. */
+/*
+ * The cut with the lowest score: how far its part is from a half, a little for its width (of two even parts
+ * the narrow one has the fewer rows), a little less for a whole range (it leaves no fragment).
+ */
 struct chooser {
-    bool choosing;
-    double nearest;
+    double width; /* of all ranges together */
+    double score; /* of the best so far */
     struct split_point *best;
 };
 
-static void consider(struct chooser *c, const struct range *moved, int64_t at, double share)
+static void consider(struct chooser *c, const struct range *moved, int64_t at, double share, bool whole)
 {
-    double off = off_centre(share);
-    if (!c->choosing) {
-        c->nearest = off < c->nearest ? off : c->nearest;
-        return;
-    }
-    if (off > c->nearest + SAME_BALANCE)
-        return;
+    double score = off_centre(share) + WIDTH_PRICE * (double)range_width_minus_one(moved) / c->width -
+                   (whole ? WHOLE_GAIN : 0);
     struct split_point *best = c->best;
-    if (best->verdict == SPLIT_FOUND && range_width_minus_one(moved) >= range_width_minus_one(&best->moved))
+    if (best->verdict == SPLIT_FOUND && score >= c->score)
         return;
+    c->score = score;
     best->verdict = SPLIT_FOUND;
     best->moved = *moved;
     best->at = at;
@@ -100,26 +100,25 @@ static void cut_range(const struct merged *all, const struct range *r, uint64_t 
         if (last != NULL) {
             int64_t at = between(last->hash, item->hash);
             struct range lower = {r->lo, at - 1}, upper = {at, r->hi};
-            consider(c, &lower, at, ratio(below, total));
-            consider(c, &upper, at, ratio(inside - below, total));
+            consider(c, &lower, at, ratio(below, total), false);
+            consider(c, &upper, at, ratio(inside - below, total), false);
         }
         below += item->weight;
         last = item;
     }
     if (inside > 0 && inside < total)
-        consider(c, r, r->lo, ratio(inside, total));
+        consider(c, r, r->lo, ratio(inside, total), true);
 }
 
 static void find_cut(const struct merged *all, const struct range_set *ranges, struct split_point *ret)
 {
     uint64_t total = set_weight(all->items, all->count, ranges);
     ret->verdict = total > 0 ? SPLIT_NO_CUT : SPLIT_NO_DATA;
-    struct chooser c = {.nearest = 1, .best = ret};
-    for (int pass = 0; pass < 2; pass++) {
-        c.choosing = pass == 1;
-        for (size_t i = 0; i < ranges->count; i++)
-            cut_range(all, &ranges->items[i], total, &c);
-    }
+    struct chooser c = {.width = 1, .best = ret};
+    for (size_t i = 0; i < ranges->count; i++)
+        c.width += (double)range_width_minus_one(&ranges->items[i]);
+    for (size_t i = 0; i < ranges->count; i++)
+        cut_range(all, &ranges->items[i], total, &c);
 }
 
 static void find_popular(const struct split_sample *sample, const struct range_set *ranges,

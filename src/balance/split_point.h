@@ -69,8 +69,8 @@ struct split_point {
 
 /*
  * The load-weighted median. A shard that owns several ranges gives away one contiguous piece of one of them:
- * the one whose share is nearest to a half; among equally good ones (within 0.5 %) the narrowest, because it
- * has the fewest rows to copy. Something always stays. Hashes outside of ranges are ignored.
+ * the one whose share is nearest to a half; among about equally good ones a whole range, else the narrowest
+ * (the fewest rows to copy). Something always stays. Hashes outside of ranges are ignored.
  */
 void split_point_find(const struct split_sample *sample, const struct range_set *ranges,
                       struct split_point *ret);
