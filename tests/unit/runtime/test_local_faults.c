@@ -149,6 +149,56 @@ static void test_programs_too_old(void **state)
     fixture_fini(f);
 }
 
+/* Real programs behind scripts that fail in one way first. Returns the directory of the scripts. */
+static const char *wrapped(struct fixture *f, const char *initdb_first, const char *postgres_first)
+{
+    static char bin[64];
+    char text[2048];
+    snprintf(bin, sizeof bin, "/tmp/shardherd-test-bin-XXXXXX");
+    assert_non_null(mkdtemp(bin));
+    assert_int_equal(chmod(bin, 0755), 0);
+    snprintf(text, sizeof text, "#!/bin/sh\n%s\nexec %.500s/initdb \"$@\"\n", initdb_first, f->bin);
+    script_write(bin, "initdb", text);
+    snprintf(text, sizeof text, "#!/bin/sh\n%s\nexec %.500s/postgres \"$@\"\n", postgres_first, f->bin);
+    script_write(bin, "postgres", text);
+    snprintf(f->bin, sizeof f->bin, "%s", bin);
+    return bin;
+}
+
+static void test_a_machine_without_c_utf8(void **state)
+{
+    struct fixture *f = *state;
+    const char *bin =
+        wrapped(f, "case \"$*\" in *C.UTF-8*) echo 'invalid locale name' >&2; exit 1;; esac", "");
+    fixture_open(f);
+    struct answer a = fixture_make(f, "one");
+    assert_string_equal(ask(&a, "SELECT datcollate FROM pg_database WHERE datname = 'shop'"), "C");
+    assert_string_equal(ask(&a, "SHOW server_encoding"), "UTF8");
+    assert_int_equal(fixture_remove(f, "one").err.code, ERRC_NONE);
+    assert_int_equal(local_tree_delete(bin, NULL), 0);
+    fixture_fini(f);
+}
+
+/* Someone takes the port between our look at it and the server's: a new instance takes the next one. */
+static void test_a_port_lost_at_the_start(void **state)
+{
+    struct fixture *f = *state;
+    const char *const lost = "case \"$*\" in *--version*) ;; *-D*)\n"
+                             "grep -q \"port = $PORT\\$\" ../one/shardherd.conf &&\n"
+                             "{ echo 'FATAL:  could not create any TCP/IP sockets' >&2; exit 1; } ;; esac";
+    char script[512];
+    snprintf(script, sizeof script, "PORT=%d\n%s", f->port, lost);
+    const char *bin = wrapped(f, "", script);
+    fixture_open(f);
+    struct answer a = fixture_make(f, "one");
+    assert_true(a.port > f->port);
+    assert_int_equal(fixture_list(f).port, a.port);
+    assert_int_equal(atoi(ask(&a, "SHOW port")), a.port);
+    assert_int_equal(fixture_remove(f, "one").err.code, ERRC_NONE);
+    assert_int_equal(local_tree_delete(bin, NULL), 0);
+    fixture_fini(f);
+}
+
 static void test_a_server_that_does_not_start(void **state)
 {
     struct fixture *f = *state;
@@ -303,6 +353,7 @@ static void test_removed_after_a_killed_creator(void **state)
     kill(creator, SIGKILL);
     waitpid(creator, NULL, 0);
     fixture_open(f);
+    assert_int_equal(fixture_list(f).count, 0); /* half-made: not yet an instance */
     assert_int_equal(fixture_remove(f, "one").err.code, ERRC_NONE);
     fixture_fini(f);
 }
@@ -318,6 +369,8 @@ int main(int argc, char **argv)
         TEST(test_a_disk_that_runs_full),
         TEST(test_no_programs),
         TEST(test_programs_too_old),
+        TEST(test_a_machine_without_c_utf8),
+        TEST(test_a_port_lost_at_the_start),
         TEST(test_a_server_that_does_not_start),
         TEST(test_what_is_not_ours_stays),
         TEST(test_a_parent_that_the_user_cannot_pass),
