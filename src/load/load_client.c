@@ -670,7 +670,7 @@ static void client_answered(struct load_client *c)
         settle_answered(c);
         break;
     default:
-        assert(!"an answer in a state that waits for none");
+        assert(false); /* no other state has sent anything */
     }
 }
 

@@ -14,7 +14,8 @@
 
 enum { EXIT_FOUND = 1, EXIT_USAGE = 2, EXIT_FAILED = 3, EXIT_SIGNAL = 4 };
 
-#define SHOW_PERIOD (1 * ENV_NS_PER_S)
+#define COMMAND_SIGNALS 3
+#define SHOW_PERIOD     (1 * ENV_NS_PER_S)
 
 struct command {
     struct loop loop;
@@ -22,12 +23,12 @@ struct command {
     const char *password_env;
     bool json, quiet, terminal, print_schema, help;
     struct load *load; /* NULL once it is done */
-    struct loop_signal interrupt, terminate, user;
+    struct loop_signal signals[COMMAND_SIGNALS];
+    unsigned signals_started;
     struct loop_timer show;
     struct hist shown;      /* latencies up to the last line */
     struct load_stats last; /* counters at the last line */
     bool line_open;
-    unsigned signals;
     int code;
 };
 
@@ -471,6 +472,14 @@ static void show_fired(struct loop_timer *timer, void *data)
 
 /* ---- run ---- */
 
+static void stop_all(struct command *c)
+{
+    loop_timer_stop(&c->show);
+    for (unsigned i = 0; i < c->signals_started; i++)
+        loop_signal_stop(&c->signals[i]);
+    c->signals_started = 0;
+}
+
 static void on_done(const struct err *err, const struct load_result *r, void *data)
 {
     struct command *c = data;
@@ -495,10 +504,7 @@ static void on_done(const struct err *err, const struct load_result *r, void *da
     else if (err != NULL)
         c->code = err->code == ERRC_CANCELED ? EXIT_SIGNAL : EXIT_FAILED;
     c->load = NULL;
-    loop_timer_stop(&c->show);
-    loop_signal_stop(&c->interrupt);
-    loop_signal_stop(&c->terminate);
-    loop_signal_stop(&c->user);
+    stop_all(c);
 }
 
 static void on_signal(struct loop_signal *signal, int number, void *data)
@@ -520,14 +526,19 @@ static void on_signal(struct loop_signal *signal, int number, void *data)
 
 static int start_all(struct command *c, struct err *err)
 {
-    int code = loop_signal_start(&c->loop, &c->interrupt, SIGINT, on_signal, c, err);
-    if (code == 0)
-        code = loop_signal_start(&c->loop, &c->terminate, SIGTERM, on_signal, c, err);
-    if (code == 0)
-        code = loop_signal_start(&c->loop, &c->user, SIGUSR1, on_signal, c, err);
+    static const int numbers[COMMAND_SIGNALS] = {SIGINT, SIGTERM, SIGUSR1};
+    int code = 0;
+    loop_timer_init(&c->loop, &c->show, show_fired, c);
+    while (code == 0 && c->signals_started < COMMAND_SIGNALS) {
+        unsigned i = c->signals_started;
+        code = loop_signal_start(&c->loop, &c->signals[i], numbers[i], on_signal, c, err);
+        c->signals_started += code == 0 ? 1 : 0;
+    }
     if (code == 0)
         code = load_run(&c->loop, &c->o, on_done, c, &c->load, err);
-    if (code == 0 && !c->quiet)
+    if (code != 0)
+        stop_all(c);
+    else if (!c->quiet)
         loop_timer_start(&c->show, SHOW_PERIOD);
     return code;
 }
@@ -537,18 +548,15 @@ static int command_run(struct command *c)
     struct err err = {0};
     int code = loop_init(&c->loop, env_system(), &err);
     if (code == 0) {
-        loop_timer_init(&c->loop, &c->show, show_fired, c);
         code = start_all(c, &err);
-        if (code == 0)
-            loop_run(&c->loop);
+        loop_run(&c->loop); /* also after a failure: what was started must be closed */
+        if (loop_fini(&c->loop) != 0 && c->code == 0)
+            c->code = EXIT_FAILED;
     }
-    if (code != 0) {
-        (void)fprintf(stderr, "shardherd load: %s\n", err.message);
-        return code == ERRC_INVALID || code == ERRC_CONFLICT ? EXIT_USAGE : EXIT_FAILED;
-    }
-    if (loop_fini(&c->loop) != 0 && c->code == 0)
-        c->code = EXIT_FAILED;
-    return c->code;
+    if (code == 0)
+        return c->code;
+    (void)fprintf(stderr, "shardherd load: %s\n", err.message);
+    return code == ERRC_INVALID || code == ERRC_CONFLICT ? EXIT_USAGE : EXIT_FAILED;
 }
 
 int load_main(int argc, char **argv)

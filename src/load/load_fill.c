@@ -165,7 +165,7 @@ static void lane_copied(const struct err *err, uint64_t rows, uint64_t bytes, vo
 static void lane_copy(struct lane *lane, enum lane_state state)
 {
     struct err err = {0};
-    sm_move(&lane->sm, state);
+    sm_move(&lane->sm, (int)state);
     lane->number = lane->order = 0;
     lane->ended = false;
     const char *sql = state == LANE_CUSTOMERS
