@@ -1,0 +1,176 @@
+/* What the answers mean for the fleet's model. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "metrics/poller_impl.h"
+
+/* ---- values ---- */
+
+static int64_t int_or(const struct pg_reply *reply, int column, int64_t otherwise)
+{
+    int64_t value;
+    return pg_value_int64(reply, 0, column, &value) ? value : otherwise;
+}
+
+static double double_or_nan(const struct pg_reply *reply, int row, int column)
+{
+    const char *text = pg_value(reply, row, column);
+    if (text == NULL)
+        return (double)NAN;
+    char *end;
+    double value = strtod(text, &end);
+    return end != text && *end == '\0' ? value : (double)NAN;
+}
+
+static uint64_t microseconds(double seconds)
+{
+    if (!(seconds > 0))
+        return 0;
+    return seconds < 1e9 ? (uint64_t)(seconds * 1e6) : (uint64_t)1e15;
+}
+
+/* ---- load ---- */
+
+enum {
+    LOAD_RECOVERING,
+    LOAD_TRANSACTIONS,
+    LOAD_LSN,
+    LOAD_TIMELINE,
+    LOAD_STARTED,
+    LOAD_CONNECTIONS,
+    LOAD_ACTIVE,
+    LOAD_COLUMNS
+};
+
+static double rate(uint64_t before, uint64_t after, uint64_t ns)
+{
+    return (double)(after - before) * (double)ENV_NS_PER_S / (double)ns;
+}
+
+/* A server that restarted or changed its timeline is not comparable, and a counter that fell was reset. */
+static void sample_rates(const struct poller *p, const struct poller_base *now, struct load_sample *sample)
+{
+    const struct poller_base *before = &p->base;
+    if (before->at_ns == 0 || now->at_ns <= before->at_ns || before->started_us != now->started_us)
+        return;
+    uint64_t ns = now->at_ns - before->at_ns;
+    if (now->transactions >= before->transactions)
+        sample->value[LOAD_QUERY_RATE] = rate(before->transactions, now->transactions, ns);
+    if (now->lsn >= before->lsn && before->lsn != 0 && now->timeline == before->timeline)
+        sample->value[LOAD_WAL_RATE] = rate(before->lsn, now->lsn, ns);
+}
+
+bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t took_ns)
+{
+    if (pg_rows(reply) != 1 || PQnfields(reply->results[reply->count - 1]) < LOAD_COLUMNS ||
+        pg_value(reply, 0, LOAD_RECOVERING) == NULL)
+        return false;
+    p->recovering = pg_value_bool(reply, 0, LOAD_RECOVERING);
+    struct loop *loop = p->pollers->loop;
+    struct fleet_instance *instance = p->instance;
+    struct instance_facts *facts = &instance->facts;
+    const struct poller_base now = {
+        .at_ns = loop_clock(loop),
+        .transactions = (uint64_t)int_or(reply, LOAD_TRANSACTIONS, 0),
+        .lsn = (uint64_t)int_or(reply, LOAD_LSN, 0),
+        .timeline = (uint32_t)int_or(reply, LOAD_TIMELINE, 0),
+        .started_us = int_or(reply, LOAD_STARTED, 0),
+    };
+    struct load_sample sample = {.at_ns = loop_now(loop),
+                                 .active_sessions = (double)int_or(reply, LOAD_ACTIVE, 0),
+                                 .probe_ms = (double)took_ns / 1e6};
+    for (int m = 0; m < LOAD_METRIC_MAX; m++)
+        sample.value[m] = (double)NAN;
+    sample_rates(p, &now, &sample);
+    if (facts->database_bytes != 0)
+        sample.value[LOAD_SIZE] = (double)facts->database_bytes;
+    p->base = now;
+    facts->role = p->recovering ? ROLE_STANDBY : ROLE_PRIMARY;
+    if (!p->recovering)
+        facts->lag_seconds = 0, facts->lag_bytes = 0;
+    facts->timeline = now.timeline;
+    facts->started_us = now.started_us;
+    facts->wal_lsn = now.lsn;
+    facts->connections = (int)int_or(reply, LOAD_CONNECTIONS, 0);
+    facts->seen_ns = loop_now(loop);
+    hist_add(&instance->probe, took_ns / 1000);
+    load_ring_add(&instance->load, &sample);
+    return true;
+}
+
+void facts_failed(struct poller *p, const struct err *err)
+{
+    struct instance_facts *facts = &p->instance->facts;
+    facts->failed_ns = loop_now(p->pollers->loop);
+    facts->errors_total++;
+    size_t n = strnlen(err->message, sizeof facts->error - 1);
+    memcpy(facts->error, err->message, n);
+    facts->error[n] = '\0';
+    facts->lag_seconds = facts->role == ROLE_STANDBY ? (double)NAN : facts->lag_seconds;
+}
+
+/* ---- the other groups ---- */
+
+enum { LAG_SECONDS = 0, LAG_BYTES = 3 };
+
+/* How far the shard's primary is ahead, by its own last poll: for a standby that nobody tells (P16). */
+static uint64_t bytes_behind_primary(const struct poller *p)
+{
+    const struct fleet_instance *self = p->instance;
+    for (unsigned i = 0; i < p->pollers->table_size; i++) {
+        const struct poller *other = p->pollers->table[i];
+        const struct fleet_instance *o = other != NULL ? other->instance : NULL;
+        if (o == NULL || o == self || o->facts.role != ROLE_PRIMARY ||
+            o->facts.system_identifier != self->facts.system_identifier ||
+            strcmp(o->shard, self->shard) != 0 || strcmp(o->database, self->database) != 0)
+            continue;
+        return o->facts.wal_lsn > self->facts.wal_lsn ? o->facts.wal_lsn - self->facts.wal_lsn : 0;
+    }
+    return self->facts.lag_bytes;
+}
+
+static void take_lag(struct poller *p, const struct pg_reply *reply)
+{
+    struct instance_facts *facts = &p->instance->facts;
+    int64_t bytes;
+    if (pg_rows(reply) != 1 || !p->recovering)
+        return;
+    facts->lag_seconds = double_or_nan(reply, 0, LAG_SECONDS);
+    facts->lag_bytes =
+        pg_value_int64(reply, 0, LAG_BYTES, &bytes) ? (uint64_t)bytes : bytes_behind_primary(p);
+}
+
+static void take_ages(struct poller *p, const struct pg_reply *reply)
+{
+    for (int row = 0; row < pg_rows(reply); row++)
+        hist_add(&p->instance->query_age, microseconds(double_or_nan(reply, row, 0)));
+}
+
+static void take_identity(struct poller *p, const struct pg_reply *reply)
+{
+    struct instance_facts *facts = &p->instance->facts;
+    const char *text = pg_value(reply, 0, 2);
+    facts->system_identifier = text != NULL ? strtoull(text, NULL, 10) : 0;
+    facts->max_connections = (int)int_or(reply, 3, 0);
+}
+
+void facts_take(struct poller *p, enum query_id query, const struct pg_reply *reply)
+{
+    switch (query) {
+    case QUERY_REPLICATION:
+        take_lag(p, reply);
+        break;
+    case QUERY_AGES:
+        take_ages(p, reply);
+        break;
+    case QUERY_IDENTITY:
+        take_identity(p, reply);
+        break;
+    case QUERY_OWN_SIZE:
+        p->instance->facts.database_bytes = (uint64_t)int_or(reply, 0, 0);
+        break;
+    default:
+        break;
+    }
+}

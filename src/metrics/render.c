@@ -1,0 +1,297 @@
+#include "metrics/render.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/text.h"
+
+#define LABELS_MAX     8
+#define DYNAMIC_PREFIX "pg_settings_" /* keeps servers out of the names of other families */
+
+/* ---- samples ---- */
+
+void samples_begin(struct samples_builder *b)
+{
+    *b = (struct samples_builder){.text.limit = RENDER_TEXT_MAX};
+}
+
+void samples_end(struct samples_builder *b)
+{
+    if (b->families == b->capacity) {
+        b->capacity = b->capacity > 0 ? b->capacity * 2 : 32;
+        b->offsets = mem_resize(b->offsets, b->capacity, sizeof *b->offsets);
+    }
+    b->offsets[b->families++] = (uint32_t)b->text.length; /* where it ends */
+}
+
+struct samples *samples_take(struct samples_builder *b)
+{
+    /* one block: the header, the text, the offsets */
+    size_t text_at = sizeof(struct samples);
+    size_t offsets_at = (text_at + b->text.length + 7) / 8 * 8;
+    struct samples *s = mem_alloc(offsets_at + (b->families + 1) * sizeof *s->offsets);
+    s->families = b->families;
+    s->offsets = (uint32_t *)(void *)((char *)s + offsets_at);
+    if (b->text.length > 0)
+        memcpy(s->text, b->text.data, b->text.length);
+    s->offsets[0] = 0;
+    if (b->families > 0)
+        memcpy(s->offsets + 1, b->offsets, b->families * sizeof *s->offsets);
+    buf_free(&b->text);
+    free(b->offsets);
+    b->offsets = NULL;
+    return s;
+}
+
+void samples_free(struct samples *s)
+{
+    free(s);
+}
+
+/* ---- families named by servers ---- */
+
+struct dynamic_families {
+    struct metric_family *families;
+    unsigned count, capacity;
+    unsigned *table; /* open addressing: number + 1, 0 = free */
+    unsigned table_size;
+};
+
+static uint64_t text_hash(const char *text, size_t n)
+{
+    uint64_t h = 1469598103934665603ull; /* FNV-1a */
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ (unsigned char)text[i]) * 1099511628211ull;
+    return h ^ (h >> 29);
+}
+
+struct dynamic_families *dynamic_families_new(void)
+{
+    struct dynamic_families *d = mem_zalloc(sizeof *d);
+    d->table_size = 4096; /* twice RENDER_DYNAMIC_MAX */
+    d->table = mem_array(d->table_size, sizeof *d->table);
+    return d;
+}
+
+void dynamic_families_free(struct dynamic_families *d)
+{
+    if (d == NULL)
+        return;
+    for (unsigned i = 0; i < d->count; i++) {
+        free((void *)(uintptr_t)d->families[i].name);
+        free((void *)(uintptr_t)d->families[i].help);
+    }
+    free(d->families);
+    free(d->table);
+    free(d);
+}
+
+unsigned dynamic_families_count(const struct dynamic_families *d)
+{
+    return d->count;
+}
+
+const struct metric_family *dynamic_family(const struct dynamic_families *d, unsigned number)
+{
+    return &d->families[number];
+}
+
+/* The family's number, made if need be; -1 if there are too many. */
+static int dynamic_find(struct dynamic_families *d, const char *name, const char *help)
+{
+    unsigned at = (unsigned)(text_hash(name, strlen(name)) % d->table_size);
+    while (d->table[at] != 0) {
+        unsigned number = d->table[at] - 1;
+        if (strcmp(d->families[number].name, name) == 0)
+            return (int)number;
+        at = (at + 1) % d->table_size;
+    }
+    if (d->count == RENDER_DYNAMIC_MAX)
+        return -1;
+    if (d->count == d->capacity) {
+        d->capacity = d->capacity > 0 ? d->capacity * 2 : 256;
+        d->families = mem_resize(d->families, d->capacity, sizeof *d->families);
+    }
+    d->families[d->count] = (struct metric_family){mem_strdup(name), METRIC_GAUGE, mem_strdup(help)};
+    d->table[at] = ++d->count;
+    return (int)d->count - 1;
+}
+
+/* ---- duplicates ---- */
+
+struct seen {
+    uint64_t *table; /* hashes, 0 = free */
+    size_t size;
+};
+
+static void seen_init(struct seen *seen, size_t rows)
+{
+    seen->size = 16;
+    while (seen->size < rows * 2)
+        seen->size *= 2;
+    seen->table = mem_array(seen->size, sizeof *seen->table);
+}
+
+/* True if the text was there before. Two texts with one 64-bit hash do not happen in practice; if they did,
+ * one series would be missing. */
+static bool seen_before(struct seen *seen, const char *text, size_t n)
+{
+    uint64_t h = text_hash(text, n) | 1;
+    size_t at = (size_t)(h >> 1) & (seen->size - 1);
+    while (seen->table[at] != 0) {
+        if (seen->table[at] == h)
+            return true;
+        at = (at + 1) & (seen->size - 1);
+    }
+    seen->table[at] = h;
+    return false;
+}
+
+/* ---- rows with labels ---- */
+
+/* Rendered label sets of all rows, for the columns named in `labels`. */
+struct label_sets {
+    const char *labels; /* what they were made for; compared by pointer */
+    struct buf text;
+    size_t *ends;
+    bool *duplicate;
+};
+
+struct label_column {
+    char name[64];
+    int number;
+};
+
+static size_t label_columns(const PGresult *result, const char *labels, struct label_column *columns)
+{
+    size_t n = 0;
+    while (*labels != '\0' && n < LABELS_MAX) {
+        size_t length = strcspn(labels, ",");
+        size_t copied = length < sizeof columns[n].name - 1 ? length : sizeof columns[n].name - 1;
+        memcpy(columns[n].name, labels, copied);
+        columns[n].name[copied] = '\0';
+        columns[n].number = PQfnumber(result, columns[n].name);
+        n++;
+        labels += length + (labels[length] == ',');
+    }
+    return n;
+}
+
+static void label_sets_make(struct label_sets *sets, const PGresult *result, const char *labels,
+                            const char *member_labels)
+{
+    struct label_column columns[LABELS_MAX];
+    size_t column_count = label_columns(result, labels, columns);
+    struct seen seen;
+    seen_init(&seen, (size_t)PQntuples(result));
+    sets->labels = labels;
+    buf_reset(&sets->text);
+    for (int row = 0; row < PQntuples(result); row++) {
+        size_t start = sets->text.length;
+        buf_add_text(&sets->text, member_labels);
+        for (size_t c = 0; c < column_count; c++) {
+            const char *value = columns[c].number >= 0 ? PQgetvalue(result, row, columns[c].number) : NULL;
+            if (sets->text.length > start)
+                buf_addc(&sets->text, ',');
+            metric_add_label(&sets->text, columns[c].name, value);
+        }
+        sets->ends[row] = sets->text.length;
+        sets->duplicate[row] = seen_before(&seen, sets->text.data + start, sets->text.length - start);
+    }
+    free(seen.table);
+}
+
+static bool add_sample(struct buf *out, const char *name, const char *labels, size_t labels_length,
+                       const char *value)
+{
+    size_t start = out->length;
+    buf_add_text(out, name);
+    if (labels_length > 0) {
+        buf_addc(out, '{');
+        buf_add(out, labels, labels_length);
+        buf_addc(out, '}');
+    }
+    buf_addc(out, ' ');
+    bool ok = metric_add_value(out, value);
+    if (ok && buf_addc(out, '\n') && !out->overflowed)
+        return true;
+    out->length = start; /* no half line */
+    out->overflowed = false;
+    return false;
+}
+
+static void render_column(struct samples_builder *b, const struct query_column *column,
+                          const PGresult *result, const struct label_sets *sets, uint64_t *dropped)
+{
+    int number = PQfnumber(result, column->column);
+    for (int row = 0; number >= 0 && row < PQntuples(result); row++) {
+        if (PQgetisnull(result, row, number))
+            continue;
+        size_t start = row > 0 ? sets->ends[row - 1] : 0;
+        if (sets->duplicate[row] || !add_sample(&b->text, column->family.name, sets->text.data + start,
+                                                sets->ends[row] - start, PQgetvalue(result, row, number)))
+            (*dropped)++;
+    }
+}
+
+static struct samples *render_columns(const struct query *query, const PGresult *result,
+                                      const char *member_labels, uint64_t *dropped)
+{
+    size_t rows = (size_t)PQntuples(result);
+    struct samples_builder b;
+    struct label_sets sets = {.ends = mem_array(rows + 1, sizeof *sets.ends),
+                              .duplicate = mem_array(rows + 1, sizeof *sets.duplicate)};
+    samples_begin(&b);
+    for (size_t c = 0; c < query->column_count; c++) {
+        const struct query_column *column = &query->columns[c];
+        if (sets.labels == NULL || strcmp(sets.labels, column->labels) != 0)
+            label_sets_make(&sets, result, column->labels, member_labels);
+        render_column(&b, column, result, &sets, dropped);
+        samples_end(&b);
+    }
+    buf_free(&sets.text);
+    free(sets.ends);
+    free(sets.duplicate);
+    return samples_take(&b);
+}
+
+/* ---- rows that are families ---- */
+
+static struct samples *render_dynamic(const PGresult *result, const char *member_labels,
+                                      struct dynamic_families *dynamic, uint64_t *dropped)
+{
+    int rows = PQntuples(result);
+    int *row_of = mem_array(RENDER_DYNAMIC_MAX, sizeof *row_of); /* row + 1 by family */
+    int name = PQfnumber(result, "name"), help = PQfnumber(result, "help"),
+        value = PQfnumber(result, "value");
+    for (int row = 0; name >= 0 && help >= 0 && value >= 0 && row < rows; row++) {
+        const char *text = PQgetvalue(result, row, name);
+        bool ours = text_starts_with(text, DYNAMIC_PREFIX) && metric_name_valid(text);
+        int number = ours && !PQgetisnull(result, row, value)
+                         ? dynamic_find(dynamic, text, PQgetvalue(result, row, help))
+                         : -1;
+        if (number < 0 || row_of[number] != 0)
+            (*dropped)++;
+        else
+            row_of[number] = row + 1;
+    }
+    struct samples_builder b;
+    samples_begin(&b);
+    for (unsigned f = 0; f < dynamic->count; f++) {
+        if (row_of[f] != 0 && !add_sample(&b.text, dynamic->families[f].name, member_labels,
+                                          strlen(member_labels), PQgetvalue(result, row_of[f] - 1, value)))
+            (*dropped)++;
+        samples_end(&b);
+    }
+    free(row_of);
+    return samples_take(&b);
+}
+
+struct samples *render_result(const struct query *query, const PGresult *result, const char *member_labels,
+                              struct dynamic_families *dynamic, uint64_t *dropped)
+{
+    if (query->dynamic)
+        return render_dynamic(result, member_labels, dynamic, dropped);
+    return render_columns(query, result, member_labels, dropped);
+}
