@@ -115,7 +115,7 @@ size_t balance_find_target(const struct turn *t, double received)
             continue;
         if (balance_busy(round, i) || balance_cooling(round, i))
             continue;
-        double after = heat_load(facts, i) + received;
+        double after = heat_peak(facts, i) + received;
         if (after <= least) { /* false when not known */
             least = after;
             best = i;
@@ -172,7 +172,7 @@ static bool try_rebalance(struct turn *t, const struct verdict *v)
     if (target == facts->shard_count)
         return false;
     char text[RANGE_TEXT_SIZE];
-    double received = heat_load(facts, target) + v->moved;
+    double received = heat_peak(facts, target) + v->moved;
     range_format(&v->point.moved, text);
     balance_words_set(&t->words, "range", "%s", text);
     balance_words_set(&t->words, "target", "%s", facts->shards[target].name);

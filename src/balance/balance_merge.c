@@ -48,7 +48,7 @@ static bool pair_measure(const struct round *round, size_t a, size_t b, struct p
     uint64_t span = facts->policy->merge_after_ns;
     double limit = BALANCE_MERGE_MAX * facts->policy->threshold;
     double peak = heat_peak_minute(facts, a, span) + heat_peak_minute(facts, b, span);
-    double load_a = heat_load(facts, a), load_b = heat_load(facts, b);
+    double load_a = heat_peak(facts, a), load_b = heat_peak(facts, b);
     if (!(peak < limit) || !(load_a + load_b < limit))
         return false;
     bool first = cost(&facts->shards[a], load_a) <= cost(&facts->shards[b], load_b);
@@ -172,7 +172,7 @@ void balance_merge_step(struct round *round)
     struct turn t = {.round = round, .shard = &facts->shards[pair.from], .index = pair.from};
     char text[BALANCE_TIME_SIZE], why[96];
     t.state = balance_notes(round->state, t.shard->name);
-    t.heat.load = heat_load(facts, pair.from);
+    t.heat.load = heat_peak(facts, pair.from);
     balance_format_time(facts->policy->merge_after_ns, text);
     balance_words_set(&t.words, "shard", "%s", t.shard->name);
     balance_words_set(&t.words, "target", "%s", facts->shards[pair.into].name);

@@ -122,15 +122,18 @@ struct heat heat_measure(const struct balance_facts *facts, size_t shard)
     return heat;
 }
 
-double heat_load(const struct balance_facts *facts, size_t shard)
+double heat_peak(const struct balance_facts *facts, size_t shard)
 {
-    double sum = 0;
+    double peak = 0;
     for (unsigned n = 0; n < facts->policy->window; n++) {
         uint64_t at_ns = 0;
         bool ended = false;
-        sum += value_at(facts, shard, n, &at_ns, &ended);
+        double value = value_at(facts, shard, n, &at_ns, &ended);
+        if (isnan(value))
+            return value;
+        peak = value > peak ? value : peak;
     }
-    return sum / facts->policy->window;
+    return peak;
 }
 
 double heat_peak_minute(const struct balance_facts *facts, size_t shard, uint64_t span_ns)

@@ -24,8 +24,9 @@ struct heat {
 
 struct heat heat_measure(const struct balance_facts *facts, size_t shard);
 
-/* Mean of the newest `window` samples; NAN if one of them is missing. */
-double heat_load(const struct balance_facts *facts, size_t shard);
+/* The greatest of the newest `window` samples; NAN if one of them is missing. What others may lay on top
+ * counts on it. */
+double heat_peak(const struct balance_facts *facts, size_t shard);
 
 /* The greatest minute of the last `span_ns`; NAN unless every minute of it is there. */
 double heat_peak_minute(const struct balance_facts *facts, size_t shard, uint64_t span_ns);

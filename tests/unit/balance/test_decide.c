@@ -1,0 +1,861 @@
+/* Each rule: what the shards carry, what is asked of the balancer, what comes out and in which second. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "world.h"
+
+#define QUIET 30 /* seconds of calm before the onset */
+
+struct decide_case {
+    const char *name;
+    size_t shards;
+    double load[4];     /* from the onset on */
+    enum stream stream; /* of s1 */
+    void (*before)(struct world *w);
+    void (*during)(struct world *w, int second);
+    int seconds;
+    const char *log;      /* "?" = not to act; seconds from the onset */
+    const char *sentence; /* part of the last change's; NULL = not looked at */
+};
+
+static void split_off(struct world *w)
+{
+    w->policy.split = AUTO_OFF;
+}
+static void split_recommend(struct world *w)
+{
+    w->policy.split = AUTO_RECOMMEND;
+}
+static void rebalance_on(struct world *w)
+{
+    w->policy.rebalance = AUTO_ON;
+}
+static void rebalance_recommend(struct world *w)
+{
+    w->policy.rebalance = AUTO_RECOMMEND;
+}
+static void only_rebalance(struct world *w)
+{
+    w->policy.split = AUTO_OFF;
+    w->policy.rebalance = AUTO_ON;
+}
+static void rebalance_target_bad(struct world *w)
+{
+    rebalance_on(w);
+    w->shards[1].may_receive = false;
+}
+static void rebalance_target_busy(struct world *w)
+{
+    rebalance_on(w);
+    w->shards[1].operation = "op-9";
+}
+static void rebalance_few_writes(struct world *w)
+{
+    rebalance_on(w);
+    w->facts.free_instances = 0;
+}
+static void max_shards(struct world *w)
+{
+    w->policy.max_shards = 2;
+}
+static void max_shards_pending(struct world *w)
+{
+    w->policy.max_shards = 3;
+    w->facts.pending_shards = 1;
+}
+static void max_shards_rebalance(struct world *w)
+{
+    w->policy.max_shards = 2;
+    w->policy.rebalance = AUTO_ON;
+}
+static void no_instance(struct world *w)
+{
+    w->facts.free_instances = 0;
+}
+static void disk_full(struct world *w)
+{
+    w->facts.free_instances = 0;
+    w->facts.capacity_why = "the disk is 94 % full";
+}
+static void operation_runs(struct world *w)
+{
+    w->shards[0].operation = "op-17";
+}
+static void cooling(struct world *w)
+{
+    w->shards[0].last_split_ns = w->facts.now_ns - 200 * S;
+}
+static void cooled_soon(struct world *w)
+{
+    w->shards[0].last_split_ns = w->facts.now_ns + (QUIET + 20) * S - w->policy.cooldown_ns;
+}
+static void operations_full(struct world *w)
+{
+    w->facts.running_operations = w->facts.max_operations = 2;
+}
+static void one_operation(struct world *w)
+{
+    w->facts.max_operations = 1;
+}
+static void one_instance(struct world *w)
+{
+    w->facts.free_instances = 1;
+}
+static void stepwise(struct world *w)
+{
+    w->facts.stepwise = true;
+}
+static void stepwise_no_room(struct world *w)
+{
+    w->facts.stepwise = true;
+    w->facts.free_instances = 2;
+}
+static void five_ranges(struct world *w)
+{
+    for (int i = 0; i < 5; i++)
+        w->ranges[0][i] = (struct range){INT64_MIN + 1000000ll * i, INT64_MIN + 1000000ll * i + 499999};
+    w->sets[0].count = 5;
+}
+static void rows_empty(struct world *w)
+{
+    w->rows_empty = true;
+}
+static void rows_never(struct world *w)
+{
+    w->rows_never = true;
+}
+static void by_size(struct world *w)
+{
+    w->policy.objective = LOAD_SIZE;
+    w->policy.threshold = 10e9;
+}
+static void by_cpu(struct world *w)
+{
+    w->policy.objective = LOAD_CPU;
+    w->policy.threshold = 2;
+}
+static void not_watched(struct world *w)
+{
+    w->shards[1].load = NULL;
+}
+
+static void falls_at_8(struct world *w, int second)
+{
+    w->load[0] = second < 8 ? 1500 : 100;
+}
+static void falls_at_5(struct world *w, int second)
+{
+    w->load[0] = second < 5 ? 1500 : 100;
+}
+static void flaps(struct world *w, int second)
+{
+    w->load[0] = second % 10 < 8 ? 1500 : 900;
+}
+static void missing_at_5(struct world *w, int second)
+{
+    w->load[0] = second == 5 ? (double)NAN : 1500;
+}
+static void missing_at_9(struct world *w, int second)
+{
+    w->load[0] = second == 9 ? (double)NAN : 1500;
+}
+static void others_missing_at_9(struct world *w, int second)
+{
+    w->load[1] = second == 9 ? (double)NAN : 100;
+}
+static void one_other_missing(struct world *w, int second)
+{
+    w->load[2] = second > 3 ? (double)NAN : 100;
+}
+static void others_rise_at_9(struct world *w, int second)
+{
+    w->load[1] = second < 9 ? 100 : 1400;
+}
+static void gate_opens_at_20(struct world *w, int second)
+{
+    w->facts.free_instances = second < 20 ? 0 : 1;
+}
+static void gate_shuts_at_9(struct world *w, int second)
+{
+    w->shards[0].operation = second >= 9 ? "op-3" : NULL;
+}
+static void at_threshold(struct world *w, int second)
+{
+    (void)second;
+    w->load[0] = w->policy.threshold;
+}
+
+static const struct decide_case decide_cases[] = {
+    {"hot: listens at 7, splits at 10",
+     2,
+     {1500, 500},
+     EVEN,
+     NULL,
+     NULL,
+     11,
+     "sample R20 s1 @7, split R1 s1 @10",
+     "shard s1 carries 1500 tx/s, above 1000 tx/s and 3.0 x the mean of the other shards for 10 s: split at "
+     "-"},
+    {"a single shard is compared with nothing",
+     1,
+     {1500},
+     EVEN,
+     NULL,
+     NULL,
+     11,
+     "sample R20 s1 @7, split R1 s1 @10",
+     "carries 1500 tx/s, above 1000 tx/s for 10 s: split at"},
+    {"at the threshold is not above it", 1, {1000}, EVEN, NULL, at_threshold, 60, "", NULL},
+    {"even load", 2, {1500, 1400}, EVEN, NULL, NULL, 60, "refuse R2 s1 @10, refuse R2 s2 @10", "only 0.93 x"},
+    {"1.3 x one other",
+     2,
+     {1500, 1150},
+     EVEN,
+     NULL,
+     NULL,
+     11,
+     "refuse R2 s2 @10, split R1 s1 @10, sample R20 s1 @7",
+     NULL},
+    {"one other below 1.2 x is enough to be even",
+     2,
+     {1500, 1300},
+     EVEN,
+     NULL,
+     NULL,
+     12,
+     "refuse R2 s1 @10, refuse R2 s2 @10",
+     NULL},
+    {"the mean is of the others",
+     4,
+     {1500, 1900, 100, 100},
+     EVEN,
+     NULL,
+     NULL,
+     9,
+     "sample R20 s1 @7, sample R20 s2 @7",
+     NULL},
+    {"falls while warm: nothing to say", 2, {1500, 100}, EVEN, NULL, falls_at_5, 30, "", NULL},
+    {"falls while sampled",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     falls_at_8,
+     30,
+     "sample R20 s1 @7, refuse R14 s1 @8",
+     "its load fell to 100 tx/s"},
+    {"flaps: sampled once, then only full rows",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     flaps,
+     200,
+     "sample R20 s1 @7, refuse R14 s1 @8",
+     NULL},
+    {"a sample missing early",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     missing_at_5,
+     16,
+     "sample R20 s1 @12, split R1 s1 @15",
+     NULL},
+    {"a sample missing late",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     missing_at_9,
+     20,
+     "sample R20 s1 @7, refuse R3 s1 @9, sample R20 s1 @16, split R1 s1 @19",
+     NULL},
+    {"all others missing",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     others_missing_at_9,
+     10,
+     "sample R20 s1 @7, refuse R3 s1 @9",
+     NULL},
+    {"the only other is not watched", 2, {1500, 100}, EVEN, not_watched, NULL, 30, "", NULL},
+    {"one of two others missing",
+     3,
+     {1500, 100, 100},
+     EVEN,
+     NULL,
+     one_other_missing,
+     11,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"others rise while sampled",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     others_rise_at_9,
+     12,
+     "sample R20 s1 @7, refuse R2 s1 @9",
+     NULL},
+    {"off", 2, {1500, 100}, EVEN, split_off, NULL, 60, "refuse R4 s1 @10", "not split because R4"},
+    {"recommend: said once",
+     2,
+     {1500, 100},
+     EVEN,
+     split_recommend,
+     NULL,
+     300,
+     "sample R20 s1 @7, split? R1 s1 @10",
+     "recommended only"},
+    {"operation runs",
+     2,
+     {1500, 100},
+     EVEN,
+     operation_runs,
+     NULL,
+     60,
+     "refuse R5 s1 @10",
+     "operation op-17 runs"},
+    {"operation begins while sampled",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     gate_shuts_at_9,
+     30,
+     "sample R20 s1 @7, refuse R5 s1 @9",
+     NULL},
+    {"cool-down",
+     2,
+     {1500, 100},
+     EVEN,
+     cooling,
+     NULL,
+     60,
+     "refuse R6 s1 @10",
+     "its last change was 4 min ago and the cool-down is 10 min"},
+    {"cool-down ends",
+     2,
+     {1500, 100},
+     EVEN,
+     cooled_soon,
+     NULL,
+     24,
+     "refuse R6 s1 @10, sample R20 s1 @20, split R1 s1 @23",
+     NULL},
+    {"one key",
+     2,
+     {1500, 100},
+     HOT_KEY,
+     NULL,
+     NULL,
+     60,
+     "sample R20 s1 @7, refuse R7 s1 @10, isolate? R8 s1 @10",
+     "carries 6"},
+    {"keys change",
+     2,
+     {1500, 100},
+     KEYS_CHANGE,
+     NULL,
+     NULL,
+     60,
+     "sample R20 s1 @7, refuse R9 s1 @10",
+     "hot keys"},
+    {"a range that walks",
+     2,
+     {1500, 100},
+     SWEEP,
+     NULL,
+     NULL,
+     60,
+     "sample R20 s1 @7, refuse R9 s1 @10",
+     "part to move"},
+    {"five even ranges",
+     2,
+     {1500, 100},
+     EVEN,
+     five_ranges,
+     NULL,
+     60,
+     "sample R20 s1 @7, refuse R10 s1 @10",
+     "of its load, worse than 25:75"},
+    {"max_shards",
+     2,
+     {1500, 100},
+     EVEN,
+     max_shards,
+     NULL,
+     60,
+     "refuse R11 s1 @10",
+     "has 2 shards of at most 2"},
+    {"max_shards counts those being made",
+     2,
+     {1500, 100},
+     EVEN,
+     max_shards_pending,
+     NULL,
+     60,
+     "refuse R11 s1 @10",
+     "has 3 shards of at most 3"},
+    {"no instance", 2, {1500, 100}, EVEN, no_instance, NULL, 60, "refuse R12 s1 @10", "no free instance"},
+    {"disk full", 2, {1500, 100}, EVEN, disk_full, NULL, 60, "refuse R12 s1 @10", "the disk is 94 % full"},
+    {"room comes",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     gate_opens_at_20,
+     24,
+     "refuse R12 s1 @10, sample R20 s1 @20, split R1 s1 @23",
+     NULL},
+    {"still hot after a split",
+     2,
+     {2500, 100},
+     EVEN,
+     NULL,
+     NULL,
+     60,
+     "sample R20 s1 @7, refuse R13 s1 @10",
+     "not both below 1000 tx/s"},
+    {"the first of several splits",
+     2,
+     {2500, 100},
+     EVEN,
+     stepwise,
+     NULL,
+     11,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"no room for several",
+     2,
+     {3500, 100},
+     EVEN,
+     stepwise_no_room,
+     NULL,
+     11,
+     "sample R20 s1 @7, refuse R13 s1 @10",
+     NULL},
+    {"few writes",
+     2,
+     {1500, 100},
+     FEW,
+     NULL,
+     NULL,
+     13,
+     "sample R20 s1 @7, sample-rows R20 s1 @9, split R15 s1 @10",
+     "the median of 2000 sampled rows because only 15 writes were seen in 2.9 s"},
+    {"no writes at all",
+     2,
+     {1500, 100},
+     NOTHING,
+     NULL,
+     NULL,
+     13,
+     "sample R20 s1 @7, sample-rows R20 s1 @9, split R15 s1 @10",
+     "only 0 writes"},
+    {"no writes and no rows",
+     2,
+     {1500, 100},
+     NOTHING,
+     rows_empty,
+     NULL,
+     50,
+     "sample R20 s1 @7, sample-rows R20 s1 @9, refuse R16 s1 @10",
+     "nothing was seen"},
+    {"no writes, rows never come",
+     2,
+     {1500, 100},
+     NOTHING,
+     rows_never,
+     NULL,
+     50,
+     "sample R20 s1 @7, sample-rows R20 s1 @9, refuse R16 s1 @24",
+     "did not come in time"},
+    {"stream cannot be read",
+     2,
+     {1500, 100},
+     STREAM_ERROR,
+     NULL,
+     NULL,
+     13,
+     "sample R20 s1 @7, sample-rows R20 s1 @8, split R15 s1 @10",
+     "permission denied"},
+    {"stream does not begin",
+     2,
+     {1500, 100},
+     NO_STREAM,
+     NULL,
+     NULL,
+     20,
+     "sample R20 s1 @7, sample-rows R20 s1 @17, split R15 s1 @18",
+     "did not begin in time"},
+    {"size: by rows",
+     2,
+     {15e9, 1e9},
+     EVEN,
+     by_size,
+     NULL,
+     12,
+     "sample-rows R20 s1 @7, split R15 s1 @10",
+     "carries 14.0 GB, above 9.3 GB"},
+    {"cpu", 2, {3.2, 0.4}, EVEN, by_cpu, NULL, 12, "sample R20 s1 @7, split R1 s1 @10", "carries 3.20 cores"},
+    {"rebalance to a cool shard",
+     2,
+     {1300, 100},
+     EVEN,
+     rebalance_on,
+     NULL,
+     12,
+     "sample R20 s1 @7, rebalance R17 s1>s2 @10",
+     "to shard s2, projected 6"},
+    {"the coolest one",
+     3,
+     {1300, 90, 50},
+     EVEN,
+     rebalance_on,
+     NULL,
+     12,
+     "sample R20 s1 @7, rebalance R17 s1>s3 @10",
+     NULL},
+    {"rebalance only recommended: split",
+     2,
+     {1300, 100},
+     EVEN,
+     rebalance_recommend,
+     NULL,
+     12,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"rebalance while splitting is off",
+     2,
+     {1300, 100},
+     EVEN,
+     only_rebalance,
+     NULL,
+     12,
+     "sample R20 s1 @7, rebalance R17 s1>s2 @10",
+     NULL},
+    {"no shard cool enough and splitting off",
+     2,
+     {1900, 400},
+     EVEN,
+     only_rebalance,
+     NULL,
+     30,
+     "refuse R4 s1 @10",
+     NULL},
+    {"target would be too warm: split",
+     2,
+     {1500, 200},
+     EVEN,
+     rebalance_on,
+     NULL,
+     12,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"target has no room: split",
+     2,
+     {1300, 100},
+     EVEN,
+     rebalance_target_bad,
+     NULL,
+     12,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"target is busy: split",
+     2,
+     {1300, 100},
+     EVEN,
+     rebalance_target_busy,
+     NULL,
+     12,
+     "sample R20 s1 @7, split R1 s1 @10",
+     NULL},
+    {"rebalance though max_shards",
+     2,
+     {1300, 100},
+     EVEN,
+     max_shards_rebalance,
+     NULL,
+     12,
+     "sample R20 s1 @7, rebalance R17 s1>s2 @10",
+     NULL},
+    {"rebalance by rows says so",
+     2,
+     {1300, 100},
+     FEW,
+     rebalance_few_writes,
+     NULL,
+     12,
+     "sample R20 s1 @7, sample-rows R20 s1 @9, rebalance R17 s1>s2 @10",
+     "(median of 2000 sampled rows"},
+    {"too many operations",
+     2,
+     {1500, 100},
+     EVEN,
+     operations_full,
+     NULL,
+     30,
+     "refuse R21 s1 @10",
+     "2 operations run already and at most 2 may"},
+    {"two hot, one operation",
+     4,
+     {1500, 1500, 100, 100},
+     EVEN,
+     one_operation,
+     NULL,
+     10,
+     "sample R20 s1 @7, sample R20 s2 @7, split R1 s1 @10, refuse R21 s2 @10",
+     NULL},
+    {"two hot, one instance",
+     4,
+     {1500, 1500, 100, 100},
+     EVEN,
+     one_instance,
+     NULL,
+     10,
+     "sample R20 s1 @7, sample R20 s2 @7, split R1 s1 @10, refuse R12 s2 @10",
+     NULL},
+};
+
+static struct world *onset(const struct decide_case *c)
+{
+    struct world *w = world_new(c->shards);
+    if (c->before != NULL)
+        c->before(w);
+    for (size_t i = 0; i < c->shards; i++)
+        w->load[i] = w->policy.threshold / 10;
+    world_run(w, QUIET);
+    assert_int_equal(w->log.length, 0);
+    w->epoch = w->second;
+    w->stream[0] = c->stream;
+    for (size_t i = 0; i < c->shards; i++)
+        w->load[i] = c->load[i];
+    return w;
+}
+
+/* Both logs hold the same entries; those of one second may come in any order. */
+static bool same_log(const char *wanted, const char *got)
+{
+    char copy[1024];
+    snprintf(copy, sizeof copy, "%s", wanted);
+    size_t length = 0;
+    char *rest = NULL;
+    for (char *item = strtok_r(copy, ",", &rest); item != NULL; item = strtok_r(NULL, ",", &rest)) {
+        item += *item == ' ';
+        length += strlen(item) + 2;
+        if (strstr(got, item) == NULL)
+            return false;
+    }
+    return strlen(got) + 2 == length || (length == 0 && *got == '\0');
+}
+
+/* No word of a template is left, and the sentence names its rule. */
+static void check_sentence(const struct balance_change *c)
+{
+    char number[8];
+    snprintf(number, sizeof number, "R%d", c->rule);
+    if (strchr(c->sentence, '<') != NULL || strstr(c->sentence, number) == NULL ||
+        strstr(c->sentence, c->shard) == NULL || strlen(c->sentence) + 1 >= BALANCE_SENTENCE_SIZE)
+        fail_msg("sentence of R%d: %s", c->rule, c->sentence);
+}
+
+static void test_decide(void **state)
+{
+    (void)state;
+    int failures = 0;
+    for (size_t i = 0; i < sizeof decide_cases / sizeof *decide_cases; i++) {
+        const struct decide_case *c = &decide_cases[i];
+        struct world *w = onset(c);
+        struct balance_change last = {.kind = BALANCE_KIND_MAX};
+        for (int second = 1; second <= c->seconds; second++) {
+            if (c->during != NULL)
+                c->during(w, second);
+            world_tick(w);
+            for (size_t n = 0; n < w->changes.count; n++) {
+                last = w->changes.items[n];
+                check_sentence(&last);
+            }
+        }
+        if (!same_log(c->log, buf_text(&w->log)))
+            print_error("%s:\n  wanted %s\n  got    %s\n", c->name, c->log, buf_text(&w->log)), failures++;
+        if (c->sentence != NULL && strstr(last.sentence, c->sentence) == NULL)
+            print_error("%s: %s\n", c->name, last.sentence), failures++;
+        world_free(w);
+    }
+    assert_int_equal(failures, 0);
+}
+
+/* Every rule of the table but R18 and R19 (test_merge.c) is reached above: none is dead. */
+static void test_all_rules_reached(void **state)
+{
+    (void)state;
+    for (int rule = 1; rule < BALANCE_R_COUNT; rule++) {
+        bool found = rule == BALANCE_R_MERGE || rule == BALANCE_R_MERGE_HELD;
+        char text[16];
+        snprintf(text, sizeof text, " R%d ", rule);
+        for (size_t i = 0; i < sizeof decide_cases / sizeof *decide_cases && !found; i++)
+            found = strstr(decide_cases[i].log, text) != NULL;
+        if (!found)
+            fail_msg("no case for R%d", rule);
+    }
+}
+
+static void test_figures(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = EVEN};
+    struct world *w = onset(&c);
+    world_run(w, 10);
+    assert_int_equal(w->changes.count, 1);
+    const struct balance_change *change = &w->changes.items[0];
+    assert_int_equal(change->kind, BALANCE_SPLIT);
+    assert_true(change->act);
+    assert_true(change->load > 1499 && change->load < 1501);
+    assert_true(change->kept + change->moved > 1499 && change->kept + change->moved < 1501);
+    assert_true(change->moved > 600 && change->moved < 900);
+    assert_true(range_set_contains_range(&w->sets[0], &change->range));
+    bool upper = change->range.hi == w->ranges[0][0].hi && change->range.lo == change->split_at;
+    bool lower = change->range.lo == w->ranges[0][0].lo && change->range.hi == change->split_at - 1;
+    assert_true(upper || lower);
+    const struct balance_shard_state *s = balance_state_find(w->state, "s1");
+    assert_int_equal(s->phase, BALANCE_DECIDED);
+    assert_string_equal(s->decision.sentence, change->sentence);
+    assert_false(balance_wants_stream(w->state, "s1"));
+    assert_null(balance_state_find(w->state, "s9"));
+    assert_false(balance_wants_stream(w->state, "s9"));
+    world_free(w);
+}
+
+static void test_isolation(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = HOT_KEY};
+    struct world *w = onset(&c);
+    world_run(w, 10);
+    assert_int_equal(w->changes.count, 2);
+    const struct balance_change *offer = &w->changes.items[1];
+    assert_int_equal(offer->kind, BALANCE_ISOLATE);
+    assert_false(offer->act);
+    assert_true(offer->range.lo == INT64_MIN + 12345 && offer->range.hi == offer->range.lo);
+    assert_true(offer->moved > 850 && offer->moved < 980);
+    world_free(w);
+}
+
+/* The refusal is kept while it stands, said once, and history afterwards. */
+static void test_refusal_kept(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = HOT_KEY};
+    struct world *w = onset(&c);
+    world_run(w, 2000); /* re-sampled after 1, 2, 4, 8, 8 ... minutes, each time with the same outcome */
+    const struct balance_refusal *r = &balance_state_find(w->state, "s1")->refusal;
+    assert_int_equal(r->rule, BALANCE_R_POPULAR_KEY);
+    assert_true(r->active);
+    assert_true(r->last_ns - r->since_ns > 1000 * S);
+    unsigned samples = 0, refusals = 0;
+    for (const char *at = buf_text(&w->log); (at = strstr(at, "sample R20")) != NULL; at++)
+        samples++;
+    for (const char *at = buf_text(&w->log); (at = strstr(at, "refuse R7")) != NULL; at++)
+        refusals++;
+    assert_in_range(samples, 5, 7);
+    assert_int_equal(refusals, 1);
+    w->load[0] = 100;
+    world_run(w, 5);
+    r = &balance_state_find(w->state, "s1")->refusal;
+    assert_false(r->active);
+    assert_int_equal(r->rule, BALANCE_R_POPULAR_KEY);
+    world_free(w);
+}
+
+/* Another popular key each time it is looked at is load that moves, even if each sample looks still. */
+static void test_another_popular_key(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = HOT_KEY};
+    struct world *w = onset(&c);
+    world_run(w, 20);
+    w->ranges[0][0].lo += 1; /* the hot key is 12345 above it */
+    world_run(w, 90);
+    assert_non_null(strstr(buf_text(&w->log), "refuse R9 s1"));
+    world_free(w);
+}
+
+/* A decision whose operation never shows is forgotten; one that ran and ended starts the cool-down. */
+static void test_after_the_decision(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = EVEN};
+    struct world *w = onset(&c);
+    world_run(w, 39);
+    assert_string_equal(buf_text(&w->log), "sample R20 s1 @7, split R1 s1 @10");
+    world_run(w, 6);
+    assert_string_equal(buf_text(&w->log),
+                        "sample R20 s1 @7, split R1 s1 @10, sample R20 s1 @40, split R1 s1 @43");
+    w->shards[0].operation = "op-1";
+    world_run(w, 100);
+    w->shards[0].operation = NULL; /* it failed: no last_split_ns */
+    buf_reset(&w->log);
+    world_run(w, 590);
+    assert_non_null(strstr(buf_text(&w->log), "refuse R6 s1"));
+    assert_null(strstr(buf_text(&w->log), "sample"));
+    world_run(w, 20);
+    assert_non_null(strstr(buf_text(&w->log), "split R1 s1"));
+    world_free(w);
+}
+
+/* A sample of an earlier listening is not looked at. */
+static void test_stale_sample(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 2, .load = {1500, 100}, .stream = NO_STREAM};
+    struct world *w = onset(&c);
+    world_run(w, 8);
+    w->samples[0] = split_sample_new(w->facts.now_ns - 30 * S, 3 * S, 1);
+    w->shards[0].sample = w->samples[0];
+    for (int i = 0; i < 1000; i++)
+        split_sample_add(w->samples[0], world_hash_in(w, &w->ranges[0][0]), 1);
+    split_sample_close(w->samples[0]);
+    world_run(w, 7);
+    assert_string_equal(buf_text(&w->log), "sample R20 s1 @7");
+    world_free(w);
+}
+
+/* A shard that leaves the snapshot is forgotten; an empty one is left alone. */
+static void test_shards_come_and_go(void **state)
+{
+    (void)state;
+    struct decide_case c = {.shards = 3, .load = {1500, 100, 1800}, .stream = EVEN};
+    struct world *w = onset(&c);
+    w->sets[2].count = 0;
+    world_run(w, 12);
+    assert_null(strstr(buf_text(&w->log), "s3"));
+    assert_non_null(balance_state_find(w->state, "s3"));
+    w->facts.shard_count = 2;
+    world_run(w, 1);
+    assert_null(balance_state_find(w->state, "s3"));
+    assert_non_null(balance_state_find(w->state, "s1"));
+    world_free(w);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_decide),
+        cmocka_unit_test(test_all_rules_reached),
+        cmocka_unit_test(test_figures),
+        cmocka_unit_test(test_isolation),
+        cmocka_unit_test(test_refusal_kept),
+        cmocka_unit_test(test_another_popular_key),
+        cmocka_unit_test(test_after_the_decision),
+        cmocka_unit_test(test_stale_sample),
+        cmocka_unit_test(test_shards_come_and_go),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
