@@ -74,7 +74,8 @@ struct pg_request {
     const char *prepared; /* extended only: prepare once per connection under this name, then execute */
     int param_count;
     const char *const *params; /* text; copied */
-    uint64_t timeout_ns;       /* client-side: at its end the connection is ended (P10); 0 = 30 s */
+    uint64_t timeout_ns;       /* client-side, from the moment it is sent (a request that waits for its turn
+                                  has not begun): at its end the connection is ended (P10); 0 = 30 s */
 };
 
 /* Results belong to the layer and are cleared after the callback. Simple requests may have several. */
@@ -86,7 +87,12 @@ struct pg_reply {
 
 typedef void (*pg_reply_cb)(struct pg_conn *conn, const struct pg_reply *reply, void *data);
 
-/* ERRC_CLOSED when the connection is not ready. */
+/*
+ * ERRC_CLOSED when the connection is not ready, ERRC_LIMIT when 10,000 requests wait, ERRC_INVALID for what
+ * can never work (a `prepared` name used before with other SQL). A request fails with ERRC_CLOSED when the
+ * connection is lost while it runs and with ERRC_TIMEOUT after its deadline: whether it took effect is then
+ * unknown. A failed PREPARE fails its request only and is tried again by the next.
+ */
 int pg_send(struct pg_conn *conn, const struct pg_request *request, pg_reply_cb cb, void *data,
             struct err *err);
 
@@ -97,8 +103,10 @@ int pg_exec(struct pg_conn *conn, const char *sql, pg_reply_cb cb, void *data, s
 int pg_conn_waiting(const struct pg_conn *conn);
 
 /*
- * Asks the server to cancel what runs (asynchronously; libpq < 17 uses a worker thread). The running request
- * then completes with SQLSTATE 57014, or normally if it was faster. Returns at once; failure to cancel is
+ * Asks the server to cancel what runs, without blocking: from libpq 17 on by its cancel request, before that
+ * by pg_cancel_backend() on a short second connection (PQcancel() can block its thread for ever). The running
+ * request then completes with SQLSTATE 57014, or normally if it was faster; requests not yet sent wait until
+ * the cancel is over, so that it cannot hit them. Returns at once; a cancel that fails (after at most 5 s) is
  * covered by the request's own deadline.
  */
 void pg_conn_cancel(struct pg_conn *conn);

@@ -74,22 +74,33 @@ static inline bool pg_server_find(char *bin, size_t size)
 }
 
 /*
- * Folders of the programs of all versions to test: $SHARDHERD_PG_BINS (colon-separated), or only the one of
- * pg_server_find(). Returns how many.
+ * Folders of the programs of every version to test with: the one of pg_server_find(), then for 15 to 19
+ * $SHARDHERD_PG_BIN_<version>, /usr/lib/postgresql/<version>/bin, or build/pg/<version>/bin of the tree that
+ * this test was built in. Returns how many; the first is always that of pg_server_find().
  */
 static inline int pg_server_all(char bins[][512], int max)
 {
-    const char *given = getenv("SHARDHERD_PG_BINS");
-    int n = 0;
-    while (given != NULL && *given != '\0' && n < max) {
-        size_t length = strcspn(given, ":");
-        snprintf(bins[n], 512, "%.*s", (int)length, given);
-        if (pg_server_has(bins[n], "postgres"))
-            n++;
-        given += length + (given[length] == ':');
+    char here[300] = "", candidates[3][512];
+    ssize_t length = readlink("/proc/self/exe", here, sizeof here - 1);
+    for (int up = 0; up < 3 && length > 0; up++) { /* the file, tests/, the build folder */
+        char *slash = strrchr(here, '/');
+        if (slash != NULL)
+            *slash = '\0';
     }
-    if (n == 0 && max > 0 && pg_server_find(bins[0], 512))
-        n = 1;
+    int n = max > 0 && pg_server_find(bins[0], 512) ? 1 : 0;
+    for (int version = 15; version <= 19 && n < max; version++) {
+        char name[40];
+        snprintf(name, sizeof name, "SHARDHERD_PG_BIN_%d", version);
+        const char *given = getenv(name);
+        snprintf(candidates[0], sizeof candidates[0], "%s", given != NULL ? given : "");
+        snprintf(candidates[1], sizeof candidates[1], "/usr/lib/postgresql/%d/bin", version);
+        snprintf(candidates[2], sizeof candidates[2], "%s/pg/%d/bin", here, version);
+        int i = 0;
+        while (i < 3 && (candidates[i][0] == '\0' || !pg_server_has(candidates[i], "postgres")))
+            i++;
+        if (i < 3 && (n == 0 || strcmp(candidates[i], bins[0]) != 0))
+            memcpy(bins[n++], candidates[i], sizeof candidates[i]);
+    }
     return n;
 }
 
