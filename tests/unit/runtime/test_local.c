@@ -79,6 +79,8 @@ static void test_stopped_and_started(void **state)
     struct answer stopped = fixture_list(f);
     assert_int_equal(stopped.count, 1);
     assert_int_equal(stopped.pid, 0);
+    assert_int_not_equal(fixture_make(f, "two").port, a.port); /* it is kept for "one" */
+    assert_int_equal(fixture_remove(f, "two").err.code, ERRC_NONE);
     struct answer b = fixture_make(f, "one");
     assert_int_equal(b.port, a.port);
     assert_int_not_equal(b.pid, a.pid);
