@@ -1,0 +1,250 @@
+/* The manager's life: run, stop, and what the parts tell each other. Start-up is manager_start.c. */
+#include "manager/manager.h"
+
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+#include "operation/move_op.h"
+
+#define HTTP_GRACE_NS (2 * ENV_NS_PER_S)
+
+#define STOP SM_NEXT(MANAGER_STOPPING)
+static const struct sm_state states[MANAGER_STATE_COUNT] = {
+    [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_STORE) | STOP, false},
+    [MANAGER_STORE] = {"store", SM_NEXT(MANAGER_LEADING) | STOP, false},
+    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_RUNTIME] = {"runtime", SM_NEXT(MANAGER_DATABASES) | STOP, false},
+    [MANAGER_DATABASES] = {"databases", SM_NEXT(MANAGER_ADOPTING) | STOP, false},
+    [MANAGER_ADOPTING] = {"adopting", SM_NEXT(MANAGER_DISCOVERING) | STOP, false},
+    [MANAGER_DISCOVERING] = {"discovering", SM_NEXT(MANAGER_RESUMING) | STOP, false},
+    [MANAGER_RESUMING] = {"resuming", SM_NEXT(MANAGER_READY) | STOP, false},
+    [MANAGER_READY] = {"ready", STOP, false},
+    [MANAGER_STOPPING] = {"stopping", SM_NEXT(MANAGER_STOPPED), false},
+    [MANAGER_STOPPED] = {"stopped", 0, true},
+};
+
+enum manager_state manager_now(const struct manager *m)
+{
+    return (enum manager_state)sm_now(&m->sm);
+}
+
+void manager_move(struct manager *m, enum manager_state state)
+{
+    sm_move(&m->sm, state);
+    log_event(LOG_DEBUG, "manager", "state", sm_name(&m->sm), NULL);
+}
+
+/* ---- shutdown: one part after the other, each reports to close_next() ---- */
+
+static void close_next(void *data);
+
+static bool close_server(struct manager *m, struct http_server **server)
+{
+    struct http_server *s = *server;
+    *server = NULL;
+    if (s != NULL)
+        http_server_close(s, HTTP_GRACE_NS, close_next, m);
+    return s != NULL;
+}
+
+static bool close_operations(struct manager *m)
+{
+    if (m->operations_ready)
+        operations_stop(&m->operations, close_next, m);
+    return m->operations_ready;
+}
+
+static bool close_balancer(struct manager *m)
+{
+    if (m->balancer != NULL)
+        balancer_stop(m->balancer, close_next, m);
+    return m->balancer != NULL;
+}
+
+static bool close_discovery(struct manager *m)
+{
+    if (m->discovery != NULL)
+        discovery_close(m->discovery, close_next, m);
+    return m->discovery != NULL;
+}
+
+static bool close_runtime(struct manager *m)
+{
+    if (m->runtime != NULL)
+        runtime_close(m->runtime, close_next, m);
+    return m->runtime != NULL;
+}
+
+static bool close_store(struct manager *m)
+{
+    if (m->store != NULL)
+        store_close(m->store, close_next, m);
+    return m->store != NULL;
+}
+
+/* True: close_next() will be called. */
+static bool close_part(struct manager *m, int part)
+{
+    switch (part) {
+    case 0:
+        return close_server(m, &m->admin_server);
+    case 1:
+        return close_balancer(m);
+    case 2:
+        return close_operations(m);
+    case 3:
+        return close_discovery(m);
+    case 4:
+        pollers_close(m->pollers, close_next, m);
+        return true;
+    case 5:
+        return close_runtime(m);
+    case 6:
+        api_stop(m->api); /* event streams end, so that the servers can */
+        return close_server(m, &m->public_server);
+    case 7:
+        return close_server(m, &m->metrics_server);
+    case 8:
+        return close_store(m);
+    default:
+        manager_move(m, MANAGER_STOPPED);
+        loop_signal_stop(&m->on_term);
+        loop_signal_stop(&m->on_int);
+        loop_signal_stop(&m->on_hup);
+        loop_stop(&m->loop);
+        return true;
+    }
+}
+
+static void close_next(void *data)
+{
+    struct manager *m = data;
+    while (!close_part(m, m->closing++))
+        continue;
+}
+
+void manager_stop(struct manager *m, const struct err *err)
+{
+    if (manager_now(m) >= MANAGER_STOPPING)
+        return;
+    if (err != NULL) {
+        m->fatal = *err;
+        log_event(LOG_ERROR, "manager cannot go on", "state", sm_name(&m->sm), "err", err->message, NULL);
+    } else
+        log_event(LOG_INFO, "manager stops", NULL);
+    bool opening = manager_now(m) == MANAGER_STORE && m->store == NULL && err == NULL;
+    manager_move(m, MANAGER_STOPPING);
+    loop_timer_stop(&m->step);
+    manager_watch_stop(m);
+    (void)opening; /* a store that opens now is closed by the process's end: its lock goes with it */
+    close_next(m);
+}
+
+static void on_signal(struct loop_signal *signal, int number, void *data)
+{
+    struct manager *m = data;
+    (void)signal;
+    if (number == SIGHUP)
+        manager_reload(m);
+    else
+        manager_stop(m, NULL);
+}
+
+/* ---- what the parts tell each other ---- */
+
+void manager_routing_changed(void *data, struct fleet_database *db)
+{
+    struct manager *m = data;
+    pollers_sync(m->pollers);
+    api_routing_changed(m->api, db);
+}
+
+void manager_operation_changed(void *data, struct operation *op)
+{
+    struct manager *m = data;
+    api_operation_changed(m->api, op);
+    if (op->status == OPERATION_RUNNING)
+        return;
+    if (move_op_is(op) && m->balancer != NULL) {
+        balancer_move_ended(m->balancer, op->database, move_op_record(op)->source);
+        balancer_move_ended(m->balancer, op->database, move_op_record(op)->target);
+    }
+    if (fleet_find_database(&m->fleet, op->database) == NULL && m->balancer != NULL)
+        balancer_forget(m->balancer, op->database);
+    if (m->discovery != NULL)
+        discovery_poll(m->discovery);
+}
+
+void manager_decided(const struct balancer_decision *decision, void *data)
+{
+    struct manager *m = data;
+    manager_api_decided(m, decision);
+}
+
+static void on_sampled(struct fleet_instance *instance, void *data)
+{
+    (void)instance;
+    (void)data;
+}
+
+/* ---- life ---- */
+
+static int set_up(struct manager *m, struct err *err)
+{
+    struct pollers_options pollers = {.period_ns = {m->config.load_period_ns, m->config.replication_period_ns,
+                                                    m->config.activity_period_ns, m->config.sizes_period_ns,
+                                                    m->config.settings_period_ns}};
+    struct pollers_events events = {.sampled = on_sampled};
+    if (loop_init(&m->loop, m->options.env, err) != 0)
+        return (int)err->code;
+    sm_init(&m->sm, states, MANAGER_STATE_COUNT, MANAGER_LISTENING, NULL, NULL);
+    fleet_init(&m->fleet);
+    m->pollers = pollers_new(&m->loop, &m->fleet, &pollers, &events, m);
+    manager_api_init(m);
+    manager_watch_start(m);
+    if (loop_signal_start(&m->loop, &m->on_term, SIGTERM, on_signal, m, err) != 0 ||
+        loop_signal_start(&m->loop, &m->on_int, SIGINT, on_signal, m, err) != 0 ||
+        loop_signal_start(&m->loop, &m->on_hup, SIGHUP, on_signal, m, err) != 0)
+        return (int)err->code;
+    return 0;
+}
+
+static void tear_down(struct manager *m)
+{
+    manager_api_fini(m);
+    if (m->operations_ready)
+        operations_fini(&m->operations);
+    databases_free(m->databases);
+    fleet_fini(&m->fleet);
+    loop_run(&m->loop); /* the last close callbacks */
+    loop_fini(&m->loop);
+    config_free(&m->config);
+}
+
+int manager_run(const struct manager_options *options, struct err *err)
+{
+    struct manager *m = mem_zalloc(sizeof *m);
+    m->options = *options;
+    m->config_stamp = manager_file_stamp(options->config_path);
+    if (config_load(options->config_path, options->env, options->flags, &m->config, err) != 0) {
+        free(m);
+        return (int)err->code;
+    }
+    log_setup(m->config.log_level, m->config.log_format);
+    if (set_up(m, err) != 0) {
+        free(m); /* nothing runs yet; the process ends now */
+        return (int)err->code;
+    }
+    manager_begin(m);
+    if (manager_now(m) != MANAGER_STOPPED)
+        loop_run(&m->loop);
+    struct err fatal = m->fatal;
+    tear_down(m);
+    free(m);
+    return err_copy(err, &fatal);
+}

@@ -1,0 +1,94 @@
+/* manager_impl: shared by manager.c, manager_start.c, manager_stop.c, manager_watch.c; nobody else includes it. */
+#ifndef MANAGER_MANAGER_IMPL_H
+#define MANAGER_MANAGER_IMPL_H
+
+#include "api/api.h"
+#include "base/sm.h"
+#include "discovery/discovery.h"
+#include "health/health.h"
+#include "http/http_server.h"
+#include "loop/work.h"
+#include "manager/balancer.h"
+#include "manager/databases.h"
+#include "manager/manager.h"
+#include "metrics/exposition.h"
+#include "metrics/poller.h"
+
+enum manager_state {
+    MANAGER_LISTENING,
+    MANAGER_STORE,       /* waits for the store to open */
+    MANAGER_LEADING,     /* waits for the lease */
+    MANAGER_RUNTIME,
+    MANAGER_DATABASES,   /* waits for documents and secrets */
+    MANAGER_ADOPTING,    /* waits for instances that must be started again */
+    MANAGER_DISCOVERING, /* waits for the first round */
+    MANAGER_RESUMING,    /* waits for the journals */
+    MANAGER_READY,
+    MANAGER_STOPPING,    /* waits for each part to close, one after the other */
+    MANAGER_STOPPED,
+    MANAGER_STATE_COUNT
+};
+
+struct seen_instance;      /* manager_watch.c */
+
+struct manager {
+    struct manager_options options;
+    struct config config;
+    struct loop loop;
+    struct sm sm;
+    struct err fatal;            /* why it stops, ERRC_NONE = asked to */
+    struct err config_error;     /* of the last reload, ERRC_NONE = good */
+    uint64_t config_reloads, config_failures;
+    struct fleet fleet;
+    struct store *store;
+    struct runtime *runtime;
+    struct operations operations;
+    bool operations_ready;
+    struct databases *databases;
+    struct discovery *discovery;
+    struct pollers *pollers;
+    struct balancer *balancer;
+    struct api *api;
+    struct exposition *exposition;
+    struct http_server *public_server, *admin_server, *metrics_server;
+    struct loop_signal on_term, on_int, on_hup;
+    struct loop_timer tick;      /* each second */
+    struct loop_timer step;      /* start-up: looks again */
+    struct list seen;            /* seen_instance */
+    int adopting;
+    int closing;                 /* step of the shutdown */
+    struct work reload;
+    bool reloading, reload_again;
+    struct config reload_config;
+    struct err reload_err;
+    int64_t config_stamp;        /* modification time and inode of the file as last read */
+    int64_t reload_stamp;
+    char holder[128];
+};
+
+enum manager_state manager_now(const struct manager *m);
+void manager_move(struct manager *m, enum manager_state state);
+
+/* Begins the shutdown; err NULL = asked to. Idempotent. */
+void manager_stop(struct manager *m, const struct err *err);
+
+/* what parts report (manager.c) */
+void manager_routing_changed(void *data, struct fleet_database *db);
+void manager_operation_changed(void *data, struct operation *op);
+void manager_decided(const struct balancer_decision *decision, void *data);
+
+/* manager_api.c: what the API needs of the manager */
+void manager_api_init(struct manager *m);
+void manager_api_fini(struct manager *m);
+void manager_api_decided(struct manager *m, const struct balancer_decision *decision);
+
+/* manager_start.c */
+void manager_begin(struct manager *m);
+/* manager_watch.c: health each second, configuration file */
+void manager_watch_start(struct manager *m);
+void manager_watch_stop(struct manager *m);
+void manager_instance_gone(struct manager *m, const struct fleet_instance *instance);
+void manager_reload(struct manager *m);
+int64_t manager_file_stamp(const char *path); /* blocking; 0 = no file */
+
+#endif

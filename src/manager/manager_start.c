@@ -1,0 +1,303 @@
+/* The start-up of a manager, one part after the other: see manager.h. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+#include "version.h"
+
+#define LOOK_AGAIN_NS (20 * ENV_NS_PER_MS)
+
+static void fail(struct manager *m, const struct err *err)
+{
+    manager_stop(m, err);
+}
+
+static bool stopping(const struct manager *m)
+{
+    return manager_now(m) >= MANAGER_STOPPING;
+}
+
+/* ---- ready ---- */
+
+static void write_ports(struct manager *m)
+{
+    char *path = m->options.ports_path != NULL ? mem_strdup(m->options.ports_path)
+                                               : mem_printf("%s/manager.json", m->config.state_directory);
+    char *temporary = mem_printf("%s.new", path);
+    FILE *file = fopen(temporary, "we");
+    if (file != NULL) {
+        fprintf(file, "{\"public\":%d,\"admin\":%d,\"metrics\":%d,\"pid\":%d}\n", http_server_port(m->public_server),
+                http_server_port(m->admin_server), http_server_port(m->metrics_server), (int)getpid());
+        bool ok = fclose(file) == 0 && rename(temporary, path) == 0;
+        file = ok ? file : NULL;
+    }
+    if (file == NULL)
+        log_event(LOG_WARN, "the ports could not be written, ignoring", "file", path, "err", strerror(errno), NULL);
+    free(temporary);
+    free(path);
+}
+
+static void on_resumed(const struct err *err, void *data)
+{
+    struct manager *m = data;
+    if (stopping(m))
+        return;
+    if (err != NULL) /* the others were resumed; this one waits for a person */
+        log_event(LOG_ERROR, "an operation could not be resumed", "err", err->message, NULL);
+    struct balancer_options options = {.loop = &m->loop, .fleet = &m->fleet, .operations = &m->operations,
+                                       .max_operations = (unsigned)m->config.max_moves, .decided = manager_decided,
+                                       .data = m};
+    m->balancer = balancer_start(&options);
+    manager_move(m, MANAGER_READY);
+    log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
+              log_num(http_server_port(m->admin_server)), "metrics", log_num(http_server_port(m->metrics_server)), "store",
+              store_name(m->store), "term", log_num(m->operations.services.term), NULL);
+}
+
+/* ---- discovery ---- */
+
+static void look_for_round(struct loop_timer *timer, void *data)
+{
+    struct manager *m = data;
+    struct err err = {0};
+    if (stopping(m))
+        return;
+    if (m->discovery != NULL && discovery_rounds(m->discovery) == 0) {
+        loop_timer_start(timer, LOOK_AGAIN_NS);
+        return;
+    }
+    manager_move(m, MANAGER_RESUMING);
+    if (operations_resume(&m->operations, on_resumed, m, &err) != 0)
+        fail(m, &err);
+}
+
+static void on_discovered(enum discovery_event event, struct fleet_instance *instance, void *data)
+{
+    struct manager *m = data;
+    log_event(LOG_INFO, "instance found", "event", discovery_event_name(event), "instance", instance->name, "db",
+              instance->database, "shard", instance->shard, "source", instance->source, NULL);
+    if (event == DISCOVERY_REMOVED) {
+        pollers_forget(m->pollers, instance);
+        manager_instance_gone(m, instance);
+        api_instance_changed(m->api, instance);
+        return;
+    }
+    api_instance_changed(m->api, instance);
+    pollers_sync(m->pollers);
+}
+
+static void on_discovery_failed(const char *what, const struct err *err, void *data)
+{
+    (void)data;
+    log_event(LOG_WARN, "discovery failed, what it gave before stays", "source", what, "err", err->message, NULL);
+}
+
+static void start_discovery(struct manager *m)
+{
+    struct discovery_entry *entries = NULL;
+    struct err err = {0};
+    int count = 0;
+    manager_move(m, MANAGER_DISCOVERING);
+    config_entries(&m->config, &entries, &count);
+    struct discovery_options options = {.fleet = &m->fleet, .entries = entries, .entry_count = count, .runtime = m->runtime,
+                                        .period_ns = m->config.discovery_interval_ns, .event = on_discovered,
+                                        .failed = on_discovery_failed, .data = m};
+    int rc = m->config.discovery_enabled ? discovery_start(&m->loop, &options, &m->discovery, &err) : 0;
+    free(entries);
+    if (rc != 0) {
+        fail(m, &err);
+        return;
+    }
+    loop_timer_init(&m->loop, &m->step, look_for_round, m);
+    loop_timer_start(&m->step, LOOK_AGAIN_NS);
+}
+
+/* ---- instances that do not run (the machine was restarted) are started again ---- */
+
+static void on_adopted(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    struct manager *m = data;
+    if (err != NULL)
+        log_event(LOG_ERROR, "an instance could not be started again", "err", err->message, NULL);
+    else
+        log_event(LOG_INFO, "instance started again", "instance", instance->name, NULL);
+    if (--m->adopting == 0 && !stopping(m))
+        start_discovery(m);
+}
+
+static void adopt(struct manager *m, const struct runtime_instance *instance)
+{
+    const struct fleet_database *db = fleet_find_database(&m->fleet, instance->database);
+    struct runtime_spec spec;
+    struct err err = {0};
+    if (instance->pid != 0 || db == NULL || db->routing == NULL || routing_find_shard(db->routing, instance->shard) == NULL)
+        return;
+    if (databases_spec_of(m->databases, db, instance->shard, &spec, &err) == 0 &&
+        runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
+        m->adopting++;
+    else
+        log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err", err.message, NULL);
+}
+
+static void on_instances(const struct err *err, const struct runtime_instance *instances, int count, void *data)
+{
+    struct manager *m = data;
+    if (stopping(m))
+        return;
+    if (err != NULL) {
+        fail(m, err);
+        return;
+    }
+    m->adopting = 1;
+    for (int i = 0; i < count; i++)
+        adopt(m, &instances[i]);
+    if (--m->adopting == 0)
+        start_discovery(m);
+}
+
+static void on_databases(const struct err *err, void *data)
+{
+    struct manager *m = data;
+    struct err local = {0};
+    if (stopping(m))
+        return;
+    if (err != NULL) {
+        fail(m, err);
+        return;
+    }
+    manager_move(m, MANAGER_ADOPTING);
+    if (m->runtime == NULL)
+        start_discovery(m);
+    else if (runtime_list(m->runtime, on_instances, m, &local) != 0)
+        fail(m, &local);
+}
+
+/* ---- store, lease, runtime ---- */
+
+static void start_runtime(struct manager *m)
+{
+    struct err err = {0};
+    char *directory = mem_printf("%s/instances", m->config.state_directory);
+    struct runtime_local_options local = {.directory = directory,
+                                          .bin_directory = m->config.runtime_bin_directory,
+                                          .address = m->config.runtime_address,
+                                          .first_port = m->config.runtime_first_port,
+                                          .user = m->config.runtime_user};
+    manager_move(m, MANAGER_RUNTIME);
+    int rc = 0;
+    if (strcmp(m->config.runtime_kind, "local") == 0)
+        rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
+    free(directory);
+    if (rc != 0) {
+        fail(m, &err);
+        return;
+    }
+    m->operations.services.runtime = m->runtime;
+    m->operations.services.bin_directory =
+        m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
+                                                : m->runtime != NULL ? runtime_local_bin_directory(m->runtime) : NULL;
+    manager_move(m, MANAGER_DATABASES);
+    if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
+        fail(m, &err);
+}
+
+static void on_lease(const struct err *err, int64_t term, void *data)
+{
+    struct manager *m = data;
+    if (stopping(m))
+        return;
+    if (err != NULL) {
+        fail(m, err);
+        return;
+    }
+    m->operations.services.term = term;
+    start_runtime(m);
+}
+
+static void on_deposed(void *data)
+{
+    struct manager *m = data;
+    struct err err = {0};
+    m->operations.services.term = 0;
+    err_set(&err, ERRC_STALE, "the lease of the store was lost");
+    fail(m, &err);
+}
+
+static void start_operations(struct manager *m)
+{
+    struct operation_services services = {.loop = &m->loop,
+                                          .store = m->store,
+                                          .fleet = &m->fleet,
+                                          .kill_at = m->options.env->get(m->options.env, "SHARDHERD_TEST_KILL_AT"),
+                                          .spec_of = databases_spec_of,
+                                          .routing_changed = manager_routing_changed,
+                                          .operation_changed = manager_operation_changed,
+                                          .data = m};
+    operations_init(&m->operations, &services);
+    m->databases = databases_new(&m->loop, m->config.state_directory, m->store, &m->fleet, &m->operations);
+    m->operations.services.spec_data = m->databases;
+    m->operations_ready = true;
+}
+
+static void on_store(const struct err *err, struct store *store, void *data)
+{
+    struct manager *m = data;
+    struct err local = {0};
+    if (err != NULL) {
+        fail(m, err);
+        return;
+    }
+    m->store = store;
+    if (stopping(m))
+        return;
+    start_operations(m);
+    manager_move(m, MANAGER_LEADING);
+    snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+    if (store_lease(store, m->holder, on_lease, on_deposed, m, &local) != 0)
+        fail(m, &local);
+}
+
+static int open_server(struct manager *m, const char *address, int port, http_handler_cb handler, struct http_server **ret)
+{
+    struct http_server_options options = {.address = address, .port = port};
+    struct err err = {0};
+    if (http_server_open(&m->loop, &options, handler, m->api, ret, &err) == 0)
+        return 0;
+    fail(m, &err);
+    return 1;
+}
+
+static int make_state_directory(struct manager *m)
+{
+    struct err err = {0};
+    /* searchable for the servers' user, whose own directories are below; everything in it is 0700 or 0600 */
+    if (mkdir(m->config.state_directory, 0711) == 0 || errno == EEXIST)
+        return 0;
+    err_set_errno(&err, errno, "state directory %s", m->config.state_directory);
+    fail(m, &err);
+    return 1;
+}
+
+void manager_begin(struct manager *m)
+{
+    struct err err = {0};
+    const struct config *c = &m->config;
+    if (make_state_directory(m) != 0 ||
+        open_server(m, c->public_address, c->public_port, api_public_handler, &m->public_server) != 0 ||
+        open_server(m, c->admin_address, c->admin_port, api_admin_handler, &m->admin_server) != 0 ||
+        open_server(m, c->metrics_address, c->metrics_port, api_metrics_handler, &m->metrics_server) != 0)
+        return;
+    write_ports(m);
+    manager_move(m, MANAGER_STORE);
+    char *path = mem_printf("%s/store.db", c->state_directory);
+    if (store_sqlite_open(&m->loop, path, on_store, m, &err) != 0)
+        fail(m, &err);
+    free(path);
+}

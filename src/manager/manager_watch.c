@@ -1,0 +1,199 @@
+/* What the manager looks at each second: health of the instances, and its configuration file. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+
+#define TICK_NS       ENV_NS_PER_S
+#define FILE_CHECKS   2 /* the file is looked at every so many ticks */
+
+/* The facts of the last tick, to see restarts and changed roles. */
+struct seen_instance {
+    struct list node;
+    char *name;
+    struct instance_facts facts;
+    bool present;
+};
+
+static struct seen_instance *seen_get(struct manager *m, const char *name)
+{
+    list_each(node, &m->seen) {
+        struct seen_instance *s = list_item(node, struct seen_instance, node);
+        if (strcmp(s->name, name) == 0)
+            return s;
+    }
+    struct seen_instance *s = mem_zalloc(sizeof *s);
+    s->name = mem_strdup(name);
+    list_append(&m->seen, &s->node);
+    return s;
+}
+
+static void seen_free(struct seen_instance *s)
+{
+    list_remove(&s->node);
+    free(s->name);
+    free(s);
+}
+
+void manager_instance_gone(struct manager *m, const struct fleet_instance *instance)
+{
+    list_each(node, &m->seen) {
+        struct seen_instance *s = list_item(node, struct seen_instance, node);
+        if (strcmp(s->name, instance->name) == 0) {
+            seen_free(s);
+            return;
+        }
+    }
+}
+
+static void judge(struct manager *m, struct fleet_instance *instance)
+{
+    struct seen_instance *s = seen_get(m, instance->name);
+    struct health_change changes[HEALTH_CHANGES_MAX];
+    struct health_verdict verdict;
+    unsigned count = 0;
+    if (instance->facts.seen_ns != s->facts.seen_ns && s->facts.seen_ns != 0)
+        count = health_compare(instance->name, &s->facts, &instance->facts, changes);
+    for (unsigned i = 0; i < count; i++)
+        log_event(LOG_WARN, "instance changed", "instance", instance->name, "db", instance->database, "shard",
+                  instance->shard, "rule", health_rule_name(changes[i].rule), "why", changes[i].sentence, NULL);
+    health_judge(&instance->facts, loop_now(&m->loop), m->config.load_period_ns, &verdict);
+    bool changed = verdict.health != instance->facts.health;
+    instance->facts.health = verdict.health;
+    if (changed)
+        log_event(verdict.health == HEALTH_DOWN ? LOG_ERROR : LOG_INFO, "instance health", "instance", instance->name,
+                  "db", instance->database, "shard", instance->shard, "health", instance_health_name(verdict.health), "why",
+                  verdict.sentence, NULL);
+    if (instance->facts.seen_ns != s->facts.seen_ns)
+        s->facts = instance->facts;
+    if (changed || count > 0)
+        api_instance_changed(m->api, instance);
+}
+
+static void look_at_file(struct manager *m);
+
+static void tick(struct loop_timer *timer, void *data)
+{
+    struct manager *m = data;
+    static const unsigned file_checks = FILE_CHECKS;
+    loop_timer_start(timer, TICK_NS);
+    list_each(node, &m->fleet.instances) {
+        judge(m, list_item(node, struct fleet_instance, node));
+    }
+    if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
+        look_at_file(m);
+}
+
+void manager_watch_start(struct manager *m)
+{
+    list_init(&m->seen);
+    loop_timer_init(&m->loop, &m->tick, tick, m);
+    loop_timer_start(&m->tick, TICK_NS);
+}
+
+void manager_watch_stop(struct manager *m)
+{
+    loop_timer_stop(&m->tick);
+    list_each(node, &m->seen) {
+        seen_free(list_item(node, struct seen_instance, node));
+    }
+}
+
+/* ---- configuration ---- */
+
+int64_t manager_file_stamp(const char *path)
+{
+    struct stat st;
+    if (path == NULL || stat(path, &st) != 0) /* follows symbolic links: a ConfigMap swaps one */
+        return 0;
+    return (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec + (int64_t)st.st_ino;
+}
+
+static void run_reload(struct work *work)
+{
+    struct manager *m = work->data;
+    m->reload_stamp = manager_file_stamp(m->options.config_path);
+    err_clear(&m->reload_err);
+    if (!m->reload_again && m->reload_stamp == m->config_stamp)
+        return;
+    config_load(m->options.config_path, m->options.env, m->options.flags, &m->reload_config, &m->reload_err);
+}
+
+static void take_over(struct manager *m)
+{
+    const char *why = NULL;
+    if (!config_can_reload(&m->config, &m->reload_config, &why)) {
+        err_set(&m->config_error, ERRC_REFUSED, "%s changed: that needs a restart; the old configuration stays", why);
+        m->config_failures++;
+        log_event(LOG_WARN, "configuration not taken over", "err", m->config_error.message, NULL);
+        config_free(&m->reload_config);
+        return;
+    }
+    struct discovery_entry *entries = NULL;
+    int count = 0;
+    struct err err = {0};
+    config_entries(&m->reload_config, &entries, &count);
+    int rc = m->discovery != NULL ? discovery_set_entries(m->discovery, entries, count, &err) : 0;
+    free(entries);
+    if (rc != 0) {
+        m->config_error = err;
+        m->config_failures++;
+        log_event(LOG_WARN, "configuration not taken over", "err", err.message, NULL);
+        config_free(&m->reload_config);
+        return;
+    }
+    config_free(&m->config);
+    m->config = m->reload_config;
+    memset(&m->reload_config, 0, sizeof m->reload_config);
+    err_clear(&m->config_error);
+    m->config_reloads++;
+    log_setup(m->config.log_level, m->config.log_format);
+    if (m->discovery != NULL)
+        discovery_set_period(m->discovery, m->config.discovery_interval_ns);
+    if (m->balancer != NULL)
+        balancer_set_max_operations(m->balancer, (unsigned)m->config.max_moves);
+    log_event(LOG_INFO, "configuration taken over", "file", m->options.config_path, NULL);
+}
+
+static void reload_done(struct work *work, int code)
+{
+    struct manager *m = work->data;
+    bool forced = m->reload_again;
+    m->reloading = false;
+    m->reload_again = false;
+    if (code != 0 || (!forced && m->reload_stamp == m->config_stamp))
+        return;
+    m->config_stamp = m->reload_stamp;
+    if (m->reload_err.code != ERRC_NONE) {
+        m->config_error = m->reload_err;
+        m->config_failures++;
+        log_event(LOG_ERROR, "configuration is wrong, the old one stays", "err", m->reload_err.message, NULL);
+        return;
+    }
+    take_over(m);
+}
+
+static void start_reload(struct manager *m)
+{
+    if (m->reloading)
+        return;
+    m->reloading = work_start(&m->loop, &m->reload, run_reload, reload_done, m) == 0;
+}
+
+static void look_at_file(struct manager *m)
+{
+    if (m->options.config_path != NULL)
+        start_reload(m);
+}
+
+void manager_reload(struct manager *m)
+{
+    if (m->reloading)
+        return; /* it reads the file right now */
+    m->reload_again = true;
+    start_reload(m);
+}
