@@ -84,7 +84,10 @@ void http_problem(struct http_exchange *ex, int status, const char *code, const 
 void http_problem_err(struct http_exchange *ex, const struct err *err);
 int http_status_of(enum err_code code);
 
-/* Runs when the peer went away before the answer (answering then is still required, and is dropped). */
+/*
+ * Runs when the peer went away before the answer (answering then is still required, and is dropped). With it,
+ * a peer that only ended its sending side counts as gone; without it, such a peer still gets its answer.
+ */
 void http_on_lost(struct http_exchange *ex, void (*lost)(struct http_exchange *ex, void *data), void *data);
 
 /* ---- server-sent events (rules S1-S3) ---- */
@@ -99,7 +102,8 @@ void sse_topic_free(struct sse_topic *topic); /* ends its clients */
 /* Returns the id of the event. data may hold newlines. */
 uint64_t sse_publish(struct sse_topic *topic, const char *event, const char *data);
 /* Answers ex with the stream. `first_event`/`first_data` (may be NULL) is sent to clients without or with too
- * old a Last-Event-ID, as a snapshot. */
+ * old a Last-Event-ID, as a snapshot; without one, the latter get what is kept. Ids are "<random>-<number>":
+ * those of an earlier process count as too old. */
 void sse_subscribe(struct sse_topic *topic, struct http_exchange *ex, const char *first_event,
                    const char *first_data);
 int sse_clients(const struct sse_topic *topic);

@@ -130,13 +130,21 @@ struct peer {
     struct buf got;
 };
 
-static inline void peer_connect(struct peer *p, int port)
+/* receive_buffer: how much the kernel may keep for a peer that does not read; 0 = as it likes. */
+static inline void peer_connect_with(struct peer *p, int port, int receive_buffer)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     *p = (struct peer){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     assert_true(p->fd >= 0);
+    if (receive_buffer > 0)
+        assert_int_equal(setsockopt(p->fd, SOL_SOCKET, SO_RCVBUF, &receive_buffer, sizeof receive_buffer), 0);
     assert_int_equal(connect(p->fd, (struct sockaddr *)&a, sizeof a), 0);
+}
+
+static inline void peer_connect(struct peer *p, int port)
+{
+    peer_connect_with(p, port, 0);
 }
 
 static inline void peer_send(struct peer *p, const char *text)

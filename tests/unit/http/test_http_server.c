@@ -247,6 +247,32 @@ static void test_H4_pipelining_is_bounded(void **state)
     peer_close(&p);
 }
 
+static void test_H4_what_waits_in_memory_is_bounded(void **state)
+{
+    struct fixture *f = *state;
+    struct service s;
+    struct peer p;
+    static const size_t much = 64u * 1024u * 1024u;
+    service_start(&s, f, NULL);
+    service_large(&s);
+    peer_open(&p, f);
+    peer_send(&p, "GET /later HTTP/1.1\r\nHost: a\r\n\r\n");
+    RUN_UNTIL(f, s.later != NULL);
+    size_t sent = 0;
+    /* blocked for so many turns in a row = the server reads no more */
+    for (int blocked = 0; blocked < 100 && sent < much; blocked++) {
+        ssize_t n = send(p.fd, s.large, LARGE, MSG_DONTWAIT | MSG_NOSIGNAL);
+        sent += n > 0 ? (size_t)n : 0;
+        blocked = n > 0 ? 0 : blocked;
+        run_for(f, ENV_NS_PER_MS);
+    }
+    assert_true(sent < much);
+    http_respond(s.later, 200, "text/plain", "late", 4);
+    RUN_UNTIL(f, peer_has(&p, "late") && peer_has(&p, "HTTP/1.1 431 "));
+    peer_close(&p);
+    free(s.large);
+}
+
 static void test_large_answers_are_written_in_a_window(void **state)
 {
     struct fixture *f = *state;
@@ -409,12 +435,15 @@ static void test_H2_reader_that_stopped_is_cut_off(void **state)
     struct peer p;
     service_start(&s, f, NULL);
     service_large(&s);
-    peer_open(&p, f);
+    peer_connect_with(&p, http_server_port(f->server), 4096);
     peer_send(&p, "GET /pieces HTTP/1.1\r\nHost: a\r\n\r\n");
     RUN_UNTIL(f, s.requests == 1);
     run_for(f, 50 * ENV_NS_PER_MS);
+    assert_int_equal(s.released, 0); /* more than the kernel takes */
+    put_forward(f, 59 * ENV_NS_PER_S);
+    run_for(f, 10 * ENV_NS_PER_MS);
     assert_int_equal(http_server_connections(f->server), 1);
-    put_forward(f, 61 * ENV_NS_PER_S);
+    put_forward(f, 2 * ENV_NS_PER_S);
     RUN_UNTIL(f, s.released == 1 && http_server_connections(f->server) == 0);
     peer_close(&p);
     free(s.large);
@@ -584,6 +613,7 @@ int main(void)
         HTTP_TEST(test_H3_expect_100_continue),
         HTTP_TEST(test_H4_pipelined_requests_wait_in_order),
         HTTP_TEST(test_H4_pipelining_is_bounded),
+        HTTP_TEST(test_H4_what_waits_in_memory_is_bounded),
         HTTP_TEST(test_large_answers_are_written_in_a_window),
         HTTP_TEST(test_problem_documents),
         HTTP_TEST(test_H1_malformed_requests_close),

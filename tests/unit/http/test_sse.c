@@ -113,7 +113,7 @@ static void test_S1_last_event_id_resumes(void **state)
     assert_int_equal(peer_count(&p, "data: "), 1);
     peer_close(&p);
     /* ids of another process, from the future, or garbage */
-    static const char *const foreign[] = {"zzzzzzzz-3", "5", "garbage"};
+    static const char *const foreign[] = {"zzzzzzzz-7", "7", "garbage"};
     for (int i = 0; i < 3; i++) {
         subscribe(f, &p, foreign[i]);
         RUN_UNTIL(f, peer_has(&p, "event: snapshot"));
