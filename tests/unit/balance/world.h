@@ -30,7 +30,7 @@ struct world {
     struct range_set sets[WORLD_SHARDS];
     struct load_ring *rings[WORLD_SHARDS];
     struct split_sample *samples[WORLD_SHARDS], *rows[WORLD_SHARDS];
-    double load[WORLD_SHARDS];
+    double load[WORLD_SHARDS], size[WORLD_SHARDS]; /* size: bytes, 0 = not known */
     enum stream stream[WORLD_SHARDS];
     bool rows_empty, rows_never;
     uint64_t random;
@@ -161,6 +161,8 @@ static inline void world_tick(struct world *w)
             .at_ns = w->facts.now_ns - S / 100, .active_sessions = NAN, .probe_ms = NAN};
         for (int m = 0; m < LOAD_METRIC_MAX; m++)
             sample.value[m] = NAN;
+        if (w->size[i] > 0)
+            sample.value[LOAD_SIZE] = w->size[i];
         sample.value[w->policy.objective] = w->load[i];
         load_ring_add(w->rings[i], &sample);
         if (w->samples[i] != NULL)
