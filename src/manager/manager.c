@@ -100,16 +100,18 @@ static bool close_part(struct manager *m, int part)
     case 3:
         return close_discovery(m);
     case 4:
+        return close_server(m, &m->metrics_server);
+    case 5:
+        exposition_close(m->exposition, close_next, m);
+        return true;
+    case 6:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 5:
-        return close_runtime(m);
-    case 6:
-        api_stop(m->api); /* event streams end, so that the servers can */
-        return close_server(m, &m->public_server);
     case 7:
-        return close_server(m, &m->metrics_server);
+        return close_runtime(m);
     case 8:
+        return close_server(m, &m->public_server);
+    case 9:
         return close_store(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -174,8 +176,11 @@ void manager_operation_changed(void *data, struct operation *op)
         balancer_move_ended(m->balancer, op->database, move_op_record(op)->source);
         balancer_move_ended(m->balancer, op->database, move_op_record(op)->target);
     }
-    if (fleet_find_database(&m->fleet, op->database) == NULL && m->balancer != NULL)
-        balancer_forget(m->balancer, op->database);
+    if (fleet_find_database(&m->fleet, op->database) == NULL) {
+        api_database_removed(m->api, op->database);
+        if (m->balancer != NULL)
+            balancer_forget(m->balancer, op->database);
+    }
     if (m->discovery != NULL)
         discovery_poll(m->discovery);
 }
@@ -217,6 +222,9 @@ static int set_up(struct manager *m, struct err *err)
 static void tear_down(struct manager *m)
 {
     manager_api_fini(m);
+    free(m->metric_operations);
+    free(m->metric_decisions);
+    free(m->metric_databases);
     if (m->operations_ready)
         operations_fini(&m->operations);
     databases_free(m->databases);

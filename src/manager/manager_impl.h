@@ -64,6 +64,9 @@ struct manager {
     int64_t config_stamp;        /* modification time and inode of the file as last read */
     int64_t reload_stamp;
     char holder[128];
+    struct exposition_operation *metric_operations;
+    struct exposition_decision *metric_decisions;
+    struct exposition_database *metric_databases;
 };
 
 enum manager_state manager_now(const struct manager *m);
@@ -81,6 +84,9 @@ void manager_decided(const struct balancer_decision *decision, void *data);
 void manager_api_init(struct manager *m);
 void manager_api_fini(struct manager *m);
 void manager_api_decided(struct manager *m, const struct balancer_decision *decision);
+
+/* manager_metrics.c */
+void manager_numbers(struct exposition_numbers *ret, void *data);
 
 /* manager_start.c */
 void manager_begin(struct manager *m);

@@ -32,13 +32,13 @@ static void write_ports(struct manager *m)
                                                : mem_printf("%s/manager.json", m->config.state_directory);
     char *temporary = mem_printf("%s.new", path);
     FILE *file = fopen(temporary, "we");
-    if (file != NULL) {
+    bool ok = file != NULL;
+    if (ok) {
         fprintf(file, "{\"public\":%d,\"admin\":%d,\"metrics\":%d,\"pid\":%d}\n", http_server_port(m->public_server),
                 http_server_port(m->admin_server), http_server_port(m->metrics_server), (int)getpid());
-        bool ok = fclose(file) == 0 && rename(temporary, path) == 0;
-        file = ok ? file : NULL;
+        ok = fclose(file) == 0 && rename(temporary, path) == 0;
     }
-    if (file == NULL)
+    if (!ok)
         log_event(LOG_WARN, "the ports could not be written, ignoring", "file", path, "err", strerror(errno), NULL);
     free(temporary);
     free(path);
@@ -86,7 +86,7 @@ static void on_discovered(enum discovery_event event, struct fleet_instance *ins
     if (event == DISCOVERY_REMOVED) {
         pollers_forget(m->pollers, instance);
         manager_instance_gone(m, instance);
-        api_instance_changed(m->api, instance);
+        api_instance_removed(m->api, instance->name);
         return;
     }
     api_instance_changed(m->api, instance);

@@ -1,0 +1,171 @@
+/* What the API needs of the manager: databases, decisions, readiness, metrics. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+#include "version.h"
+
+/* ---- databases ---- */
+
+struct answer {
+    api_answer_cb cb;
+    void *data;
+};
+
+static void on_answer(const struct databases_answer *answer, void *data)
+{
+    struct answer a = *(struct answer *)data;
+    struct api_answer out = {.err = answer->err, .created = answer->created, .operation = answer->operation};
+    free(data);
+    a.cb(&out, a.data);
+}
+
+static struct answer *new_answer(api_answer_cb cb, void *data)
+{
+    struct answer *a = mem_alloc(sizeof *a);
+    *a = (struct answer){cb, data};
+    return a;
+}
+
+static int not_ready(const struct manager *m, struct err *err)
+{
+    return err_set(err, ERRC_UNAVAILABLE, "the manager is %s: try again in a moment", sm_name(&m->sm));
+}
+
+static int apply_database(void *data, const char *name, const char *text, size_t length, bool dry_run, api_answer_cb cb,
+                          void *cb_data, struct err *err)
+{
+    struct manager *m = data;
+    if (manager_now(m) != MANAGER_READY)
+        return not_ready(m, err);
+    struct answer *a = new_answer(cb, cb_data);
+    int rc = databases_apply(m->databases, name, text, length, &m->config.balance, dry_run, on_answer, a, err);
+    if (rc != 0)
+        free(a);
+    return rc;
+}
+
+static int delete_database(void *data, const char *name, api_answer_cb cb, void *cb_data, struct err *err)
+{
+    struct manager *m = data;
+    if (manager_now(m) != MANAGER_READY)
+        return not_ready(m, err);
+    struct answer *a = new_answer(cb, cb_data);
+    int rc = databases_delete(m->databases, name, on_answer, a, err);
+    if (rc != 0)
+        free(a);
+    return rc;
+}
+
+/* ---- decisions ---- */
+
+static void fill_decision(const struct balancer_decision *d, struct api_decision *ret)
+{
+    *ret = (struct api_decision){.number = d->number,
+                                 .at_us = d->at_us,
+                                 .database = d->database,
+                                 .shard = d->change.shard,
+                                 .target = d->change.target,
+                                 .kind = balance_kind_name(d->change.kind),
+                                 .act = d->change.act,
+                                 .rule = d->change.rule,
+                                 .rule_name = balance_rule_name(d->change.rule),
+                                 .sentence = d->change.sentence,
+                                 .operation = d->operation};
+}
+
+static bool decision(void *data, unsigned n, struct api_decision *ret)
+{
+    struct manager *m = data;
+    const struct balancer_decision *d = m->balancer != NULL ? balancer_decision(m->balancer, n) : NULL;
+    if (d != NULL)
+        fill_decision(d, ret);
+    return d != NULL;
+}
+
+static bool standing(void *data, const char *database, const char *shard, struct api_standing *ret)
+{
+    struct manager *m = data;
+    const struct balance_shard_state *s = m->balancer != NULL ? balancer_shard(m->balancer, database, shard) : NULL;
+    if (s == NULL)
+        return false;
+    *ret = (struct api_standing){.phase = balance_phase_name(s->phase),
+                                 .row = s->row,
+                                 .hot_since_ns = s->hot_since_ns,
+                                 .refusal_rule = s->refusal.rule,
+                                 .refusal_active = s->refusal.active,
+                                 .refusal_rule_name = balance_rule_name(s->refusal.rule),
+                                 .refusal_sentence = s->refusal.sentence,
+                                 .refusal_since_ns = s->refusal.since_ns};
+    return true;
+}
+
+void manager_api_decided(struct manager *m, const struct balancer_decision *d)
+{
+    struct api_decision out;
+    fill_decision(d, &out);
+    api_decided(m->api, &out);
+}
+
+/* ---- readiness ---- */
+
+static bool component(void *data, unsigned n, struct api_component *ret)
+{
+    const struct manager *m = data;
+    enum manager_state state = manager_now(m);
+    bool up = state <= MANAGER_READY;
+    const struct api_component all[] = {
+        {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
+        {"leader", up && state > MANAGER_LEADING, NULL},
+        {"runtime", up && state > MANAGER_RUNTIME, m->config.runtime_kind},
+        {"databases", up && state > MANAGER_DATABASES, NULL},
+        {"instances", up && state > MANAGER_ADOPTING, NULL},
+        {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
+        {"operations", up && state > MANAGER_RESUMING, NULL},
+        {"balancer", state == MANAGER_READY, NULL},
+        /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service */
+        {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
+    };
+    if (n >= sizeof all / sizeof all[0])
+        return false;
+    *ret = all[n];
+    return true;
+}
+
+static void metrics(void *data, struct http_exchange *ex)
+{
+    struct manager *m = data;
+    static const struct http_request get = {.method = "GET", .path = "/metrics", .query = "", .body = "", .peer = ""};
+    exposition_handle(ex, &get, m->exposition);
+}
+
+/* ---- life ---- */
+
+void manager_api_init(struct manager *m)
+{
+    struct api_services services = {.loop = &m->loop,
+                                    .fleet = &m->fleet,
+                                    .operations = &m->operations,
+                                    .version = SHARDHERD_VERSION,
+                                    .commit = SHARDHERD_COMMIT,
+                                    .admin_host = m->config.admin_address,
+                                    .data = m,
+                                    .apply_database = apply_database,
+                                    .delete_database = delete_database,
+                                    .decision = decision,
+                                    .standing = standing,
+                                    .component = component,
+                                    .metrics = metrics};
+    list_init(&m->operations.list); /* readable before operations_init() */
+    m->api = api_new(&services);
+    struct exposition_options options = {.version = SHARDHERD_VERSION, .commit = SHARDHERD_COMMIT, .numbers = manager_numbers,
+                                         .data = m};
+    m->exposition = exposition_new(&m->loop, m->pollers, &options);
+}
+
+void manager_api_fini(struct manager *m)
+{
+    api_free(m->api);
+}

@@ -1,0 +1,76 @@
+/* The numbers of /metrics that only the manager knows. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+
+static size_t count_list(const struct list *head)
+{
+    size_t n = 0;
+    for (const struct list *node = head->next; node != head; node = node->next)
+        n++;
+    return n;
+}
+
+/* One row per kind and status. */
+static size_t add_operation(struct exposition_operation *rows, size_t count, const struct operation *op)
+{
+    const char *status = operation_status_name(op->status);
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(rows[i].kind, op->kind->name) == 0 && strcmp(rows[i].status, status) == 0) {
+            rows[i].count++;
+            return count;
+        }
+    }
+    rows[count] = (struct exposition_operation){op->kind->name, status, 1};
+    return count + 1;
+}
+
+static void fill_operations(struct manager *m, struct exposition_numbers *ret)
+{
+    free(m->metric_operations);
+    m->metric_operations = mem_array(count_list(&m->operations.list) + 1, sizeof *m->metric_operations);
+    ret->operations = m->metric_operations;
+    list_each(node, &m->operations.list) {
+        ret->operation_count =
+            add_operation(m->metric_operations, ret->operation_count, list_item(node, struct operation, node));
+    }
+}
+
+static void fill_decisions(struct manager *m, struct exposition_numbers *ret)
+{
+    free(m->metric_decisions);
+    m->metric_decisions = mem_array(BALANCE_R_COUNT, sizeof *m->metric_decisions);
+    ret->decisions = m->metric_decisions;
+    for (int rule = 1; m->balancer != NULL && rule < BALANCE_R_COUNT; rule++) {
+        m->metric_decisions[ret->decision_count++] =
+            (struct exposition_decision){"", balance_rule_name(rule), balancer_count(m->balancer, rule)};
+    }
+}
+
+static void fill_databases(struct manager *m, struct exposition_numbers *ret)
+{
+    free(m->metric_databases);
+    m->metric_databases = mem_array(count_list(&m->fleet.databases) + 1, sizeof *m->metric_databases);
+    ret->databases = m->metric_databases;
+    list_each(node, &m->fleet.databases) {
+        const struct fleet_database *db = list_item(node, struct fleet_database, node);
+        m->metric_databases[ret->database_count++] = (struct exposition_database){
+            db->name, db->routing != NULL ? db->routing->epoch : 0,
+            db->routing != NULL ? (unsigned)db->routing->shard_count : 0};
+    }
+}
+
+void manager_numbers(struct exposition_numbers *ret, void *data)
+{
+    struct manager *m = data;
+    fill_operations(m, ret);
+    fill_decisions(m, ret);
+    fill_databases(m, ret);
+    ret->store_kind = "sqlite";
+    ret->store_up = m->store != NULL;
+    ret->leader = m->operations.services.term > 0;
+    ret->term = (uint64_t)m->operations.services.term;
+    ret->config_errors = m->config_failures;
+}
