@@ -82,7 +82,7 @@ struct load_options {
     const char *ledger_path;
     bool fresh_ledger;        /* LOAD_RUN: begin a new one even if the file exists */
     const char *report_path;  /* every finding; NULL = none */
-    const char *control_path; /* polled for "skew ...", "rate N", "stop"; NULL = none */
+    const char *control_path; /* polled for "skew ...", "rate N", "watch LO..HI", "stop"; NULL = none */
     bool no_check;            /* LOAD_RUN: end without the check */
     uint64_t check_wait_ns;   /* check again while only misplaced or duplicated rows are left, this long */
     uint64_t op_timeout_ns;   /* an answer later than this ends the connection */
@@ -109,7 +109,9 @@ struct load_result {
     enum load_mode mode;
     uint64_t duration_ns; /* of the load, or of the filling */
     struct load_stats stats;
+    struct range watched[LOAD_WATCHES_MAX]; /* the ranges, and their gaps */
     struct load_gap watch[LOAD_WATCHES_MAX];
+    unsigned watch_count;
     uint64_t rows_made; /* LOAD_INIT */
     bool checked;       /* counts and rows are of a complete check */
     uint64_t rows_checked;
@@ -135,6 +137,9 @@ int load_set_skew(struct load *load, const char *skew, struct err *err);
 /* The next of options.later, at once; ERRC_NOT_FOUND after the last. */
 int load_next_skew(struct load *load, struct err *err);
 void load_set_rate(struct load *load, double rate);
+/* Measures the longest write gap of this range too, from the writes that begin now. A range that is watched
+ * already is not watched twice. ERRC_LIMIT when there are LOAD_WATCHES_MAX. */
+int load_watch(struct load *load, const struct range *range, struct err *err);
 
 /* For a live display: what stands now. */
 enum load_phase load_phase(const struct load *load);

@@ -110,12 +110,25 @@ bool load_client_idle(const struct load_client *c)
 
 /* ---- demand without an acknowledgement, for everyone and for the watched ranges ---- */
 
-static void each_gap(struct load_client *c, void (*note)(struct load_gap *, uint64_t), uint64_t now)
+static void gaps_begin(struct load_client *c, uint64_t now)
+{
+    struct load *load = c->load;
+    load_gap_begin(&load->stats.writes, now);
+    c->watched = 0;
+    for (unsigned i = 0; i < load->o.watch_count; i++) {
+        if (range_contains(&load->o.watch[i], c->hash)) {
+            c->watched |= 1u << i;
+            load_gap_begin(&load->watch[i], now);
+        }
+    }
+}
+
+static void gaps_end(struct load_client *c, void (*note)(struct load_gap *, uint64_t), uint64_t now)
 {
     struct load *load = c->load;
     note(&load->stats.writes, now);
     for (unsigned i = 0; i < load->o.watch_count; i++) {
-        if (range_contains(&load->o.watch[i], c->hash))
+        if ((c->watched & 1u << i) != 0)
             note(&load->watch[i], now);
     }
 }
@@ -145,7 +158,7 @@ static void client_complete(struct load_client *c)
         hist_add(&s->write_latency, us);
         if (c->refusals > 0)
             hist_add(&s->refused_wait, (now - c->refused_ns) / 1000);
-        each_gap(c, load_gap_ack, now);
+        gaps_end(c, load_gap_ack, now);
     } else {
         s->reads++;
     }
@@ -162,7 +175,7 @@ static void client_give_up(struct load_client *c)
 {
     if (is_write(c)) {
         c->load->stats.abandoned++;
-        each_gap(c, load_gap_abandon, clock_of(c));
+        gaps_end(c, load_gap_abandon, clock_of(c));
     } else {
         c->load->stats.stale_reads++;
     }
@@ -502,7 +515,7 @@ void load_client_start(struct load_client *c, const struct load_job_op *op)
     c->settling = is_write(c) && state->pending[op->number] != 0;
     load->busy++;
     if (is_write(c))
-        each_gap(c, load_gap_begin, c->started_ns);
+        gaps_begin(c, c->started_ns);
     client_try(c);
 }
 
@@ -687,7 +700,7 @@ void load_client_stop(struct load_client *c)
             note_doubt(c);
         if (is_write(c)) {
             c->load->stats.abandoned++;
-            each_gap(c, load_gap_abandon, clock_of(c));
+            gaps_end(c, load_gap_abandon, clock_of(c));
         }
         c->load->busy--;
     }

@@ -116,6 +116,18 @@ void load_set_rate(struct load *load, double rate)
     loop_defer(load->loop, &load->turn);
 }
 
+int load_watch(struct load *load, const struct range *range, struct err *err)
+{
+    for (unsigned i = 0; i < load->o.watch_count; i++) {
+        if (load->o.watch[i].lo == range->lo && load->o.watch[i].hi == range->hi)
+            return 0;
+    }
+    if (load->o.watch_count == LOAD_WATCHES_MAX)
+        return err_set(err, ERRC_LIMIT, "at most %d watched ranges", LOAD_WATCHES_MAX);
+    load->o.watch[load->o.watch_count++] = *range;
+    return 0;
+}
+
 int load_draw_init(struct load *load, struct err *err)
 {
     uint64_t seed = load->o.seed;

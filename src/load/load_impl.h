@@ -77,9 +77,10 @@ struct load_client {
     char key[LOAD_KEY_SIZE];
     uint64_t intended_ns, started_ns, refused_ns, missing_ns;
     unsigned tries, refusals;
-    bool settling; /* its outcome is to be found out */
-    bool doubted;  /* some try of it had no answer */
-    bool settled;  /* counted as not applied already */
+    unsigned watched; /* bit i: it counts for watch i */
+    bool settling;    /* its outcome is to be found out */
+    bool doubted;     /* some try of it had no answer */
+    bool settled;     /* counted as not applied already */
 
     /* the try under way */
     struct load_link *link;

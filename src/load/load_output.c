@@ -52,13 +52,12 @@ static void json_counters(yyjson_mut_doc *doc, yyjson_mut_val *root, const struc
     yyjson_mut_obj_add_real(doc, root, "longest_write_gap_ms", ms(s->writes.longest_ns));
 }
 
-static void json_watches(yyjson_mut_doc *doc, yyjson_mut_val *root, const struct load_result *r,
-                         const struct load_options *o)
+static void json_watches(yyjson_mut_doc *doc, yyjson_mut_val *root, const struct load_result *r)
 {
     yyjson_mut_val *list = yyjson_mut_obj_add_arr(doc, root, "watched_ranges");
-    for (unsigned i = 0; i < o->watch_count; i++) {
+    for (unsigned i = 0; i < r->watch_count; i++) {
         char text[RANGE_TEXT_SIZE];
-        range_format(&o->watch[i], text);
+        range_format(&r->watched[i], text);
         yyjson_mut_val *one = yyjson_mut_arr_add_obj(doc, list);
         yyjson_mut_obj_add_strcpy(doc, one, "range", text);
         yyjson_mut_obj_add_real(doc, one, "longest_write_gap_ms", ms(r->watch[i].longest_ns));
@@ -90,7 +89,7 @@ void load_print_json(const struct load_result *r, const struct load_options *o, 
         yyjson_mut_obj_add_uint(doc, root, "rows_made", r->rows_made);
     if (r->mode == LOAD_RUN) {
         json_counters(doc, root, &r->stats);
-        json_watches(doc, root, r, o);
+        json_watches(doc, root, r);
     }
     if (r->mode != LOAD_INIT)
         json_check(doc, root, r);
@@ -112,7 +111,7 @@ static void text_hist(struct buf *out, const char *name, const struct hist *h)
                (double)hist_quantile(h, 0.99) / 1000, (double)h->max_us / 1000);
 }
 
-static void text_load(const struct load_result *r, const struct load_options *o, struct buf *out)
+static void text_load(const struct load_result *r, struct buf *out)
 {
     const struct load_stats *s = &r->stats;
     double time = seconds(r->duration_ns) > 0 ? seconds(r->duration_ns) : 1;
@@ -133,9 +132,9 @@ static void text_load(const struct load_result *r, const struct load_options *o,
     for (unsigned i = 0; i < s->error_classes; i++)
         buf_printf(out, "%s%s %" PRIu64, i == 0 ? ": " : ", ", s->errors[i].name, s->errors[i].count);
     buf_printf(out, "\n%-22s %.1f ms\n", "longest write gap", ms(s->writes.longest_ns));
-    for (unsigned i = 0; i < o->watch_count; i++) {
+    for (unsigned i = 0; i < r->watch_count; i++) {
         char text[RANGE_TEXT_SIZE];
-        range_format(&o->watch[i], text);
+        range_format(&r->watched[i], text);
         buf_printf(out, "%-22s %.1f ms in %s\n", "", ms(r->watch[i].longest_ns), text);
     }
 }
@@ -162,7 +161,7 @@ void load_print_summary(const struct load_result *r, const struct load_options *
         return;
     }
     if (r->mode == LOAD_RUN)
-        text_load(r, o, out);
+        text_load(r, out);
     if (r->mode == LOAD_CHECK || !o->no_check)
         text_check(r, out);
 }

@@ -128,6 +128,8 @@ static void keep_result(struct load *load)
     r->duration_ns = load->started_ns != 0 ? end - load->started_ns : 0;
     r->stats = load->stats;
     memcpy(r->watch, load->watch, sizeof r->watch);
+    memcpy(r->watched, load->o.watch, sizeof r->watched);
+    r->watch_count = load->o.watch_count;
     memcpy(r->counts, load->findings.counts, sizeof r->counts);
     r->rows_made = load_fill_rows(load);
     r->epoch = load_epoch(load);
@@ -345,14 +347,17 @@ static void pace_fired(struct loop_timer *timer, void *data)
 static void control_line(struct load *load, const char *line)
 {
     double rate;
+    struct range range;
     struct err err = {0};
     if (text_starts_with(line, "skew "))
         (void)load_set_skew(load, line + 5, &err);
+    else if (text_starts_with(line, "watch ") && range_parse(line + 6, &range, &err) == 0)
+        (void)load_watch(load, &range, &err);
     else if (text_starts_with(line, "rate ") && text_to_double(line + 5, &rate) && rate >= 0)
         load_set_rate(load, rate);
     else if (strcmp(line, "stop") == 0)
         load_stop(load);
-    else if (line[0] != '\0')
+    else if (line[0] != '\0' && err.code == ERRC_NONE)
         err_set(&err, ERRC_INVALID, "\"%.60s\" is no command", line);
     if (err.code != ERRC_NONE) {
         err_wrap(&err, "control file");

@@ -290,8 +290,15 @@ def test_skew_changes_while_it_runs(fleet):
     control.write_text("skew hot-shard=s2:1\n")
     at = s2_updates()
     wait_until(lambda: s2_updates() > at + 100, what="load on s2 again")
+    at = s1_updates()
+    control.write_text("skew uniform\nrate 500\nwatch 0..4611686018427387903\n")
+    wait_until(lambda: s1_updates() > at, what="load on s1 again")
+    time.sleep(0.5)  # the watch has something to measure
     control.write_text("stop\n")
-    only(finish(process))
+    result = finish(process)
+    only(result)
+    assert [watch["range"] for watch in result["watched_ranges"]] == ["0..4611686018427387903"]
+    assert 0 < result["watched_ranges"][0]["longest_write_gap_ms"] < 2000
 
 
 def test_open_loop_keeps_its_rate_and_counts_from_the_intended_start(fleet):
