@@ -1,0 +1,92 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api_impl.h"
+#include "base/mem.h"
+#include "base/text.h"
+
+static void print_version(yyjson_mut_doc *doc, yyjson_mut_val *object, int number)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%d.%d", number / 10000, number % 10000);
+    json_text(doc, object, "version", number > 0 ? text : NULL);
+}
+
+static void print_replication(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct instance_facts *f)
+{
+    char lsn[TEXT_LSN_SIZE];
+    yyjson_mut_obj_add_uint(doc, object, "timeline", f->timeline);
+    json_uint64(doc, object, "system_identifier", f->system_identifier);
+    json_time(doc, object, "started", f->started_us);
+    json_real(doc, object, "lag_seconds", f->role == ROLE_STANDBY ? f->lag_seconds : (double)NAN);
+    json_uint64(doc, object, "lag_bytes", f->lag_bytes);
+    text_from_lsn(f->wal_lsn, lsn);
+    json_text(doc, object, "wal_lsn", f->wal_lsn != 0 ? lsn : NULL);
+}
+
+void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                        const struct fleet_instance *instance)
+{
+    const struct instance_facts *f = &instance->facts;
+    bool failing = f->failed_ns > f->seen_ns;
+    json_text(doc, object, "name", instance->name);
+    json_text(doc, object, "database", instance->database);
+    json_text(doc, object, "shard", instance->shard);
+    json_text(doc, object, "source", instance->source);
+    json_text(doc, object, "host", instance->access.host);
+    yyjson_mut_obj_add_int(doc, object, "port", instance->access.port);
+    json_text(doc, object, "role", instance_role_name(f->role));
+    json_text(doc, object, "health", instance_health_name(f->health));
+    json_past(api, doc, object, "seen", f->seen_ns);
+    json_text(doc, object, "error", failing && f->error[0] != '\0' ? f->error : NULL);
+    print_version(doc, object, f->server_version);
+    print_replication(doc, object, f);
+    yyjson_mut_obj_add_int(doc, object, "connections", f->connections);
+    yyjson_mut_obj_add_int(doc, object, "max_connections", f->max_connections);
+    json_uint64(doc, object, "database_bytes", f->database_bytes);
+    json_uint64(doc, object, "errors_total", f->errors_total);
+}
+
+static void print_line(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const void *item,
+                       const void *data)
+{
+    (void)data;
+    api_print_instance(api, doc, object, item);
+}
+
+void api_get_instances(struct api_call *call)
+{
+    const struct fleet *fleet = call->api->services.fleet;
+    char database[API_NAME_SIZE];
+    size_t count = 0;
+    enum api_query filter = api_query_get(call, "database", database, sizeof database);
+    if (filter == QUERY_WRONG)
+        return;
+    list_each(node, &fleet->instances) {
+        count++;
+    }
+    struct api_named *items = mem_array(count + 1, sizeof *items);
+    count = 0;
+    list_each(node, &fleet->instances) {
+        const struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
+        if (filter == QUERY_ABSENT || strcmp(instance->database, database) == 0)
+            items[count++] = (struct api_named){instance->name, instance};
+    }
+    api_respond_named(call, "instances", items, count, print_line, NULL);
+    free(items);
+}
+
+void api_get_instance(struct api_call *call)
+{
+    const struct fleet_instance *instance = fleet_find_instance(call->api->services.fleet, call->params[0]);
+    if (instance == NULL) {
+        http_problem(call->ex, 404, "not_found", "no instance is named \"%s\"", call->params[0]);
+        return;
+    }
+    yyjson_mut_doc *doc;
+    yyjson_mut_val *root = api_object(&doc);
+    api_print_instance(call->api, doc, root, instance);
+    api_respond(call, 200, doc);
+}
