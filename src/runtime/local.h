@@ -41,6 +41,7 @@
 #define LOCAL_OLDEST_VERSION    15
 #define LOCAL_PASSWORD_LENGTH   32
 #define LOCAL_BINARIES_MAX      16
+#define LOCAL_TERM_TRIES        30 /* of 100 ms: orphans that end by SIGTERM give their shared memory back */
 #define LOCAL_START_TIMEOUT_NS  (60 * ENV_NS_PER_S)
 #define LOCAL_INITDB_TIMEOUT_NS (120 * ENV_NS_PER_S)
 

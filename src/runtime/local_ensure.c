@@ -612,7 +612,9 @@ static void cancel(struct local_op *op)
     struct ensure *e = list_item(op, struct ensure, op);
     struct err err = {0};
     err_set(&err, ERRC_CANCELED, "the runtime was closed");
-    if (e->process != NULL)
+    if (sm_now(&e->sm) == INITDB)
+        (void)process_signal(e->process, SIGTERM); /* so that its servers give their shared memory back */
+    else if (e->process != NULL)
         process_cancel(e->process);
     else if (sm_now(&e->sm) == LOGIN)
         local_login_cancel(&e->login, &err);

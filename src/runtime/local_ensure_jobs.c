@@ -45,7 +45,7 @@ void ensure_wipe(struct work *work)
 {
     struct ensure *e = work->data;
     const char *directory = e->op.local->directory;
-    e->orphans = local_orphans(e->data_path, SIGKILL);
+    e->orphans = local_orphans(e->data_path, e->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL);
     if (e->orphans > 0)
         return;
     char *new = local_path(directory, ".new-", e->op.name, NULL);

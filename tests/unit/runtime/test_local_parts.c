@@ -85,6 +85,7 @@ static void test_tree_delete(void **state)
     assert_int_not_equal(access(path, F_OK), 0);
     assert_true(file_has(outside, "precious", "x"));
     assert_int_equal(local_tree_delete(path, &err), 0); /* once more */
+    assert_int_equal(loop_fini(&f->loop), 0);
 }
 
 static void test_log(void **state)
@@ -105,6 +106,7 @@ static void test_log(void **state)
     local_log_trim(path, 10);
     assert_false(file_has(f->directory, "log", "lock file"));
     assert_true(file_has(f->directory, "log.old", "lock file"));
+    assert_int_equal(loop_fini(&f->loop), 0);
 }
 
 static void test_record(void **state)
@@ -146,6 +148,7 @@ static void test_record(void **state)
         assert_int_equal(local_file_write(path, bad[i].json, 0600, NULL, NULL), 0);
         assert_int_equal(local_record_load(f->directory, "one", &back, &err), bad[i].code);
     }
+    assert_int_equal(loop_fini(&f->loop), 0);
 }
 
 static void test_ports(void **state)
