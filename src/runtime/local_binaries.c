@@ -130,5 +130,9 @@ const struct local_binary *local_binaries_pick(const struct local *local, int ma
 const char *runtime_local_bin_directory(const struct runtime *rt)
 {
     const struct local *local = (const struct local *)rt;
-    return local->binary_count > 0 ? local->binaries[0].directory : NULL;
+    /* a pg_dump that is older than the server refuses; before the first ensure no version is known */
+    const struct local_binary *newest = local_binaries_pick(local, 0, NULL);
+    if (newest == NULL && local->binary_count > 0)
+        newest = &local->binaries[0];
+    return newest != NULL ? newest->directory : NULL;
 }
