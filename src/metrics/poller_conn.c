@@ -66,6 +66,7 @@ bool poller_relabel(struct poller *p)
     free(p->own_labels);
     p->labels = buf_take(&labels);
     p->own_labels = buf_take(&own);
+    p->status_changed = p->values_changed = p->histograms_changed = true;
     return changed;
 }
 
@@ -85,7 +86,6 @@ struct poller *poller_new(struct pollers *pollers, struct fleet_instance *instan
     for (int q = 0; q < QUERIES; q++)
         p->slots[q] = (struct poller_slot){.poller = p, .query = (enum query_id)q};
     poller_relabel(p);
-    poller_text_status(p);
     return p;
 }
 
@@ -245,7 +245,7 @@ static void failed(struct poller *p, const struct err *err)
     p->tried = true;
     loop_timer_start(&p->timer, backoff(p));
     p->failures++;
-    poller_text_status(p);
+    p->status_changed = true;
     if (news && pollers->events.down != NULL)
         pollers->events.down(p->instance, &why, pollers->data);
 }
@@ -286,12 +286,11 @@ static void run_ended(struct poller *p, enum poll_group g)
         group->success_us = loop_wall(p->pollers->loop);
         p->pollers->counts.polls++;
     }
+    p->status_changed = true;
+    p->values_changed = true;
+    p->histograms_changed = p->histograms_changed || g == POLL_ACTIVITY;
     if (g == POLL_LOAD && !group->failed)
-        poller_text_values(p);
-    if (g == POLL_ACTIVITY)
-        poller_text_histograms(p);
-    if (g != POLL_LOAD)
-        poller_text_status(p);
+        p->values_ns = group->success_ns;
 }
 
 /* A load poll succeeded: the instance lives. */
@@ -302,7 +301,7 @@ static void load_done(struct poller *p)
     set_up(p, true);
     p->tried = true;
     p->failures = 0;
-    poller_text_status(p);
+    p->status_changed = true;
     if (news && pollers->events.up != NULL)
         pollers->events.up(p->instance, pollers->data);
     if (p->instance != NULL && pollers->events.sampled != NULL)
@@ -315,7 +314,7 @@ static void load_refused(struct poller *p, const struct err *err)
     set_up(p, false);
     p->tried = true;
     facts_failed(p, err);
-    poller_text_status(p);
+    p->status_changed = true;
     if (news && p->pollers->events.down != NULL)
         p->pollers->events.down(p->instance, err, p->pollers->data);
 }

@@ -91,10 +91,12 @@ struct poller {
     struct poller_base base;
     struct poller_group groups[POLL_GROUPS];
     struct poller_slot slots[QUERIES];
-    struct samples *status; /* families about the polling itself */
-    struct samples *values; /* families from the model's facts */
-    uint64_t values_ns;     /* when `values` was made */
+    uint64_t values_ns; /* when the facts were last true */
+    /* Families from what is known here, rendered when a scrape needs them and they have changed. */
+    struct samples *status; /* about the polling itself */
+    struct samples *values; /* the model's facts */
     struct samples *histograms;
+    bool status_changed, values_changed, histograms_changed;
 };
 
 struct pollers {
@@ -154,11 +156,8 @@ void facts_failed(struct poller *p, const struct err *err);
 
 /* ---- poller_text.c: the rendered families ---- */
 void poller_text_take(struct poller *p, struct poller_slot *slot, const struct pg_reply *reply);
-/* The families about the polling itself; after each run of a group and each failure. */
-void poller_text_status(struct poller *p);
-/* After each successful load poll. */
-void poller_text_values(struct poller *p);
-void poller_text_histograms(struct poller *p);
+/* Renders status, values and histograms anew, each if it changed. */
+void poller_text_update(struct poller *p);
 void poller_text_free(struct poller *p);
 
 #endif

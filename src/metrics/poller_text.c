@@ -115,7 +115,7 @@ static void add_family(const struct poller *p, struct samples_builder *b, enum s
     }
 }
 
-void poller_text_status(struct poller *p)
+static void render_status(struct poller *p)
 {
     struct samples_builder b;
     struct buf scratch = {0};
@@ -128,54 +128,50 @@ void poller_text_status(struct poller *p)
     replace(&p->status, samples_take(&b));
 }
 
-void poller_text_values(struct poller *p)
+static double value_of(const struct fleet_instance *i, enum value_family family)
 {
-    const struct fleet_instance *i = p->instance;
+    const double unknown = (double)NAN;
+    const struct instance_facts *facts = &i->facts;
     const struct load_sample *load = load_ring_second(&i->load, 0);
+    switch (family) {
+    case VALUE_QUERY_RATE:
+        return load != NULL && facts->role == ROLE_PRIMARY ? load->value[LOAD_QUERY_RATE] : unknown;
+    case VALUE_LAG:
+        return facts->role == ROLE_STANDBY ? facts->lag_seconds : unknown;
+    case VALUE_LAG_BYTES:
+        return facts->role == ROLE_STANDBY ? (double)facts->lag_bytes : unknown;
+    case VALUE_WAL_RATE:
+        return load != NULL ? load->value[LOAD_WAL_RATE] : unknown;
+    case VALUE_ACTIVE:
+        return load != NULL ? load->active_sessions : unknown;
+    case VALUE_CONNECTIONS:
+        return facts->connections;
+    case VALUE_MAX_CONNECTIONS:
+        return facts->max_connections > 0 ? facts->max_connections : unknown;
+    case VALUE_SIZE:
+        return facts->database_bytes > 0 ? (double)facts->database_bytes : unknown;
+    case VALUE_TIMELINE:
+        return facts->timeline;
+    case VALUE_FAMILIES:
+        break;
+    }
+    return unknown;
+}
+
+static void render_values(struct poller *p)
+{
     struct samples_builder b;
     samples_begin(&b);
     for (int f = 0; f < VALUE_FAMILIES; f++) {
-        double value = (double)NAN;
-        switch ((enum value_family)f) {
-        case VALUE_QUERY_RATE:
-            value = load != NULL && i->facts.role == ROLE_PRIMARY ? load->value[LOAD_QUERY_RATE] : value;
-            break;
-        case VALUE_LAG:
-            value = i->facts.role == ROLE_STANDBY ? i->facts.lag_seconds : value;
-            break;
-        case VALUE_LAG_BYTES:
-            value = i->facts.role == ROLE_STANDBY ? (double)i->facts.lag_bytes : value;
-            break;
-        case VALUE_WAL_RATE:
-            value = load != NULL ? load->value[LOAD_WAL_RATE] : value;
-            break;
-        case VALUE_ACTIVE:
-            value = load != NULL ? load->active_sessions : value;
-            break;
-        case VALUE_CONNECTIONS:
-            value = i->facts.connections;
-            break;
-        case VALUE_MAX_CONNECTIONS:
-            value = i->facts.max_connections > 0 ? i->facts.max_connections : value;
-            break;
-        case VALUE_SIZE:
-            value = i->facts.database_bytes > 0 ? (double)i->facts.database_bytes : value;
-            break;
-        case VALUE_TIMELINE:
-            value = i->facts.timeline;
-            break;
-        case VALUE_FAMILIES:
-            break;
-        }
+        double value = value_of(p->instance, (enum value_family)f);
         if (!isnan(value))
             metric_add_sample(&b.text, value_families[f].name, p->own_labels, value);
         samples_end(&b);
     }
     replace(&p->values, samples_take(&b));
-    p->values_ns = loop_now(p->pollers->loop);
 }
 
-void poller_text_histograms(struct poller *p)
+static void render_histograms(struct poller *p)
 {
     struct samples_builder b;
     samples_begin(&b);
@@ -186,6 +182,17 @@ void poller_text_histograms(struct poller *p)
                          &p->instance->query_age);
     samples_end(&b);
     replace(&p->histograms, samples_take(&b));
+}
+
+void poller_text_update(struct poller *p)
+{
+    if (p->status_changed)
+        render_status(p);
+    if (p->values_changed)
+        render_values(p);
+    if (p->histograms_changed)
+        render_histograms(p);
+    p->status_changed = p->values_changed = p->histograms_changed = false;
 }
 
 void poller_text_free(struct poller *p)
