@@ -42,7 +42,7 @@ struct config {
     char *runtime_kind;       /* "local" (default), "none" */
     char *runtime_bin_directory; /* NULL = search */
     char *runtime_address;    /* 127.0.0.1 */
-    int runtime_first_port;   /* 55432 */
+    int runtime_first_port;   /* 25432 */
     char *runtime_user;       /* NULL = choose */
     /* discovery */
     bool discovery_enabled;
