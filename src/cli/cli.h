@@ -1,11 +1,11 @@
 /*
  * cli: the subcommands of the one binary.
  *
- * A command is a row of a table: name, one-line summary, usage, example, and a function that gets what follows
- * the name and returns the exit code. Data goes to stdout, messages and progress to stderr.
+ * A command is a row of a table: name, one-line summary, usage, example, and a function that gets what
+ * follows the name and returns the exit code. Data goes to stdout, messages and progress to stderr.
  *
- * Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 refused or in conflict, 5 cannot reach the
- * manager, 6 timed out waiting, 10 load: the check found a difference. docs/cli.md lists them as well.
+ * Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 refused or in conflict, 5 cannot reach
+ * the manager, 6 timed out waiting, 10 load: the check found a difference. docs/cli.md lists them as well.
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
@@ -23,7 +23,7 @@ enum cli_exit {
 struct cli_command {
     const char *name;
     const char *summary;
-    const char *usage;   /* after the program's name, "get databases [-o FORMAT]" */
+    const char *usage; /* after the program's name, "get databases [-o FORMAT]" */
     const char *example;
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 };

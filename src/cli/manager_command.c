@@ -17,8 +17,10 @@ static const char help[] =
     "\n"
     "  -c, --config FILE    configuration (docs/configuration.md); without it: defaults and environment\n"
     "  --set KEY=VALUE      one key of the configuration, e.g. --set state_directory=/var/tmp/sh\n"
-    "  --insecure-listen    allow listening on other than loopback addresses although there is no authentication\n"
-    "  --ports-file FILE    where the ports are written as JSON (default: manager.json in the state directory)\n"
+    "  --insecure-listen    allow listening on other than loopback addresses although there is no "
+    "authentication\n"
+    "  --ports-file FILE    where the ports are written as JSON (default: manager.json in the state "
+    "directory)\n"
     "\n"
     "Example:\n"
     "  shardherd manager -c config/shardherd.yaml\n";
@@ -43,7 +45,8 @@ int manager_command(int argc, char **argv)
         else if (strcmp(argv[i], "--insecure-listen") == 0 && count < FLAGS_MAX)
             flags[count++] = "insecure_listen=true";
         else {
-            fprintf(stderr, "shardherd manager: %s is not understood (or its value is missing); see --help\n", argv[i]);
+            fprintf(stderr, "shardherd manager: %s is not understood (or its value is missing); see --help\n",
+                    argv[i]);
             return CLI_USAGE;
         }
     }
