@@ -176,7 +176,7 @@ static void stream_watch(struct turn *t, const struct split_sample *stream)
 {
     const struct balance_facts *facts = t->round->facts;
     uint64_t whole = facts->policy->sample_ns, time = listened(t, stream);
-    char why[96];
+    char why[BALANCE_WHY_SIZE];
     if (stream == NULL && t->shard->sample_error != NULL) {
         snprintf(why, sizeof why, "its change stream cannot be read: %.50s", t->shard->sample_error);
         want_rows(t, why);

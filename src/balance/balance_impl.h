@@ -18,34 +18,35 @@
 #define BALANCE_FLAP_NS     (300 * ENV_NS_PER_S) /* after R14: sample only once the row is full */
 #define BALANCE_REPEAT_NS   (600 * ENV_NS_PER_S) /* another popular key within this: the load moves */
 #define BALANCE_RECEIVE_MAX 0.8                  /* x threshold: what a rebalance may load its target with */
-#define BALANCE_MERGE_MAX   0.5                  /* x threshold: what two neighbours may carry together */
+#define BALANCE_WHY_SIZE    96
+#define BALANCE_MERGE_MAX   0.5 /* x threshold: what two neighbours may carry together */
 
 struct shard_notes {
     struct balance_shard_state show;
-    struct sm sm;         /* its state is show.phase */
-    bool present;         /* in this snapshot */
-    bool wants_rows;      /* SAMPLING: rows were asked for */
-    bool rows_only;       /* SAMPLING: and no stream */
-    char rows_why[96];    /* and why */
-    uint64_t sampling_ns; /* SAMPLING: since when */
-    uint64_t rows_ns;     /* SAMPLING: rows wanted since */
-    uint64_t retry_ns;    /* REFUSED: no sample before */
-    unsigned retries;     /* refusals after a sample in this hot period */
-    uint64_t fell_ns;     /* last R14, 0 = never */
-    bool operation_ran;   /* at the last call */
-    uint64_t ended_ns;    /* when its operation was seen to end */
-    bool operation_seen;  /* DECIDED: it has shown */
-    uint64_t reserved_ns; /* named as target of a change; 0 = never */
-    int64_t popular_hash; /* of the last R7 */
-    uint64_t popular_ns;  /* its time; 0 = never */
+    struct sm sm;                    /* its state is show.phase */
+    bool present;                    /* in this snapshot */
+    bool wants_rows;                 /* SAMPLING: rows were asked for */
+    bool rows_only;                  /* SAMPLING: and no stream */
+    char rows_why[BALANCE_WHY_SIZE]; /* and why */
+    uint64_t sampling_ns;            /* SAMPLING: since when */
+    uint64_t rows_ns;                /* SAMPLING: rows wanted since */
+    uint64_t retry_ns;               /* REFUSED: no sample before */
+    unsigned retries;                /* refusals after a sample in this hot period */
+    uint64_t fell_ns;                /* last R14, 0 = never */
+    bool operation_ran;              /* at the last call */
+    uint64_t ended_ns;               /* when its operation was seen to end */
+    bool operation_seen;             /* DECIDED: it has shown */
+    uint64_t reserved_ns;            /* named as target of a change; 0 = never */
+    int64_t popular_hash;            /* of the last R7 */
+    uint64_t popular_ns;             /* its time; 0 = never */
 };
 
 struct balance_state {
     struct shard_notes *items; /* ordered as they came */
     size_t count;
     struct balance_refusal merge_refusal;
-    char merge_shard[BALANCE_NAME_SIZE], merge_target[BALANCE_NAME_SIZE]; /* of merge_refusal */
-    uint64_t merged_ns; /* last merge decided or recommended; 0 = never */
+    char merge_why[BALANCE_WHY_SIZE]; /* of merge_refusal */
+    uint64_t merged_ns;               /* last merge decided or recommended; 0 = never */
 };
 
 /* One call of balance_decide(): what it has given away already counts for the shards that come later. */

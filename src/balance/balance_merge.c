@@ -11,6 +11,7 @@ struct pair {
     size_t from, into;
     double peak; /* greatest minute of both together, at most */
     double now;  /* both together, newest samples */
+    bool pinned; /* one of them must not be merged */
 };
 
 static bool adjacent(const struct range_set *a, const struct range_set *b)
@@ -52,13 +53,18 @@ static bool pair_measure(const struct round *round, size_t a, size_t b, struct p
     if (!(peak < limit) || !(load_a + load_b < limit))
         return false;
     bool first = cost(&facts->shards[a], load_a) <= cost(&facts->shards[b], load_b);
-    *ret = (struct pair){.from = first ? a : b, .into = first ? b : a, .peak = peak, .now = load_a + load_b};
-    if (!facts->shards[ret->into].may_receive)
-        *ret = (struct pair){.from = ret->into, .into = ret->from, .peak = peak, .now = ret->now};
-    return facts->shards[ret->into].may_receive;
+    size_t into = first ? b : a;
+    if (!facts->shards[into].may_receive)
+        into = into == a ? b : a;
+    ret->from = into == a ? b : a;
+    ret->into = into;
+    ret->peak = peak;
+    ret->now = load_a + load_b;
+    ret->pinned = facts->shards[a].merge_hold != NULL || facts->shards[b].merge_hold != NULL;
+    return facts->shards[into].may_receive;
 }
 
-/* The pair with the least load together. */
+/* The pair with the least load together; one that may not be merged only if there is no other. */
 static bool pair_find(const struct round *round, struct pair *ret)
 {
     const struct balance_facts *facts = round->facts;
@@ -67,11 +73,12 @@ static bool pair_find(const struct round *round, struct pair *ret)
         if (facts->shards[a].ranges->count == 0 || !settled(round, a))
             continue;
         for (size_t b = a + 1; b < facts->shard_count; b++) {
-            struct pair pair;
+            struct pair pair = {0};
             if (!adjacent(facts->shards[a].ranges, facts->shards[b].ranges) || !settled(round, b) ||
                 !pair_measure(round, a, b, &pair))
                 continue;
-            if (!found || pair.peak < ret->peak)
+            bool better = pair.pinned == ret->pinned ? pair.peak < ret->peak : !pair.pinned;
+            if (!found || better)
                 *ret = pair;
             found = true;
         }
@@ -80,7 +87,7 @@ static bool pair_find(const struct round *round, struct pair *ret)
 }
 
 /* Why a pair that could be merged is not; NULL = nothing. */
-static const char *held(const struct round *round, const struct pair *pair, char out[96])
+static const char *held(const struct round *round, const struct pair *pair, char out[BALANCE_WHY_SIZE])
 {
     const struct balance_facts *facts = round->facts;
     const char *hold = facts->shards[pair->from].merge_hold;
@@ -88,35 +95,36 @@ static const char *held(const struct round *round, const struct pair *pair, char
     if (hold == NULL)
         hold = facts->shards[pair->into].merge_hold;
     if (hold != NULL)
-        snprintf(out, 96, "%s", hold);
+        snprintf(out, BALANCE_WHY_SIZE, "%s", hold);
     else if (facts->shard_count <= least)
-        snprintf(out, 96, "the database is to have at least %u shards", least);
+        snprintf(out, BALANCE_WHY_SIZE, "the database is to have at least %u shards", least);
     else if (facts->max_operations > 0 &&
              facts->running_operations + round->new_operations >= facts->max_operations)
-        snprintf(out, 96, "%u operations run already and at most %u may",
+        snprintf(out, BALANCE_WHY_SIZE, "%u operations run already and at most %u may",
                  facts->running_operations + round->new_operations, facts->max_operations);
     else
         return NULL;
     return out;
 }
 
-static void merge_refuse(struct turn *t, const struct pair *pair)
+/* Said once for each reason: which of several cool pairs is the coolest changes with every breath. */
+static void merge_refuse(struct turn *t, const struct pair *pair, const char *why)
 {
     struct balance_state *state = t->round->state;
     struct balance_refusal *refusal = &state->merge_refusal;
-    const char *from = t->shard->name, *into = t->round->facts->shards[pair->into].name;
-    bool same =
-        refusal->active && strcmp(state->merge_shard, from) == 0 && strcmp(state->merge_target, into) == 0;
-    refusal->last_ns = t->round->facts->now_ns;
+    const char *into = t->round->facts->shards[pair->into].name;
+    uint64_t now = t->round->facts->now_ns;
+    bool lately = refusal->active || now - refusal->last_ns < BALANCE_SILENCE_NS;
+    bool same = refusal->rule != 0 && lately && strcmp(state->merge_why, why) == 0;
+    refusal->last_ns = now;
+    refusal->active = true;
     if (same)
         return;
     struct balance_change *change = balance_change_make(t, BALANCE_REFUSE, BALANCE_R_MERGE_HELD, false);
     snprintf(change->target, sizeof change->target, "%s", into);
-    memcpy(state->merge_shard, change->shard, sizeof state->merge_shard);
-    memcpy(state->merge_target, change->target, sizeof state->merge_target);
+    snprintf(state->merge_why, sizeof state->merge_why, "%s", why);
     refusal->rule = BALANCE_R_MERGE_HELD;
-    refusal->active = true;
-    refusal->since_ns = t->round->facts->now_ns;
+    refusal->since_ns = now;
     memcpy(refusal->sentence, change->sentence, sizeof refusal->sentence);
 }
 
@@ -162,7 +170,7 @@ static bool waits(const struct round *round)
 void balance_merge_step(struct round *round)
 {
     const struct balance_facts *facts = round->facts;
-    struct pair pair;
+    struct pair pair = {0};
     if (facts->policy->merge == AUTO_OFF || facts->shard_count < 2 || waits(round))
         return;
     if (!pair_find(round, &pair)) {
@@ -170,7 +178,7 @@ void balance_merge_step(struct round *round)
         return;
     }
     struct turn t = {.round = round, .shard = &facts->shards[pair.from], .index = pair.from};
-    char text[BALANCE_TIME_SIZE], why[96];
+    char text[BALANCE_TIME_SIZE], why[BALANCE_WHY_SIZE];
     t.state = balance_notes(round->state, t.shard->name);
     t.heat.load = heat_peak(facts, pair.from);
     balance_format_time(facts->policy->merge_after_ns, text);
@@ -181,7 +189,7 @@ void balance_merge_step(struct round *round)
     balance_set_load(&t, "threshold", facts->policy->threshold);
     if (held(round, &pair, why) != NULL) {
         balance_words_set(&t.words, "why", "%s", why);
-        merge_refuse(&t, &pair);
+        merge_refuse(&t, &pair, why);
     } else {
         merge(&t, &pair);
     }

@@ -10,6 +10,7 @@
 #define HEAVY_MIN_COUNT  5    /* and seen this often: else chance makes keys heavy */
 #define HEAVY_MIN_SUM    0.25 /* heavy keys matter when they carry this share of both halves */
 #define HEAVY_MIN_COMMON 0.5  /* they are the same when this share of their load is common */
+#define HALF_DRIFT       0.25 /* what the halves must differ by: a cut near 25:75 must not flicker */
 #define HALF_MIN_COUNT   50   /* fewer additions say nothing about a half */
 #define WIDTH_PRICE      0.005
 #define WHOLE_GAIN       0.01
@@ -181,8 +182,9 @@ static void compare_halves(const struct split_sample *sample, const struct range
     for (int h = 0; h < 2; h++)
         ret->half_share[h] = ratio(range_weight(half[h].items, half[h].item_count, &ret->moved),
                                    set_weight(half[h].items, half[h].item_count, ranges));
-    ret->point_moves =
-        !unbalanced(ret->moved_share) && (unbalanced(ret->half_share[0]) || unbalanced(ret->half_share[1]));
+    double drift = ret->half_share[0] - ret->half_share[1];
+    ret->point_moves = (drift > HALF_DRIFT || drift < -HALF_DRIFT) && !unbalanced(ret->moved_share) &&
+                       (unbalanced(ret->half_share[0]) || unbalanced(ret->half_share[1]));
 }
 
 void split_point_find(const struct split_sample *sample, const struct range_set *ranges,

@@ -63,7 +63,7 @@ struct split_point {
     double half_share[2];  /* what `moved` carries in each half */
     double heavy_share[2]; /* of keys with at least 5 % of that half */
     double heavy_common;   /* what the same keys carry in both halves */
-    bool point_moves;      /* one half alone would call the cut unbalanced */
+    bool point_moves;      /* they differ, and one alone would call the cut unbalanced */
     bool keys_change;      /* the heavy keys of the two halves are different ones */
 };
 

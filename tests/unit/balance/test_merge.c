@@ -44,6 +44,10 @@ static void pinned(struct world *w)
 {
     w->shards[1].merge_hold = "s2 is pinned by its owner";
 }
+static void third_free(struct world *w)
+{
+    w->shards[0].merge_hold = "s1 is pinned by its owner";
+}
 static void least_two(struct world *w)
 {
     w->facts.min_shards = 2;
@@ -157,6 +161,16 @@ static const struct merge_case merge_cases[] = {
      HOUR + 130,
      "pinned by its owner",
      true},
+    {"another pair than the pinned one",
+     3,
+     {50, 60, 300},
+     third_free,
+     NULL,
+     "merge R18 s2>s3",
+     HOUR,
+     HOUR + 130,
+     NULL,
+     false},
     {"the least number of shards",
      2,
      {100, 100},
