@@ -13,8 +13,12 @@
 #include "pg/pg_impl.h"
 
 static const struct sm_state states[PG_STATES] = {
-    [PG_NEW] = {"new", SM_NEXT(PG_RESOLVING) | SM_NEXT(PG_STEPPING) | SM_NEXT(PG_CLOSING), false},
-    [PG_RESOLVING] = {"resolving", SM_NEXT(PG_STEPPING) | SM_NEXT(PG_DOWN) | SM_NEXT(PG_CLOSING), false},
+    [PG_NEW] = {"new", SM_NEXT(PG_RESOLVING) | SM_NEXT(PG_PACED) | SM_NEXT(PG_STEPPING) | SM_NEXT(PG_CLOSING),
+                false},
+    [PG_RESOLVING] = {"resolving",
+                      SM_NEXT(PG_PACED) | SM_NEXT(PG_STEPPING) | SM_NEXT(PG_DOWN) | SM_NEXT(PG_CLOSING),
+                      false},
+    [PG_PACED] = {"paced", SM_NEXT(PG_STEPPING) | SM_NEXT(PG_CLOSING), false},
     [PG_STEPPING] = {"stepping",
                      SM_NEXT(PG_STEPPING) | SM_NEXT(PG_POLLING) | SM_NEXT(PG_READY) | SM_NEXT(PG_DOWN) |
                          SM_NEXT(PG_CLOSING),
@@ -26,6 +30,7 @@ static const struct sm_state states[PG_STATES] = {
 };
 
 static void address_start(struct pg_conn *conn);
+static void on_paced(void *data);
 static void on_connect_timer(struct loop_timer *timer, void *data);
 static void on_fault(struct loop_task *task, void *data);
 static void on_free(struct loop_task *task, void *data);
@@ -65,6 +70,7 @@ struct pg_conn *pg_conn_new(struct loop *loop, const struct pg_target *target,
     list_init(&conn->statements);
     loop_timer_init(loop, &conn->connect_timer, on_connect_timer, conn);
     loop_timer_init(loop, &conn->deadline_timer, pg_queue_deadline_fired, conn);
+    pg_pace_init(&conn->pace, target->pacer, loop, on_paced, conn);
     conn->fault_task.run = on_fault;
     conn->fault_task.data = conn;
     conn->free_task.run = on_free;
@@ -140,6 +146,7 @@ void pg_conn_close(struct pg_conn *conn, void (*closed)(void *data), void *data)
     bool stepping = sm_now(&conn->sm) == PG_STEPPING;
     sm_move(&conn->sm, PG_CLOSING);
     pg_conn_hold(conn);
+    pg_pace_release(&conn->pace);
     loop_timer_stop(&conn->connect_timer);
     loop_timer_stop(&conn->deadline_timer);
     loop_task_cancel(&conn->fault_task);
@@ -161,6 +168,7 @@ void pg_conn_close(struct pg_conn *conn, void (*closed)(void *data), void *data)
 
 static void connect_failed(struct pg_conn *conn, const struct err *err)
 {
+    pg_pace_release(&conn->pace);
     loop_timer_stop(&conn->connect_timer);
     sm_move(&conn->sm, PG_DOWN);
     pg_conn_drop(conn);
@@ -263,6 +271,7 @@ static void step_run(struct work *work)
 
 static void connect_succeeded(struct pg_conn *conn)
 {
+    pg_pace_release(&conn->pace);
     loop_timer_stop(&conn->connect_timer);
     PQsetErrorVerbosity(conn->pg, PQERRORS_DEFAULT);
     PQsetnonblocking(conn->pg, 1);
@@ -333,6 +342,21 @@ static void address_start(struct pg_conn *conn)
     step_start(conn);
 }
 
+static void on_paced(void *data)
+{
+    address_start(data);
+}
+
+static void addresses_start(struct pg_conn *conn)
+{
+    loop_timer_stop(&conn->connect_timer);
+    conn->address = 0;
+    if (pg_pace_take(&conn->pace))
+        address_start(conn);
+    else
+        sm_move(&conn->sm, PG_PACED);
+}
+
 static void on_connect_timer(struct loop_timer *timer, void *data)
 {
     (void)timer;
@@ -357,8 +381,7 @@ static void on_resolved(const struct err *err, const struct resolve_result *resu
             err_set(&why, ERRC_TIMEOUT, "the name %s was not resolved in time", conn->host);
         if (err == NULL) {
             conn->addresses = *result;
-            conn->address = 0;
-            address_start(conn);
+            addresses_start(conn);
         } else {
             err_wrap(&why, "cannot connect to %s", conn->name);
             connect_failed(conn, &why);
@@ -377,7 +400,7 @@ int pg_conn_connect(struct pg_conn *conn, struct err *err)
         conn->addresses.count = 1; /* the directory of a Unix socket: no address */
     if (conn->addresses.count > 0) {
         conn->connect_asked = true;
-        address_start(conn);
+        addresses_start(conn);
         return 0;
     }
     int rc = resolve_start(conn->loop, conn->host, on_resolved, conn, &conn->resolve, err);

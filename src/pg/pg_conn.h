@@ -25,6 +25,7 @@
 #include "loop/loop.h"
 
 struct pg_conn;
+struct pg_pacer;
 
 struct pg_target {
     const char *host; /* name, address, or a directory for a Unix socket (starts with '/') */
@@ -38,7 +39,16 @@ struct pg_target {
     const char *options;         /* e.g. "-c statement_timeout=5000"; NULL = none */
     bool replication;            /* logical walsender ("replication=database") */
     uint64_t connect_timeout_ns; /* per address; 0 = 5 s */
+    struct pg_pacer *pacer;      /* NULL = connect at once; must outlive the connection */
 };
+
+/*
+ * Lets only so many connections of a loop be set up at the same time (P12): when a thousand return at once,
+ * their SCRAM and TLS arithmetic must not take the workers and the processors from everything else. The
+ * others wait, in order, without a timeout. An address that does not answer keeps its place for 250 ms only.
+ */
+struct pg_pacer *pg_pacer_new(struct loop *loop, int at_once);
+void pg_pacer_free(struct pg_pacer *pacer); /* no connection uses it any more; NULL is fine */
 
 struct pg_conn_events {
     /* After pg_conn_connect(): err NULL = ready for queries. Exactly once. */

@@ -25,9 +25,10 @@
 #define PG_STATEMENT_NAME_SIZE 80
 
 /*
- * NEW --> RESOLVING --> STEPPING <--> POLLING --> READY --> DOWN
+ * NEW --> RESOLVING --> PACED --> STEPPING <--> POLLING --> READY --> DOWN
  *
  * RESOLVING  waits for the resolver or the connect timer
+ * PACED      waits for its place among those being set up (left out without a pacer)
  * STEPPING   waits for a worker that runs PQconnectStartParams or PQconnectPoll: SCRAM and the parsing of CA
  *            files take 5 to 300 ms of CPU inside one call, which must not be a turn of the loop
  * POLLING    waits for the socket or the connect timer
@@ -37,7 +38,17 @@
  *
  * A failed address goes from STEPPING or POLLING to STEPPING with the next one.
  */
-enum pg_state { PG_NEW, PG_RESOLVING, PG_STEPPING, PG_POLLING, PG_READY, PG_DOWN, PG_CLOSING, PG_STATES };
+enum pg_state {
+    PG_NEW,
+    PG_RESOLVING,
+    PG_PACED,
+    PG_STEPPING,
+    PG_POLLING,
+    PG_READY,
+    PG_DOWN,
+    PG_CLOSING,
+    PG_STATES
+};
 
 struct pg_item;
 
@@ -88,6 +99,16 @@ struct pg_item {
 
 struct pg_cancel;
 
+/* A place among the connections being set up. */
+struct pg_pace {
+    struct pg_pacer *pacer;
+    struct list node; /* in the pacer's queue while waiting */
+    bool held;
+    struct loop_timer timer;
+    void (*go)(void *data);
+    void *data;
+};
+
 struct pg_conn {
     struct loop *loop;
     struct sm sm;
@@ -101,6 +122,7 @@ struct pg_conn {
     uint64_t connect_timeout_ns;
 
     /* connecting */
+    struct pg_pace pace;
     struct resolve *resolve;
     struct resolve_result addresses;
     int address;
@@ -198,6 +220,16 @@ int pg_queue_check(const struct pg_conn *conn, struct err *err);
 /* ---- pg_query.c ---- */
 
 void pg_query_forget(struct pg_conn *conn); /* frees statements and spare items */
+
+/* ---- pg_pacer.c ---- */
+
+/* pacer may be NULL; go(data) is called by pg_pace_release() of another one. */
+void pg_pace_init(struct pg_pace *pace, struct pg_pacer *pacer, struct loop *loop, void (*go)(void *data),
+                  void *data);
+/* True = go on now; false = go() will be called. */
+bool pg_pace_take(struct pg_pace *pace);
+/* Gives the place back, or leaves the queue. Idempotent. */
+void pg_pace_release(struct pg_pace *pace);
 
 /* ---- pg_cancel.c ---- */
 

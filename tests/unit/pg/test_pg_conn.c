@@ -145,6 +145,12 @@ static void test_P2_connect_timer_per_address(void **state)
     assert_int_equal(c.err.code, ERRC_TIMEOUT);
     client_close(&c);
     close(silent);
+    target.connect_timeout_ns = 1; /* passes while a worker has the connection */
+    for (int i = 0; i < 5; i++) {
+        connect_at(&c, f, &target, "127.0.0.1", NULL);
+        assert_int_equal(c.err.code, ERRC_TIMEOUT);
+        client_close(&c);
+    }
 }
 
 static void test_P3_refused_first_host(void **state)
@@ -301,9 +307,11 @@ static double cpu_seconds(void)
 
 enum { MANY = 100 };
 
-static void open_many(struct fixture *f, struct client *all)
+static void open_many(struct fixture *f, struct client *all, struct pg_pacer *pacer)
 {
-    const struct pg_target target = server_target(&server);
+    struct pg_target target = server_target(&server);
+    target.pacer = pacer;
+    target.connect_timeout_ns = 60 * ENV_NS_PER_S;
     for (int i = 0; i < MANY; i++)
         client_start(&all[i], f, &target);
     for (int i = 0; i < MANY; i++) {
@@ -323,7 +331,12 @@ static void test_P8_idle_connections_cost_nothing(void **state)
 {
     struct fixture *f = *state;
     struct client *all = mem_array(MANY, sizeof *all);
-    open_many(f, all);
+    open_many(f, all, NULL);
+    for (int i = 0; i < MANY; i++) {
+        struct answer a;
+        query(&all[i], "SELECT 1", &a);
+        assert_int_equal(all[i].conn->mask, UV_READABLE);
+    }
     double before = cpu_seconds();
     uint64_t turns = f->loop.turns.count;
     run_for(f, 1000);
@@ -352,11 +365,24 @@ static void test_P11_one_backend_per_connection(void **state)
     client_close(&c);
 }
 
+static void return_many(struct fixture *f, struct client *all, struct pg_pacer *pacer, const char *how)
+{
+    loop_turns_reset(&f->loop);
+    hist_reset(&f->loop.turns);
+    uint64_t start = loop_clock(&f->loop);
+    open_many(f, all, pacer);
+    print_message("%d SCRAM connections %s in %d ms; turns of the loop: p99 %d us, longest %d us\n", MANY,
+                  how, (int)((loop_clock(&f->loop) - start) / MS), (int)hist_quantile(&f->loop.turns, 0.99),
+                  (int)f->loop.longest_turn_us);
+    assert_true(pacer == NULL || hist_quantile(&f->loop.turns, 0.99) < 50000);
+    close_many(all);
+}
+
 static void test_P12_hundred_return_at_once(void **state)
 {
     struct fixture *f = *state;
     struct client *all = mem_array(MANY, sizeof *all);
-    open_many(f, all);
+    open_many(f, all, NULL);
     pg_server_kill(&server);
     for (int i = 0; i < MANY; i++) {
         assert_true(wait_count(f, &all[i].lost, 1, 5000));
@@ -364,16 +390,72 @@ static void test_P12_hundred_return_at_once(void **state)
     }
     close_many(all);
     assert_true(pg_server_boot(&server));
-    loop_turns_reset(&f->loop);
-    hist_reset(&f->loop.turns);
-    uint64_t start = loop_clock(&f->loop);
-    open_many(f, all);
-    print_message("%d SCRAM connections in %d ms; turns of the loop: p99 %d us, longest %d us\n", MANY,
-                  (int)((loop_clock(&f->loop) - start) / MS), (int)hist_quantile(&f->loop.turns, 0.99),
-                  (int)f->loop.longest_turn_us);
-    assert_true(hist_quantile(&f->loop.turns, 0.99) < 50000);
-    close_many(all);
+    struct pg_pacer *pacer = pg_pacer_new(&f->loop, 4);
+    return_many(f, all, NULL, "at once");
+    return_many(f, all, pacer, "four at a time");
+    pg_pacer_free(pacer);
     free(all);
+}
+
+static int being_set_up(const struct client *all, int count)
+{
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        int now = all[i].conn != NULL ? sm_now(&all[i].conn->sm) : PG_NEW;
+        n += now == PG_STEPPING || now == PG_POLLING;
+    }
+    return n;
+}
+
+/* The most that were being set up at the same time until *done, or for ms. */
+static int watch(struct fixture *f, const struct client *all, int count, const int *done, int ms)
+{
+    uint64_t end = loop_clock(&f->loop) + (unsigned)ms * MS;
+    int most = 0;
+    while (*done == 0 && loop_clock(&f->loop) < end) {
+        int n = being_set_up(all, count);
+        most = n > most ? n : most;
+        loop_timer_start(&f->tick, 5 * MS);
+        uv_run(&f->loop.uv, UV_RUN_ONCE);
+    }
+    return most;
+}
+
+static void test_P12_pacer(void **state)
+{
+    enum { COUNT = 20 };
+    struct fixture *f = *state;
+    struct client all[COUNT], dead[2];
+    struct pg_target target = server_target(&server);
+    struct pg_pacer *pacer = pg_pacer_new(&f->loop, 2);
+    target.pacer = pacer;
+    int silent = listen_on("127.0.0.4", server.port);
+    target.host = "127.0.0.4";
+    for (int i = 0; i < 2; i++)
+        client_start(&dead[i], f, &target); /* they take both places, but not for long */
+    target.host = "127.0.0.1";
+    for (int i = 0; i < COUNT; i++)
+        client_start(&all[i], f, &target);
+    int most = watch(f, all, COUNT, &all[0].connected, 150);
+    assert_int_equal(most, 0);
+    assert_int_equal(sm_now(&all[3].conn->sm), PG_PACED);
+    client_close(&all[3]); /* while it waits */
+    assert_int_equal(all[3].connected, 1);
+    for (int i = 0; i < COUNT; i++) {
+        int n = watch(f, all, COUNT, &all[i].connected, 10000);
+        most = n > most ? n : most;
+    }
+    assert_int_equal(most, 2);
+    assert_int_equal(dead[0].connected, 0); /* still patient: 5 s are its own */
+    for (int i = 0; i < COUNT; i++)
+        if (i != 3) {
+            assert_int_equal(all[i].err.code, ERRC_NONE);
+            client_close(&all[i]);
+        }
+    for (int i = 0; i < 2; i++)
+        client_close(&dead[i]);
+    close(silent);
+    pg_pacer_free(pacer);
 }
 
 static void test_P13_restart_is_seen_at_once(void **state)
@@ -626,6 +708,7 @@ int main(void)
         T(test_P8_idle_connections_cost_nothing),
         T(test_P11_one_backend_per_connection),
         T(test_P12_hundred_return_at_once),
+        T(test_P12_pacer),
         T(test_P13_restart_is_seen_at_once),
         T(test_P14_stopped_server),
         T(test_P14_cancel_of_a_stopped_server_holds_nothing),

@@ -118,13 +118,16 @@ static void test_mixed_requests_keep_their_order(void **state)
 static void test_P7_results_only_when_complete(void **state)
 {
     struct session *s = *state;
-    static struct answer a, late;
+    static struct answer a, late, last;
     send_simple(&s->c, "SELECT repeat('x', 1000) FROM generate_series(1, 20000)", &a);
     send_extended(&s->c, "SELECT pg_sleep(0.4)", NULL, &late);
+    send_simple(&s->c, "SELECT pg_sleep(0.4)", &last);
     loop_turns_reset(&s->f.loop);
     assert_true(wait_count(&s->f, &a.done, 1, 10000));
     assert_int_equal(a.rows, 20000);
     assert_true(wait_count(&s->f, &late.done, 1, 10000));
+    assert_true(wait_count(&s->f, &last.done, 1, 10000));
+    run_for(&s->f, 20); /* a turn is measured at its end */
     /* PQgetResult() while PQisBusy() would have stood still for the 400 ms */
     assert_true(s->f.loop.longest_turn_us < 200000);
 }
@@ -268,6 +271,15 @@ static void test_cancel_hits_only_what_runs(void **state)
         assert_string_equal(a.err.sqlstate, "57014");
         assert_string_equal(b.value, "next");
         assert_string_equal(c.value, "last");
+    }
+    /* what was to be canceled is faster; the next one starts only when the cancel is over */
+    for (int i = 0; i < 5; i++) {
+        send_simple(&s->c, "SELECT 'quick'", &a);
+        send_simple(&s->c, "SELECT 'slow' FROM pg_sleep(0.1)", &b);
+        pg_conn_cancel(s->c.conn);
+        assert_true(wait_count(&s->f, &b.done, 1, 10000));
+        assert_string_equal(a.value, "quick");
+        assert_string_equal(b.value, "slow");
     }
     pg_conn_cancel(s->c.conn); /* nothing runs: nothing happens */
     assert_string_equal(query(&s->c, "SELECT 9", &a), "9");
