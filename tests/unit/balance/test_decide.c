@@ -163,6 +163,14 @@ static void missing_at_9(struct world *w, int second)
 {
     w->load[0] = second == 9 ? (double)NAN : 1500;
 }
+static void no_poll_at_5(struct world *w, int second)
+{
+    w->load[0] = second == 5 ? -1 : 1500;
+}
+static void no_poll_at_9(struct world *w, int second)
+{
+    w->load[0] = second == 9 ? -1 : 1500;
+}
 static void others_missing_at_9(struct world *w, int second)
 {
     w->load[1] = second == 9 ? (double)NAN : 100;
@@ -274,6 +282,24 @@ static const struct decide_case decide_cases[] = {
      missing_at_9,
      20,
      "sample R20 s1 @7, refuse R3 s1 @9, sample R20 s1 @16, split R1 s1 @19",
+     NULL},
+    {"a poll that never came, early",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     no_poll_at_5,
+     16,
+     "sample R20 s1 @12, split R1 s1 @15",
+     NULL},
+    {"a poll that never came, late",
+     2,
+     {1500, 100},
+     EVEN,
+     NULL,
+     no_poll_at_9,
+     20,
+     "sample R20 s1 @7, refuse R3 s1 @10, sample R20 s1 @16, split R1 s1 @19",
      NULL},
     {"all others missing",
      2,

@@ -25,7 +25,7 @@ struct world {
     struct balance_policy policy;
     struct balance_facts facts;
     struct balance_shard_facts shards[WORLD_SHARDS];
-    char names[WORLD_SHARDS][8];
+    char names[WORLD_SHARDS][24];
     struct range ranges[WORLD_SHARDS][8];
     struct range_set sets[WORLD_SHARDS];
     struct load_ring *rings[WORLD_SHARDS];
@@ -150,7 +150,8 @@ static inline void world_answer(struct world *w, size_t i)
     shard->rows = w->rows[i];
 }
 
-/* One second: samples (a load of NAN is a poll that failed), a decision, the answers. */
+/* One second: samples (a load of NAN is a poll that failed, below 0 one that never came), a decision, the
+ * answers. */
 static inline void world_tick(struct world *w)
 {
     w->second++;
@@ -164,7 +165,8 @@ static inline void world_tick(struct world *w)
         if (w->size[i] > 0)
             sample.value[LOAD_SIZE] = w->size[i];
         sample.value[w->policy.objective] = w->load[i];
-        load_ring_add(w->rings[i], &sample);
+        if (!(w->load[i] < 0))
+            load_ring_add(w->rings[i], &sample);
         if (w->samples[i] != NULL)
             world_hear(w, i);
     }
