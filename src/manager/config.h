@@ -66,6 +66,10 @@ void config_free(struct config *c);
  */
 int config_load(const char *path, struct env *env, const char *const *flags, struct config *ret, struct err *err);
 
+/* The static list for discovery; texts are borrowed from c, free(*ret) only. Returns 0. */
+struct discovery_entry;
+int config_entries(const struct config *c, struct discovery_entry **ret, int *count);
+
 /* All keys with their values as YAML, for `check-config --print`. */
 struct buf;
 void config_print(const struct config *c, struct buf *out);

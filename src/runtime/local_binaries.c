@@ -127,12 +127,29 @@ const struct local_binary *local_binaries_pick(const struct local *local, int ma
     return fit;
 }
 
+/* A directory with the servers' programs need not hold the clients' (links to some of them in a PATH). */
+static bool has_clients(const struct local_binary *b)
+{
+    static const char *const programs[] = {"pg_dump", "psql"};
+    for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++) {
+        char *path = mem_printf("%s/%s", b->directory, programs[i]);
+        bool there = access(path, X_OK) == 0;
+        free(path);
+        if (!there)
+            return false;
+    }
+    return true;
+}
+
 const char *runtime_local_bin_directory(const struct runtime *rt)
 {
     const struct local *local = (const struct local *)rt;
+    const struct local_binary *best = NULL;
     /* a pg_dump that is older than the server refuses; before the first ensure no version is known */
-    const struct local_binary *newest = local_binaries_pick(local, 0, NULL);
-    if (newest == NULL && local->binary_count > 0)
-        newest = &local->binaries[0];
-    return newest != NULL ? newest->directory : NULL;
+    for (int i = 0; i < local->binary_count; i++) {
+        const struct local_binary *b = &local->binaries[i];
+        if (b->version >= 0 && has_clients(b) && (best == NULL || b->version > best->version))
+            best = b;
+    }
+    return best != NULL ? best->directory : NULL;
 }

@@ -43,6 +43,7 @@ class Rig:
         self.ports = {}
         self.log = self.directory / "manager.log"
         self.settings = []
+        self.rows = ()
 
     # ---- the manager ----
 
@@ -129,6 +130,8 @@ class Rig:
     def fetch(self, path, method="GET", body=None, port="admin", raw=False, timeout=30):
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[port]}{path}", data=data, method=method)
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 content = answer.read()
@@ -179,7 +182,8 @@ class Rig:
         op = self.wait_operation(answer["operation"] if "operation" in answer else answer["id"])
         assert op["status"] == "done", op
         if customers:
-            self.load("init", "--customers", str(customers), "--quiet")
+            self.rows = ("--customers", str(customers))
+            self.load("init", *self.rows, "--quiet")
         return op
 
     def dsn(self, shard, user="shardherd"):
@@ -216,7 +220,7 @@ class Rig:
         self.control.write_text("")
         self.loading = subprocess.Popen(
             self.load_command("run", "--duration", "0", "--control", str(self.control), "--json", "--quiet",
-                              "--check-wait", "60s", *args),
+                              "--check-wait", "60s", *self.rows, *args),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         return self.loading
