@@ -67,8 +67,8 @@ struct balance_facts {
     unsigned running_operations; /* of the whole fleet */
     unsigned max_operations;     /* at a time, 0 = no limit */
     /*
-     * Rule 13 by the letter refuses every shard above twice the threshold. True: such a split is allowed as
-     * the first of several, if there is room for as many shards as the load needs.
+     * Rule 13 by the letter (false) refuses every shard above twice the threshold for ever. True: such a
+     * split is allowed as the first of several, if there is room for as many shards as the load needs.
      */
     bool stepwise;
 };
