@@ -111,6 +111,15 @@ void loop_alarm_fired(uv_timer_t *alarm)
     }
     loop->firing = false;
     loop_alarm_set(loop);
+    /*
+     * libuv before 1.45 runs a timer without delay again in this very pass, so that timers which re-arm
+     * themselves would starve the sockets. The millisecond only keeps the loop alive: on_prepare() sets the
+     * alarm anew, then for no delay.
+     */
+    if (uv_is_active((uv_handle_t *)&loop->alarm) && uv_timer_get_due_in(&loop->alarm) == 0) {
+        uv_timer_start(&loop->alarm, loop_alarm_fired, 1, 0);
+        loop->alarm_deadline_ns = 0;
+    }
 }
 
 void loop_timer_init(struct loop *loop, struct loop_timer *timer,

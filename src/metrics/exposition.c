@@ -16,7 +16,7 @@
 
 #define CHUNK_BYTES   (256u * 1024u)
 #define SLICE_NS      (2 * ENV_NS_PER_MS) /* then the loop may do something else */
-#define SLICE_CHECK   64u                 /* texts between two looks at the clock */
+#define SLICE_CHECK   16u                 /* texts between two looks at the clock */
 #define FRESH_NS      (500 * ENV_NS_PER_MS)
 #define SNAPSHOTS_MAX 8u /* one for each group of slow readers; more get 503 */
 #define RESTARTS_MAX  3u
@@ -156,7 +156,8 @@ static const struct samples *cursor_samples(const struct exposition *e, const st
     default: {
         enum query_id id = c->part == PART_DYNAMIC ? QUERY_SETTINGS : (enum query_id)c->query;
         const struct poller_slot *slot = &p->slots[id];
-        return stale(p, query_get(id)->group, slot->rendered_ns, now) ? NULL : slot->samples;
+        uint64_t as_of = query_get(id)->once ? p->values_ns : slot->rendered_ns;
+        return stale(p, query_get(id)->group, as_of, now) ? NULL : slot->samples;
     }
     }
 }
@@ -451,7 +452,7 @@ void exposition_handle(struct http_exchange *ex, const struct http_request *requ
     }
     e->scrapes_total++;
     process_refresh(e);
-    if (e->fresh != NULL) {
+    if (e->fresh != NULL && loop_now(e->loop) - e->fresh->made_ns < FRESH_NS) {
         respond(e, e->fresh, ex);
         return;
     }

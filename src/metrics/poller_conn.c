@@ -10,10 +10,11 @@
 
 #define BACKOFF_FIRST_NS (100 * ENV_NS_PER_MS)
 #define BACKOFF_MAX_NS   (5 * ENV_NS_PER_S)
-#define FRESH_NS         (60 * ENV_NS_PER_S) /* an outage this young is probed every period (P13) */
-#define SLOW_EXTRA_NS    (5 * ENV_NS_PER_S)  /* the server's statement_timeout */
-#define SLACK_NS         (2 * ENV_NS_PER_MS) /* groups due this close go in the same pipeline */
-#define GOLDEN           0.6180339887498949  /* multiples of it spread evenly, however many there are */
+#define FRESH_NS         (60 * ENV_NS_PER_S)  /* an outage this young is probed every period (P13) */
+#define SLOW_EXTRA_NS    (5 * ENV_NS_PER_S)   /* the server's statement_timeout */
+#define SLACK_NS         (2 * ENV_NS_PER_MS)  /* groups due this close go in the same pipeline */
+#define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
+#define GOLDEN           0.6180339887498949   /* multiples of it spread evenly, however many there are */
 
 #define SESSION_OPTIONS                                                                                      \
     "-c statement_timeout=5000 -c lock_timeout=100 -c idle_in_transaction_session_timeout=5000"              \
@@ -172,11 +173,27 @@ static void groups_reset(struct poller *p)
 {
     for (int g = 0; g < POLL_GROUPS; g++) {
         p->groups[g].pending = 0;
+        p->groups[g].runs = 0;
         p->groups[g].due_ns = 0;
     }
     for (int q = 0; q < QUERIES; q++)
         p->slots[q].in_flight = false;
     p->base.at_ns = 0;
+}
+
+/*
+ * The first run of the groups that cost a server some 30 ms (it loads its catalog): at once in a small
+ * fleet, spread over some seconds in a large one, whose servers may all have come back together.
+ */
+static void groups_spread(struct poller *p)
+{
+    const struct pollers *pollers = p->pollers;
+    for (int g = POLL_ACTIVITY; g < POLL_GROUPS; g++) {
+        uint64_t window = (pollers->counts.instances - 1) * SPREAD_NS;
+        if (window > pollers->options.period_ns[g])
+            window = pollers->options.period_ns[g];
+        p->groups[g].due_ns = loop_now(pollers->loop) + (uint64_t)(p->phase * (double)window);
+    }
 }
 
 static void on_connected(struct pg_conn *conn, const struct err *err, void *data)
@@ -195,6 +212,7 @@ static void on_connected(struct pg_conn *conn, const struct err *err, void *data
     const char *standby = pg_conn_parameter(conn, "in_hot_standby");
     p->recovering = standby != NULL && strcmp(standby, "on") == 0;
     groups_reset(p);
+    groups_spread(p);
     loop_timer_start(&p->timer, 0);
 }
 
@@ -371,7 +389,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     for (int q = 0; q < QUERIES; q++) {
         const struct query *query = query_get((enum query_id)q);
         const char *sql = query->group == g ? query_sql(query, p->server_version) : NULL;
-        if (sql == NULL || !in_scope(p, query))
+        if (sql == NULL || !in_scope(p, query) || (query->once && group->runs > 0))
             continue;
         const struct pg_request request = {
             .sql = sql,
@@ -385,6 +403,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
         p->slots[q].in_flight = true;
         group->pending++;
     }
+    group->runs++;
 }
 
 /* The next moment after `now` that is this instance's in the period. */

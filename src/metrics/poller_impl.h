@@ -52,6 +52,7 @@ struct poller_group {
     bool failed;      /* one of them was an error */
     uint64_t started_ns;
     uint64_t took_ns;
+    unsigned runs;       /* on this connection */
     int64_t success_us;  /* wall clock of the last complete success, 0 = never */
     uint64_t success_ns; /* the same on the monotonic clock */
     uint64_t errors;

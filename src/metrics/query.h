@@ -16,6 +16,7 @@
 
 enum query_id {
     QUERY_LOAD,
+    QUERY_IDENTITY,
     QUERY_REPLICATION,
     QUERY_STAT_REPLICATION,
     QUERY_REPLICATION_SLOTS,
@@ -36,7 +37,6 @@ enum query_id {
     QUERY_USER_TABLES,
     QUERY_STATIO_USER_TABLES,
     QUERY_TABLE_SIZES,
-    QUERY_IDENTITY,
     QUERY_SETTINGS,
     QUERIES
 };
@@ -61,6 +61,7 @@ struct query {
     const char *name; /* of the collector in pg_scrape_collector_*, and of the prepared statement */
     enum poll_group group;
     enum query_scope scope;
+    bool once; /* only in the first run of its group on a connection: it cannot change while that lasts */
     /* The rows are families themselves: columns name, help, value (pg_settings). */
     bool dynamic;
     struct query_variant variants[QUERY_VARIANTS];

@@ -41,6 +41,218 @@ static void test_facts_and_load(void **state)
     fixture_close(&f);
 }
 
+/* The load counts what the application does. */
+static void test_query_rate(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    const struct pollers_options options = {.period_ns = {200 * MS, POLL_OFF, POLL_OFF, POLL_OFF, POLL_OFF}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= 2));
+    assert_int_equal(
+        pg_server_sql(&server, "postgres", "DO $$ BEGIN FOR i IN 1..2000 LOOP COMMIT; END LOOP; END $$"), 0);
+    double sum = 0;
+    int before = f.sampled;
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= before + 12));
+    for (unsigned n = 0; n < 12; n++) {
+        double rate = load_ring_second(&i->load, n)->value[LOAD_QUERY_RATE];
+        sum += isnan(rate) ? 0 : rate * 0.2;
+    }
+    assert_true(sum > 1800 && sum < 2300); /* the polls themselves and the session are some more */
+    fixture_close(&f);
+}
+
+static void test_a_wrong_password(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    const struct pollers_options options = {.period_ns = {200 * MS}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    free(i->access.password);
+    i->access.password = mem_strdup("not-this-one");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, i->facts.errors_total >= 3));
+    assert_int_equal(f.downs, 1); /* told once, counted each time */
+    assert_int_equal(f.ups, 0);
+    assert_true(f.last_down.code == ERRC_AUTH);
+    assert_null(strstr(i->facts.error, "not-this-one"));
+    assert_true(i->facts.failed_ns > i->facts.seen_ns);
+    free(i->access.password);
+    i->access.password = mem_strdup(server.password);
+    assert_true(WAIT_UNTIL(&f, 10000, f.ups == 1)); /* the next attempt takes the present one */
+    fixture_close(&f);
+}
+
+/* P13: down at once, up again within two periods of the server's return, with the new start time. */
+static void test_a_restart_is_seen(void **state)
+{
+    (void)state;
+    require_server();
+    enum { PERIOD_MS = 500 };
+    struct fixture f;
+    const struct pollers_options options = {.period_ns = {PERIOD_MS * MS, PERIOD_MS * MS}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= 3));
+    const int64_t started_us = i->facts.started_us;
+    pg_server_kill(&server);
+    const uint64_t killed = loop_clock(&f.loop);
+    assert_true(WAIT_UNTIL(&f, 10000, f.downs == 1));
+    assert_true(f.down_ns - killed < PERIOD_MS * MS);
+    assert_true(
+        WAIT_UNTIL(&f, 10000, i->facts.errors_total >= 6)); /* long enough for the back-off to have grown */
+    assert_true(pg_server_boot(&server));
+    const uint64_t ready = loop_clock(&f.loop);
+    assert_true(WAIT_UNTIL(&f, 10000, f.ups == 2));
+    print_message("restart seen %.0f ms after the server was ready\n", (double)(f.up_ns - ready) / 1e6);
+    assert_true(f.up_ns - ready < (uint64_t)2 * PERIOD_MS * MS);
+    assert_true(i->facts.started_us > started_us);
+    /* the first sample after it is no difference to one before it */
+    const struct load_sample *s = load_ring_second(&i->load, 0);
+    assert_true(f.sampled < 4 || isnan(s->value[LOAD_QUERY_RATE]) || s->value[LOAD_QUERY_RATE] >= 0);
+    fixture_close(&f);
+}
+
+static void test_the_set_changes(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    struct pollers_counts counts;
+    const struct pollers_options options = {.period_ns = {50 * MS, 50 * MS, 50 * MS, 50 * MS, 50 * MS}};
+    fixture_open(&f, &options);
+    struct fleet_instance *a = add_instance(&f, "a", "s1", &server, "postgres");
+    struct fleet_instance *b = add_instance(&f, "b", "s2", &server, "postgres");
+    pollers_sync(f.pollers);
+    pollers_forget(f.pollers, b); /* before it could connect */
+    fleet_remove_instance(&f.fleet, b);
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= 3));
+    b = add_instance(&f, "b", "s2", &server, "postgres");
+    struct fleet_instance *c = add_instance(&f, "c", "s3", &server, "template1");
+    pollers_sync(f.pollers);
+    pollers_sync(f.pollers);
+    pollers_count(f.pollers, &counts);
+    assert_true(counts.instances == 3);
+    assert_true(WAIT_UNTIL(&f, 10000, f.ups == 3));
+    /* another address: a new connection; a server that is not there: down */
+    int port = a->access.port;
+    a->access.port = 1;
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.downs == 1 || a->facts.errors_total > 0));
+    a->access.port = port;
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.ups == 4));
+    /* with queries on their way, and without telling */
+    pollers_hurry(f.pollers, b);
+    pollers_hurry(f.pollers, c);
+    pollers_forget(f.pollers, b);
+    fleet_remove_instance(&f.fleet, b);
+    fleet_remove_instance(&f.fleet, c);
+    pollers_sync(f.pollers);
+    pollers_count(f.pollers, &counts);
+    assert_true(counts.instances == 1);
+    const int before = f.sampled;
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= before + 3));
+    fixture_close(&f);
+}
+
+static void on_up_forget(struct fleet_instance *instance, void *data)
+{
+    struct fixture *f = data;
+    f->ups++;
+    pollers_forget(f->pollers, instance);
+    fleet_remove_instance(&f->fleet, instance);
+}
+
+/* The manager may remove an instance from inside the event that tells of it. */
+static void test_forgotten_in_an_event(void **state)
+{
+    (void)state;
+    require_server();
+    static const struct pollers_events events = {.sampled = on_sampled, .up = on_up_forget, .down = on_down};
+    struct fixture f;
+    fixture_open(&f, NULL);
+    pollers_close(f.pollers, NULL, NULL);
+    f.pollers = pollers_new(&f.loop, &f.fleet, NULL, &events, &f);
+    add_instance(&f, "a", "s1", &server, "postgres");
+    add_instance(&f, "b", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.ups == 2));
+    assert_int_equal(f.sampled, 0);
+    assert_true(list_empty(&f.fleet.instances));
+    fixture_close(&f);
+}
+
+static void test_closed_at_once(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    fixture_open(&f, NULL);
+    add_instance(&f, "a", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    for (int turns = 0; turns < 3; turns++)
+        uv_run(&f.loop.uv, UV_RUN_NOWAIT);
+    fixture_close(&f);
+}
+
+static unsigned up_count(const struct fixture *f)
+{
+    struct pollers_counts counts;
+    pollers_count(f->pollers, &counts);
+    return counts.up;
+}
+
+/* P11, P12: a server with a hundred databases comes back: paced, no long turn, one connection each. */
+static void test_many_come_back_at_once(void **state)
+{
+    (void)state;
+    require_server();
+    enum { MANY = 100 };
+    char name[32], sql[400];
+    struct fixture f;
+    struct pollers_counts before, after;
+    fixture_open(&f, NULL);
+    for (int n = 0; n < MANY; n++) {
+        snprintf(name, sizeof name, "many%d", n);
+        snprintf(sql, sizeof sql, "CREATE DATABASE %s STRATEGY file_copy", name);
+        assert_int_equal(pg_server_sql(&server, "postgres", sql), 0);
+        add_instance(&f, name, name, &server, name);
+    }
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 30000, up_count(&f) == MANY));
+    pg_server_kill(&server);
+    assert_true(WAIT_UNTIL(&f, 30000, up_count(&f) == 0));
+    assert_true(pg_server_boot(&server));
+    uv_run(&f.loop.uv, UV_RUN_NOWAIT);
+    pollers_count(f.pollers, &before);
+    loop_turns_reset(&f.loop);
+    hist_reset(&f.loop.turns);
+    const uint64_t start = loop_clock(&f.loop);
+    assert_true(WAIT_UNTIL(&f, 60000, up_count(&f) == MANY));
+    const double seconds = (double)(loop_clock(&f.loop) - start) / 1e9;
+    pollers_count(f.pollers, &after);
+    print_message("%d SCRAM reconnects in %.1f s, %llu attempts; turns: p99.9 %.1f ms, longest %.1f ms\n",
+                  MANY, seconds, (unsigned long long)(after.connects - before.connects),
+                  (double)hist_quantile(&f.loop.turns, 0.999) / 1e3, (double)f.loop.longest_turn_us / 1e3);
+    assert_true(seconds > (double)(MANY - 10) / 100); /* paced at 100 per second */
+    assert_true(f.loop.longest_turn_us < 50000);
+    snprintf(sql, sizeof sql,
+             "DO $$ BEGIN IF (SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shardherd "
+             "poll') <> %d "
+             "OR (SELECT max(n) FROM (SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = "
+             "'shardherd poll' GROUP BY datname) x) <> 1 THEN RAISE 'not one each'; END IF; END $$",
+             MANY);
+    assert_int_equal(pg_server_sql(&server, "postgres", sql), 0);
+    fixture_close(&f);
+}
+
 static int group_start(void **state)
 {
     (void)state;
@@ -59,7 +271,10 @@ static int group_stop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_facts_and_load),
+        cmocka_unit_test(test_facts_and_load),   cmocka_unit_test(test_query_rate),
+        cmocka_unit_test(test_a_wrong_password), cmocka_unit_test(test_a_restart_is_seen),
+        cmocka_unit_test(test_the_set_changes),  cmocka_unit_test(test_forgotten_in_an_event),
+        cmocka_unit_test(test_closed_at_once),   cmocka_unit_test(test_many_come_back_at_once),
     };
     return cmocka_run_group_tests(tests, group_start, group_stop);
 }
