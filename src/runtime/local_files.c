@@ -205,7 +205,9 @@ void local_log_trim(const char *path, long long limit)
         free(old);
     }
     free(tail);
-    (void)truncate(path, 0); /* the server appends, so it goes on at the new end */
+    /* the server appends, so it goes on at the new end */
+    if (truncate(path, 0) != 0)
+        return; /* it stays as long as it is; the next start tries again */
 }
 
 void local_log_reason(const char *path, char *ret, size_t size)
