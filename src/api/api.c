@@ -38,13 +38,15 @@ static bool method_reads(const char *method)
     return strcmp(method, "GET") == 0 || strcmp(method, "HEAD") == 0 || strcmp(method, "OPTIONS") == 0;
 }
 
-static void handle(struct http_exchange *ex, const struct http_request *request, struct api *api, enum api_port port)
+static void handle(struct http_exchange *ex, const struct http_request *request, struct api *api,
+                   enum api_port port)
 {
     struct api_call call = {.api = api, .ex = ex, .request = request, .port = port};
     http_set_header(ex, "X-Content-Type-Options", "nosniff");
     if (port == PORT_ADMIN && !api_host_is_ours(http_request_header(ex, "host"), api->services.admin_host)) {
         http_problem(ex, 421, "host_not_allowed",
-                     "the admin port answers only requests for loopback or its own address: the Host header names another");
+                     "the admin port answers only requests for loopback or its own address: the Host header "
+                     "names another");
         return;
     }
     if (port == PORT_ADMIN && !method_reads(request->method) && http_request_header(ex, "origin") != NULL) {

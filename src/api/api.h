@@ -1,13 +1,15 @@
 /*
- * api: the HTTP API over the model: databases, routing tables, shards, instances, operations, decisions, events.
+ * api: the HTTP API over the model: databases, routing tables, shards, instances, operations, decisions,
+ * events.
  *
- * One object serves three listeners that its owner opens: public (reads), admin (reads and changes) and metrics
- * (/metrics, /livez, /readyz). It owns no model: it reads the fleet and the operations it was given, starts and
- * cancels moves itself, and asks its owner, through `struct api_services`, for what it may not know. What clients
- * follow as server-sent events is published by the hooks below, which its owner calls.
+ * One object serves three listeners that its owner opens: public (reads), admin (reads and changes) and
+ * metrics
+ * (/metrics, /livez, /readyz). It owns no model: it reads the fleet and the operations it was given, starts
+ * and cancels moves itself, and asks its owner, through `struct api_services`, for what it may not know. What
+ * clients follow as server-sent events is published by the hooks below, which its owner calls.
  *
- * There is no authentication yet: on the admin port a request is refused when its Host is neither loopback nor
- * our address (DNS rebinding), and a change is refused when it carries an Origin (a web page sent it).
+ * There is no authentication yet: on the admin port a request is refused when its Host is neither loopback
+ * nor our address (DNS rebinding), and a change is refused when it carries an Origin (a web page sent it).
  *
  * docs/api.md and openapi.json (served as /openapi.json) describe requests and answers.
  */
@@ -81,8 +83,8 @@ struct api_services {
      * Async contract of the project: non-zero = nothing started, err filled; else exactly one answer, later.
      * text is YAML or JSON, not kept after the call. dry_run: only checked.
      */
-    int (*apply_database)(void *data, const char *name, const char *text, size_t length, bool dry_run, api_answer_cb cb,
-                          void *cb_data, struct err *err);
+    int (*apply_database)(void *data, const char *name, const char *text, size_t length, bool dry_run,
+                          api_answer_cb cb, void *cb_data, struct err *err);
     int (*delete_database)(void *data, const char *name, api_answer_cb cb, void *cb_data, struct err *err);
 
     /* The n-th newest decision (0 = newest); false = there is none. Optional. */
@@ -115,7 +117,8 @@ const char *api_openapi(void);
 
 /* db->routing was replaced. */
 void api_routing_changed(struct api *api, const struct fleet_database *db);
-/* State, progress or end. Progress is passed on at most 5 times a second for each operation, the newest always. */
+/* State, progress or end. Progress is passed on at most 5 times a second for each operation, the newest
+ * always. */
 void api_operation_changed(struct api *api, const struct operation *op);
 /* A decision or refusal was kept. */
 void api_decided(struct api *api, const struct api_decision *decision);

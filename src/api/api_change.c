@@ -48,7 +48,8 @@ static bool precondition_holds(struct api_call *call, const struct fleet_databas
     if (none != NULL && db != NULL && api_etag_matches(none, etag))
         holds = false;
     if (!holds)
-        http_problem(call->ex, 412, "precondition_failed", "the specification is at revision %" PRId64 " (0 = there is none)",
+        http_problem(call->ex, 412, "precondition_failed",
+                     "the specification is at revision %" PRId64 " (0 = there is none)",
                      db != NULL ? db->spec_revision : 0);
     return holds;
 }
@@ -65,7 +66,8 @@ struct api_waiting {
 
 void api_waiting_forget(struct api *api)
 {
-    list_each(node, &api->waiting) {
+    list_each(node, &api->waiting)
+    {
         list_item(node, struct api_waiting, node)->api = NULL;
         list_remove(node);
     }
@@ -138,8 +140,13 @@ static void on_answer(const struct api_answer *answer, void *data)
 
 void api_put_database(struct api_call *call)
 {
-    static const char *const types[] = {"application/json",   "application/yaml", "application/x-yaml",
-                                        "text/yaml",          "text/x-yaml",      "text/plain", NULL};
+    static const char *const types[] = {"application/json",
+                                        "application/yaml",
+                                        "application/x-yaml",
+                                        "text/yaml",
+                                        "text/x-yaml",
+                                        "text/plain",
+                                        NULL};
     const struct api_services *s = &call->api->services;
     struct err err = {0};
     bool dry_run;
@@ -147,14 +154,19 @@ void api_put_database(struct api_call *call)
         !content_is(call, types, "application/yaml or application/json"))
         return;
     if (!text_is_name(call->params[0])) {
-        http_problem(call->ex, 400, "invalid", "a database's name has letters a-z, digits and inner hyphens, at most 63");
+        http_problem(call->ex, 400, "invalid",
+                     "a database's name has letters a-z, digits and inner hyphens, at most 63");
+        return;
+    }
+    if (call->request->body_length == 0) {
+        http_problem(call->ex, 400, "invalid", "the body is to be a ShardedDatabase, as YAML or JSON");
         return;
     }
     if (!precondition_holds(call, fleet_find_database(s->fleet, call->params[0])))
         return;
     struct api_waiting *w = waiting_new(call, dry_run);
-    if (s->apply_database(s->data, call->params[0], call->request->body, call->request->body_length, dry_run, on_answer,
-                          w, &err) != 0) {
+    if (s->apply_database(s->data, call->params[0], call->request->body, call->request->body_length, dry_run,
+                          on_answer, w, &err) != 0) {
         http_problem_err(call->ex, &err);
         waiting_free(w);
     }
@@ -232,7 +244,8 @@ static bool key_is_new(struct api_call *call, const char *key)
     struct api *api = call->api;
     const char *id = NULL;
     if (!key_is_sound(key)) {
-        http_problem(call->ex, 400, "invalid", "Idempotency-Key has 1 to %d visible ASCII characters", API_KEY_LENGTH);
+        http_problem(call->ex, 400, "invalid", "Idempotency-Key has 1 to %d visible ASCII characters",
+                     API_KEY_LENGTH);
         return false;
     }
     enum api_key_result found = api_keys_find(api->keys, key, call->request->path, call->request->body,
@@ -272,7 +285,8 @@ void api_post_operation(struct api_call *call)
     if (op == NULL)
         return;
     if (key != NULL)
-        api_keys_add(call->api->keys, key, request->path, request->body, loop_now(call->api->services.loop), op->id);
+        api_keys_add(call->api->keys, key, request->path, request->body, loop_now(call->api->services.loop),
+                     op->id);
     api_respond_accepted(call, op);
 }
 
@@ -286,7 +300,8 @@ void api_post_cancel(struct api_call *call)
         return;
     }
     if (op->status != OPERATION_RUNNING) {
-        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id, operation_status_name(op->status));
+        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
+                     operation_status_name(op->status));
         return;
     }
     /* A refusal to cancel is reported to us, and is no error of the operation. */

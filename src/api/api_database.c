@@ -1,4 +1,3 @@
-#include <ctype.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +37,8 @@ static void print_tables(yyjson_mut_doc *doc, yyjson_mut_val *object, const stru
 static unsigned running_of(const struct operations *ops, const char *database)
 {
     unsigned running = 0;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         const struct operation *op = list_item(node, struct operation, node);
         running += op->status == OPERATION_RUNNING && strcmp(op->database, database) == 0;
     }
@@ -57,10 +57,12 @@ void api_print_database(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
     else
         yyjson_mut_obj_add_null(doc, object, "epoch");
     yyjson_mut_obj_add_uint(doc, object, "shards", r != NULL ? r->shard_count : 0);
-    yyjson_mut_obj_add_uint(doc, object, "operations_running", running_of(api->services.operations, db->name));
+    yyjson_mut_obj_add_uint(doc, object, "operations_running",
+                            running_of(api->services.operations, db->name));
     print_tables(doc, object, r);
     print_balance(doc, object, &db->policy);
-    yyjson_doc *spec = whole && db->spec_json != NULL ? yyjson_read(db->spec_json, strlen(db->spec_json), 0) : NULL;
+    yyjson_doc *spec =
+        whole && db->spec_json != NULL ? yyjson_read(db->spec_json, strlen(db->spec_json), 0) : NULL;
     if (spec != NULL)
         yyjson_mut_obj_add_val(doc, object, "spec", yyjson_val_mut_copy(doc, yyjson_doc_get_root(spec)));
     yyjson_doc_free(spec);
@@ -77,12 +79,14 @@ void api_get_databases(struct api_call *call)
 {
     const struct fleet *fleet = call->api->services.fleet;
     size_t count = 0;
-    list_each(node, &fleet->databases) {
+    list_each(node, &fleet->databases)
+    {
         count++;
     }
     struct api_named *items = mem_array(count + 1, sizeof *items);
     count = 0;
-    list_each(node, &fleet->databases) {
+    list_each(node, &fleet->databases)
+    {
         const struct fleet_database *db = list_item(node, struct fleet_database, node);
         items[count++] = (struct api_named){db->name, db};
     }
@@ -126,7 +130,7 @@ void api_get_routing(struct api_call *call)
 /* The hash of key= in the table of table=; false if answered. */
 static bool hash_of_query(struct api_call *call, const struct routing *r, int64_t *ret)
 {
-    char key[4096], name[256];
+    char key[4001], name[256];
     struct err err = {0};
     enum api_query got = api_query_get(call, "key", key, sizeof key);
     if (got == QUERY_ABSENT)

@@ -32,7 +32,8 @@ static bool decision_at(const struct api *api, unsigned n, struct api_decision *
     return s->decision != NULL && s->decision(s->data, n, ret);
 }
 
-bool api_last_decision(const struct api *api, const char *database, const char *shard, struct api_decision *ret)
+bool api_last_decision(const struct api *api, const char *database, const char *shard,
+                       struct api_decision *ret)
 {
     for (unsigned n = 0; decision_at(api, n, ret); n++)
         if (strcmp(ret->database, database) == 0 && strcmp(ret->shard, shard) == 0)
@@ -41,21 +42,16 @@ bool api_last_decision(const struct api *api, const char *database, const char *
 }
 
 struct filter {
-    char database[API_NAME_SIZE], shard[API_NAME_SIZE];
+    char database[API_FILTER_SIZE], shard[API_FILTER_SIZE];
     bool by_database, by_shard;
     uint64_t below; /* number */
 };
 
 static bool filter_get(struct api_call *call, const struct api_page *page, struct filter *f)
 {
-    enum api_query database = api_query_get(call, "database", f->database, sizeof f->database);
-    if (database == QUERY_WRONG)
+    if (!api_query_name(call, "database", f->database, &f->by_database) ||
+        !api_query_name(call, "shard", f->shard, &f->by_shard))
         return false;
-    enum api_query shard = api_query_get(call, "shard", f->shard, sizeof f->shard);
-    if (shard == QUERY_WRONG)
-        return false;
-    f->by_database = database == QUERY_GIVEN;
-    f->by_shard = shard == QUERY_GIVEN;
     f->below = UINT64_MAX;
     if (page->resumed && !text_to_uint64(page->after, &f->below)) {
         http_problem(call->ex, 400, "invalid", "cursor is not one of this list");

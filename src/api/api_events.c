@@ -1,7 +1,7 @@
 /*
- * Event streams. One topic for each database's routing table, made when somebody first follows it, and one for
- * everything. An operation's progress goes out at most every EVERY_NS; what was held back goes out by a timer, so
- * that the last word is never lost. A change of state or status goes out at once.
+ * Event streams. One topic for each database's routing table, made when somebody first follows it, and one
+ * for everything. An operation's progress goes out at most every EVERY_NS; what was held back goes out by a
+ * timer, so that the last word is never lost. A change of state or status goes out at once.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,10 +65,12 @@ static void told_free(struct told *told)
 
 void api_events_free(struct api_events *events)
 {
-    list_each(stream, &events->routings) {
+    list_each(stream, &events->routings)
+    {
         stream_free(list_item(stream, struct routing_stream, node));
     }
-    list_each(told, &events->told) {
+    list_each(told, &events->told)
+    {
         told_free(list_item(told, struct told, node));
     }
     sse_topic_free(events->all);
@@ -77,7 +79,8 @@ void api_events_free(struct api_events *events)
 
 static struct routing_stream *stream_find(const struct api_events *events, const char *database)
 {
-    list_each(node, &events->routings) {
+    list_each(node, &events->routings)
+    {
         struct routing_stream *stream = list_item(node, struct routing_stream, node);
         if (strcmp(stream->database, database) == 0)
             return stream;
@@ -134,13 +137,15 @@ void api_get_events(struct api_call *call)
     yyjson_mut_doc *doc;
     yyjson_mut_val *root = api_object(&doc);
     yyjson_mut_val *databases = yyjson_mut_obj_add_arr(doc, root, "databases");
-    list_each(node, &s->fleet->databases) {
+    list_each(node, &s->fleet->databases)
+    {
         const struct fleet_database *db = list_item(node, struct fleet_database, node);
         if (db->routing != NULL)
             print_epoch(doc, yyjson_mut_arr_add_obj(doc, databases), db);
     }
     yyjson_mut_val *running = yyjson_mut_obj_add_arr(doc, root, "operations");
-    list_each(other, &s->operations->list) {
+    list_each(other, &s->operations->list)
+    {
         const struct operation *op = list_item(other, struct operation, node);
         if (op->status == OPERATION_RUNNING)
             api_print_operation(doc, yyjson_mut_arr_add_obj(doc, running), op, false);
@@ -237,7 +242,8 @@ static void told_due(struct loop_timer *timer, void *data)
 
 static struct told *told_find(const struct api_events *events, const char *id)
 {
-    list_each(node, &events->told) {
+    list_each(node, &events->told)
+    {
         struct told *told = list_item(node, struct told, node);
         if (strcmp(told->id, id) == 0)
             return told;

@@ -26,7 +26,8 @@ static struct literal literal_of(const char *text)
 static bool literal_is_loopback(const struct literal *l)
 {
     static const unsigned char six[16] = {[15] = 1};
-    return (l->family == AF_INET && l->bytes[0] == 127) || (l->family == AF_INET6 && memcmp(l->bytes, six, 16) == 0);
+    return (l->family == AF_INET && l->bytes[0] == 127) ||
+           (l->family == AF_INET6 && memcmp(l->bytes, six, 16) == 0);
 }
 
 static bool literal_is_unspecified(const struct literal *l)

@@ -67,15 +67,19 @@ void api_respond(struct api_call *call, int status, yyjson_mut_doc *doc);
 /* An object as the root of a new document. */
 yyjson_mut_val *api_object(yyjson_mut_doc **ret_doc);
 
-void json_text(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, const char *text); /* NULL = null; copied */
-void json_int64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t value);  /* a string */
-void json_uint64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, uint64_t value); /* a string */
-void json_real(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, double value);    /* NAN = null */
+void json_text(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+               const char *text); /* NULL = null; copied */
+void json_int64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t value); /* a string */
+void json_uint64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+                 uint64_t value);                                                            /* a string */
+void json_real(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, double value); /* NAN = null */
 void json_time(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t wall_us); /* 0 = null */
 /* The wall clock at which the monotonic clock stood at ns; 0 = null. */
-void json_past(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, uint64_t ns);
+void json_past(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+               uint64_t ns);
 /* {"lo": "...", "hi": "..."} for each. */
-void json_ranges(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, const struct range_set *ranges);
+void json_ranges(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+                 const struct range_set *ranges);
 
 enum api_query { QUERY_ABSENT, QUERY_GIVEN, QUERY_WRONG };
 /* A query parameter; WRONG: too long or badly encoded, and the call was answered with a problem. */
@@ -83,13 +87,19 @@ enum api_query api_query_get(struct api_call *call, const char *name, char *out,
 /* "", "true", "1" and "false", "0"; false if answered. Absent = false. */
 bool api_query_flag(struct api_call *call, const char *name, bool *ret);
 
-/* Whether an If-Match or If-None-Match header names the tag (strong or weak) or is "*"; NULL matches nothing. */
+/* Whether an If-Match or If-None-Match header names the tag (strong or weak) or is "*"; NULL matches nothing.
+ */
 bool api_etag_matches(const char *header, const char *etag);
 
 /* The table of this name ("public." may be left out), the first one if name is "". NULL: err says why. */
-const struct routing_table_key *api_find_table(const struct routing *routing, const char *name, struct err *err);
+const struct routing_table_key *api_find_table(const struct routing *routing, const char *name,
+                                               struct err *err);
 void api_print_address(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
                        const struct routing_address *address);
+
+/* A name to filter by: absent = "" and *ret_given false. False if answered: it cannot be a name. */
+#define API_FILTER_SIZE 64
+bool api_query_name(struct api_call *call, const char *name, char out[API_FILTER_SIZE], bool *ret_given);
 
 /* The database or shard that the path names; NULL if answered with 404. */
 struct fleet_database *api_find_database(struct api_call *call);
@@ -117,8 +127,8 @@ struct api_named {
     const char *name;
     const void *item;
 };
-typedef void (*api_named_cb)(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const void *item,
-                             const void *data);
+typedef void (*api_named_cb)(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                             const void *item, const void *data);
 /* Sorts items and answers with the page that was asked for. */
 void api_respond_named(struct api_call *call, const char *kind, struct api_named *items, size_t count,
                        api_named_cb print, const void *data);
@@ -132,7 +142,8 @@ void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
 void api_print_decision(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct api_decision *decision);
 
 /* How much of an operation: a line of a list, an event, everything. */
-void api_print_operation(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct operation *op, bool findings);
+void api_print_operation(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct operation *op,
+                         bool findings);
 /* 202 with Location and the operation's document. */
 void api_respond_accepted(struct api_call *call, const struct operation *op);
 /* Its state ("copy") into out; "" if it has none. */
@@ -140,7 +151,8 @@ void api_respond_accepted(struct api_call *call, const struct operation *op);
 void api_operation_state(const struct operation *op, char out[API_STATE_SIZE]);
 
 /* The newest decision about a shard; false = none. */
-bool api_last_decision(const struct api *api, const char *database, const char *shard, struct api_decision *ret);
+bool api_last_decision(const struct api *api, const char *database, const char *shard,
+                       struct api_decision *ret);
 
 /* ---- starting moves (api_request.c: pure) ---- */
 
@@ -157,14 +169,14 @@ struct api_move_body {
 int api_move_parse(const char *text, size_t length, struct api_move_body *ret, struct err *err);
 
 struct api_move_plan {
-    int kind;                /* enum move_kind */
-    const char *target;      /* NULL = a new shard; lives as long as body and routing */
+    int kind;           /* enum move_kind */
+    const char *target; /* NULL = a new shard; lives as long as body and routing */
     struct range range;
     bool retire;
 };
 /*
- * Which range goes where. ERRC_NOT_FOUND a shard or table, ERRC_INVALID members that do not go together or a key
- * that is malformed, ERRC_REFUSED a range that the shard does not own or that cannot be cut.
+ * Which range goes where. ERRC_NOT_FOUND a shard or table, ERRC_INVALID members that do not go together or a
+ * key that is malformed, ERRC_REFUSED a range that the shard does not own or that cannot be cut.
  */
 int api_move_plan(const struct routing *routing, const struct api_move_body *body, struct api_move_plan *ret,
                   struct err *err);
@@ -180,8 +192,8 @@ enum api_key_result { KEY_NEW, KEY_SAME, KEY_OTHER };
 struct api_keys *api_keys_new(void);
 void api_keys_free(struct api_keys *keys);
 /* KEY_SAME: the same request was seen, *ret_operation is its operation. KEY_OTHER: another one was. */
-enum api_key_result api_keys_find(const struct api_keys *keys, const char *key, const char *path, const char *body,
-                                  uint64_t now_ns, const char **ret_operation);
+enum api_key_result api_keys_find(const struct api_keys *keys, const char *key, const char *path,
+                                  const char *body, uint64_t now_ns, const char **ret_operation);
 /* Remembers; the oldest goes when there are API_KEYS_MAX. */
 void api_keys_add(struct api_keys *keys, const char *key, const char *path, const char *body, uint64_t now_ns,
                   const char *operation);
@@ -203,7 +215,7 @@ void api_get_instances(struct api_call *call); /* api_instance.c */
 void api_get_instance(struct api_call *call);
 void api_get_operations(struct api_call *call); /* api_operation.c */
 void api_get_operation(struct api_call *call);
-void api_get_decisions(struct api_call *call); /* api_decision.c */
+void api_get_decisions(struct api_call *call);      /* api_decision.c */
 void api_get_routing_events(struct api_call *call); /* api_events.c */
 void api_get_events(struct api_call *call);
 void api_get_debug_loop(struct api_call *call); /* api_process.c */

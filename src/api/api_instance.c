@@ -59,19 +59,21 @@ static void print_line(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_va
 void api_get_instances(struct api_call *call)
 {
     const struct fleet *fleet = call->api->services.fleet;
-    char database[API_NAME_SIZE];
+    char database[API_FILTER_SIZE];
     size_t count = 0;
-    enum api_query filter = api_query_get(call, "database", database, sizeof database);
-    if (filter == QUERY_WRONG)
+    bool filter;
+    if (!api_query_name(call, "database", database, &filter))
         return;
-    list_each(node, &fleet->instances) {
+    list_each(node, &fleet->instances)
+    {
         count++;
     }
     struct api_named *items = mem_array(count + 1, sizeof *items);
     count = 0;
-    list_each(node, &fleet->instances) {
+    list_each(node, &fleet->instances)
+    {
         const struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
-        if (filter == QUERY_ABSENT || strcmp(instance->database, database) == 0)
+        if (!filter || strcmp(instance->database, database) == 0)
             items[count++] = (struct api_named){instance->name, instance};
     }
     api_respond_named(call, "instances", items, count, print_line, NULL);

@@ -83,14 +83,16 @@ void json_time(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, in
     yyjson_mut_obj_add_strcpy(doc, object, name, text);
 }
 
-void json_past(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, uint64_t ns)
+void json_past(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+               uint64_t ns)
 {
     struct loop *loop = api->services.loop;
     int64_t ago_us = ((int64_t)loop_now(loop) - (int64_t)ns) / 1000;
     json_time(doc, object, name, ns == 0 ? 0 : loop_wall(loop) - ago_us);
 }
 
-void json_ranges(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, const struct range_set *ranges)
+void json_ranges(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+                 const struct range_set *ranges)
 {
     yyjson_mut_val *array = yyjson_mut_obj_add_arr(doc, object, name);
     for (size_t i = 0; i < ranges->count; i++) {
@@ -142,6 +144,17 @@ bool api_query_flag(struct api_call *call, const char *name, bool *ret)
     return false;
 }
 
+bool api_query_name(struct api_call *call, const char *name, char out[API_FILTER_SIZE], bool *ret_given)
+{
+    enum api_query got = api_query_get(call, name, out, API_FILTER_SIZE);
+    *ret_given = got == QUERY_GIVEN;
+    if (got == QUERY_GIVEN && out[strspn(out, "abcdefghijklmnopqrstuvwxyz0123456789-")] != '\0') {
+        http_problem(call->ex, 400, "invalid", "\"%s\" is to be a name: a-z, 0-9 and hyphens", name);
+        return false;
+    }
+    return got != QUERY_WRONG;
+}
+
 struct fleet_database *api_find_database(struct api_call *call)
 {
     struct fleet_database *db = fleet_find_database(call->api->services.fleet, call->params[0]);
@@ -178,7 +191,8 @@ bool api_etag_matches(const char *header, const char *etag)
     return false;
 }
 
-const struct routing_table_key *api_find_table(const struct routing *routing, const char *name, struct err *err)
+const struct routing_table_key *api_find_table(const struct routing *routing, const char *name,
+                                               struct err *err)
 {
     char qualified[256];
     if (routing->table_count == 0) {
@@ -192,7 +206,8 @@ const struct routing_table_key *api_find_table(const struct routing *routing, co
     if (table == NULL)
         table = routing_find_table(routing, qualified);
     if (table == NULL)
-        err_set(err, ERRC_NOT_FOUND, "database \"%s\" has no distributed table \"%.200s\"", routing->database, name);
+        err_set(err, ERRC_NOT_FOUND, "database \"%s\" has no distributed table \"%.200s\"", routing->database,
+                name);
     return table;
 }
 

@@ -36,8 +36,8 @@ void api_keys_free(struct api_keys *keys)
     free(keys);
 }
 
-enum api_key_result api_keys_find(const struct api_keys *keys, const char *key, const char *path, const char *body,
-                                  uint64_t now_ns, const char **ret_operation)
+enum api_key_result api_keys_find(const struct api_keys *keys, const char *key, const char *path,
+                                  const char *body, uint64_t now_ns, const char **ret_operation)
 {
     for (unsigned i = 0; i < API_KEYS_MAX; i++) {
         const struct seen *s = &keys->ring[i];

@@ -64,7 +64,8 @@ static void print_error(yyjson_mut_doc *doc, yyjson_mut_val *object, const struc
     json_text(doc, error, "sqlstate", err->sqlstate[0] != '\0' ? err->sqlstate : NULL);
 }
 
-/* The record without what has a place of its own, and without the initial SQL: it is long, and in the spec. */
+/* The record without what has a place of its own, and without the initial SQL: it is long, and in the spec.
+ */
 static void print_record(yyjson_mut_doc *doc, yyjson_mut_val *object, yyjson_doc *record, bool findings)
 {
     yyjson_mut_val *copy = yyjson_val_mut_copy(doc, yyjson_doc_get_root(record));
@@ -80,7 +81,8 @@ static void print_record(yyjson_mut_doc *doc, yyjson_mut_val *object, yyjson_doc
         yyjson_mut_obj_add_obj(doc, object, "record");
 }
 
-void api_print_operation(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct operation *op, bool findings)
+void api_print_operation(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct operation *op,
+                         bool findings)
 {
     yyjson_doc *record = record_of(op);
     const char *kind = member(record, "kind"), *target = member(record, "target");
@@ -132,7 +134,7 @@ void api_get_operation(struct api_call *call)
 /* ---- the list: newest first, whatever order they were resumed in ---- */
 
 struct filter {
-    char database[API_NAME_SIZE], status[16];
+    char database[API_FILTER_SIZE], status[16];
     bool by_database, by_status;
     int64_t created_us; /* of the last one on the page before */
     char id[OPERATION_ID_SIZE];
@@ -163,8 +165,7 @@ static bool place_parse(const char *after, struct filter *f)
 static bool filter_get(struct api_call *call, const struct api_page *page, struct filter *f)
 {
     memset(f, 0, sizeof *f);
-    enum api_query database = api_query_get(call, "database", f->database, sizeof f->database);
-    if (database == QUERY_WRONG)
+    if (!api_query_name(call, "database", f->database, &f->by_database))
         return false;
     enum api_query status = api_query_get(call, "status", f->status, sizeof f->status);
     if (status == QUERY_WRONG)
@@ -173,7 +174,6 @@ static bool filter_get(struct api_call *call, const struct api_page *page, struc
         http_problem(call->ex, 400, "invalid", "status is one of running, done, undone, failed");
         return false;
     }
-    f->by_database = database == QUERY_GIVEN;
     f->by_status = status == QUERY_GIVEN;
     f->resumed = page->resumed;
     if (page->resumed && !place_parse(page->after, f)) {
@@ -203,15 +203,18 @@ static bool filter_fits(const struct filter *f, const struct operation *op)
            (!f->resumed || newer_first(op->created_us, op->id, f->created_us, f->id) > 0);
 }
 
-static const struct operation **matching(const struct operations *ops, const struct filter *f, size_t *ret_count)
+static const struct operation **matching(const struct operations *ops, const struct filter *f,
+                                         size_t *ret_count)
 {
     size_t count = 0;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         count++;
     }
     const struct operation **items = mem_array(count + 1, sizeof(struct operation *));
     count = 0;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         const struct operation *op = list_item(node, struct operation, node);
         if (filter_fits(f, op))
             items[count++] = op;

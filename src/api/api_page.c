@@ -47,7 +47,8 @@ bool api_page_get(struct api_call *call, const char *kind, struct api_page *ret)
     ret->limit = (unsigned)limit;
     got = api_query_get(call, "cursor", text, sizeof text);
     if (got == QUERY_GIVEN && !cursor_decode(text, kind, ret->after)) {
-        http_problem(call->ex, 400, "invalid", "cursor is not one of this list: take it from \"next\" of the last page");
+        http_problem(call->ex, 400, "invalid",
+                     "cursor is not one of this list: take it from \"next\" of the last page");
         return false;
     }
     ret->resumed = got == QUERY_GIVEN;

@@ -65,11 +65,13 @@ static bool components_print(struct api_call *call, struct buf *verbose, struct 
     for (unsigned n = 0; s->component != NULL && s->component(s->data, n, &c); n++) {
         const char *message = c.message != NULL && c.message[0] != '\0' ? c.message : NULL;
         if (c.ok)
-            buf_printf(verbose, "[+]%s ok%s%s\n", c.name, message != NULL ? ": " : "", message != NULL ? message : "");
+            buf_printf(verbose, "[+]%s ok%s%s\n", c.name, message != NULL ? ": " : "",
+                       message != NULL ? message : "");
         else
             buf_printf(verbose, "[-]%s failed: %s\n", c.name, message != NULL ? message : "not ready");
         if (!c.ok)
-            buf_printf(failed, "%s%s: %s", failed->length > 0 ? "; " : "", c.name, message != NULL ? message : "not ready");
+            buf_printf(failed, "%s%s: %s", failed->length > 0 ? "; " : "", c.name,
+                       message != NULL ? message : "not ready");
         memset(&c, 0, sizeof c);
     }
     return failed->length == 0;

@@ -17,7 +17,7 @@ static const struct member {
     size_t offset, size; /* of the text, or of the number */
     size_t given;        /* offset of the bool that says it is there; 0 = none: "" says it is not */
 } members[] = {
-#define AT(m) offsetof(struct api_move_body, m)
+#define AT(m)   offsetof(struct api_move_body, m)
 #define SIZE(m) sizeof((struct api_move_body *)NULL)->m
     {"kind", TEXT, AT(kind), SIZE(kind), 0},
     {"shard", TEXT, AT(shard), SIZE(shard), 0},
@@ -64,7 +64,8 @@ static int set_member(const struct member *m, yyjson_val *value, struct api_move
         return 0;
     case DURATION:
         if (text == NULL || !text_to_duration(text, &ns))
-            return err_set(err, ERRC_INVALID, "\"%s\" is to be a duration in quotes, as \"5s\" or \"15m\"", m->name);
+            return err_set(err, ERRC_INVALID, "\"%s\" is to be a duration in quotes, as \"5s\" or \"15m\"",
+                           m->name);
         memcpy(at, &ns, sizeof ns);
         return 0;
     case FLAG:
@@ -91,11 +92,14 @@ static int parse_object(yyjson_val *root, struct api_move_body *body, struct err
     yyjson_val *name, *value;
     if (!yyjson_is_obj(root))
         return err_set(err, ERRC_INVALID, "the body is to be a JSON object");
-    yyjson_obj_foreach(root, i, max, name, value) {
+    yyjson_obj_foreach(root, i, max, name, value)
+    {
         const struct member *m = member_find(name);
         if (m == NULL)
-            return err_set(err, ERRC_INVALID, "unknown member \"%.64s\"; known: kind, shard, target, at, lo, hi, key, "
-                           "table, dryRun, bake", yyjson_get_str(name));
+            return err_set(err, ERRC_INVALID,
+                           "unknown member \"%.64s\"; known: kind, shard, target, at, lo, hi, key, "
+                           "table, dryRun, bake",
+                           yyjson_get_str(name));
         if (seen[m - members])
             return err_set(err, ERRC_INVALID, "member \"%s\" is given twice", m->name);
         seen[m - members] = true;
@@ -106,7 +110,8 @@ static int parse_object(yyjson_val *root, struct api_move_body *body, struct err
             memset((char *)body + m->given, true, sizeof(bool));
     }
     if (body->kind[0] == '\0' || body->shard[0] == '\0')
-        return err_set(err, ERRC_INVALID, "member \"%s\" is missing", body->kind[0] == '\0' ? "kind" : "shard");
+        return err_set(err, ERRC_INVALID, "member \"%s\" is missing",
+                       body->kind[0] == '\0' ? "kind" : "shard");
     return 0;
 }
 
@@ -142,21 +147,25 @@ static const struct range *range_with(const struct routing_shard *shard, int64_t
     return NULL;
 }
 
-static int find_range(const struct routing_shard *shard, int64_t hash, const struct range **ret, struct err *err)
+static int find_range(const struct routing_shard *shard, int64_t hash, const struct range **ret,
+                      struct err *err)
 {
     *ret = range_with(shard, hash);
-    return *ret != NULL ? 0
-                        : err_set(err, ERRC_REFUSED, "shard \"%s\" does not own hash %" PRId64, shard->name, hash);
+    return *ret != NULL
+               ? 0
+               : err_set(err, ERRC_REFUSED, "shard \"%s\" does not own hash %" PRId64, shard->name, hash);
 }
 
 /* The upper part of the range that holds `at`, from `at` on. */
-static int plan_cut(const struct routing_shard *shard, int64_t at, bool keep_some, struct range *ret, struct err *err)
+static int plan_cut(const struct routing_shard *shard, int64_t at, bool keep_some, struct range *ret,
+                    struct err *err)
 {
     const struct range *whole;
     if (find_range(shard, at, &whole, err) != 0)
         return (int)err->code;
     if (keep_some && at == whole->lo && shard->ranges.count == 1)
-        return err_set(err, ERRC_REFUSED, "hash %" PRId64 " is the lowest of shard \"%s\": nothing would stay on it", at,
+        return err_set(err, ERRC_REFUSED,
+                       "hash %" PRId64 " is the lowest of shard \"%s\": nothing would stay on it", at,
                        shard->name);
     *ret = (struct range){at, whole->hi};
     return 0;
@@ -194,13 +203,15 @@ static int plan_bounds(const struct routing_shard *shard, const struct api_move_
 static int plan_all(const struct routing_shard *shard, struct range *ret, struct err *err)
 {
     if (shard->ranges.count != 1)
-        return err_set(err, ERRC_REFUSED, "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
+        return err_set(err, ERRC_REFUSED,
+                       "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
                        shard->name, shard->ranges.count);
     *ret = shard->ranges.items[0];
     return 0;
 }
 
-static int hash_of_body(const struct routing *routing, const struct api_move_body *body, int64_t *ret, struct err *err)
+static int hash_of_body(const struct routing *routing, const struct api_move_body *body, int64_t *ret,
+                        struct err *err)
 {
     if (body->has_at) {
         *ret = body->at;
@@ -218,7 +229,8 @@ static int plan_range(const struct routing *routing, const struct routing_shard 
     if (body->has_lo || body->has_hi)
         return plan_bounds(shard, body, ret, err);
     if (!body->has_at && !body->has_key)
-        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE ? plan_all(shard, ret, err) : plan_half(shard, ret, err);
+        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE ? plan_all(shard, ret, err)
+                                                                 : plan_half(shard, ret, err);
     if (hash_of_body(routing, body, &hash, err) != 0)
         return (int)err->code;
     if (kind != MOVE_KIND_ISOLATE)
@@ -238,7 +250,8 @@ static int check_members(const struct api_move_body *b, enum move_kind kind, str
     if (b->table[0] != '\0' && !b->has_key)
         return err_set(err, ERRC_INVALID, "\"table\" only says how \"key\" is to be hashed");
     if (kind == MOVE_KIND_MERGE && ways > 0)
-        return err_set(err, ERRC_INVALID, "a merge moves all of the shard: \"key\", \"at\", \"lo\" and \"hi\" have no place");
+        return err_set(err, ERRC_INVALID,
+                       "a merge moves all of the shard: \"key\", \"at\", \"lo\" and \"hi\" have no place");
     if (kind == MOVE_KIND_ISOLATE && !b->has_key && !b->has_at)
         return err_set(err, ERRC_INVALID, "an isolation needs \"key\" or \"at\"");
     if (kind == MOVE_KIND_REBALANCE && b->target[0] == '\0')
@@ -247,7 +260,8 @@ static int check_members(const struct api_move_body *b, enum move_kind kind, str
 }
 
 /* The shard that a merge goes to unless told: the owner of the hashes beside the range. */
-static const char *neighbour(const struct routing *routing, const struct routing_shard *shard, const struct range *range)
+static const char *neighbour(const struct routing *routing, const struct routing_shard *shard,
+                             const struct range *range)
 {
     const struct routing_shard *above = range->hi < INT64_MAX ? routing_owner(routing, range->hi + 1) : NULL;
     const struct routing_shard *below = range->lo > INT64_MIN ? routing_owner(routing, range->lo - 1) : NULL;
@@ -278,7 +292,8 @@ int api_move_plan(const struct routing *routing, const struct api_move_body *bod
     if (missing == NULL && plan.target != NULL && routing_find_shard(routing, plan.target) == NULL)
         missing = plan.target;
     if (missing != NULL)
-        return err_set(err, ERRC_NOT_FOUND, "database \"%s\" has no shard \"%s\"", routing->database, missing);
+        return err_set(err, ERRC_NOT_FOUND, "database \"%s\" has no shard \"%s\"", routing->database,
+                       missing);
     if (plan_range(routing, shard, kind, body, &plan.range, err) != 0)
         return (int)err->code;
     plan.kind = (int)kind;

@@ -53,7 +53,8 @@ bool api_pattern_match(const char *pattern, const char *path, char params[API_PA
 
 static bool method_is(const struct api_route *route, const char *method)
 {
-    return strcmp(route->method, method) == 0 || (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
+    return strcmp(route->method, method) == 0 ||
+           (strcmp(route->method, "GET") == 0 && strcmp(method, "HEAD") == 0);
 }
 
 static bool word_in(const char *words, const char *word, size_t length)
@@ -74,8 +75,9 @@ static bool queries_are_known(struct api_call *call, const struct api_route *rou
         size_t length = strcspn(p, "&"), name = strcspn(p, "=&");
         if (length > 0 && !word_in(route->queries, p, name)) {
             known = false;
-            http_problem(call->ex, 400, "unknown_parameter", "unknown query parameter \"%.*s\"; known here: %s",
-                         (int)(name > 64 ? 64 : name), p, route->queries[0] != '\0' ? route->queries : "none");
+            http_problem(call->ex, 400, "unknown_parameter",
+                         "unknown query parameter \"%.*s\"; known here: %s", (int)(name > 64 ? 64 : name), p,
+                         route->queries[0] != '\0' ? route->queries : "none");
         } else if (length > 0 && word_in(buf_text(&seen), p, name)) {
             known = false;
             http_problem(call->ex, 400, "invalid", "query parameter \"%.*s\" is given twice", (int)name, p);

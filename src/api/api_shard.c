@@ -21,7 +21,8 @@ static void print_mean(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_va
     print_values(doc, yyjson_mut_obj_add_obj(doc, object, name), values);
 }
 
-static void print_quantiles(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, const struct hist *h)
+static void print_quantiles(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
+                            const struct hist *h)
 {
     static const struct {
         const char *name;
@@ -29,7 +30,8 @@ static void print_quantiles(yyjson_mut_doc *doc, yyjson_mut_val *object, const c
     } shares[] = {{"p50", 0.5}, {"p95", 0.95}, {"p99", 0.99}};
     yyjson_mut_val *out = yyjson_mut_obj_add_obj(doc, object, name);
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++)
-        json_real(doc, out, shares[i].name, h->count > 0 ? (double)hist_quantile(h, shares[i].q) / 1e3 : (double)NAN);
+        json_real(doc, out, shares[i].name,
+                  h->count > 0 ? (double)hist_quantile(h, shares[i].q) / 1e3 : (double)NAN);
     json_uint64(doc, out, "count", h->count);
 }
 
@@ -56,8 +58,8 @@ static void print_load(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_va
     print_quantiles(doc, load, "query_age_ms", &primary->query_age);
 }
 
-static void print_balancer(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const char *database,
-                           const char *shard)
+static void print_balancer(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                           const char *database, const char *shard)
 {
     const struct api_services *s = &api->services;
     struct api_standing standing = {0};
@@ -146,7 +148,8 @@ void api_get_shard(struct api_call *call)
     const struct routing_shard *shard = routing_find_shard(db->routing, call->params[1]);
     struct api_decision decision;
     if (shard == NULL) {
-        http_problem(call->ex, 404, "not_found", "database \"%s\" has no shard \"%s\"", db->name, call->params[1]);
+        http_problem(call->ex, 404, "not_found", "database \"%s\" has no shard \"%s\"", db->name,
+                     call->params[1]);
         return;
     }
     yyjson_mut_doc *doc;

@@ -1,11 +1,10 @@
 /* links: api operation store http fleet loop */
 /*
- * The API over a canned fleet, without PostgreSQL: for tests/live/test_api.py. Prints one JSON line with its ports,
- * then obeys lines on stdin (each answered with "ok" or "what?" on stdout) until "quit" or end of file:
- *   move            a range goes from s1 to s2 and back: the routing table's epoch grows
- *   progress N      N times progress of one operation in one turn
- *   decide, instance, ready, unready, remove
- * Its databases: shop (s1, s2; bigint keys), docs (one shard, text keys), fresh (not provisioned).
+ * The API over a canned fleet, without PostgreSQL: for tests/live/test_api.py. Prints one JSON line with its
+ * ports, then obeys lines on stdin (each answered with "ok" or "what?" on stdout) until "quit" or end of
+ * file: move            a range goes from s1 to s2 and back: the routing table's epoch grows progress N N
+ * times progress of one operation in one turn decide, instance, ready, unready, remove Its databases: shop
+ * (s1, s2; bigint keys), docs (one shard, text keys), fresh (not provisioned).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,7 +64,8 @@ static void add_instance(const char *database, const char *shard, int port, bool
     char name[64];
     struct fleet_instance *i;
     struct err err = {0};
-    struct instance_access access = {(char *)"127.0.0.1", port, (char *)"shardherd", NULL, (char *)"app", NULL, NULL};
+    struct instance_access access = {
+        (char *)"127.0.0.1", port, (char *)"shardherd", NULL, (char *)"app", NULL, NULL};
     snprintf(name, sizeof name, "%s-%s-0", database, shard);
     if (fleet_add_instance(&tool.fleet, name, "static", &access, &i, &err) != 0)
         die("instance", &err);
@@ -132,7 +132,8 @@ static void add_ended_moves(void)
         r.range = (struct range){0, 99};
         r.state = i == 3 ? MOVE_REFUSED : MOVE_DONE;
         if (i == 3)
-            buf_add_text(&r.findings, "[{\"subject\":\"public.orders\",\"finding\":\"no key\",\"remedy\":\"add one\"}]");
+            buf_add_text(&r.findings,
+                         "[{\"subject\":\"public.orders\",\"finding\":\"no key\",\"remedy\":\"add one\"}]");
         r.created_us = 1700000000000000 + i * 1000000;
         r.ended_us = r.created_us + 500000;
         move_record_print(&r, &json);
@@ -177,8 +178,8 @@ static void apply_new(struct answer *a, const char *name)
         snprintf(a->operation, sizeof a->operation, "%s", op->id);
 }
 
-static int apply(void *data, const char *name, const char *text, size_t length, bool dry_run, api_answer_cb cb,
-                 void *cb_data, struct err *err)
+static int apply(void *data, const char *name, const char *text, size_t length, bool dry_run,
+                 api_answer_cb cb, void *cb_data, struct err *err)
 {
     (void)data;
     if (length == 0 || strstr(text, "ShardedDatabase") == NULL)
@@ -199,7 +200,8 @@ static int delete_it(void *data, const char *name, api_answer_cb cb, void *cb_da
 {
     struct operation *op;
     (void)data;
-    if (strcmp(name, "shop") == 0 || strcmp(name, "docs") == 0) /* a fuzzer is not to take away what others test */
+    if (strcmp(name, "shop") == 0 ||
+        strcmp(name, "docs") == 0) /* a fuzzer is not to take away what others test */
         return err_set(err, ERRC_CONFLICT, "an operation runs on database %s", name);
     if (retire_start(&tool.operations, name, &op, err) != 0)
         return (int)err->code;
@@ -283,8 +285,8 @@ static int runtime_later(runtime_instance_cb instance_cb, runtime_done_cb done_c
     return 0;
 }
 
-static int fake_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data,
-                       struct err *err)
+static int fake_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb,
+                       void *data, struct err *err)
 {
     (void)rt, (void)spec, (void)err;
     return runtime_later(cb, NULL, data);
@@ -376,7 +378,8 @@ static void obey(const char *line)
         command_move();
     else if (sscanf(line, "progress %d", &count) == 1)
         while (count-- > 0) {
-            list_each(node, &tool.operations.list) {
+            list_each(node, &tool.operations.list)
+            {
                 struct operation *op = list_item(node, struct operation, node);
                 if (op->status == OPERATION_RUNNING && move_op_is(op))
                     api_operation_changed(tool.api, op);
