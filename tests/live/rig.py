@@ -50,9 +50,8 @@ class Rig:
     def command(self):
         flags = [
             f"state_directory={self.state}",
-            "listen.public_port=0",
-            "listen.admin_port=0",
-            "listen.metrics_port=0",
+            # free ones at the first start, the same ones ever after: clients keep their address
+            *(f"listen.{name}_port={self.ports.get(name, 0)}" for name in ("public", "admin", "metrics")),
             "discovery.interval=1s",
             *self.settings,
         ]
