@@ -95,6 +95,7 @@ struct fleet_database {
     struct routing *routing;  /* NULL until provisioned */
     int64_t routing_revision; /* store revision of db/<name>/routing */
     struct balance_policy policy;
+    unsigned initial_shards; /* of the specification: automatic merges never go below */
 };
 
 struct fleet {

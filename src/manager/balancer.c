@@ -264,6 +264,7 @@ static void decide(struct balancer *b, const struct fleet_database *db)
         .shards = shards,
         .shard_count = routing->shard_count,
         .pending_shards = pending_shards(b, db),
+        .min_shards = db->initial_shards,
         .free_instances = b->options.operations->services.runtime != NULL ? 64 : 0,
         .capacity_why = "no runtime is configured that could make a shard",
         .running_operations = operations_running(b->options.operations),

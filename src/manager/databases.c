@@ -225,6 +225,7 @@ static void load_spec(struct loading *l, const struct store_entry *e, const char
     db->spec_json = mem_strdup(e->value);
     db->spec_revision = e->revision;
     db->policy = spec.balance;
+    db->initial_shards = (unsigned)spec.shard_count;
     l->outstanding++;
     ensure_secret(l->databases, name, spec.owner, loaded_one, l);
     database_spec_free(&spec);
@@ -336,6 +337,7 @@ static void spec_written(const struct err *err, int64_t revision, void *data)
     db->spec_json = mem_strdup(a->json);
     db->spec_revision = revision;
     db->policy = a->spec.balance;
+    db->initial_shards = (unsigned)a->spec.shard_count;
     d->fleet->version++;
     if (db->routing == NULL && start_provision(d, &a->spec, &op, &local) != 0) {
         apply_end(a, &local, NULL);
