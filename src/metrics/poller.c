@@ -91,7 +91,7 @@ static void options_default(struct pollers_options *o)
     if (o->connect_timeout_ns == 0)
         o->connect_timeout_ns = 2 * ENV_NS_PER_S;
     if (o->connects_per_second == 0)
-        o->connects_per_second = 100;
+        o->connects_per_second = 50;
     if (o->connecting_max == 0)
         o->connecting_max = 64;
 }

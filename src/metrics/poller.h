@@ -32,7 +32,7 @@ struct pollers_options {
      * (sizes, settings) is on its way, because the answers come in order. */
     uint64_t deadline_ns;
     uint64_t connect_timeout_ns; /* per address; 0 = 2 s */
-    /* Connects per second over all instances; 0 = 100. A SCRAM handshake costs a worker 5 to 7 ms of CPU. */
+    /* Connects per second over all instances; 0 = 50. A SCRAM handshake costs a worker 5 to 7 ms of CPU. */
     unsigned connects_per_second;
     unsigned connecting_max; /* handshakes at the same time; 0 = 64 */
 };
