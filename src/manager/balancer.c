@@ -12,16 +12,16 @@
 #define PERIOD_NS ENV_NS_PER_S
 
 struct watched_shard {
-    struct list node;        /* in watched.shards */
+    struct list node; /* in watched.shards */
     char name[BALANCE_NAME_SIZE];
     struct sampler *stream;
     struct sampler *rows;
     uint64_t last_split_ns;
-    bool present;            /* in the snapshot of this tick */
+    bool present; /* in the snapshot of this tick */
 };
 
 struct watched {
-    struct list node;        /* in balancer.databases */
+    struct list node; /* in balancer.databases */
     char *database;
     struct balance_state *state;
     struct list shards;
@@ -34,7 +34,7 @@ struct balancer {
     struct balancer_decision *kept; /* ring */
     uint64_t decisions;
     uint64_t counts[BALANCE_R_COUNT];
-    int samplers;            /* not yet freed */
+    int samplers; /* not yet freed */
     bool stopping;
     void (*closed)(void *data);
     void *data;
@@ -44,7 +44,8 @@ struct balancer {
 
 static struct watched *watched_find(const struct balancer *b, const char *database)
 {
-    list_each(node, &b->databases) {
+    list_each(node, &b->databases)
+    {
         struct watched *w = list_item(node, struct watched, node);
         if (strcmp(w->database, database) == 0)
             return w;
@@ -67,7 +68,8 @@ static struct watched *watched_get(struct balancer *b, const char *database)
 
 static struct watched_shard *shard_get(struct watched *w, const char *name)
 {
-    list_each(node, &w->shards) {
+    list_each(node, &w->shards)
+    {
         struct watched_shard *s = list_item(node, struct watched_shard, node);
         if (strcmp(s->name, name) == 0)
             return s;
@@ -110,7 +112,8 @@ static void forget_shard(struct balancer *b, struct watched_shard *s)
 
 static void forget_database(struct balancer *b, struct watched *w)
 {
-    list_each(node, &w->shards) {
+    list_each(node, &w->shards)
+    {
         forget_shard(b, list_item(node, struct watched_shard, node));
     }
     list_remove(&w->node);
@@ -121,8 +124,8 @@ static void forget_database(struct balancer *b, struct watched *w)
 
 /* ---- samplers follow what the decider wants ---- */
 
-static void follow(struct balancer *b, const struct fleet_database *db, struct sampler **sampler, const char *shard,
-                   bool wanted, bool rows)
+static void follow(struct balancer *b, const struct fleet_database *db, struct sampler **sampler,
+                   const char *shard, bool wanted, bool rows)
 {
     if (!wanted) {
         stop_sampler(b, sampler);
@@ -137,7 +140,8 @@ static void follow(struct balancer *b, const struct fleet_database *db, struct s
 
 static void follow_all(struct balancer *b, const struct fleet_database *db, struct watched *w)
 {
-    list_each(node, &w->shards) {
+    list_each(node, &w->shards)
+    {
         struct watched_shard *s = list_item(node, struct watched_shard, node);
         if (!s->present) {
             forget_shard(b, s);
@@ -180,10 +184,12 @@ static void shard_facts(struct balancer *b, const struct fleet_database *db, str
 static unsigned pending_shards(const struct balancer *b, const struct fleet_database *db)
 {
     unsigned pending = 0;
-    list_each(node, &b->options.operations->list) {
+    list_each(node, &b->options.operations->list)
+    {
         const struct operation *op = list_item(node, struct operation, node);
         if (op->status == OPERATION_RUNNING && move_op_is(op) && strcmp(op->database, db->name) == 0 &&
-            move_op_record(op)->new_target && routing_find_shard(db->routing, move_op_record(op)->target) == NULL)
+            move_op_record(op)->new_target &&
+            routing_find_shard(db->routing, move_op_record(op)->target) == NULL)
             pending++;
     }
     return pending;
@@ -215,7 +221,8 @@ static int start_move(struct balancer *b, const struct fleet_database *db, const
     return move_op_start(b->options.operations, &request, ret, err);
 }
 
-static void keep(struct balancer *b, const struct fleet_database *db, const struct balance_change *c, const char *operation)
+static void keep(struct balancer *b, const struct fleet_database *db, const struct balance_change *c,
+                 const char *operation)
 {
     struct balancer_decision *d = &b->kept[b->decisions % BALANCER_KEPT];
     memset(d, 0, sizeof *d);
@@ -226,8 +233,8 @@ static void keep(struct balancer *b, const struct fleet_database *db, const stru
     snprintf(d->operation, sizeof d->operation, "%s", operation);
     if (c->rule > 0 && c->rule < BALANCE_R_COUNT)
         b->counts[c->rule]++;
-    log_event(LOG_INFO, c->kind == BALANCE_REFUSE ? "refused" : "decided", "db", db->name, "shard", c->shard, "kind",
-              balance_kind_name(c->kind), "rule", log_num(c->rule), "why", c->sentence, "op",
+    log_event(LOG_INFO, c->kind == BALANCE_REFUSE ? "refused" : "decided", "db", db->name, "shard", c->shard,
+              "kind", balance_kind_name(c->kind), "rule", log_num(c->rule), "why", c->sentence, "op",
               operation[0] != '\0' ? operation : NULL, NULL);
     if (b->options.decided != NULL)
         b->options.decided(d, b->options.data);
@@ -241,7 +248,8 @@ static void take_change(struct balancer *b, const struct fleet_database *db, con
     bool moves = c->kind == BALANCE_SPLIT || c->kind == BALANCE_ISOLATE || c->kind == BALANCE_REBALANCE ||
                  c->kind == BALANCE_MERGE;
     if (moves && c->act && start_move(b, db, w, c, &op, &err) != 0)
-        log_event(LOG_WARN, "decision could not be started", "db", db->name, "shard", c->shard, "err", err.message, NULL);
+        log_event(LOG_WARN, "decision could not be started", "db", db->name, "shard", c->shard, "err",
+                  err.message, NULL);
     keep(b, db, c, op != NULL ? op->id : "");
 }
 
@@ -251,7 +259,8 @@ static void decide(struct balancer *b, const struct fleet_database *db)
     const struct routing *routing = db->routing;
     struct balance_shard_facts *shards = mem_array(routing->shard_count, sizeof *shards);
     struct balance_changes changes = {0};
-    list_each(node, &w->shards) {
+    list_each(node, &w->shards)
+    {
         list_item(node, struct watched_shard, node)->present = false;
     }
     for (size_t i = 0; i < routing->shard_count; i++)
@@ -285,7 +294,8 @@ static void tick(struct loop_timer *timer, void *data)
     loop_timer_start(timer, PERIOD_NS);
     if (b->options.operations->services.term == 0)
         return;
-    list_each(node, &b->options.fleet->databases) {
+    list_each(node, &b->options.fleet->databases)
+    {
         const struct fleet_database *db = list_item(node, struct fleet_database, node);
         if (db->routing != NULL)
             decide(b, db);
@@ -309,7 +319,8 @@ void balancer_stop(struct balancer *b, void (*closed)(void *data), void *data)
 {
     loop_timer_stop(&b->timer);
     b->samplers++; /* our own hold */
-    list_each(node, &b->databases) {
+    list_each(node, &b->databases)
+    {
         forget_database(b, list_item(node, struct watched, node));
     }
     b->stopping = true;
@@ -349,7 +360,8 @@ uint64_t balancer_count(const struct balancer *b, int rule)
     return rule > 0 && rule < BALANCE_R_COUNT ? b->counts[rule] : 0;
 }
 
-const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database, const char *shard)
+const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database,
+                                                 const char *shard)
 {
     const struct watched *w = watched_find(b, database);
     return w != NULL ? balance_state_find(w->state, shard) : NULL;

@@ -14,8 +14,8 @@
 #define BALANCER_KEPT 1000
 
 struct balancer_decision {
-    uint64_t number;     /* 1, 2, ... since the start of the manager */
-    int64_t at_us;       /* wall clock */
+    uint64_t number; /* 1, 2, ... since the start of the manager */
+    int64_t at_us;   /* wall clock */
     char database[BALANCE_NAME_SIZE];
     struct balance_change change;
     char operation[OPERATION_ID_SIZE]; /* started by it, "" = none */
@@ -48,6 +48,7 @@ const struct balancer_decision *balancer_decision(const struct balancer *b, unsi
 /* Since the start, by rule number. */
 uint64_t balancer_count(const struct balancer *b, int rule);
 /* What stands for a shard; NULL if not known. */
-const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database, const char *shard);
+const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database,
+                                                 const char *shard);
 
 #endif

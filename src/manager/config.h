@@ -1,8 +1,8 @@
 /*
  * config: everything a manager can be told, from one YAML file, the environment and flags, in that order.
  *
- * A value object, read off the loop (files) and swapped whole: a file that does not hold keeps the old one. Every
- * error names file, line, column and remedy. Secrets are never part of it, only where to find them.
+ * A value object, read off the loop (files) and swapped whole: a file that does not hold keeps the old one.
+ * Every error names file, line, column and remedy. Secrets are never part of it, only where to find them.
  * docs/configuration.md and config/shardherd.schema.json describe the same keys; a test compares them.
  */
 #ifndef MANAGER_CONFIG_H
@@ -16,34 +16,35 @@
 #include "base/log.h"
 #include "fleet/fleet.h"
 
-struct config_instance {      /* discovery.static[] */
-    char *name;               /* unique; "<database>-<shard>-0" by default */
-    char *database, *shard;   /* what it may serve; "" = free */
-    char *dsn;                /* postgresql:// or keyword form without a password; or NULL and the members below */
+struct config_instance {    /* discovery.static[] */
+    char *name;             /* unique; "<database>-<shard>-0" by default */
+    char *database, *shard; /* what it may serve; "" = free */
+    char *dsn; /* postgresql:// or keyword form without a password; or NULL and the members below */
     char *host;
     int port;
     char *dbname, *user, *sslmode, *sslrootcert;
-    char *passfile;           /* ~/.pgpass format, or NULL */
-    char *password_env;       /* name of an environment variable, or NULL */
+    char *passfile;     /* ~/.pgpass format, or NULL */
+    char *password_env; /* name of an environment variable, or NULL */
 };
 
 struct config {
     /* where */
-    char *path;               /* of the file, NULL = none */
-    char *state_directory;    /* store, local instances, secrets; default /var/lib/shardherd, else ~/.local/state/shardherd */
+    char *path;            /* of the file, NULL = none */
+    char *state_directory; /* store, local instances, secrets; default /var/lib/shardherd, else
+                              ~/.local/state/shardherd */
     /* log */
     enum log_level log_level;
     enum log_format log_format;
     /* listeners: public, admin, metrics */
     char *public_address, *admin_address, *metrics_address; /* default 127.0.0.1 */
     int public_port, admin_port, metrics_port;              /* default 8080, 8081, 9090; 0 = a free one */
-    bool insecure_listen;     /* allow addresses that are not loopback although there is no authentication yet */
+    bool insecure_listen; /* allow addresses that are not loopback although there is no authentication yet */
     /* runtime */
-    char *runtime_kind;       /* "local" (default), "none" */
+    char *runtime_kind;          /* "local" (default), "none" */
     char *runtime_bin_directory; /* NULL = search */
-    char *runtime_address;    /* 127.0.0.1 */
-    int runtime_first_port;   /* 25432 */
-    char *runtime_user;       /* NULL = choose */
+    char *runtime_address;       /* 127.0.0.1 */
+    int runtime_first_port;      /* 25432 */
+    char *runtime_user;          /* NULL = choose */
     /* discovery */
     bool discovery_enabled;
     uint64_t discovery_interval_ns; /* 5 s */
@@ -53,7 +54,7 @@ struct config {
     uint64_t load_period_ns, replication_period_ns, activity_period_ns, sizes_period_ns, settings_period_ns;
     /* balance: defaults for databases that do not say otherwise */
     struct balance_policy balance;
-    int max_moves;            /* at a time in the fleet; 2 */
+    int max_moves; /* at a time in the fleet; 2 */
 };
 
 void config_init(struct config *c); /* all defaults */
@@ -61,10 +62,12 @@ void config_free(struct config *c);
 
 /*
  * Reads path (NULL: only environment), then SHARDHERD_* and the well-known variables (KUBERNETES_NAMESPACE is
- * accepted and unused here, DISCOVERY_ENABLED, DISCOVERY_INTERVAL, ...), then `flags` ("key.path=value", NULL-ended;
- * may be NULL). ERRC_INVALID "shardherd.yaml:12:5: balance.threshold: ... (remedy)". *ret untouched on failure.
+ * accepted and unused here, DISCOVERY_ENABLED, DISCOVERY_INTERVAL, ...), then `flags` ("key.path=value",
+ * NULL-ended; may be NULL). ERRC_INVALID "shardherd.yaml:12:5: balance.threshold: ... (remedy)". *ret
+ * untouched on failure.
  */
-int config_load(const char *path, struct env *env, const char *const *flags, struct config *ret, struct err *err);
+int config_load(const char *path, struct env *env, const char *const *flags, struct config *ret,
+                struct err *err);
 
 /* The static list for discovery; texts are borrowed from c, free(*ret) only. Returns 0. */
 struct discovery_entry;
@@ -82,17 +85,19 @@ bool config_can_reload(const struct config *a, const struct config *b, const cha
 struct spec_shard {
     char *name;
     struct range range;
-    char *instance;           /* static instance to use, NULL = make one */
+    char *instance; /* static instance to use, NULL = make one */
 };
 
 struct database_spec {
     char *name;
     struct spec_shard *shards;
     int shard_count;
-    struct { char *name, *key; } *tables;
+    struct {
+        char *name, *key;
+    } * tables;
     int table_count;
-    char *schema;             /* SQL, NULL = none */
-    char *owner;              /* role, default "app" */
+    char *schema; /* SQL, NULL = none */
+    char *owner;  /* role, default "app" */
     struct balance_policy balance;
 };
 
@@ -100,12 +105,12 @@ struct database_spec {
  * From YAML or JSON text:
  *   apiVersion: shardherd.io/v1alpha1, kind: ShardedDatabase, metadata: {name: shop},
  *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], tables: [{name, key}], schema: "...", owner: app,
- *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000, relative: 1.2,
- *                    window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}}
- * `source` names the text in errors. Unknown keys are errors that name the nearest known one.
+ *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000,
+ * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}} `source`
+ * names the text in errors. Unknown keys are errors that name the nearest known one.
  */
-int database_spec_parse(const char *text, size_t length, const char *source, const struct balance_policy *defaults,
-                        struct database_spec *ret, struct err *err);
+int database_spec_parse(const char *text, size_t length, const char *source,
+                        const struct balance_policy *defaults, struct database_spec *ret, struct err *err);
 void database_spec_free(struct database_spec *spec);
 /* The canonical JSON that is kept in the store under db/<name>/spec. */
 void database_spec_print(const struct database_spec *spec, struct buf *json);

@@ -24,16 +24,16 @@ struct secret {
 
 struct databases {
     struct loop *loop;
-    char *directory;          /* <state>/secrets */
+    char *directory; /* <state>/secrets */
     struct store *store;
     struct fleet *fleet;
     struct operations *operations;
     struct list secrets;
-    char instance_name[160];  /* for databases_spec_of() */
+    char instance_name[160]; /* for databases_spec_of() */
 };
 
-struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store, struct fleet *fleet,
-                                struct operations *operations)
+struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store,
+                                struct fleet *fleet, struct operations *operations)
 {
     struct databases *d = mem_zalloc(sizeof *d);
     d->loop = loop;
@@ -49,7 +49,8 @@ void databases_free(struct databases *d)
 {
     if (d == NULL)
         return;
-    list_each(node, &d->secrets) {
+    list_each(node, &d->secrets)
+    {
         struct secret *s = list_item(node, struct secret, node);
         list_remove(&s->node);
         free(s->database);
@@ -63,7 +64,8 @@ void databases_free(struct databases *d)
 
 static struct secret *find_secret(const struct databases *d, const char *database)
 {
-    list_each(node, &d->secrets) {
+    list_each(node, &d->secrets)
+    {
         struct secret *s = list_item(node, struct secret, node);
         if (strcmp(s->database, database) == 0)
             return s;
@@ -142,7 +144,8 @@ static void secret_done(struct work *work, int code)
         err_set(&job->err, ERRC_CANCELED, "canceled");
     if (job->err.code == ERRC_NONE && find_secret(d, job->database) == NULL) {
         struct secret *s = mem_zalloc(sizeof *s);
-        *s = (struct secret){.database = mem_strdup(job->database), .owner = mem_strdup(job->owner),
+        *s = (struct secret){.database = mem_strdup(job->database),
+                             .owner = mem_strdup(job->owner),
                              .password = mem_strdup(job->password)};
         list_append(&d->secrets, &s->node);
     }
@@ -173,8 +176,8 @@ static int ensure_secret(struct databases *d, const char *database, const char *
     return work_start(d->loop, &job->work, run_secret, secret_done, job);
 }
 
-int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
-                      struct err *err)
+int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
+                      struct runtime_spec *ret, struct err *err)
 {
     /* what a move needs of a server, and a subscription that starts at once */
     static const char *const settings[] = {"wal_retrieve_retry_interval = 500ms", NULL};
@@ -183,8 +186,12 @@ int databases_spec_of(void *data, const struct fleet_database *db, const char *s
     if (s == NULL)
         return err_set(err, ERRC_UNAVAILABLE, "the password of database %s was not read yet", db->name);
     snprintf(d->instance_name, sizeof d->instance_name, "%s-%s-0", db->name, shard);
-    *ret = (struct runtime_spec){.name = d->instance_name, .database = db->name, .shard = shard, .owner = s->owner,
-                                 .owner_password = s->password, .settings = settings};
+    *ret = (struct runtime_spec){.name = d->instance_name,
+                                 .database = db->name,
+                                 .shard = shard,
+                                 .owner = s->owner,
+                                 .owner_password = s->password,
+                                 .settings = settings};
     return 0;
 }
 
@@ -303,16 +310,22 @@ static void apply_end(struct applying *a, const struct err *err, const char *ope
     free(a);
 }
 
-static int start_provision(struct databases *d, const struct database_spec *spec, struct operation **ret, struct err *err)
+static int start_provision(struct databases *d, const struct database_spec *spec, struct operation **ret,
+                           struct err *err)
 {
     struct provision_shard *shards = mem_array((size_t)spec->shard_count, sizeof *shards);
     struct provision_table *tables = mem_array((size_t)spec->table_count, sizeof *tables);
     for (int i = 0; i < spec->shard_count; i++)
-        shards[i] = (struct provision_shard){spec->shards[i].name, spec->shards[i].range, spec->shards[i].instance};
+        shards[i] =
+            (struct provision_shard){spec->shards[i].name, spec->shards[i].range, spec->shards[i].instance};
     for (int i = 0; i < spec->table_count; i++)
         tables[i] = (struct provision_table){spec->tables[i].name, spec->tables[i].key};
-    struct provision_request request = {.database = spec->name, .shards = shards, .shard_count = spec->shard_count,
-                                        .tables = tables, .table_count = spec->table_count, .schema = spec->schema,
+    struct provision_request request = {.database = spec->name,
+                                        .shards = shards,
+                                        .shard_count = spec->shard_count,
+                                        .tables = tables,
+                                        .table_count = spec->table_count,
+                                        .schema = spec->schema,
                                         .owner = spec->owner};
     int rc = provision_start(d->operations, &request, ret, err);
     free(shards);
@@ -353,7 +366,8 @@ static void write_spec(struct applying *a)
     struct err err = {0};
     char key[STORE_KEY_MAX];
     snprintf(key, sizeof key, "db/%s/spec", a->spec.name);
-    if (store_compare_and_swap(d->store, key, db != NULL ? db->spec_revision : 0, a->json, spec_written, a, &err) != 0)
+    if (store_compare_and_swap(d->store, key, db != NULL ? db->spec_revision : 0, a->json, spec_written, a,
+                               &err) != 0)
         apply_end(a, &err, NULL);
 }
 
@@ -381,12 +395,14 @@ static int check_change(const struct fleet_database *db, const struct database_s
 {
     struct database_spec old;
     const char *what = NULL;
-    if (db->spec_json == NULL || database_spec_parse(db->spec_json, strlen(db->spec_json), "store", defaults, &old, NULL) != 0)
+    if (db->spec_json == NULL ||
+        database_spec_parse(db->spec_json, strlen(db->spec_json), "store", defaults, &old, NULL) != 0)
         return 0;
     if (old.table_count != next->table_count)
         what = "tables";
     for (int i = 0; what == NULL && i < old.table_count; i++)
-        if (strcmp(old.tables[i].name, next->tables[i].name) != 0 || strcmp(old.tables[i].key, next->tables[i].key) != 0)
+        if (strcmp(old.tables[i].name, next->tables[i].name) != 0 ||
+            strcmp(old.tables[i].key, next->tables[i].key) != 0)
             what = "tables";
     if (strcmp(old.owner, next->owner) != 0)
         what = "owner";
@@ -395,14 +411,16 @@ static int check_change(const struct fleet_database *db, const struct database_s
     database_spec_free(&old);
     if (what != NULL)
         return err_set(err, ERRC_CONFLICT,
-                       "database %s exists: %s cannot be changed by applying it again (shards change by split, merge and "
+                       "database %s exists: %s cannot be changed by applying it again (shards change by "
+                       "split, merge and "
                        "move)",
                        db->name, what);
     return 0;
 }
 
 int databases_apply(struct databases *d, const char *name, const char *text, size_t length,
-                    const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data, struct err *err)
+                    const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data,
+                    struct err *err)
 {
     struct applying *a = mem_zalloc(sizeof *a);
     struct buf json = {0};

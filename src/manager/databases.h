@@ -2,8 +2,8 @@
  * databases: the specifications of databases: applied, kept in the store, read again at the start, deleted.
  *
  * Each database has a secret: the password of the role that owns its tables, made once, in
- * <state>/secrets/<database>.pgpass (mode 0600, the format of ~/.pgpass, so that psql and `shardherd load` can use
- * the file as it is). File work is done on worker jobs.
+ * <state>/secrets/<database>.pgpass (mode 0600, the format of ~/.pgpass, so that psql and `shardherd load`
+ * can use the file as it is). File work is done on worker jobs.
  */
 #ifndef MANAGER_DATABASES_H
 #define MANAGER_DATABASES_H
@@ -15,18 +15,19 @@
 struct databases;
 
 /* All pointers outlive it. */
-struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store, struct fleet *fleet,
-                                struct operations *operations);
+struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store,
+                                struct fleet *fleet, struct operations *operations);
 void databases_free(struct databases *d);
 
-/* Reads everything under db/ into the fleet. Documents that are not understood are reported and left alone. */
+/* Reads everything under db/ into the fleet. Documents that are not understood are reported and left alone.
+ */
 int databases_load(struct databases *d, const struct balance_policy *defaults,
                    void (*done)(const struct err *err, void *data), void *data, struct err *err);
 
 struct databases_answer {
-    const struct err *err;      /* NULL = accepted */
-    bool created;               /* else it existed and was changed, or nothing had to change */
-    const char *operation;      /* id of the provision or retire operation that began, or NULL */
+    const struct err *err; /* NULL = accepted */
+    bool created;          /* else it existed and was changed, or nothing had to change */
+    const char *operation; /* id of the provision or retire operation that began, or NULL */
 };
 typedef void (*databases_cb)(const struct databases_answer *answer, void *data);
 
@@ -35,11 +36,12 @@ typedef void (*databases_cb)(const struct databases_answer *answer, void *data);
  * ERRC_CONFLICT naming it. name: must equal metadata.name when not NULL. dry_run: only checked.
  */
 int databases_apply(struct databases *d, const char *name, const char *text, size_t length,
-                    const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data, struct err *err);
+                    const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data,
+                    struct err *err);
 int databases_delete(struct databases *d, const char *name, databases_cb cb, void *data, struct err *err);
 
 /* For operation_services.spec_of; data = struct databases. */
-int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
-                      struct err *err);
+int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
+                      struct runtime_spec *ret, struct err *err);
 
 #endif

@@ -14,8 +14,8 @@
 #include "manager/config.h"
 
 struct manager_options {
-    const char *config_path;     /* NULL = none; watched for changes */
-    const char *const *flags;    /* "key.path=value", NULL-ended; applied again at each reload; may be NULL */
+    const char *config_path;  /* NULL = none; watched for changes */
+    const char *const *flags; /* "key.path=value", NULL-ended; applied again at each reload; may be NULL */
     struct env *env;
     /*
      * Writes the real ports here once they are open: {"public":8080,"admin":8081,"metrics":9090,"pid":1234}.
@@ -24,7 +24,8 @@ struct manager_options {
     const char *ports_path;
 };
 
-/* Runs until SIGTERM or SIGINT. Returns 0 after an orderly end; otherwise the error says what could not start. */
+/* Runs until SIGTERM or SIGINT. Returns 0 after an orderly end; otherwise the error says what could not
+ * start. */
 int manager_run(const struct manager_options *options, struct err *err);
 
 #endif

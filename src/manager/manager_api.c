@@ -34,14 +34,15 @@ static int not_ready(const struct manager *m, struct err *err)
     return err_set(err, ERRC_UNAVAILABLE, "the manager is %s: try again in a moment", sm_name(&m->sm));
 }
 
-static int apply_database(void *data, const char *name, const char *text, size_t length, bool dry_run, api_answer_cb cb,
-                          void *cb_data, struct err *err)
+static int apply_database(void *data, const char *name, const char *text, size_t length, bool dry_run,
+                          api_answer_cb cb, void *cb_data, struct err *err)
 {
     struct manager *m = data;
     if (manager_now(m) != MANAGER_READY)
         return not_ready(m, err);
     struct answer *a = new_answer(cb, cb_data);
-    int rc = databases_apply(m->databases, name, text, length, &m->config.balance, dry_run, on_answer, a, err);
+    int rc =
+        databases_apply(m->databases, name, text, length, &m->config.balance, dry_run, on_answer, a, err);
     if (rc != 0)
         free(a);
     return rc;
@@ -88,7 +89,8 @@ static bool decision(void *data, unsigned n, struct api_decision *ret)
 static bool standing(void *data, const char *database, const char *shard, struct api_standing *ret)
 {
     struct manager *m = data;
-    const struct balance_shard_state *s = m->balancer != NULL ? balancer_shard(m->balancer, database, shard) : NULL;
+    const struct balance_shard_state *s =
+        m->balancer != NULL ? balancer_shard(m->balancer, database, shard) : NULL;
     if (s == NULL)
         return false;
     *ret = (struct api_standing){.phase = balance_phase_name(s->phase),
@@ -125,7 +127,8 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
         {"operations", up && state > MANAGER_RESUMING, NULL},
         {"balancer", state == MANAGER_READY, NULL},
-        /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service */
+        /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service
+         */
         {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
     };
     if (n >= sizeof all / sizeof all[0])
@@ -137,7 +140,8 @@ static bool component(void *data, unsigned n, struct api_component *ret)
 static void metrics(void *data, struct http_exchange *ex)
 {
     struct manager *m = data;
-    static const struct http_request get = {.method = "GET", .path = "/metrics", .query = "", .body = "", .peer = ""};
+    static const struct http_request get = {
+        .method = "GET", .path = "/metrics", .query = "", .body = "", .peer = ""};
     exposition_handle(ex, &get, m->exposition);
 }
 
@@ -160,8 +164,8 @@ void manager_api_init(struct manager *m)
                                     .metrics = metrics};
     list_init(&m->operations.list); /* readable before operations_init() */
     m->api = api_new(&services);
-    struct exposition_options options = {.version = SHARDHERD_VERSION, .commit = SHARDHERD_COMMIT, .numbers = manager_numbers,
-                                         .data = m};
+    struct exposition_options options = {
+        .version = SHARDHERD_VERSION, .commit = SHARDHERD_COMMIT, .numbers = manager_numbers, .data = m};
     m->exposition = exposition_new(&m->loop, m->pollers, &options);
 }
 

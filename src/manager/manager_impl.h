@@ -1,4 +1,5 @@
-/* manager_impl: shared by manager.c, manager_start.c, manager_stop.c, manager_watch.c; nobody else includes it. */
+/* manager_impl: shared by manager.c, manager_start.c, manager_stop.c, manager_watch.c; nobody else includes
+ * it. */
 #ifndef MANAGER_MANAGER_IMPL_H
 #define MANAGER_MANAGER_IMPL_H
 
@@ -16,28 +17,28 @@
 
 enum manager_state {
     MANAGER_LISTENING,
-    MANAGER_STORE,       /* waits for the store to open */
-    MANAGER_LEADING,     /* waits for the lease */
+    MANAGER_STORE,   /* waits for the store to open */
+    MANAGER_LEADING, /* waits for the lease */
     MANAGER_RUNTIME,
     MANAGER_DATABASES,   /* waits for documents and secrets */
     MANAGER_ADOPTING,    /* waits for instances that must be started again */
     MANAGER_DISCOVERING, /* waits for the first round */
     MANAGER_RESUMING,    /* waits for the journals */
     MANAGER_READY,
-    MANAGER_STOPPING,    /* waits for each part to close, one after the other */
+    MANAGER_STOPPING, /* waits for each part to close, one after the other */
     MANAGER_STOPPED,
     MANAGER_STATE_COUNT
 };
 
-struct seen_instance;      /* manager_watch.c */
+struct seen_instance; /* manager_watch.c */
 
 struct manager {
     struct manager_options options;
     struct config config;
     struct loop loop;
     struct sm sm;
-    struct err fatal;            /* why it stops, ERRC_NONE = asked to */
-    struct err config_error;     /* of the last reload, ERRC_NONE = good */
+    struct err fatal;        /* why it stops, ERRC_NONE = asked to */
+    struct err config_error; /* of the last reload, ERRC_NONE = good */
     uint64_t config_reloads, config_failures;
     struct fleet fleet;
     struct store *store;
@@ -52,16 +53,16 @@ struct manager {
     struct exposition *exposition;
     struct http_server *public_server, *admin_server, *metrics_server;
     struct loop_signal on_term, on_int, on_hup;
-    struct loop_timer tick;      /* each second */
-    struct loop_timer step;      /* start-up: looks again */
-    struct list seen;            /* seen_instance */
+    struct loop_timer tick; /* each second */
+    struct loop_timer step; /* start-up: looks again */
+    struct list seen;       /* seen_instance */
     int adopting;
-    int closing;                 /* step of the shutdown */
+    int closing; /* step of the shutdown */
     struct work reload;
     bool reloading, reload_again;
     struct config reload_config;
     struct err reload_err;
-    int64_t config_stamp;        /* modification time and inode of the file as last read */
+    int64_t config_stamp; /* modification time and inode of the file as last read */
     int64_t reload_stamp;
     char holder[128];
     struct exposition_operation *metric_operations;

@@ -32,9 +32,10 @@ static void fill_operations(struct manager *m, struct exposition_numbers *ret)
     free(m->metric_operations);
     m->metric_operations = mem_array(count_list(&m->operations.list) + 1, sizeof *m->metric_operations);
     ret->operations = m->metric_operations;
-    list_each(node, &m->operations.list) {
-        ret->operation_count =
-            add_operation(m->metric_operations, ret->operation_count, list_item(node, struct operation, node));
+    list_each(node, &m->operations.list)
+    {
+        ret->operation_count = add_operation(m->metric_operations, ret->operation_count,
+                                             list_item(node, struct operation, node));
     }
 }
 
@@ -54,11 +55,12 @@ static void fill_databases(struct manager *m, struct exposition_numbers *ret)
     free(m->metric_databases);
     m->metric_databases = mem_array(count_list(&m->fleet.databases) + 1, sizeof *m->metric_databases);
     ret->databases = m->metric_databases;
-    list_each(node, &m->fleet.databases) {
+    list_each(node, &m->fleet.databases)
+    {
         const struct fleet_database *db = list_item(node, struct fleet_database, node);
-        m->metric_databases[ret->database_count++] = (struct exposition_database){
-            db->name, db->routing != NULL ? db->routing->epoch : 0,
-            db->routing != NULL ? (unsigned)db->routing->shard_count : 0};
+        m->metric_databases[ret->database_count++] =
+            (struct exposition_database){db->name, db->routing != NULL ? db->routing->epoch : 0,
+                                         db->routing != NULL ? (unsigned)db->routing->shard_count : 0};
     }
 }
 

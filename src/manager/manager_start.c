@@ -34,12 +34,14 @@ static void write_ports(struct manager *m)
     FILE *file = fopen(temporary, "we");
     bool ok = file != NULL;
     if (ok) {
-        fprintf(file, "{\"public\":%d,\"admin\":%d,\"metrics\":%d,\"pid\":%d}\n", http_server_port(m->public_server),
-                http_server_port(m->admin_server), http_server_port(m->metrics_server), (int)getpid());
+        fprintf(file, "{\"public\":%d,\"admin\":%d,\"metrics\":%d,\"pid\":%d}\n",
+                http_server_port(m->public_server), http_server_port(m->admin_server),
+                http_server_port(m->metrics_server), (int)getpid());
         ok = fclose(file) == 0 && rename(temporary, path) == 0;
     }
     if (!ok)
-        log_event(LOG_WARN, "the ports could not be written, ignoring", "file", path, "err", strerror(errno), NULL);
+        log_event(LOG_WARN, "the ports could not be written, ignoring", "file", path, "err", strerror(errno),
+                  NULL);
     free(temporary);
     free(path);
 }
@@ -51,14 +53,18 @@ static void on_resumed(const struct err *err, void *data)
         return;
     if (err != NULL) /* the others were resumed; this one waits for a person */
         log_event(LOG_ERROR, "an operation could not be resumed", "err", err->message, NULL);
-    struct balancer_options options = {.loop = &m->loop, .fleet = &m->fleet, .operations = &m->operations,
-                                       .max_operations = (unsigned)m->config.max_moves, .decided = manager_decided,
+    struct balancer_options options = {.loop = &m->loop,
+                                       .fleet = &m->fleet,
+                                       .operations = &m->operations,
+                                       .max_operations = (unsigned)m->config.max_moves,
+                                       .decided = manager_decided,
                                        .data = m};
     m->balancer = balancer_start(&options);
     manager_move(m, MANAGER_READY);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
-              log_num(http_server_port(m->admin_server)), "metrics", log_num(http_server_port(m->metrics_server)), "store",
-              store_name(m->store), "term", log_num(m->operations.services.term), NULL);
+              log_num(http_server_port(m->admin_server)), "metrics",
+              log_num(http_server_port(m->metrics_server)), "store", store_name(m->store), "term",
+              log_num(m->operations.services.term), NULL);
 }
 
 /* ---- discovery ---- */
@@ -81,8 +87,8 @@ static void look_for_round(struct loop_timer *timer, void *data)
 static void on_discovered(enum discovery_event event, struct fleet_instance *instance, void *data)
 {
     struct manager *m = data;
-    log_event(LOG_INFO, "instance found", "event", discovery_event_name(event), "instance", instance->name, "db",
-              instance->database, "shard", instance->shard, "source", instance->source, NULL);
+    log_event(LOG_INFO, "instance found", "event", discovery_event_name(event), "instance", instance->name,
+              "db", instance->database, "shard", instance->shard, "source", instance->source, NULL);
     if (event == DISCOVERY_REMOVED) {
         pollers_forget(m->pollers, instance);
         manager_instance_gone(m, instance);
@@ -96,7 +102,8 @@ static void on_discovered(enum discovery_event event, struct fleet_instance *ins
 static void on_discovery_failed(const char *what, const struct err *err, void *data)
 {
     (void)data;
-    log_event(LOG_WARN, "discovery failed, what it gave before stays", "source", what, "err", err->message, NULL);
+    log_event(LOG_WARN, "discovery failed, what it gave before stays", "source", what, "err", err->message,
+              NULL);
 }
 
 static void start_discovery(struct manager *m)
@@ -106,9 +113,14 @@ static void start_discovery(struct manager *m)
     int count = 0;
     manager_move(m, MANAGER_DISCOVERING);
     config_entries(&m->config, &entries, &count);
-    struct discovery_options options = {.fleet = &m->fleet, .entries = entries, .entry_count = count, .runtime = m->runtime,
-                                        .period_ns = m->config.discovery_interval_ns, .event = on_discovered,
-                                        .failed = on_discovery_failed, .data = m};
+    struct discovery_options options = {.fleet = &m->fleet,
+                                        .entries = entries,
+                                        .entry_count = count,
+                                        .runtime = m->runtime,
+                                        .period_ns = m->config.discovery_interval_ns,
+                                        .event = on_discovered,
+                                        .failed = on_discovery_failed,
+                                        .data = m};
     int rc = m->config.discovery_enabled ? discovery_start(&m->loop, &options, &m->discovery, &err) : 0;
     free(entries);
     if (rc != 0) {
@@ -137,16 +149,19 @@ static void adopt(struct manager *m, const struct runtime_instance *instance)
     const struct fleet_database *db = fleet_find_database(&m->fleet, instance->database);
     struct runtime_spec spec;
     struct err err = {0};
-    if (instance->pid != 0 || db == NULL || db->routing == NULL || routing_find_shard(db->routing, instance->shard) == NULL)
+    if (instance->pid != 0 || db == NULL || db->routing == NULL ||
+        routing_find_shard(db->routing, instance->shard) == NULL)
         return;
     if (databases_spec_of(m->databases, db, instance->shard, &spec, &err) == 0 &&
         runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
         m->adopting++;
     else
-        log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err", err.message, NULL);
+        log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err",
+                  err.message, NULL);
 }
 
-static void on_instances(const struct err *err, const struct runtime_instance *instances, int count, void *data)
+static void on_instances(const struct err *err, const struct runtime_instance *instances, int count,
+                         void *data)
 {
     struct manager *m = data;
     if (stopping(m))
@@ -200,9 +215,10 @@ static void start_runtime(struct manager *m)
         return;
     }
     m->operations.services.runtime = m->runtime;
-    m->operations.services.bin_directory =
-        m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
-                                                : m->runtime != NULL ? runtime_local_bin_directory(m->runtime) : NULL;
+    m->operations.services.bin_directory = m->config.runtime_bin_directory != NULL
+                                               ? m->config.runtime_bin_directory
+                                           : m->runtime != NULL ? runtime_local_bin_directory(m->runtime)
+                                                                : NULL;
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);
@@ -235,7 +251,8 @@ static void start_operations(struct manager *m)
     struct operation_services services = {.loop = &m->loop,
                                           .store = m->store,
                                           .fleet = &m->fleet,
-                                          .kill_at = m->options.env->get(m->options.env, "SHARDHERD_TEST_KILL_AT"),
+                                          .kill_at =
+                                              m->options.env->get(m->options.env, "SHARDHERD_TEST_KILL_AT"),
                                           .spec_of = databases_spec_of,
                                           .routing_changed = manager_routing_changed,
                                           .operation_changed = manager_operation_changed,
@@ -264,7 +281,8 @@ static void on_store(const struct err *err, struct store *store, void *data)
         fail(m, &local);
 }
 
-static int open_server(struct manager *m, const char *address, int port, http_handler_cb handler, struct http_server **ret)
+static int open_server(struct manager *m, const char *address, int port, http_handler_cb handler,
+                       struct http_server **ret)
 {
     struct http_server_options options = {.address = address, .port = port};
     struct err err = {0};

@@ -8,8 +8,8 @@
 #include "base/mem.h"
 #include "manager/manager_impl.h"
 
-#define TICK_NS       ENV_NS_PER_S
-#define FILE_CHECKS   2 /* the file is looked at every so many ticks */
+#define TICK_NS     ENV_NS_PER_S
+#define FILE_CHECKS 2 /* the file is looked at every so many ticks */
 
 /* The facts of the last tick, to see restarts and changed roles. */
 struct seen_instance {
@@ -21,7 +21,8 @@ struct seen_instance {
 
 static struct seen_instance *seen_get(struct manager *m, const char *name)
 {
-    list_each(node, &m->seen) {
+    list_each(node, &m->seen)
+    {
         struct seen_instance *s = list_item(node, struct seen_instance, node);
         if (strcmp(s->name, name) == 0)
             return s;
@@ -41,7 +42,8 @@ static void seen_free(struct seen_instance *s)
 
 void manager_instance_gone(struct manager *m, const struct fleet_instance *instance)
 {
-    list_each(node, &m->seen) {
+    list_each(node, &m->seen)
+    {
         struct seen_instance *s = list_item(node, struct seen_instance, node);
         if (strcmp(s->name, instance->name) == 0) {
             seen_free(s);
@@ -60,14 +62,15 @@ static void judge(struct manager *m, struct fleet_instance *instance)
         count = health_compare(instance->name, &s->facts, &instance->facts, changes);
     for (unsigned i = 0; i < count; i++)
         log_event(LOG_WARN, "instance changed", "instance", instance->name, "db", instance->database, "shard",
-                  instance->shard, "rule", health_rule_name(changes[i].rule), "why", changes[i].sentence, NULL);
+                  instance->shard, "rule", health_rule_name(changes[i].rule), "why", changes[i].sentence,
+                  NULL);
     health_judge(&instance->facts, loop_now(&m->loop), m->config.load_period_ns, &verdict);
     bool changed = verdict.health != instance->facts.health;
     instance->facts.health = verdict.health;
     if (changed)
-        log_event(verdict.health == HEALTH_DOWN ? LOG_ERROR : LOG_INFO, "instance health", "instance", instance->name,
-                  "db", instance->database, "shard", instance->shard, "health", instance_health_name(verdict.health), "why",
-                  verdict.sentence, NULL);
+        log_event(verdict.health == HEALTH_DOWN ? LOG_ERROR : LOG_INFO, "instance health", "instance",
+                  instance->name, "db", instance->database, "shard", instance->shard, "health",
+                  instance_health_name(verdict.health), "why", verdict.sentence, NULL);
     if (instance->facts.seen_ns != s->facts.seen_ns)
         s->facts = instance->facts;
     if (changed || count > 0)
@@ -81,7 +84,8 @@ static void tick(struct loop_timer *timer, void *data)
     struct manager *m = data;
     static const unsigned file_checks = FILE_CHECKS;
     loop_timer_start(timer, TICK_NS);
-    list_each(node, &m->fleet.instances) {
+    list_each(node, &m->fleet.instances)
+    {
         judge(m, list_item(node, struct fleet_instance, node));
     }
     if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
@@ -98,7 +102,8 @@ void manager_watch_start(struct manager *m)
 void manager_watch_stop(struct manager *m)
 {
     loop_timer_stop(&m->tick);
-    list_each(node, &m->seen) {
+    list_each(node, &m->seen)
+    {
         seen_free(list_item(node, struct seen_instance, node));
     }
 }
@@ -127,7 +132,8 @@ static void take_over(struct manager *m)
 {
     const char *why = NULL;
     if (!config_can_reload(&m->config, &m->reload_config, &why)) {
-        err_set(&m->config_error, ERRC_REFUSED, "%s changed: that needs a restart; the old configuration stays", why);
+        err_set(&m->config_error, ERRC_REFUSED,
+                "%s changed: that needs a restart; the old configuration stays", why);
         m->config_failures++;
         log_event(LOG_WARN, "configuration not taken over", "err", m->config_error.message, NULL);
         config_free(&m->reload_config);

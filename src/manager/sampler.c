@@ -27,7 +27,7 @@ struct sampler {
     struct pgoutput *decoder;
     struct loop_timer timer; /* deadline of the preparation, then the end of listening */
     bool listening;
-    int open;                /* connections not closed */
+    int open; /* connections not closed */
     bool stopping;
     void (*closed)(void *data);
     void *data;
@@ -133,14 +133,16 @@ static struct pg_conn *open_conn(struct sampler *s, bool replication,
 
 /* ---- stream ---- */
 
-static const struct routing_table_key *table_of(const struct sampler *s, const struct pgoutput_relation *relation)
+static const struct routing_table_key *table_of(const struct sampler *s,
+                                                const struct pgoutput_relation *relation)
 {
     char name[160];
     snprintf(name, sizeof name, "%s.%s", relation->schema, relation->name);
     return routing_find_table(s->routing, name);
 }
 
-static void add_key(struct sampler *s, const struct pgoutput_relation *relation, const struct pgoutput_tuple *tuple)
+static void add_key(struct sampler *s, const struct pgoutput_relation *relation,
+                    const struct pgoutput_tuple *tuple)
 {
     const struct routing_table_key *key = table_of(s, relation);
     int64_t hash;
@@ -154,7 +156,8 @@ static void add_key(struct sampler *s, const struct pgoutput_relation *relation,
     }
 }
 
-static void on_message(struct pg_stream *stream, uint64_t wal_start, const char *bytes, size_t length, void *data)
+static void on_message(struct pg_stream *stream, uint64_t wal_start, const char *bytes, size_t length,
+                       void *data)
 {
     struct sampler *s = data;
     struct pgoutput_message message;
@@ -212,7 +215,8 @@ static void on_sender(struct pg_conn *conn, const struct err *err, void *data)
         return;
     }
     env_random_text(s->loop->env, random, sizeof random - 1);
-    snprintf(sql, sizeof sql, "CREATE_REPLICATION_SLOT shardherd_sample_%s TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+    snprintf(sql, sizeof sql,
+             "CREATE_REPLICATION_SLOT shardherd_sample_%s TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
              random);
     if (pg_exec(conn, sql, on_slot, s, &local) != 0)
         fail(s, &local);
@@ -224,7 +228,8 @@ static void on_publication(struct pg_conn *conn, const struct pg_reply *reply, v
     (void)conn;
     if (s->control == NULL)
         return;
-    if (reply->err != NULL && !err_is_sql(reply->err, "42710")) { /* duplicate_object: it is there, as wanted */
+    if (reply->err != NULL &&
+        !err_is_sql(reply->err, "42710")) { /* duplicate_object: it is there, as wanted */
         fail(s, reply->err);
         return;
     }
@@ -276,9 +281,10 @@ static void sample_rows(struct sampler *s)
         buf_add_text(&sql, "SELECT ");
         char expression[512];
         const char *mark = strstr(key_type_sql(t->type), "%s");
-        snprintf(expression, sizeof expression, "%.*s%s%s", (int)(mark - key_type_sql(t->type)), key_type_sql(t->type),
-                 buf_text(&column), mark + 2);
-        buf_printf(&sql, "%s FROM %s TABLESAMPLE SYSTEM (20) LIMIT %d; ", expression, t->table, ROWS_PER_TABLE);
+        snprintf(expression, sizeof expression, "%.*s%s%s", (int)(mark - key_type_sql(t->type)),
+                 key_type_sql(t->type), buf_text(&column), mark + 2);
+        buf_printf(&sql, "%s FROM %s TABLESAMPLE SYSTEM (20) LIMIT %d; ", expression, t->table,
+                   ROWS_PER_TABLE);
         buf_free(&column);
     }
     if (pg_exec(s->control, buf_text(&sql), on_rows, s, &err) != 0)
@@ -298,8 +304,8 @@ static void on_control(struct pg_conn *conn, const struct err *err, void *data)
         make_publication(s);
 }
 
-struct sampler *sampler_start(struct loop *loop, const struct instance_access *access, const struct routing *routing,
-                              uint64_t length_ns, bool rows)
+struct sampler *sampler_start(struct loop *loop, const struct instance_access *access,
+                              const struct routing *routing, uint64_t length_ns, bool rows)
 {
     struct sampler *s = mem_zalloc(sizeof *s);
     s->loop = loop;
@@ -308,7 +314,8 @@ struct sampler *sampler_start(struct loop *loop, const struct instance_access *a
     s->length_ns = length_ns;
     s->rows = rows;
     s->decoder = pgoutput_new();
-    s->sample = split_sample_new(loop_now(loop), rows ? 0 : length_ns, env_random_below(loop->env, UINT64_MAX));
+    s->sample =
+        split_sample_new(loop_now(loop), rows ? 0 : length_ns, env_random_below(loop->env, UINT64_MAX));
     loop_timer_init(loop, &s->timer, on_timer, s);
     loop_timer_start(&s->timer, PREPARE_LIMIT_NS);
     s->control = open_conn(s, false, on_control);

@@ -4,8 +4,8 @@
  * Stream: a temporary logical slot and a publication of the distributed tables (kept under the name
  * shardherd_sample), decoded here; every written key's hash goes into a split_sample. The slot dies with the
  * connection, so that a crash leaves nothing that holds back WAL. Rows: TABLESAMPLE of each table.
- * States: CONNECTING -> PREPARING (publication) -> SLOT -> LISTENING -> CLOSED; each waits for the server, all have
- * one deadline. The owner stops it at any time.
+ * States: CONNECTING -> PREPARING (publication) -> SLOT -> LISTENING -> CLOSED; each waits for the server,
+ * all have one deadline. The owner stops it at any time.
  */
 #ifndef MANAGER_SAMPLER_H
 #define MANAGER_SAMPLER_H
@@ -17,8 +17,8 @@
 struct sampler;
 
 /* length_ns: how long to listen. `rows`: sample rows instead. access and routing are copied. */
-struct sampler *sampler_start(struct loop *loop, const struct instance_access *access, const struct routing *routing,
-                              uint64_t length_ns, bool rows);
+struct sampler *sampler_start(struct loop *loop, const struct instance_access *access,
+                              const struct routing *routing, uint64_t length_ns, bool rows);
 
 /* What was heard so far; closed once the time is over. Owned by the sampler. */
 const struct split_sample *sampler_sample(const struct sampler *s);

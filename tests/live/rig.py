@@ -1,10 +1,10 @@
 """A manager with its servers under test: real binary, real PostgreSQL, its own state directory.
 
-    rig = Rig(shardherd, directory)
-    rig.start()
-    rig.make_shop(customers=2000)
-    op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2"})
-    rig.wait_operation(op["id"])
+rig = Rig(shardherd, directory)
+rig.start()
+rig.make_shop(customers=2000)
+op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2"})
+rig.wait_operation(op["id"])
 """
 
 import json
@@ -162,9 +162,10 @@ class Rig:
     # ---- the database ----
 
     def make_shop(self, customers=2000, shards=2, schema=None, tables=None, balance=None):
-        schema = schema or subprocess.run(
-            [self.shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True
-        ).stdout
+        schema = (
+            schema
+            or subprocess.run([self.shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True).stdout
+        )
         spec = {
             "apiVersion": "shardherd.io/v1alpha1",
             "kind": "ShardedDatabase",
@@ -172,7 +173,10 @@ class Rig:
             "spec": {
                 "shards": shards,
                 "tables": tables
-                or [{"name": "public.customers", "key": "customer_id"}, {"name": "public.orders", "key": "customer_id"}],
+                or [
+                    {"name": "public.customers", "key": "customer_id"},
+                    {"name": "public.orders", "key": "customer_id"},
+                ],
                 "schema": schema,
                 "balance": {"split": "off", "merge": "off", "rebalance": "off", "bake": "0s", **(balance or {})},
             },
@@ -247,7 +251,8 @@ class Rig:
                 "SELECT 'slot', slot_name::text FROM pg_replication_slots UNION ALL "
                 "SELECT 'subscription', subname FROM pg_subscription UNION ALL "
                 "SELECT 'publication', pubname FROM pg_publication WHERE pubname <> 'shardherd_sample' UNION ALL "
-                "SELECT 'gate', move FROM shardherd.gate UNION ALL SELECT 'freeze', move FROM shardherd.freeze UNION ALL "
+                "SELECT 'gate', move FROM shardherd.gate UNION ALL "
+                "SELECT 'freeze', move FROM shardherd.freeze UNION ALL "
                 "SELECT 'event trigger', evtname FROM pg_event_trigger UNION ALL "
                 "SELECT 'origin', roname FROM pg_replication_origin UNION ALL "
                 "SELECT 'table', relname FROM pg_class WHERE relname ~ '^shardherd_' AND relkind = 'r'",

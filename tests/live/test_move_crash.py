@@ -69,7 +69,11 @@ def test_killed_at(rig, cell):
     assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
     assert ended["status"] in ("done", "undone"), ended
     place = cell.split(":")[2]
-    if place in FORWARD and not cell.startswith("move:before:commit") or cell in ("move:state:settle", "move:state:clean"):
+    if (
+        place in FORWARD
+        and not cell.startswith("move:before:commit")
+        or cell in ("move:state:settle", "move:state:clean")
+    ):
         assert ended["status"] == "done", ended
     rig.assert_consistent()
     merge_back(rig)
