@@ -43,6 +43,7 @@ static void scraper_open(struct scraper *s)
     loop_timer_init(&f->loop, &f->tick, fixture_tick, NULL);
     fleet_init(&f->fleet);
     f->pollers = pollers_new(&f->loop, &f->fleet, &options, NULL, NULL);
+    f->pollers->options.connecting_max = 0;
     const struct exposition_options own = {
         .version = "1.2.3", .commit = "abc", .numbers = give_numbers, .data = s};
     s->exposition = exposition_new(&f->loop, f->pollers, &own);
