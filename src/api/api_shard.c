@@ -47,9 +47,12 @@ static void print_load(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_va
     if (last != NULL) {
         yyjson_mut_val *sample = yyjson_mut_obj_add_obj(doc, load, "last");
         json_past(api, doc, sample, "at", last->at_ns);
-        print_values(doc, sample, last->value);
-        json_real(doc, sample, "active_sessions", last->active_sessions);
-        json_real(doc, sample, "probe_ms", last->probe_ms);
+        double values[LOAD_METRIC_MAX];
+        for (int m = 0; m < LOAD_METRIC_MAX; m++)
+            values[m] = load_value(last->value[m]);
+        print_values(doc, sample, values);
+        json_real(doc, sample, "active_sessions", load_value(last->active_sessions));
+        json_real(doc, sample, "probe_ms", load_value(last->probe_ms));
     } else
         yyjson_mut_obj_add_null(doc, load, "last");
     print_mean(api, doc, load, "mean_10s", &primary->load, 10 * ENV_NS_PER_S);

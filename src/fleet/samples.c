@@ -2,6 +2,8 @@
 
 #include <math.h>
 #include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/env.h"
@@ -30,8 +32,17 @@ int load_metric_parse(const char *name)
     return -1;
 }
 
+double load_value(float value)
+{
+    if (!isfinite(value))
+        return (double)value;
+    char text[32];
+    snprintf(text, sizeof text, "%.7g", (double)value);
+    return strtod(text, NULL);
+}
+
 /* The metrics, then active_sessions and probe_ms: every number a minute is averaged over. */
-static double *sample_field(struct load_sample *s, unsigned field)
+static float *sample_field(struct load_sample *s, unsigned field)
 {
     if (field < LOAD_METRIC_MAX)
         return &s->value[field];
@@ -41,7 +52,7 @@ static double *sample_field(struct load_sample *s, unsigned field)
 static void minute_begin(struct load_ring *ring, uint64_t start_ns)
 {
     ring->minute_started_ns = start_ns;
-    ring->sum = (struct load_sample){0};
+    memset(ring->sum, 0, sizeof ring->sum);
     memset(ring->sum_count, 0, sizeof ring->sum_count);
 }
 
@@ -50,7 +61,7 @@ static void minute_finish(struct load_ring *ring)
     struct load_sample *minute = &ring->minutes[ring->minute_next];
     for (unsigned f = 0; f < FIELD_COUNT; f++) {
         unsigned n = ring->sum_count[f];
-        *sample_field(minute, f) = n > 0 ? *sample_field(&ring->sum, f) / n : (double)NAN;
+        *sample_field(minute, f) = n > 0 ? (float)(ring->sum[f] / n) : (float)NAN;
     }
     minute->at_ns = ring->minute_started_ns + MINUTE_NS;
     ring->minute_next = (ring->minute_next + 1) % SAMPLES_MINUTES;
@@ -84,11 +95,11 @@ void load_ring_add(struct load_ring *ring, const struct load_sample *sample)
     if (ring->second_count < SAMPLES_SECONDS)
         ring->second_count++;
     for (unsigned f = 0; f < FIELD_COUNT; f++) {
-        double value =
+        float value =
             *sample_field(&ring->seconds[(ring->second_next + SAMPLES_SECONDS - 1) % SAMPLES_SECONDS], f);
         if (isnan(value))
             continue;
-        *sample_field(&ring->sum, f) += value;
+        ring->sum[f] += (double)value;
         ring->sum_count[f]++;
     }
 }
@@ -140,7 +151,7 @@ bool load_ring_mean(const struct load_ring *ring, enum load_metric m, uint64_t n
             mean_add(&mean, s->value[m], 60);
         bool fresh = (s = load_ring_second(ring, 0)) != NULL && within(s->at_ns, now_ns, window_ns);
         if (fresh && ring->sum_count[m] > 0)
-            mean_add(&mean, ring->sum.value[m] / ring->sum_count[m], ring->sum_count[m]);
+            mean_add(&mean, ring->sum[m] / ring->sum_count[m], ring->sum_count[m]);
     }
     if (mean.weight <= 0)
         return false;

@@ -16,11 +16,12 @@ enum load_metric { LOAD_QUERY_RATE, LOAD_CPU, LOAD_WAL_RATE, LOAD_SIZE, LOAD_MET
 const char *load_metric_name(enum load_metric m); /* "query_rate", "cpu", "wal_rate", "size" */
 int load_metric_parse(const char *name);          /* -1 if unknown */
 
+/* float, because a thousand instances keep some thousand of them each */
 struct load_sample {
     uint64_t at_ns;
-    double value[LOAD_METRIC_MAX]; /* transactions/s, cores, bytes/s, bytes; NAN = not known */
-    double active_sessions;        /* NAN = not known */
-    double probe_ms;               /* latency of the poll; NAN = not known */
+    float value[LOAD_METRIC_MAX]; /* transactions/s, cores, bytes/s, bytes; NAN = not known */
+    float active_sessions;        /* NAN = not known */
+    float probe_ms;               /* latency of the poll; NAN = not known */
 };
 
 struct load_ring {
@@ -28,10 +29,14 @@ struct load_ring {
     unsigned second_count, second_next;
     struct load_sample minutes[SAMPLES_MINUTES]; /* means of 60 s; at_ns = their end */
     unsigned minute_count, minute_next;
-    struct load_sample sum; /* of the minute being filled */
+    /* of the minute being filled: the metrics, active_sessions, probe_ms */
+    double sum[LOAD_METRIC_MAX + 2];
     unsigned sum_count[LOAD_METRIC_MAX + 2];
     uint64_t minute_started_ns;
 };
+
+/* A sample's number for people and documents: 0.7, not 0.699999988. */
+double load_value(float value);
 
 void load_ring_init(struct load_ring *ring);
 /* A sample older than the newest is dropped. */

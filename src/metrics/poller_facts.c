@@ -56,9 +56,9 @@ static void sample_rates(const struct poller *p, const struct poller_base *now, 
         return;
     uint64_t ns = now->at_ns - before->at_ns;
     if (now->transactions >= before->transactions)
-        sample->value[LOAD_QUERY_RATE] = rate(before->transactions, now->transactions, ns);
+        sample->value[LOAD_QUERY_RATE] = (float)rate(before->transactions, now->transactions, ns);
     if (now->lsn >= before->lsn && before->lsn != 0 && now->timeline == before->timeline)
-        sample->value[LOAD_WAL_RATE] = rate(before->lsn, now->lsn, ns);
+        sample->value[LOAD_WAL_RATE] = (float)rate(before->lsn, now->lsn, ns);
 }
 
 bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t took_ns)
@@ -78,13 +78,13 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
         .started_us = int_or(reply, LOAD_STARTED, 0),
     };
     struct load_sample sample = {.at_ns = loop_now(loop),
-                                 .active_sessions = (double)int_or(reply, LOAD_ACTIVE, 0),
-                                 .probe_ms = (double)took_ns / 1e6};
+                                 .active_sessions = (float)int_or(reply, LOAD_ACTIVE, 0),
+                                 .probe_ms = (float)((double)took_ns / 1e6)};
     for (int m = 0; m < LOAD_METRIC_MAX; m++)
-        sample.value[m] = (double)NAN;
+        sample.value[m] = (float)NAN;
     sample_rates(p, &now, &sample);
     if (facts->database_bytes != 0)
-        sample.value[LOAD_SIZE] = (double)facts->database_bytes;
+        sample.value[LOAD_SIZE] = (float)facts->database_bytes;
     p->base = now;
     facts->role = p->recovering ? ROLE_STANDBY : ROLE_PRIMARY;
     if (!p->recovering)

@@ -135,15 +135,16 @@ static double value_of(const struct fleet_instance *i, enum value_family family)
     const struct load_sample *load = load_ring_second(&i->load, 0);
     switch (family) {
     case VALUE_QUERY_RATE:
-        return load != NULL && facts->role == ROLE_PRIMARY ? load->value[LOAD_QUERY_RATE] : unknown;
+        return load != NULL && facts->role == ROLE_PRIMARY ? load_value(load->value[LOAD_QUERY_RATE])
+                                                           : unknown;
     case VALUE_LAG:
         return facts->role == ROLE_STANDBY ? facts->lag_seconds : unknown;
     case VALUE_LAG_BYTES:
         return facts->role == ROLE_STANDBY ? (double)facts->lag_bytes : unknown;
     case VALUE_WAL_RATE:
-        return load != NULL ? load->value[LOAD_WAL_RATE] : unknown;
+        return load != NULL ? load_value(load->value[LOAD_WAL_RATE]) : unknown;
     case VALUE_ACTIVE:
-        return load != NULL ? load->active_sessions : unknown;
+        return load != NULL ? load_value(load->active_sessions) : unknown;
     case VALUE_CONNECTIONS:
         return facts->connections;
     case VALUE_MAX_CONNECTIONS:

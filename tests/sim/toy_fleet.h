@@ -150,7 +150,7 @@ static inline void toy_poll(struct toy *toy, struct toy_shard *shard)
     struct load_sample sample = {.at_ns = (uint64_t)(at * 1e9), .active_sessions = NAN, .probe_ms = NAN};
     for (int m = 0; m < LOAD_METRIC_MAX; m++)
         sample.value[m] = NAN;
-    sample.value[LOAD_QUERY_RATE] = sum / TOY_STEPS * (1 + toy->noise * toy_normal(toy));
+    sample.value[LOAD_QUERY_RATE] = (float)(sum / TOY_STEPS * (1 + toy->noise * toy_normal(toy)));
     load_ring_add(shard->ring, &sample);
     shard->polled = at;
 }

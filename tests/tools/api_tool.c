@@ -81,9 +81,9 @@ static void add_instance(const char *database, const char *shard, int port, bool
     i->facts.wal_lsn = 0x1600000028;
     for (unsigned n = 0; loaded && n < 30; n++) {
         struct load_sample s = {.at_ns = loop_now(&tool.loop) - (30 - n) * ENV_NS_PER_S,
-                                .value = {1000 + n, 0.5, 1e6, 1e9},
+                                .value = {1000 + (float)n, 0.5F, 1e6F, 1e9F},
                                 .active_sessions = 4,
-                                .probe_ms = 0.7};
+                                .probe_ms = 0.7F};
         load_ring_add(&i->load, &s);
         hist_add(&i->probe, 700 + n);
     }

@@ -163,8 +163,8 @@ static inline void world_tick(struct world *w)
         for (int m = 0; m < LOAD_METRIC_MAX; m++)
             sample.value[m] = NAN;
         if (w->size[i] > 0)
-            sample.value[LOAD_SIZE] = w->size[i];
-        sample.value[w->policy.objective] = w->load[i];
+            sample.value[LOAD_SIZE] = (float)w->size[i];
+        sample.value[w->policy.objective] = (float)w->load[i];
         if (!(w->load[i] < 0))
             load_ring_add(w->rings[i], &sample);
         if (w->samples[i] != NULL)

@@ -29,9 +29,9 @@ static int ring_teardown(void **state)
 static void add(struct load_ring *ring, uint64_t second, double rate, double cpu)
 {
     load_ring_add(ring, &(struct load_sample){.at_ns = second * S,
-                                              .value = {rate, cpu, (double)NAN, 7},
+                                              .value = {(float)rate, (float)cpu, (float)NAN, 7},
                                               .active_sessions = 3,
-                                              .probe_ms = (double)NAN});
+                                              .probe_ms = (float)NAN});
 }
 
 static void test_seconds(void **state)
