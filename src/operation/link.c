@@ -13,6 +13,7 @@ static const char session_options[] =
     "-c session_replication_role=origin -c row_security=off "
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=10s "
     "-c client_min_messages=warning -c client_connection_check_interval=1s -c DateStyle=ISO -c TimeZone=UTC "
+    "-c IntervalStyle=postgres "
     "-c bytea_output=hex -c extra_float_digits=1";
 
 struct statement {
@@ -88,7 +89,8 @@ static void drop_connection(struct link *l)
 
 static void fail_waiting(struct link *l, const struct err *err)
 {
-    list_each(node, &l->waiting) {
+    list_each(node, &l->waiting)
+    {
         struct statement *st = list_item(node, struct statement, node);
         list_remove(&st->node);
         list_append(&l->sent, &st->node);
@@ -101,6 +103,7 @@ static void on_connected(struct pg_conn *conn, const struct err *err, void *data
     struct link *l = data;
     (void)conn;
     if (err == NULL) {
+        l->session++;
         send_waiting(l);
         return;
     }
@@ -117,8 +120,8 @@ static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
     drop_connection(l);
 }
 
-void link_init(struct link *l, struct loop *loop, const struct instance_access *access, const char *application,
-               int *open, void (*closed)(void *data), void *data)
+void link_init(struct link *l, struct loop *loop, const struct instance_access *access,
+               const char *application, int *open, void (*closed)(void *data), void *data)
 {
     memset(l, 0, sizeof *l);
     l->loop = loop;
@@ -154,10 +157,10 @@ static int connect_link(struct link *l, struct err *err)
     return 0;
 }
 
-void link_exec(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_cb cb, void *data)
+static struct statement *add_statement(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_cb cb,
+                                       void *data)
 {
     struct statement *st = mem_zalloc(sizeof *st);
-    struct err err = {0};
     st->link = l;
     st->sql = mem_strdup(sql);
     st->timeout_ns = timeout_ns;
@@ -167,6 +170,13 @@ void link_exec(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_
     st->fail_task.data = st;
     list_init(&st->node);
     list_append(&l->waiting, &st->node);
+    return st;
+}
+
+void link_exec(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_cb cb, void *data)
+{
+    struct err err = {0};
+    add_statement(l, sql, timeout_ns, cb, data);
     if (l->conn == NULL && connect_link(l, &err) != 0)
         fail_waiting(l, &err);
     else
@@ -176,6 +186,27 @@ void link_exec(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_
 bool link_is_up(const struct link *l)
 {
     return l->conn != NULL && pg_conn_ready(l->conn);
+}
+
+uint64_t link_session(const struct link *l)
+{
+    return link_is_up(l) ? l->session : 0;
+}
+
+void link_exec_in(struct link *l, uint64_t session, const char *sql, uint64_t timeout_ns, link_reply_cb cb,
+                  void *data)
+{
+    struct err err = {0};
+    if (session != 0 && link_session(l) == session) {
+        link_exec(l, sql, timeout_ns, cb, data);
+        return;
+    }
+    err_set(&err, ERRC_CLOSED, "the session that holds the transaction is gone%s%s",
+            l->lost.code != ERRC_NONE ? ": " : "", l->lost.message);
+    struct statement *st = add_statement(l, sql, timeout_ns, cb, data);
+    list_remove(&st->node);
+    list_append(&l->sent, &st->node);
+    statement_fail(st, &err);
 }
 
 void link_drop(struct link *l)

@@ -9,6 +9,7 @@
 
 #include "base/env.h"
 #include "operation/move_internal.h"
+#include "operation/transient.h"
 
 #define TRIES_BEFORE_FENCE 40
 #define BACKOFF_FIRST_NS   (100 * ENV_NS_PER_MS)
@@ -16,7 +17,8 @@
 
 static const struct sm_state states[MOVE_STATE_COUNT] = {
     [MOVE_PLANNED] = {"planned", SM_NEXT(MOVE_CHECK) | SM_NEXT(MOVE_UNDO), false},
-    [MOVE_CHECK] = {"check", SM_NEXT(MOVE_TARGET) | SM_NEXT(MOVE_REFUSED) | SM_NEXT(MOVE_UNDO) | SM_NEXT(MOVE_DONE),
+    [MOVE_CHECK] = {"check",
+                    SM_NEXT(MOVE_TARGET) | SM_NEXT(MOVE_REFUSED) | SM_NEXT(MOVE_UNDO) | SM_NEXT(MOVE_DONE),
                     false},
     [MOVE_TARGET] = {"target", SM_NEXT(MOVE_COPY) | SM_NEXT(MOVE_UNDO), false},
     [MOVE_COPY] = {"copy", SM_NEXT(MOVE_CATCH_UP) | SM_NEXT(MOVE_UNDO), false},
@@ -49,8 +51,8 @@ static const struct stage {
     [MOVE_SETTLE] = {{ACT_SETTLE, ACT_ANNOUNCE, ACT_END}, MOVE_WATCH},
     [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_WAIT, ACT_END}, MOVE_CLEAN},
     [MOVE_CLEAN] = {{ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
-    [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_DROP_FORWARD, ACT_EMPTY_TARGET, ACT_REMOVE_TARGET,
-                    ACT_UNFREEZE, ACT_END},
+    [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_DROP_FORWARD, ACT_EMPTY_TARGET,
+                    ACT_REMOVE_TARGET, ACT_UNFREEZE, ACT_END},
                    MOVE_UNDONE},
     [MOVE_DONE] = {{ACT_END}, MOVE_DONE},
     [MOVE_UNDONE] = {{ACT_END}, MOVE_UNDONE},
@@ -58,11 +60,11 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",    "wait",          "take_term", "inspect",      "check",         "provision", "schema",
-    "freeze",     "empty_target",  "publish",   "subscribe",    "await_copy",    "catch_up",  "verify",
-    "close_gate", "rehearse",      "lock",      "fence",        "marker",        "route",     "commit",
-    "rollback",   "unroute",       "resolve",   "open",         "settle",        "announce",  "drop_forward",
-    "clean_source", "unfreeze",    "retire",    "burn_gate",    "remove_target",
+    "journal",      "wait",         "take_term", "inspect",   "check",         "provision", "schema",
+    "freeze",       "empty_target", "publish",   "subscribe", "await_copy",    "catch_up",  "verify",
+    "close_gate",   "rehearse",     "lock",      "fence",     "marker",        "route",     "commit",
+    "rollback",     "unroute",      "resolve",   "open",      "settle",        "announce",  "drop_forward",
+    "clean_source", "unfreeze",     "retire",    "burn_gate", "remove_target",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move", "split", "isolate", "merge", "rebalance"};
@@ -97,6 +99,8 @@ void move_init(struct move *m, struct move_driver *driver, const struct move_rec
     memset(m, 0, sizeof *m);
     m->record = *record;
     m->driver = driver;
+    if (record->state == MOVE_UNDO)
+        m->cause = record->error;
     sm_init(&m->sm, states, MOVE_STATE_COUNT, record->state, NULL, NULL);
 }
 
@@ -116,6 +120,10 @@ void move_act(struct move *m, enum move_action action)
 void move_enter(struct move *m, enum move_state state)
 {
     sm_move(&m->sm, state);
+    if (state == MOVE_UNDO)
+        m->cause = m->record.error;
+    if (state == MOVE_UNDONE)
+        m->record.error = m->cause; /* not the last hindrance of the way back */
     m->record.state = state;
     m->step = 0;
     m->attempts = 0;
@@ -164,11 +172,24 @@ static bool before_fence(const struct move *m)
     return move_now(m) <= MOVE_REHEARSE;
 }
 
+static void end(struct move *m)
+{
+    m->over = true;
+    m->driver->ended(m->driver);
+}
+
+static void depose(struct move *m, const struct err *err)
+{
+    m->over = true;
+    m->record.error = *err;
+    m->driver->deposed(m->driver);
+}
+
 static void state_journaled(struct move *m)
 {
     m->journaling = false;
     if (m->sm.table[m->sm.now].final) {
-        m->driver->ended(m->driver);
+        end(m);
         return;
     }
     if (m->undo_wanted && before_fence(m)) {
@@ -182,26 +203,6 @@ static void state_journaled(struct move *m)
 }
 
 /* ---- failures ---- */
-
-/* Worth trying again before the fence? Refusals, corruption and our own mistakes are not. */
-static bool is_transient(const struct err *err)
-{
-    switch (err->code) {
-    case ERRC_UNAVAILABLE:
-    case ERRC_TIMEOUT:
-    case ERRC_CLOSED:
-    case ERRC_IO:
-    case ERRC_CANCELED:
-    case ERRC_CONFLICT:
-        return true;
-    case ERRC_SQL: /* connection, rollback, lock not available, operator intervention, resources */
-        return strncmp(err->sqlstate, "08", 2) == 0 || strncmp(err->sqlstate, "40", 2) == 0 ||
-               strncmp(err->sqlstate, "57", 2) == 0 || strncmp(err->sqlstate, "53", 2) == 0 ||
-               strcmp(err->sqlstate, "55P03") == 0 || strcmp(err->sqlstate, "55006") == 0;
-    default:
-        return false;
-    }
-}
 
 uint64_t move_backoff(unsigned attempts)
 {
@@ -228,7 +229,7 @@ static void failed(struct move *m, enum move_action action, const struct err *er
             move_enter(m, MOVE_REFUSED);
             return;
         }
-        if (m->undo_wanted || !is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE) {
+        if (m->undo_wanted || !err_is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE) {
             move_enter(m, MOVE_UNDO);
             return;
         }
@@ -238,28 +239,35 @@ static void failed(struct move *m, enum move_action action, const struct err *er
 
 /* ---- resuming ---- */
 
+/* What guards and gate say against the journal; NULL if they fit. */
+static const char *contradiction(const struct move *m, const struct move_outcome *o)
+{
+    enum move_state state = move_now(m);
+    if (state <= MOVE_CHECK)
+        return NULL; /* nothing was changed yet, and the checks ask the same */
+    if (o->source_owns && (o->gate_open || o->target_owns))
+        return "source and target both accept the range";
+    if (o->source_owns && state > MOVE_FENCE && state < MOVE_UNDO)
+        return "the source owns the range, which it gave away";
+    if (!o->source_owns && state != MOVE_FENCE && (state < MOVE_FENCE || state >= MOVE_UNDO))
+        return "the source does not own the range";
+    return NULL;
+}
+
 static void resume_after_inspect(struct move *m, const struct move_outcome *o)
 {
+    const char *why = contradiction(m, o);
     m->resumed = false;
-    if (before_fence(m) && !o->source_owns) {
+    if (why != NULL) { /* nothing is safe: leave all as it is for a person to look at */
         struct err err = {0};
-        err_set(&err, ERRC_INTERNAL, "the journal says %s, but %s does not own the range", sm_name(&m->sm),
-                m->record.source);
-        m->record.error = err;
-        m->driver->changed(m->driver);
-        m->driver->deposed(m->driver); /* nothing is safe: leave all as it is for a person to look at */
-        return;
-    }
-    switch (move_now(m)) {
-    case MOVE_FENCE:
+        err_set(&err, ERRC_INTERNAL, "the journal says %s, but %s", sm_name(&m->sm), why);
+        depose(m, &err);
+    } else if (m->undo_wanted && before_fence(m))
+        move_enter(m, MOVE_UNDO);
+    else if (move_now(m) == MOVE_FENCE)
         fence_resume(m, o);
-        break;
-    case MOVE_VERIFY:
-    case MOVE_REHEARSE:
-    default:
+    else
         run_step(m);
-        break;
-    }
 }
 
 void move_start(struct move *m, bool resumed)
@@ -269,7 +277,7 @@ void move_start(struct move *m, bool resumed)
     if (resumed && !m->sm.table[m->sm.now].final)
         move_act(m, ACT_TAKE_TERM);
     else if (resumed)
-        m->driver->ended(m->driver);
+        end(m);
     else {
         m->journaling = true;
         move_act(m, ACT_JOURNAL);
@@ -309,6 +317,8 @@ static void step_done(struct move *m, enum move_action action, const struct move
         move_act(m, m->retry);
         return;
     }
+    if (m->attempts > 0)
+        err_clear(&m->record.error); /* it went well after all */
     m->attempts = 0;
     m->step++;
     run_step(m);
@@ -318,9 +328,11 @@ void move_done(struct move *m, enum move_action action, const struct move_outcom
 {
     assert(m->outstanding > 0);
     m->outstanding--;
-    if (outcome->err.code == ERRC_STALE) {
-        m->record.error = outcome->err;
-        m->driver->deposed(m->driver);
+    if (m->over)
+        return;
+    bool written_by_another = action == ACT_JOURNAL && outcome->err.code == ERRC_CONFLICT;
+    if (outcome->err.code == ERRC_STALE || written_by_another) {
+        depose(m, &outcome->err);
         return;
     }
     if (m->resumed)
@@ -345,8 +357,8 @@ int move_cancel(struct move *m, struct err *err)
     if (state == MOVE_UNDO)
         return 0;
     if (state >= MOVE_FENCE)
-        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s: it can only go forward", m->record.id,
-                       sm_name(&m->sm));
+        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s: it can only go forward",
+                       m->record.id, sm_name(&m->sm));
     m->record.canceled = true;
     m->undo_wanted = true;
     return 0;

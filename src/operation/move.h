@@ -22,7 +22,9 @@
  *   is its last.
  *
  * Recovery: a resumed move first raises the term on T, then on S (ACT_TAKE_TERM), reads guards and gate
- * (ACT_INSPECT), and decides from those, not from the journal alone.
+ * (ACT_INSPECT), and decides from those, not from the journal alone. Where they contradict each other - both
+ * or neither could accept R, or S owns R after the fence - nothing is safe: the move stops for a person
+ * (deposed). So it does when the journal was written by someone else meanwhile.
  */
 #ifndef OPERATION_MOVE_H
 #define OPERATION_MOVE_H
@@ -50,20 +52,20 @@ enum move_state {
     MOVE_DONE,
     MOVE_UNDO,
     MOVE_UNDONE,
-    MOVE_REFUSED,  /* the checks found something */
+    MOVE_REFUSED, /* the checks found something */
     MOVE_STATE_COUNT
 };
 const char *move_state_name(enum move_state state); /* "catch_up" */
 
 enum fence_phase {
     FENCE_NONE,
-    FENCE_LOCK,      /* waiting for the lock on S */
-    FENCE_INSIDE,    /* guards on S, marker to T and routing table, side by side */
-    FENCE_COMMIT,    /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
-    FENCE_OPEN,      /* S refuses R; open the gate on T until it is done */
-    FENCE_BACK_OUT,  /* waiting for what runs side by side, then rollback, then the old owner is published */
-    FENCE_RESOLVE,   /* end our old backend on S, take the control row, read who owns R */
-    FENCE_PAUSE      /* the timer between two tries */
+    FENCE_LOCK,     /* waiting for the lock on S */
+    FENCE_INSIDE,   /* guards on S, marker to T and routing table, side by side */
+    FENCE_COMMIT,   /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
+    FENCE_OPEN,     /* S refuses R; open the gate on T until it is done */
+    FENCE_BACK_OUT, /* waiting for what runs side by side, then rollback, then the old owner is published */
+    FENCE_RESOLVE,  /* end our old backend on S, take the control row, read who owns R */
+    FENCE_PAUSE     /* the timer between two tries */
 };
 
 enum move_action {
@@ -105,7 +107,14 @@ enum move_action {
 };
 const char *move_action_name(enum move_action action); /* "close_gate" */
 
-enum move_kind { MOVE_KIND_MOVE, MOVE_KIND_SPLIT, MOVE_KIND_ISOLATE, MOVE_KIND_MERGE, MOVE_KIND_REBALANCE, MOVE_KIND_COUNT };
+enum move_kind {
+    MOVE_KIND_MOVE,
+    MOVE_KIND_SPLIT,
+    MOVE_KIND_ISOLATE,
+    MOVE_KIND_MERGE,
+    MOVE_KIND_REBALANCE,
+    MOVE_KIND_COUNT
+};
 const char *move_kind_name(enum move_kind kind);
 
 #define MOVE_NAME_SIZE    64
@@ -119,37 +128,38 @@ struct move_record {
     char source[MOVE_NAME_SIZE];
     char target[MOVE_NAME_SIZE];
     struct range range;
-    bool new_target;         /* T is made by this move, and removed when it is undone */
-    bool retire_source;      /* merge */
-    bool dry_run;            /* ends after CHECK */
+    bool new_target;    /* T is made by this move, and removed when it is undone */
+    bool retire_source; /* merge */
+    bool dry_run;       /* ends after CHECK */
     uint64_t bake_ns;
     enum move_state state;
-    bool canceled;           /* someone asked to go back */
-    int rule;                /* of the decision, 0 = a person */
-    char reason[512];        /* its sentence */
+    bool canceled;    /* someone asked to go back */
+    int rule;         /* of the decision, 0 = a person */
+    char reason[512]; /* its sentence */
     int64_t created_us, ended_us;
-    int64_t decided_us;      /* onset to decision, microseconds; 0 = not known */
+    int64_t decided_us;                    /* onset to decision, microseconds; 0 = not known */
     uint64_t source_system, target_system; /* system identifiers: a change means copy again (A7) */
-    uint64_t publication;    /* pg_publication.oid: never re-made under a living slot (A13) */
-    uint64_t source_epoch;   /* of shardherd.shard on S when the move began */
-    struct buf findings;     /* JSON array of {subject, finding, remedy} */
-    struct err error;        /* the last one */
+    uint64_t publication;                  /* pg_publication.oid: never re-made under a living slot (A13) */
+    uint64_t source_epoch;                 /* of shardherd.shard on S when the move began */
+    uint64_t target_epoch; /* of T in the routing table before the fence: what it is again if R goes back */
+    struct buf findings;   /* JSON array of {subject, finding, remedy} */
+    struct err error;      /* the last one */
     /* measured */
-    int64_t phase_started_us;   /* wall clock */
+    int64_t phase_started_us; /* wall clock */
     uint64_t copy_us;
-    uint64_t copy_rows, copy_bytes;     /* while and after copying */
-    uint64_t total_rows, total_bytes;   /* estimated */
+    uint64_t copy_rows, copy_bytes;   /* while and after copying */
+    uint64_t total_rows, total_bytes; /* estimated */
     uint64_t verified_rows, buckets_in_motion;
     unsigned verify_rounds;
     unsigned fence_attempts;
     uint64_t lock_us, inside_us, commit_us, open_us; /* of the try that succeeded */
-    uint64_t write_block_us; /* lock request to open gate */
-    uint64_t marker_us;      /* last marker round trip: the lag */
+    uint64_t write_block_us;                         /* lock request to open gate */
+    uint64_t marker_us;                              /* last marker round trip: the lag */
     uint64_t cleaned_rows;
 };
 
 struct move_outcome {
-    struct err err;          /* ERRC_NONE = success */
+    struct err err;                                         /* ERRC_NONE = success */
     bool source_owns, target_owns, gate_open, target_known; /* of ACT_INSPECT and ACT_RESOLVE */
 };
 
@@ -163,7 +173,8 @@ struct move_driver {
     void (*changed)(struct move_driver *driver);
     /* DONE, UNDONE or REFUSED was journaled; nothing follows. */
     void (*ended)(struct move_driver *driver);
-    /* A newer leader exists: nothing more may be done; nothing follows. */
+    /* A newer leader exists, or the servers contradict the journal: nothing more may be done; nothing
+     * follows. */
     void (*deposed)(struct move_driver *driver);
 };
 
@@ -172,16 +183,17 @@ struct move {
     struct move_driver *driver;
     struct sm sm;
     enum fence_phase phase;
-    int step;                /* index of the action within the state */
-    unsigned attempts;       /* failures in a row of the present action */
-    uint64_t wait_ns;        /* for ACT_WAIT */
-    int outstanding;         /* actions started and not yet done */
-    bool resumed;            /* the first actions are TAKE_TERM and INSPECT */
-    enum move_action retry;  /* the action that ACT_WAIT leads back to */
-    bool inside_failed;
-    bool routed;             /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
-    bool journaling;         /* ACT_JOURNAL of a new state is under way */
-    bool undo_wanted;        /* once the present action is done */
+    int step;               /* index of the action within the state */
+    unsigned attempts;      /* failures in a row of the present action */
+    uint64_t wait_ns;       /* for ACT_WAIT */
+    int outstanding;        /* actions started and not yet done */
+    bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
+    enum move_action retry; /* the action that ACT_WAIT leads back to */
+    bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
+    bool journaling;  /* ACT_JOURNAL of a new state is under way */
+    bool undo_wanted; /* once the present action is done */
+    struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */
+    bool over;        /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
 };
 
@@ -195,7 +207,7 @@ void move_start(struct move *m, bool resumed);
 /* The driver's report. */
 void move_done(struct move *m, enum move_action action, const struct move_outcome *outcome);
 
-/* Asks to go back. ERRC_CONFLICT after the fence, naming the state. */
+/* Asks to go back. ERRC_CONFLICT from the fence on, naming the state. */
 int move_cancel(struct move *m, struct err *err);
 
 /* ---- the record ---- */
@@ -206,7 +218,8 @@ void move_record_free(struct move_record *r);
 void move_record_print(const struct move_record *r, struct buf *json);
 /* ERRC_CORRUPT naming the member that is wrong. */
 int move_record_parse(const char *json, size_t length, struct move_record *ret, struct err *err);
-/* "shardherd_shop_m7k2p9xq_f": slot, publication, subscription and marker table of the forward direction (A11). */
+/* "shardherd_shop_m7k2p9xq_f": slot, publication, subscription and marker table of the forward direction
+ * (A11). */
 void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE]);
 
 #endif

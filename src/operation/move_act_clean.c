@@ -7,7 +7,8 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define CLEAN_BLOCKS      256 /* per batch: 2 MB of heap */
+#define CLEAN_BLOCKS      256  /* per batch: 2 MB of heap */
+#define CLEAN_BLOCKS_MOST 4096 /* where nothing is to be deleted */
 #define CLEAN_PAUSE_NS    (10 * ENV_NS_PER_MS)
 #define VACUUM_TIMEOUT_NS (3600 * ENV_NS_PER_S)
 
@@ -19,20 +20,40 @@ static void publication_dropped(struct move_op *op, enum move_action action, con
     act_done(op, action, NULL);
 }
 
+/*
+ * Names of the slots that table synchronisation makes: by the subscription's oid, so that no other
+ * subscription of that server is hit; by the server alone if the oid is not known and the whole server is
+ * this move's.
+ */
+static void sync_slots_of(const struct move_op *op, char *out, size_t size)
+{
+    const struct move_record *r = &op->core.record;
+    char subscription[32] = "none";
+    if (op->subscription != 0)
+        snprintf(subscription, sizeof subscription, "%llu", (unsigned long long)op->subscription);
+    else if (r->new_target)
+        snprintf(subscription, sizeof subscription, "[0-9]+");
+    snprintf(out, size, "^pg_%s_sync_[0-9]+_%llu$", subscription, (unsigned long long)r->target_system);
+}
+
+#define DROP_SLOTS                                                                                           \
+    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE database = "              \
+    "current_database() "                                                                                    \
+    "AND (slot_name = %L OR slot_name ~ %L) AND active_pid IS NOT NULL; "                                    \
+    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = "                 \
+    "current_database() "                                                                                    \
+    "AND (slot_name = %L OR slot_name ~ %L); "
+
 static void drop_on_source(struct move_op *op, enum move_action action)
 {
     char name[MOVE_NAME_SIZE];
-    char sync[80];
+    char sync[96];
     move_record_name(op_record(op), name);
-    snprintf(sync, sizeof sync, "^pg_[0-9]+_sync_[0-9]+_%llu$", (unsigned long long)op_record(op)->target_system);
+    sync_slots_of(op, sync, sizeof sync);
     act_sql(op, &op->source, action, SQL_TIMEOUT_NS, publication_dropped,
-            "SELECT shardherd.check_term(%d); "
-            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots "
-            "WHERE (slot_name = %L OR slot_name ~ %L) AND active_pid IS NOT NULL; "
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots "
-            "WHERE slot_name = %L OR slot_name ~ %L; "
+            "SELECT shardherd.check_term(%d); SELECT set_config('shardherd.operation', %L, true); " DROP_SLOTS
             "DROP PUBLICATION IF EXISTS %I; DROP TABLE IF EXISTS shardherd.%I",
-            op_term(op), name, sync, name, sync, name, name);
+            op_term(op), op_record(op)->id, name, sync, name, sync, name, name);
 }
 
 static void marker_table_dropped(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -47,15 +68,30 @@ static void subscription_dropped(struct move_op *op, enum move_action action, co
     (void)reply;
     move_record_name(op_record(op), name);
     act_sql(op, &op->target, action, SQL_TIMEOUT_NS, marker_table_dropped,
-            "SET LOCAL lock_timeout = '3s'; DROP TABLE IF EXISTS shardherd.%I", name);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.check_term(%d); "
+            "SELECT set_config('shardherd.operation', %L, true); DROP TABLE IF EXISTS shardherd.%I",
+            op_term(op), op_record(op)->id, name);
 }
 
-static void subscription_detached(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void source_slots_dropped(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     char name[MOVE_NAME_SIZE];
     (void)reply;
     move_record_name(op_record(op), name);
-    act_sql(op, &op->target, action, 60 * ENV_NS_PER_S, subscription_dropped, "DROP SUBSCRIPTION IF EXISTS %I", name);
+    act_sql(op, &op->target, action, 60 * ENV_NS_PER_S, subscription_dropped,
+            "DROP SUBSCRIPTION IF EXISTS %I", name);
+}
+
+/* The slots go first: while the subscription stands, a retry still learns its oid. */
+static void subscription_detached(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    char name[MOVE_NAME_SIZE];
+    char sync[96];
+    (void)reply;
+    move_record_name(op_record(op), name);
+    sync_slots_of(op, sync, sizeof sync);
+    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, source_slots_dropped,
+            "SELECT shardherd.check_term(%d); " DROP_SLOTS, op_term(op), name, sync, name, sync);
 }
 
 static void subscription_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -70,6 +106,9 @@ static void subscription_seen(struct move_op *op, enum move_action action, const
         act_done(op, action, reply->err);
         return;
     }
+    int64_t oid = 0;
+    if (pg_value_int64(reply, 0, 0, &oid))
+        op->subscription = (uint64_t)oid;
     if (pg_rows(reply) == 0)
         subscription_dropped(op, action, reply);
     else /* without its slot, so that dropping it does not depend on S; S's slot is dropped by us */
@@ -81,11 +120,14 @@ void act_drop_forward(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    if (!op->target_known)
+    if (!op->target_known && op_target_optional(op))
         drop_on_source(op, ACT_DROP_FORWARD);
+    else if (!op->target_known)
+        act_fail(op, ACT_DROP_FORWARD, ERRC_UNAVAILABLE, "the primary of shard %s is not known",
+                 op_record(op)->target);
     else
         act_sql_any(op, &op->target, ACT_DROP_FORWARD, SQL_TIMEOUT_NS, subscription_seen,
-                    "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
+                    "SELECT oid FROM pg_subscription WHERE subname = %L AND subdbid = "
                     "(SELECT oid FROM pg_database WHERE datname = current_database())",
                     name);
 }
@@ -107,6 +149,8 @@ struct clean {
     int count;
     int current;
     int64_t block;
+    int64_t batch;   /* blocks of the next batch */
+    int64_t deleted; /* rows of this heap */
 };
 
 void clean_free(struct move_op *op)
@@ -150,21 +194,33 @@ static void batch_deleted(struct move_op *op, enum move_action action, const str
     }
     pg_value_int64(reply, 0, 0, &rows);
     op_record(op)->cleaned_rows += (uint64_t)rows;
-    op->clean->block += CLEAN_BLOCKS;
+    op->clean->deleted += rows;
+    op->clean->block += op->clean->batch;
+    /* blocks without a row of R cost one look each: take more of them at a time */
+    op->clean->batch = rows > 0 ? CLEAN_BLOCKS : op->clean->batch * 2;
+    if (op->clean->batch > CLEAN_BLOCKS_MOST)
+        op->clean->batch = CLEAN_BLOCKS_MOST;
     op->poll_timer.fire = pause_over;
     loop_timer_start(&op->poll_timer, rows > 0 ? CLEAN_PAUSE_NS : 0);
+}
+
+static void next_heap(struct clean *c)
+{
+    c->current++;
+    c->block = 0;
+    c->batch = CLEAN_BLOCKS;
+    c->deleted = 0;
 }
 
 static void vacuumed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
-    if (reply->err != NULL) {
+    if (reply->err != NULL)
         clean_ended(op, op->clean->action, reply);
-        return;
+    else {
+        next_heap(op->clean);
+        next_batch(op);
     }
-    op->clean->current++;
-    op->clean->block = 0;
-    next_batch(op);
 }
 
 static void next_batch(struct move_op *op)
@@ -172,21 +228,26 @@ static void next_batch(struct move_op *op)
     struct clean *c = op->clean;
     const struct move_record *r = op_record(op);
     char slot[MOVE_NAME_SIZE];
+    while (c->current < c->count && c->block >= c->heaps[c->current].blocks && c->deleted == 0)
+        next_heap(c); /* nothing to vacuum */
     if (c->current == c->count) {
         act_sql_any(op, c->link, c->action, SQL_TIMEOUT_NS, clean_ended,
                     "SELECT pg_replication_origin_session_reset(); "
-                    "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = 'shardherd_clean_%s'",
+                    "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = "
+                    "'shardherd_clean_%s'",
                     r->id);
         return;
     }
     const struct heap *heap = &c->heaps[c->current];
     move_record_name(r, slot);
     if (c->block >= heap->blocks)
-        act_sql_any(op, c->link, c->action, VACUUM_TIMEOUT_NS, vacuumed, "VACUUM (ANALYZE) %s", heap->relation);
+        act_sql_any(op, c->link, c->action, VACUUM_TIMEOUT_NS, vacuumed, "VACUUM (ANALYZE) %s",
+                    heap->relation);
     else
         act_sql_any(op, c->link, c->action, SQL_TIMEOUT_NS, batch_deleted,
-                    "SELECT shardherd.delete_batch(%d, %L, %L::regclass, %L, %L, %d, %d, %d, %d)", op_term(op), slot,
-                    heap->relation, heap->key, heap->type, r->range.lo, r->range.hi, c->block, (int64_t)CLEAN_BLOCKS);
+                    "SELECT shardherd.delete_batch(%d, %L, %L::regclass, %L, %L, %d, %d, %d, %d)",
+                    op_term(op), slot, heap->relation, heap->key, heap->type, r->range.lo, r->range.hi,
+                    c->block, c->batch);
 }
 
 static void heaps_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -208,13 +269,13 @@ static void heaps_read(struct move_op *op, enum move_action action, const struct
     next_batch(op);
 }
 
-/* The session gets an origin (our guards let it pass, change consumers can filter it) and replica role (foreign
- * keys stay quiet: parents and children of R go together). */
+/* The session gets an origin (our guards let it pass, change consumers can filter it) and replica role
+ * (foreign keys stay quiet: parents and children of R go together). */
 static void start_clean(struct move_op *op, enum move_action action, struct link *link)
 {
     struct clean *c = mem_zalloc(sizeof *c);
     clean_free(op);
-    *c = (struct clean){.op = op, .action = action, .link = link};
+    *c = (struct clean){.op = op, .action = action, .link = link, .batch = CLEAN_BLOCKS};
     op->clean = c;
     act_sql_any(op, link, action, SQL_TIMEOUT_NS, heaps_read,
                 "SELECT shardherd.check_term(%d); SET session_replication_role = replica; "
@@ -233,8 +294,9 @@ void act_clean_source(struct move_op *op)
 
 void act_empty_target(struct move_op *op)
 {
-    if (!op->target_known) {
-        act_done(op, ACT_EMPTY_TARGET, NULL);
+    if (!op->target_known) { /* only targets that were there before get here */
+        act_fail(op, ACT_EMPTY_TARGET, ERRC_UNAVAILABLE, "the primary of shard %s is not known",
+                 op_record(op)->target);
         return;
     }
     link_drop(&op->target_poll);

@@ -6,12 +6,12 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define COPY_POLL_NS       (200 * ENV_NS_PER_MS)
-#define CATCH_UP_LIMIT_NS  (600 * ENV_NS_PER_S)
-#define CATCH_UP_PAUSE_NS  (20 * ENV_NS_PER_MS)
-#define FAST_MARKERS       3
-#define SLOW_MARKER_NS     (10 * ENV_NS_PER_S)
-#define SYNC_ERRORS_MOST   5
+#define COPY_POLL_NS      (200 * ENV_NS_PER_MS)
+#define CATCH_UP_LIMIT_NS (600 * ENV_NS_PER_S)
+#define CATCH_UP_PAUSE_NS (20 * ENV_NS_PER_MS)
+#define FAST_MARKERS      3
+#define SLOW_MARKER_NS    (10 * ENV_NS_PER_S)
+#define SYNC_ERRORS_MOST  5
 
 /* ---- publication and subscription ---- */
 
@@ -23,7 +23,8 @@ static void published(struct move_op *op, enum move_action action, const struct 
     if (text == NULL || !text_to_uint64(text, &oid))
         act_fail(op, action, ERRC_PROTOCOL, "publication has no oid");
     else if (r->publication != 0 && r->publication != oid)
-        act_fail(op, action, ERRC_CORRUPT, "the publication was made anew under a living copy (was %llu, is %llu)",
+        act_fail(op, action, ERRC_CORRUPT,
+                 "the publication was made anew under a living copy (was %llu, is %llu)",
                  (unsigned long long)r->publication, (unsigned long long)oid);
     else {
         r->publication = oid;
@@ -37,8 +38,8 @@ void act_publish(struct move_op *op)
     char name[MOVE_NAME_SIZE];
     move_record_name(r, name);
     act_sql(op, &op->source, ACT_PUBLISH, SQL_TIMEOUT_NS, published,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.publish_range(%d, %L, %L, %d, %d)", op_term(op), r->id, name,
-            r->range.lo, r->range.hi);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.publish_range(%d, %L, %L, %d, %d)", op_term(op),
+            r->id, name, r->range.lo, r->range.hi);
 }
 
 static void add_conninfo_value(struct buf *out, const char *key, const char *value)
@@ -70,10 +71,12 @@ static void create_subscription(struct move_op *op)
     char name[MOVE_NAME_SIZE];
     char *conninfo = source_conninfo(op);
     move_record_name(op_record(op), name);
-    act_sql(op, &op->target, ACT_SUBSCRIBE, 120 * ENV_NS_PER_S, NULL,
-            "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = true, create_slot = true, "
-            "synchronous_commit = 'on')",
-            name, conninfo, name);
+    /* in the session that logs no statements, or not at all: the statement holds a password */
+    act_sql_in(
+        op, &op->target, op->quiet_session, ACT_SUBSCRIBE, 120 * ENV_NS_PER_S, NULL,
+        "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = true, create_slot = true, "
+        "synchronous_commit = 'on')",
+        name, conninfo, name);
     explicit_bzero(conninfo, strlen(conninfo));
     free(conninfo);
 }
@@ -90,14 +93,16 @@ static void marker_table_made(struct move_op *op, enum move_action action, const
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
+    op->quiet_session = link_session(&op->target);
     if (pg_rows(reply) > 0)
         act_done(op, action, NULL);
     else
-        act_sql(op, &op->source, action, SQL_TIMEOUT_NS, old_slot_dropped,
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %L "
-                "AND active_pid IS NOT NULL; "
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %L",
-                name, name);
+        act_sql(
+            op, &op->source, action, SQL_TIMEOUT_NS, old_slot_dropped,
+            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %L "
+            "AND active_pid IS NOT NULL; "
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %L",
+            name, name);
 }
 
 void act_subscribe(struct move_op *op)
@@ -107,13 +112,15 @@ void act_subscribe(struct move_op *op)
     if (op->copy_started_ns == 0)
         op->copy_started_ns = op_now(op);
     /* the statement that makes the subscription holds a password: it must not reach the server's log */
-    act_sql(op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
-            "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = 'panic'; "
-            "SET log_min_duration_sample = -1; SET track_activities = off; "
-            "SELECT shardherd.check_term(%d); CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY); "
-            "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())",
-            op_term(op), name, name);
+    act_sql(
+        op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
+        "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = "
+        "'panic'; "
+        "SET log_min_duration_sample = -1; SET track_activities = off; "
+        "SELECT shardherd.check_term(%d); CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY); "
+        "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
+        "(SELECT oid FROM pg_database WHERE datname = current_database())",
+        op_term(op), name, name);
 }
 
 /* ---- initial copy ---- */
@@ -159,18 +166,19 @@ void act_await_copy(struct move_op *op)
     if (op->copy_started_ns == 0)
         op->copy_started_ns = op_now(op);
     /* progress: what is in the tables already, and what the copies under way have done */
-    act_sql(op, &op->target, ACT_AWAIT_COPY, SQL_TIMEOUT_NS, copy_polled,
-            "SELECT count(*), count(*) FILTER (WHERE srsubstate = 'r'), "
-            "(SELECT coalesce(sum(apply_error_count + sync_error_count), 0) FROM pg_stat_subscription_stats s2 "
-            "WHERE s2.subname = %L), "
-            "(SELECT coalesce(sum(tuples_processed), 0) FROM pg_stat_progress_copy) + "
-            "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 JOIN pg_stat_user_tables st "
-            "ON st.relid = r2.srrelid WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
-            "(SELECT coalesce(sum(pg_table_size(l.relid)), 0) FROM pg_subscription_rel r3, "
-            "pg_partition_tree(r3.srrelid) l WHERE l.isleaf AND r3.srsubid = min(s.oid::text)::oid) "
-            "FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid WHERE s.subname = %L "
-            "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            name, name);
+    act_sql(
+        op, &op->target, ACT_AWAIT_COPY, SQL_TIMEOUT_NS, copy_polled,
+        "SELECT count(*), count(*) FILTER (WHERE srsubstate = 'r'), "
+        "(SELECT coalesce(sum(apply_error_count + sync_error_count), 0) FROM pg_stat_subscription_stats s2 "
+        "WHERE s2.subname = %L), "
+        "(SELECT coalesce(sum(tuples_processed), 0) FROM pg_stat_progress_copy) + "
+        "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 JOIN pg_stat_user_tables st "
+        "ON st.relid = r2.srrelid WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
+        "(SELECT coalesce(sum(pg_table_size(l.relid)), 0) FROM pg_subscription_rel r3, "
+        "pg_partition_tree(r3.srrelid) l WHERE l.isleaf AND r3.srsubid = min(s.oid::text)::oid) "
+        "FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid WHERE s.subname = %L "
+        "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
+        name, name);
 }
 
 static void poll_copy(struct loop_timer *timer, void *data)
@@ -192,6 +200,14 @@ static void marker_end(struct move_op *op, const struct err *err)
 
 static void look_for_marker(struct move_op *op);
 
+/* A server that does not answer may not hold the fence beyond its bound either (B3). */
+static uint64_t marker_timeout(const struct move_op *op)
+{
+    uint64_t now = op_now(op);
+    uint64_t left = op->marker_deadline_ns > now ? op->marker_deadline_ns - now : 0;
+    return left > MARKER_FAST_NS ? left : MARKER_FAST_NS;
+}
+
 static void marker_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct err err = {0};
@@ -212,7 +228,7 @@ static void look_for_marker(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    act_sql_any(op, &op->target_poll, ACT_MARKER, SQL_TIMEOUT_NS, marker_looked,
+    act_sql_any(op, &op->target_poll, ACT_MARKER, marker_timeout(op), marker_looked,
                 "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", name, op->marker_number);
 }
 
@@ -227,15 +243,17 @@ static void marker_written(struct move_op *op, enum move_action action, const st
     look_for_marker(op);
 }
 
-void marker_round_trip(struct move_op *op, uint64_t bound_ns, void (*done)(struct move_op *op, const struct err *err))
+void marker_round_trip(struct move_op *op, uint64_t bound_ns,
+                       void (*done)(struct move_op *op, const struct err *err))
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
     op->marker_done = done;
     op->marker_started_ns = op_now(op);
     op->marker_deadline_ns = op->marker_started_ns + bound_ns;
-    act_sql_any(op, &op->source_marker, ACT_MARKER, SQL_TIMEOUT_NS, marker_written,
-                "INSERT INTO shardherd.%I SELECT coalesce(max(n), 0) + 1 FROM shardherd.%I RETURNING n", name, name);
+    act_sql_any(op, &op->source_marker, ACT_MARKER, marker_timeout(op), marker_written,
+                "INSERT INTO shardherd.%I SELECT coalesce(max(n), 0) + 1 FROM shardherd.%I RETURNING n", name,
+                name);
 }
 
 static void fence_marker_done(struct move_op *op, const struct err *err)
@@ -318,13 +336,16 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
 void act_rehearse(struct move_op *op)
 {
     /* a transaction that wrote and stays open would make the LOCK of the fence time out again and again */
-    act_sql(op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
-            "SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, a.application_name, "
-            "l.relation::regclass, extract(epoch FROM clock_timestamp() - a.xact_start)::int) "
-            "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
-            "WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
-            "AND l.relation IN (SELECT relation FROM shardherd.distributed_relations()) AND l.granted "
-            "AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', "
-            "'ExclusiveLock', 'AccessExclusiveLock') AND a.backend_type = 'client backend' "
-            "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
+    act_sql(
+        op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
+        "SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, "
+        "a.application_name, "
+        "l.relation::regclass, extract(epoch FROM clock_timestamp() - a.xact_start)::int) "
+        "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
+        "WHERE l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
+        "AND l.relation IN (SELECT relation FROM shardherd.distributed_relations()) AND l.granted "
+        "AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', "
+        "'ShareRowExclusiveLock', "
+        "'ExclusiveLock', 'AccessExclusiveLock') AND a.backend_type = 'client backend' "
+        "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
 }

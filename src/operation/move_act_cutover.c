@@ -1,4 +1,5 @@
-/* The cutover: gate, fence, routing table, opening, settling. Every microsecond in LOCK .. OPEN is a write that waits. */
+/* The cutover: gate, fence, routing table, opening, settling. Every microsecond in LOCK .. OPEN is a write
+ * that waits. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -10,7 +11,10 @@
 
 void act_close_gate(struct move_op *op)
 {
-    const struct move_record *r = op_record(op);
+    struct move_record *r = op_record(op);
+    const struct fleet_database *db = op_database(op);
+    const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
+    r->target_epoch = target != NULL ? target->epoch : 0; /* journaled with the fence */
     act_sql(op, &op->target, ACT_CLOSE_GATE, SQL_TIMEOUT_NS, NULL,
             "SET LOCAL lock_timeout = '2s'; SELECT shardherd.close_gate(%d, %L, %d, %d)", op_term(op), r->id,
             r->range.lo, r->range.hi);
@@ -18,14 +22,24 @@ void act_close_gate(struct move_op *op)
 
 void act_burn_gate(struct move_op *op)
 {
-    if (!op->target_known)
-        act_done(op, ACT_BURN_GATE, NULL);
+    if (!op->target_known) /* only targets that were there before get here: without it there is no way back */
+        act_fail(op, ACT_BURN_GATE, ERRC_UNAVAILABLE, "the primary of shard %s is not known",
+                 op_record(op)->target);
     else
         act_sql(op, &op->target, ACT_BURN_GATE, SQL_TIMEOUT_NS, NULL,
-                "SET LOCAL lock_timeout = '2s'; SELECT shardherd.burn_gate(%d, %L)", op_term(op), op_record(op)->id);
+                "SET LOCAL lock_timeout = '2s'; SELECT shardherd.burn_gate(%d, %L)", op_term(op),
+                op_record(op)->id);
 }
 
 /* ---- fence ---- */
+
+/* FENCE and COMMIT belong to the transaction of this session: see link_exec_in(). */
+static void locked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    op->fence_session = link_session(&op->source);
+    act_done(op, action, NULL);
+}
 
 void act_lock(struct move_op *op)
 {
@@ -37,9 +51,9 @@ void act_lock(struct move_op *op)
         act_fail(op, ACT_LOCK, ERRC_NOT_FOUND, "the database has no tables any more");
         return;
     }
-    /* statement_timeout bounds the LOCK of all tables together (B4), deadlock_timeout makes autovacuum give way
-     * (B1), idle_in_transaction_session_timeout ends the fence of a manager that fell silent (B2) */
-    act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, NULL,
+    /* statement_timeout bounds the LOCK of all tables together (B4), deadlock_timeout makes autovacuum give
+     * way (B1), idle_in_transaction_session_timeout ends the fence of a manager that fell silent (B2) */
+    act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, locked,
             "BEGIN; SET LOCAL statement_timeout = '%s'; SET LOCAL deadlock_timeout = '5ms'; "
             "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT shardherd.check_term(%d); "
             "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; SET LOCAL statement_timeout = '200ms'",
@@ -80,15 +94,28 @@ void act_fence(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
-    act_sql(op, &op->source, ACT_FENCE, FENCE_BOUND_NS, fenced,
-            "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)", r->id,
-            r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
-            (int64_t)SEQUENCE_GAP);
+    if (db == NULL) {
+        act_fail(op, ACT_FENCE, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    act_sql_in(op, &op->source, op->fence_session, ACT_FENCE, FENCE_BOUND_NS, fenced,
+               "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)",
+               r->id, r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
+               (int64_t)SEQUENCE_GAP);
+}
+
+/* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
+static void committed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (reply->count == 1 && strcmp(PQcmdStatus(reply->results[0]), "COMMIT") == 0)
+        act_done(op, action, NULL);
+    else
+        act_fail(op, action, ERRC_CONFLICT, "the fence's transaction was not there to be committed");
 }
 
 void act_commit(struct move_op *op)
 {
-    act_sql(op, &op->source, ACT_COMMIT, SQL_TIMEOUT_NS, NULL, "COMMIT");
+    act_sql_in(op, &op->source, op->fence_session, ACT_COMMIT, SQL_TIMEOUT_NS, committed, "COMMIT");
 }
 
 static void rolled_back(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -115,13 +142,15 @@ static void unrouted(const struct err *err, void *data)
     act_done(data, ACT_UNROUTE, err);
 }
 
-static void announced_route(const struct err *err, void *data);
-
 void act_route(struct move_op *op)
 {
     struct fleet_database *db = op_database(op);
     const struct move_record *r = op_record(op);
     struct err err = {0};
+    if (db == NULL) {
+        act_fail(op, ACT_ROUTE, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
     struct routing *next = routing_clone(db->routing);
     if (routing_move(next, r->source, r->target, &r->range, &err) != 0) {
         routing_free(next);
@@ -130,7 +159,8 @@ void act_route(struct move_op *op)
         routed(&err, op);
 }
 
-/* S owns R: say so again, with a newer epoch, if the table says otherwise. S's own epoch is what its guards say. */
+/* S owns R: say so again, with a newer epoch, if the table says otherwise. The epochs of S and T are again
+ * what their servers say, or strict clients would be refused by both for ever. */
 void act_unroute(struct move_op *op)
 {
     struct fleet_database *db = op_database(op);
@@ -148,6 +178,8 @@ void act_unroute(struct move_op *op)
         return;
     }
     routing_find_shard(back, r->source)->epoch = r->source_epoch;
+    if (r->target_epoch != 0)
+        routing_find_shard(back, r->target)->epoch = r->target_epoch;
     if (operation_publish(op->op.owner, db, back, unrouted, op, &err) != 0)
         unrouted(&err, op);
 }
@@ -174,8 +206,8 @@ static void open_gate(struct move_op *op)
         sqlf(&values, "%d", op->sequences[i].value);
     }
     act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened,
-            "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])", op_term(op), r->id,
-            r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
+            "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])", op_term(op),
+            r->id, r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
     buf_free(&names);
     buf_free(&values);
 }

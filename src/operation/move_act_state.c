@@ -19,15 +19,18 @@ static bool truth(const PGresult *result, int column)
 
 static void raise_on_source(struct move_op *op)
 {
-    act_sql(op, &op->source, ACT_TAKE_TERM, SQL_TIMEOUT_NS, NULL, END_OLD_BACKENDS "SELECT shardherd.raise_term(%d)",
-            op_term(op));
+    if (!op->source_known) { /* see act_take_term() */
+        act_done(op, ACT_TAKE_TERM, NULL);
+        return;
+    }
+    act_sql(op, &op->source, ACT_TAKE_TERM, SQL_TIMEOUT_NS, NULL,
+            END_OLD_BACKENDS "SELECT shardherd.raise_term(%d)", op_term(op));
 }
 
 static void raised_on_target(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     /* a target that is not finished, or not there, cannot have been opened by anybody */
-    bool unfinished = op->core.record.state <= MOVE_TARGET || op->core.record.state >= MOVE_UNDO;
-    if (reply->err != NULL && !unfinished) {
+    if (reply->err != NULL && (err_is_sql(reply->err, "SHR03") || !op_target_optional(op))) {
         act_done(op, action, reply->err);
         return;
     }
@@ -36,7 +39,13 @@ static void raised_on_target(struct move_op *op, enum move_action action, const 
 
 void act_take_term(struct move_op *op)
 {
-    if (!op->target_known)
+    const struct move_record *r = op_record(op);
+    op_find_servers(op);
+    if (!op->source_known && !op_source_gone(op))
+        act_fail(op, ACT_TAKE_TERM, ERRC_UNAVAILABLE, "the primary of shard %s is not known", r->source);
+    else if (!op->target_known && !op_target_optional(op))
+        act_fail(op, ACT_TAKE_TERM, ERRC_UNAVAILABLE, "the primary of shard %s is not known", r->target);
+    else if (!op->target_known)
         raise_on_source(op);
     else
         act_sql_any(op, &op->target, ACT_TAKE_TERM, SQL_TIMEOUT_NS, raised_on_target,
@@ -48,8 +57,7 @@ void act_take_term(struct move_op *op)
 static void target_inspected(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct move_outcome outcome = {.source_owns = true}; /* else we would not have asked T */
-    bool unfinished = op->core.record.state <= MOVE_TARGET || op->core.record.state >= MOVE_UNDO;
-    if (reply->err != NULL && !unfinished) {
+    if (reply->err != NULL && !op_target_optional(op)) {
         act_done(op, action, reply->err);
         return;
     }
@@ -75,6 +83,11 @@ static void source_inspected(struct move_op *op, enum move_action action, const 
 
 void act_inspect(struct move_op *op)
 {
+    struct move_outcome gone = {.source_owns = false};
+    if (!op->source_known) {
+        act_outcome(op, ACT_INSPECT, &gone);
+        return;
+    }
     act_sql(op, &op->source, ACT_INSPECT, SQL_TIMEOUT_NS, source_inspected, "SELECT shardherd.owns(%d, %d)",
             op->core.record.range.lo, op->core.record.range.hi);
 }
@@ -112,8 +125,8 @@ static void checked(struct move_op *op, enum move_action action, const struct pg
     if (!truth(state, 0))
         act_fail(op, action, ERRC_REFUSED, "shard %s does not own the range", r->source);
     else if (count > 0)
-        act_fail(op, action, ERRC_REFUSED, "%llu finding(s) forbid the move, the first: %s", (unsigned long long)count,
-                 PQgetvalue(findings, 0, 2));
+        act_fail(op, action, ERRC_REFUSED, "%llu finding(s) forbid the move, the first: %s",
+                 (unsigned long long)count, PQgetvalue(findings, 0, 2));
     else
         act_done(op, action, NULL);
 }
@@ -121,18 +134,19 @@ static void checked(struct move_op *op, enum move_action action, const struct pg
 void act_check(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
-    act_sql(op, &op->source, ACT_CHECK, SQL_TIMEOUT_NS, checked,
-            "SELECT shardherd.raise_term(%d); "
-            "SELECT shardherd.owns(%d, %d), s.epoch, (pg_control_system()).system_identifier, e.bytes, e.rows "
-            "FROM shardherd.shard s, "
-            /* estimates by the share of the owned space that moves */
-            "LATERAL (SELECT (%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1) AS share "
-            "FROM unnest(s.los, s.his) AS r(lo, hi)) w, "
-            "LATERAL (SELECT coalesce(sum(pg_table_size(l.relid)) * w.share, 0)::bigint AS bytes, "
-            "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t, "
-            "pg_partition_tree(t.name::regclass) l JOIN pg_class c ON c.oid = l.relid WHERE l.isleaf) e; "
-            "SELECT coalesce(json_agg(f), '[]'), count(*), "
-            "coalesce(min(format('%%s: %%s (remedy: %%s)', f.subject, f.finding, f.remedy)), '') "
-            "FROM shardherd.check_move() f",
-            op_term(op), r->range.lo, r->range.hi, r->range.hi, r->range.lo);
+    act_sql(
+        op, &op->source, ACT_CHECK, SQL_TIMEOUT_NS, checked,
+        "SELECT shardherd.raise_term(%d); "
+        "SELECT shardherd.owns(%d, %d), s.epoch, (pg_control_system()).system_identifier, e.bytes, e.rows "
+        "FROM shardherd.shard s, "
+        /* estimates by the share of the owned space that moves */
+        "LATERAL (SELECT (%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1) AS share "
+        "FROM unnest(s.los, s.his) AS r(lo, hi)) w, "
+        "LATERAL (SELECT coalesce(sum(pg_table_size(l.relid)) * w.share, 0)::bigint AS bytes, "
+        "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t, "
+        "pg_partition_tree(t.name::regclass) l JOIN pg_class c ON c.oid = l.relid WHERE l.isleaf) e; "
+        "SELECT coalesce(json_agg(f), '[]'), count(*), "
+        "coalesce(min(format('%%s: %%s (remedy: %%s)', f.subject, f.finding, f.remedy)), '') "
+        "FROM shardherd.check_move() f",
+        op_term(op), r->range.lo, r->range.hi, r->range.hi, r->range.lo);
 }

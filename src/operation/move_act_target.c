@@ -50,8 +50,8 @@ static void on_instance(const struct err *err, const struct runtime_instance *in
     }
     if (fleet_find_instance(fleet, instance->name) == NULL) {
         struct fleet_instance *added;
-        if (fleet_add_instance(fleet, instance->name, op_services(op)->runtime->backend->kind, &instance->access, &added,
-                               &local) == 0) {
+        if (fleet_add_instance(fleet, instance->name, op_services(op)->runtime->backend->kind,
+                               &instance->access, &added, &local) == 0) {
             free(added->database);
             free(added->shard);
             added->database = mem_strdup(op_record(op)->database);
@@ -69,6 +69,10 @@ void act_provision(struct move_op *op)
     struct err err = {0};
     if (!op_record(op)->new_target) {
         act_done(op, ACT_PROVISION, NULL);
+        return;
+    }
+    if (s->runtime == NULL || op_database(op) == NULL) {
+        act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
         return;
     }
     if (s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err) != 0 ||
@@ -112,8 +116,8 @@ static char *target_script(struct move_op *op, const char *dump)
     for (size_t i = 0; i < db->routing->table_count; i++)
         sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L);\n", op_term(op), db->routing->tables[i].table,
              db->routing->tables[i].key);
-    sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, %d, '{}', '{}');\n", op_term(op), r->database, r->target,
-         (int64_t)db->routing->epoch);
+    sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, %d, '{}', '{}');\n", op_term(op), r->database,
+         r->target, (int64_t)db->routing->epoch);
     return buf_take(&sql);
 }
 
@@ -135,6 +139,7 @@ static void on_tool_end(const struct process_result *result, void *data)
     struct tool_run run = *(struct tool_run *)data;
     struct err err = {0};
     free(data);
+    op_tool_ended(run.op);
     if (run.op->stopped)
         return;
     if (result->err.code != ERRC_NONE || result->exit_code != 0 || result->truncated) {
@@ -148,27 +153,43 @@ static void on_tool_end(const struct process_result *result, void *data)
     run.next(run.op, result);
 }
 
-static void run_tool(struct move_op *op, const char *name, const struct link *server, const char *const *extra,
-                     const char *input, void (*next)(struct move_op *op, const struct process_result *result))
+static void run_tool(struct move_op *op, const char *name, const struct link *server,
+                     const char *const *extra, const char *input,
+                     void (*next)(struct move_op *op, const struct process_result *result))
 {
     char path[512];
     char port[16];
-    char *password = mem_printf("PGPASSWORD=%s", server->access.password != NULL ? server->access.password : "");
-    const char *argv[24] = {tool(op, name, path, sizeof path), "-h", server->access.host, "-p", port, "-U",
-                            server->access.user, "-d", server->access.dbname};
-    const char *env[] = {password, "PGAPPNAME=shardherd", "PGCONNECT_TIMEOUT=10", "PGOPTIONS=-c statement_timeout=0",
-                         NULL};
-    struct process_options options = {.argv = argv, .env = env, .input = input, .timeout_ns = DUMP_TIMEOUT_NS,
-                                      .input_length = input != NULL ? strlen(input) : 0, .capture_limit = DUMP_LIMIT};
+    char *password =
+        mem_printf("PGPASSWORD=%s", server->access.password != NULL ? server->access.password : "");
+    const char *argv[24] = {tool(op, name, path, sizeof path),
+                            "-h",
+                            server->access.host,
+                            "-p",
+                            port,
+                            "-U",
+                            server->access.user,
+                            "-d",
+                            server->access.dbname};
+    const char *env[] = {password, "PGAPPNAME=shardherd", "PGCONNECT_TIMEOUT=10",
+                         "PGOPTIONS=-c statement_timeout=0", NULL};
+    struct process_options options = {.argv = argv,
+                                      .env = env,
+                                      .input = input,
+                                      .timeout_ns = DUMP_TIMEOUT_NS,
+                                      .input_length = input != NULL ? strlen(input) : 0,
+                                      .capture_limit = DUMP_LIMIT};
     struct tool_run *run = mem_alloc(sizeof *run);
     struct err err = {0};
     snprintf(port, sizeof port, "%d", server->access.port);
     for (int i = 0; extra[i] != NULL && i < 12; i++)
         argv[9 + i] = extra[i];
     *run = (struct tool_run){op, name, next};
-    int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, NULL, &err);
+    struct process *started;
+    int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, &started, &err);
     mem_wipe_free(password);
-    if (rc != 0) {
+    if (rc == 0)
+        op_tool_started(op, started);
+    else {
         free(run);
         act_done(op, ACT_SCHEMA, &err);
     }
@@ -194,13 +215,15 @@ static void dumped(struct move_op *op, const struct process_result *result)
 
 static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    static const char *const extra[] = {"--schema-only", "--exclude-schema=shardherd", "--no-publications",
-                                        "--no-subscriptions", "--no-tablespaces", NULL};
+    static const char *const extra[] = {"--schema-only",     "--exclude-schema=shardherd",
+                                        "--no-publications", "--no-subscriptions",
+                                        "--no-tablespaces",  NULL};
     const char *system = pg_value(reply, 0, 1);
     op_record(op)->target_system = system != NULL ? strtoull(system, NULL, 10) : 0;
     const char *there = pg_value(reply, 0, 0);
     if (there != NULL && there[0] == 't') /* all of it came in one transaction */
-        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL, "SELECT shardherd.raise_term(%d)", op_term(op));
+        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL, "SELECT shardherd.raise_term(%d)",
+                op_term(op));
     else if (!op_record(op)->new_target)
         act_fail(op, action, ERRC_REFUSED, "shard %s has no schema of shardherd", op_record(op)->target);
     else
@@ -220,16 +243,16 @@ static void source_frozen(struct move_op *op, enum move_action action, const str
     const struct move_record *r = op_record(op);
     (void)reply;
     act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id, r->range.lo,
-            r->range.hi);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id,
+            r->range.lo, r->range.hi);
 }
 
 void act_freeze(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
     act_sql(op, &op->source, ACT_FREEZE, SQL_TIMEOUT_NS, source_frozen,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id, r->range.lo,
-            r->range.hi);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id,
+            r->range.lo, r->range.hi);
 }
 
 static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -240,13 +263,20 @@ static void source_unfrozen(struct move_op *op, enum move_action action, const s
         act_done(op, action, NULL);
     else
         act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
-                "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op), op_record(op)->id);
+                "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op),
+                op_record(op)->id);
 }
 
 void act_unfreeze(struct move_op *op)
 {
+    struct pg_reply nothing = {0};
+    if (!op->source_known) {
+        source_unfrozen(op, ACT_UNFREEZE, &nothing);
+        return;
+    }
     act_sql(op, &op->source, ACT_UNFREEZE, SQL_TIMEOUT_NS, source_unfrozen,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op), op_record(op)->id);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op),
+            op_record(op)->id);
 }
 
 /* ---- taking a shard away ---- */
@@ -305,8 +335,10 @@ static void remove_shard(struct move_op *op, enum move_action action, const char
 
 void act_retire(struct move_op *op)
 {
-    link_drop(&op->source);
-    link_drop(&op->source_marker);
+    if (op->source_known) {
+        link_drop(&op->source);
+        link_drop(&op->source_marker);
+    }
     remove_shard(op, ACT_RETIRE, op_record(op)->source);
 }
 

@@ -3,8 +3,8 @@
  *
  * Both sides are read at the same moment, but not at the same point of the stream of changes, so buckets that
  * are being written may differ. Those are read again after a marker has made the round trip, in ever smaller
- * numbers. A bucket that differs while neither side changes between two rounds is a difference of the data; one
- * that keeps changing for all rounds cannot be judged under load and is counted as in motion.
+ * numbers. A bucket that differs while neither side changes between two rounds is a difference of the data;
+ * one that keeps changing for all rounds cannot be judged under load and is counted as in motion.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,10 +26,10 @@ struct bucket {
 
 struct verify {
     size_t table;
-    unsigned round;            /* of this table, from 0 */
+    unsigned round; /* of this table, from 0 */
     struct bucket source[BUCKETS], target[BUCKETS];
     struct bucket source_before[BUCKETS], target_before[BUCKETS];
-    unsigned stable[BUCKETS];  /* rounds in a row with the same difference */
+    unsigned stable[BUCKETS]; /* rounds in a row with the same difference */
     bool wanted[BUCKETS];
     int outstanding;
     struct err err;
@@ -73,10 +73,12 @@ static void report_difference(struct move_op *op, int bucket)
     struct verify *v = op->verify;
     struct err err = {0};
     const struct fleet_database *db = op_database(op);
-    err_set(&err, ERRC_CORRUPT,
-            "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, and nothing changes there",
-            db != NULL ? db->routing->tables[v->table].table : "?", bucket, BUCKETS, (long long)v->source[bucket].rows,
-            op_record(op)->source, (long long)v->target[bucket].rows, op_record(op)->target);
+    err_set(
+        &err, ERRC_CORRUPT,
+        "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, and nothing changes there",
+        db != NULL ? db->routing->tables[v->table].table : "?", bucket, BUCKETS,
+        (long long)v->source[bucket].rows, op_record(op)->source, (long long)v->target[bucket].rows,
+        op_record(op)->target);
     end_verify(op, &err);
 }
 
@@ -99,7 +101,8 @@ static void judge_round(struct move_op *op)
         if (!v->wanted[i])
             continue;
         differing++;
-        bool still = v->round > 0 && same(&v->source[i], &v->source_before[i]) && same(&v->target[i], &v->target_before[i]);
+        bool still = v->round > 0 && same(&v->source[i], &v->source_before[i]) &&
+                     same(&v->target[i], &v->target_before[i]);
         v->stable[i] = still ? v->stable[i] + 1 : 0;
         if (v->stable[i] >= STABLE_ROUNDS) {
             report_difference(op, i);
@@ -185,10 +188,10 @@ static void start_round(struct move_op *op)
     }
     v->outstanding = 2;
     const char *sql = "SELECT bucket, row_count, checksum FROM shardherd.buckets(%L, %d, %d, 1024, %s)";
-    act_sql_any(op, &op->source, ACT_VERIFY, VERIFY_TIMEOUT_NS, source_summed, sql, db->routing->tables[v->table].table,
-                r->range.lo, r->range.hi, buf_text(&wanted));
-    act_sql_any(op, &op->target, ACT_VERIFY, VERIFY_TIMEOUT_NS, target_summed, sql, db->routing->tables[v->table].table,
-                r->range.lo, r->range.hi, buf_text(&wanted));
+    act_sql_any(op, &op->source, ACT_VERIFY, VERIFY_TIMEOUT_NS, source_summed, sql,
+                db->routing->tables[v->table].table, r->range.lo, r->range.hi, buf_text(&wanted));
+    act_sql_any(op, &op->target, ACT_VERIFY, VERIFY_TIMEOUT_NS, target_summed, sql,
+                db->routing->tables[v->table].table, r->range.lo, r->range.hi, buf_text(&wanted));
     buf_free(&wanted);
 }
 

@@ -22,7 +22,6 @@ static void set_phase(struct move *m, enum fence_phase phase)
 void fence_begin(struct move *m)
 {
     m->record.fence_attempts++;
-    m->inside_failed = false;
     m->routed = false;
     m->lock_ns = m->driver->now(m->driver);
     m->phase = FENCE_LOCK; /* no report in here: every microsecond is a write that waits */

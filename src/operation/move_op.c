@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "loop/process.h"
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
@@ -58,6 +59,12 @@ static void link_closed(void *data)
     maybe_report_stopped(data);
 }
 
+static void link_closed_one(struct move_op *op)
+{
+    op->open_links--;
+    maybe_report_stopped(op);
+}
+
 static void drop_links(struct move_op *op)
 {
     if (op->source_known) {
@@ -77,7 +84,21 @@ static void stop_move(struct operation *base)
     loop_timer_stop(&op->wait_timer);
     loop_timer_stop(&op->poll_timer);
     drop_links(op);
+    if (op->tool != NULL)
+        process_cancel(op->tool);
     maybe_report_stopped(op);
+}
+
+void op_tool_started(struct move_op *op, struct process *tool)
+{
+    op->tool = tool;
+    op->open_links++;
+}
+
+void op_tool_ended(struct move_op *op)
+{
+    op->tool = NULL;
+    link_closed_one(op);
 }
 
 static void free_move(struct operation *base)
@@ -96,7 +117,6 @@ static void free_move(struct operation *base)
     verify_free(op);
     clean_free(op);
     sequences_free(op);
-    free(op->target_instance);
     move_fini(&op->core);
     free(op);
 }
@@ -146,10 +166,35 @@ static void maybe_kill(struct move_op *op, const char *moment, const char *name)
     operation_maybe_kill(op->op.owner, place);
 }
 
+/* An outcome that was known inside driver.act(): it is delivered at the end of the turn. */
+struct early {
+    struct loop_task task;
+    struct move_op *op;
+    enum move_action action;
+    struct move_outcome outcome;
+};
+
+static void deliver_early(struct loop_task *task, void *data)
+{
+    struct early early = *(struct early *)data;
+    (void)task;
+    free(data);
+    act_outcome(early.op, early.action, &early.outcome);
+    link_closed_one(early.op);
+}
+
 void act_outcome(struct move_op *op, enum move_action action, const struct move_outcome *outcome)
 {
     if (op->stopped)
         return;
+    if (op->driving) {
+        struct early *early = mem_zalloc(sizeof *early);
+        *early = (struct early){
+            .task = {.run = deliver_early, .data = early}, .op = op, .action = action, .outcome = *outcome};
+        op->open_links++; /* so that nobody frees the operation before */
+        loop_defer(op_services(op)->loop, &early->task);
+        return;
+    }
     if (outcome->err.code == ERRC_NONE)
         maybe_kill(op, "after", move_action_name(action));
     move_done(&op->core, action, outcome);
@@ -209,12 +254,14 @@ static void drive(struct move_driver *driver, enum move_action action)
 {
     struct move_op *op = of_driver(driver);
     maybe_kill(op, "before", move_action_name(action));
+    op->driving = true;
     if (action == ACT_JOURNAL)
         journal(op);
     else if (action == ACT_WAIT)
         loop_timer_start(&op->wait_timer, op->core.wait_ns);
     else
         actions[action](op);
+    op->driving = false;
 }
 
 static uint64_t driver_now(struct move_driver *driver)
@@ -226,9 +273,9 @@ static void log_change(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
     bool failing = op->core.attempts > 0 && r->error.code != ERRC_NONE;
-    log_event(failing ? LOG_WARN : LOG_INFO, failing ? "step failed, trying again" : "move goes on", "op", r->id, "db",
-              r->database, "shard", r->source, "target", r->target, "state", move_state_name(r->state), "err",
-              failing ? r->error.message : NULL, NULL);
+    log_event(failing ? LOG_WARN : LOG_INFO, failing ? "step failed, trying again" : "move goes on", "op",
+              r->id, "db", r->database, "shard", r->source, "target", r->target, "state",
+              move_state_name(r->state), "err", failing ? r->error.message : NULL, NULL);
 }
 
 static void driver_changed(struct move_driver *driver)
@@ -246,8 +293,8 @@ static void driver_ended(struct move_driver *driver)
     drop_links(op);
     op->stopped = true;
     op->op.error = r->error;
-    log_event(r->state == MOVE_DONE ? LOG_INFO : LOG_WARN, "move ended", "op", r->id, "db", r->database, "shard",
-              r->source, "target", r->target, "state", move_state_name(r->state), "write_block_us",
+    log_event(r->state == MOVE_DONE ? LOG_INFO : LOG_WARN, "move ended", "op", r->id, "db", r->database,
+              "shard", r->source, "target", r->target, "state", move_state_name(r->state), "write_block_us",
               log_num((long long)r->write_block_us), "rows", log_num((long long)r->copy_rows), "err",
               r->error.code != ERRC_NONE ? r->error.message : NULL, NULL);
     operation_end(&op->op, r->state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE);
@@ -257,8 +304,8 @@ static void driver_deposed(struct move_driver *driver)
 {
     struct move_op *op = of_driver(driver);
     const struct move_record *r = op_record(op);
-    log_event(LOG_ERROR, "move is left to another leader or to a person", "op", r->id, "db", r->database, "err",
-              r->error.message, NULL);
+    log_event(LOG_ERROR, "move is left to another leader or to a person", "op", r->id, "db", r->database,
+              "err", r->error.message, NULL);
     op->op.error = r->error;
     op->stopped = true;
     drop_links(op);
@@ -274,10 +321,9 @@ struct act {
     bool any;
 };
 
-static void on_reply(const struct pg_reply *reply, void *data)
+static void handle_reply(const struct act *given, const struct pg_reply *reply)
 {
-    struct act act = *(struct act *)data;
-    free(data);
+    struct act act = *given;
     if (act.op->stopped)
         return;
     if (reply->err != NULL && !act.any) {
@@ -291,25 +337,46 @@ static void on_reply(const struct pg_reply *reply, void *data)
         act.handler(act.op, act.action, reply);
 }
 
-static void send_sql(struct move_op *op, struct link *link, const struct act *act, uint64_t timeout_ns, const char *fmt,
-                     va_list args)
+static void on_reply(const struct pg_reply *reply, void *data)
+{
+    struct act act = *(struct act *)data;
+    free(data);
+    handle_reply(&act, reply);
+    link_closed_one(act.op);
+}
+
+static void send_sql(struct link *link, const uint64_t *session, const struct act *act, uint64_t timeout_ns,
+                     const char *fmt, va_list args)
 {
     struct buf sql = {0};
     struct act *copy = mem_alloc(sizeof *copy);
     *copy = *act;
+    act->op->open_links++; /* until the reply came */
     sqlvf(&sql, fmt, args);
-    (void)op;
-    link_exec(link, buf_text(&sql), timeout_ns, on_reply, copy);
+    if (session != NULL)
+        link_exec_in(link, *session, buf_text(&sql), timeout_ns, on_reply, copy);
+    else
+        link_exec(link, buf_text(&sql), timeout_ns, on_reply, copy);
     mem_wipe_free(buf_take(&sql));
 }
 
-void act_sql(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns, act_reply_cb handler,
-             const char *fmt, ...)
+void act_sql_in(struct move_op *op, struct link *link, uint64_t session, enum move_action action,
+                uint64_t timeout_ns, act_reply_cb handler, const char *fmt, ...)
 {
     struct act act = {op, action, handler, false};
     va_list args;
     va_start(args, fmt);
-    send_sql(op, link, &act, timeout_ns, fmt, args);
+    send_sql(link, &session, &act, timeout_ns, fmt, args);
+    va_end(args);
+}
+
+void act_sql(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns,
+             act_reply_cb handler, const char *fmt, ...)
+{
+    struct act act = {op, action, handler, false};
+    va_list args;
+    va_start(args, fmt);
+    send_sql(link, NULL, &act, timeout_ns, fmt, args);
     va_end(args);
 }
 
@@ -319,13 +386,14 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
     struct act act = {op, action, handler, true};
     va_list args;
     va_start(args, fmt);
-    send_sql(op, link, &act, timeout_ns, fmt, args);
+    send_sql(link, NULL, &act, timeout_ns, fmt, args);
     va_end(args);
 }
 
 /* ---- life ---- */
 
-static void set_links(struct move_op *op, struct link *one, struct link *two, const struct instance_access *access)
+static void set_links(struct move_op *op, struct link *one, struct link *two,
+                      const struct instance_access *access)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", op->core.record.id);
@@ -345,6 +413,33 @@ static void set_source(struct move_op *op, const struct instance_access *access)
 {
     set_links(op, &op->source, &op->source_marker, access);
     op->source_known = true;
+}
+
+void op_find_servers(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    const struct fleet *fleet = op_services(op)->fleet;
+    const struct fleet_instance *source = fleet_primary(fleet, r->database, r->source);
+    const struct fleet_instance *target = fleet_primary(fleet, r->database, r->target);
+    if (!op->source_known && source != NULL)
+        set_source(op, &source->access);
+    if (!op->target_known && target != NULL)
+        op_set_target(op, &target->access);
+}
+
+bool op_target_optional(const struct move_op *op)
+{
+    const struct move_record *r = &op->core.record;
+    return r->new_target &&
+           (r->state <= MOVE_TARGET || r->state == MOVE_UNDO || (r->canceled && r->state < MOVE_FENCE));
+}
+
+bool op_source_gone(const struct move_op *op)
+{
+    const struct move_record *r = &op->core.record;
+    const struct fleet_database *db = op_database(op);
+    return r->state == MOVE_CLEAN && r->retire_source && db != NULL && db->routing != NULL &&
+           routing_find_shard(db->routing, r->source) == NULL;
 }
 
 static void print_move(const struct operation *base, struct buf *json)
@@ -382,7 +477,7 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
 {
     const struct move_op *op = (const struct move_op *)base;
     const struct move_record *r = &op->core.record;
-    static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0, 0.02, 0.05, 0.85, 0.87, 0.92, 0.94,
+    static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0,  0.02, 0.05, 0.85, 0.87, 0.92, 0.94,
                                                      0.95, 0.96, 0.97, 1.0,  0.0,  1.0,  1.0};
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
@@ -420,8 +515,8 @@ static void name_new_shard(const struct routing *routing, char out[MOVE_NAME_SIZ
     }
 }
 
-static int check_request(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
-                         struct err *err)
+static int check_request(struct operations *ops, const struct move_request *q,
+                         const struct fleet_database *db, struct err *err)
 {
     if (ops->services.term == 0)
         return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
@@ -445,15 +540,17 @@ static int check_request(struct operations *ops, const struct move_request *q, c
     if (busy == NULL && q->target != NULL)
         busy = operations_running_on(ops, q->database, q->target);
     if (busy != NULL)
-        return err_set(err, ERRC_CONFLICT, "operation %s runs on shard %s: wait for it or cancel it", busy->id,
-                       busy->shard != NULL ? busy->shard : "(all)");
+        return err_set(err, ERRC_CONFLICT, "operation %s runs on shard %s: wait for it or cancel it",
+                       busy->id, busy->shard != NULL ? busy->shard : "(all)");
     if (fleet_primary(ops->services.fleet, q->database, q->source) == NULL)
         return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", q->source);
+    if (q->target != NULL && fleet_primary(ops->services.fleet, q->database, q->target) == NULL)
+        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", q->target);
     return 0;
 }
 
-static int fill_record(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
-                       struct move_record *r)
+static void fill_record(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
+                        struct move_record *r)
 {
     move_record_init(r);
     r->kind = q->kind;
@@ -472,10 +569,10 @@ static int fill_record(struct operations *ops, const struct move_request *q, con
     r->decided_us = q->decided_us;
     snprintf(r->reason, sizeof r->reason, "%s", q->reason != NULL ? q->reason : "");
     r->created_us = loop_wall(ops->services.loop);
-    return 0;
 }
 
-int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret, struct err *err)
+int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret,
+                  struct err *err)
 {
     struct fleet_database *db = fleet_find_database(ops->services.fleet, request->database);
     struct move_record record;
@@ -483,12 +580,9 @@ int move_op_start(struct operations *ops, const struct move_request *request, st
         return (int)err->code;
     fill_record(ops, request, db, &record);
     struct move_op *op = new_move(ops, &record, NULL);
-    set_source(op, &fleet_primary(ops->services.fleet, request->database, request->source)->access);
-    const struct fleet_instance *target = fleet_primary(ops->services.fleet, record.database, record.target);
-    if (target != NULL)
-        op_set_target(op, &target->access);
-    log_event(LOG_INFO, "move begins", "op", op->op.id, "db", record.database, "shard", record.source, "target",
-              record.target, "kind", move_kind_name(record.kind), "why", record.reason, NULL);
+    op_find_servers(op);
+    log_event(LOG_INFO, "move begins", "op", op->op.id, "db", record.database, "shard", record.source,
+              "target", record.target, "kind", move_kind_name(record.kind), "why", record.reason, NULL);
     move_start(&op->core, false);
     if (ret != NULL)
         *ret = &op->op;
@@ -510,16 +604,6 @@ int move_op_resume(struct operations *ops, const char *json, int64_t revision, s
         op->op.error = record.error;
         return 0;
     }
-    const struct fleet_instance *source = fleet_primary(ops->services.fleet, record.database, record.source);
-    const struct fleet_instance *target = fleet_primary(ops->services.fleet, record.database, record.target);
-    if (source == NULL) {
-        op->stopped = true;
-        op->op.status = OPERATION_FAILED;
-        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", record.source);
-    }
-    set_source(op, &source->access);
-    if (target != NULL)
-        op_set_target(op, &target->access);
     log_event(LOG_INFO, "move is resumed", "op", op->op.id, "db", record.database, "state",
               move_state_name(record.state), NULL);
     move_start(&op->core, true);

@@ -12,9 +12,9 @@ struct move_request {
     enum move_kind kind;
     const char *database;
     const char *source;
-    const char *target;      /* NULL: a new shard, named after the first free "sN" */
+    const char *target; /* NULL: a new shard, named after the first free "sN" */
     struct range range;
-    bool retire_source;      /* merge: range must be all that the source owns */
+    bool retire_source; /* merge: range must be all that the source owns */
     bool dry_run;
     uint64_t bake_ns;
     int rule;
@@ -23,10 +23,12 @@ struct move_request {
 };
 
 /*
- * Starts it. Errors before anything is started: NOT_FOUND database or shard, CONFLICT another move runs on the
- * source or target (named), REFUSED the source does not own the range, UNSUPPORTED no runtime to make a target.
+ * Starts it. Errors before anything is started: NOT_FOUND database or shard, CONFLICT another move runs on
+ * the source or target (named), REFUSED the source does not own the range, UNSUPPORTED no runtime to make a
+ * target.
  */
-int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret, struct err *err);
+int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret,
+                  struct err *err);
 
 /* From a journal. Ended ones are only listed. */
 int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);
@@ -36,7 +38,8 @@ bool move_op_is(const struct operation *op);
 bool move_op_targets(const struct operation *op, const char *shard);
 const struct move_record *move_op_record(const struct operation *op);
 
-/* Bytes, rows, rate, ETA for people: 0..1 of the whole move, and seconds to the end of the copy (-1 unknown). */
+/* Bytes, rows, rate, ETA for people: 0..1 of the whole move, and seconds to the end of the copy (-1 unknown).
+ */
 double move_op_progress(const struct operation *op, double *ret_eta_seconds);
 
 #endif

@@ -1,4 +1,5 @@
-/* move_op_internal: the live driver of a move, shared by move_op.c and the move_act_*.c; nobody else includes it. */
+/* move_op_internal: the live driver of a move, shared by move_op.c and the move_act_*.c; nobody else includes
+ * it. */
 #ifndef OPERATION_MOVE_OP_INTERNAL_H
 #define OPERATION_MOVE_OP_INTERNAL_H
 
@@ -7,11 +8,11 @@
 #include "operation/move_internal.h"
 #include "operation/move_op.h"
 
-#define SQL_TIMEOUT_NS    (30 * ENV_NS_PER_S)
-#define MARKER_FAST_NS    (50 * ENV_NS_PER_MS)  /* a round trip this short counts as caught up (B5) */
-#define FENCE_BOUND_NS    (250 * ENV_NS_PER_MS) /* hard bound of the fence (B3) */
-#define LOCK_TIMEOUT_MS   100                   /* for the one LOCK statement (B4) */
-#define SEQUENCE_GAP      1000
+#define SQL_TIMEOUT_NS  (30 * ENV_NS_PER_S)
+#define MARKER_FAST_NS  (50 * ENV_NS_PER_MS)  /* a round trip this short counts as caught up (B5) */
+#define FENCE_BOUND_NS  (250 * ENV_NS_PER_MS) /* hard bound of the fence (B3) */
+#define LOCK_TIMEOUT_MS 100                   /* for the one LOCK statement (B4) */
+#define SEQUENCE_GAP    1000
 
 struct move_op;
 struct act; /* one SQL statement of an action */
@@ -30,22 +31,28 @@ struct move_op {
     struct operation op; /* first */
     struct move_driver driver;
     struct move core;
-    struct link source;        /* control and fence on S */
-    struct link source_marker; /* writes markers on S; deletes on S */
-    struct link target;        /* control on T */
-    struct link target_poll;   /* reads markers on T */
+    struct link source;              /* control and fence on S */
+    struct link source_marker;       /* writes markers on S; deletes on S */
+    struct link target;              /* control on T */
+    struct link target_poll;         /* reads markers on T */
     bool source_known, target_known; /* the links were initialised */
-    int open_links;
-    bool stopped;              /* the process ends or a newer leader exists: outcomes are dropped */
-    bool reported;             /* operation_stopped() was called */
+    int open_links;                  /* connections, statements and programs that have not ended */
+    uint64_t fence_session;          /* of `source`: the one that holds the fence's transaction */
+    uint64_t quiet_session;          /* of `target`: the one that logs no statements */
+    bool driving;                    /* inside driver.act(): outcomes are delivered later */
+    struct process *tool;            /* pg_dump or psql under way */
+    uint64_t
+        subscription; /* its oid on T once it was seen, for the names of its table synchronisation slots */
+    bool stopped;     /* the process ends or a newer leader exists: outcomes are dropped */
+    bool reported;    /* operation_stopped() was called */
     struct loop_timer wait_timer;
     struct loop_timer poll_timer;
     /* one of each at a time */
     uint64_t marker_started_ns;
-    int64_t marker_number;     /* of the marker under way */
+    int64_t marker_number; /* of the marker under way */
     uint64_t marker_deadline_ns;
     void (*marker_done)(struct move_op *op, const struct err *err);
-    unsigned fast_markers;     /* in a row */
+    unsigned fast_markers; /* in a row */
     uint64_t catch_up_until_ns;
     uint64_t copy_started_ns;
     struct sequence *sequences; /* of S, read inside the fence */
@@ -53,7 +60,6 @@ struct move_op {
     bool sequences_known;
     struct verify *verify;
     struct clean *clean;
-    char *target_instance;     /* name of T's instance when it was made by us */
 };
 
 /* ---- helpers of the actions ---- */
@@ -64,13 +70,17 @@ void act_outcome(struct move_op *op, enum move_action action, const struct move_
 void act_fail(struct move_op *op, enum move_action action, enum err_code code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
-/* Runs SQL (see sqlf.h). handler NULL: the action is done when the statement is. On an SQL error the action fails
- * with "<what>: <message>" and the handler is not called. */
-void act_sql(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns, act_reply_cb handler,
-             const char *fmt, ...);
+/* Runs SQL (see sqlf.h). handler NULL: the action is done when the statement is. On an SQL error the action
+ * fails with "<what>: <message>" and the handler is not called. */
+void act_sql(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns,
+             act_reply_cb handler, const char *fmt, ...);
 /* The same, but the handler sees errors, too. */
 void act_sql_any(struct move_op *op, struct link *link, enum move_action action, uint64_t timeout_ns,
                  act_reply_cb handler, const char *fmt, ...);
+
+/* act_sql() in that session only; fails with ERRC_CLOSED if it is gone (see link_exec_in()). */
+void act_sql_in(struct move_op *op, struct link *link, uint64_t session, enum move_action action,
+                uint64_t timeout_ns, act_reply_cb handler, const char *fmt, ...);
 
 int64_t op_term(const struct move_op *op);
 struct fleet_database *op_database(const struct move_op *op);
@@ -79,31 +89,41 @@ const struct operation_services *op_services(const struct move_op *op);
 uint64_t op_now(const struct move_op *op);
 /* Initialises T's links from an access. */
 void op_set_target(struct move_op *op, const struct instance_access *access);
+/* Looks in the model for servers that are not known yet, as after a restart. */
+void op_find_servers(struct move_op *op);
+/* T is made by this move and need not be there: it is not made yet, or the move goes back. */
+bool op_target_optional(const struct move_op *op);
+/* S was retired by this move: out of the routing table, perhaps removed. */
+bool op_source_gone(const struct move_op *op);
+/* A child process of this move began or ended. */
+void op_tool_started(struct move_op *op, struct process *tool);
+void op_tool_ended(struct move_op *op);
 
 /* Writes marker n + 1 on S and awaits it on T until the deadline; one at a time. */
-void marker_round_trip(struct move_op *op, uint64_t bound_ns, void (*done)(struct move_op *op, const struct err *err));
+void marker_round_trip(struct move_op *op, uint64_t bound_ns,
+                       void (*done)(struct move_op *op, const struct err *err));
 
 /* ---- actions, by file ---- */
 
-void act_take_term(struct move_op *op);      /* move_act_state.c */
+void act_take_term(struct move_op *op); /* move_act_state.c */
 void act_inspect(struct move_op *op);
 void act_check(struct move_op *op);
 void act_resolve(struct move_op *op);
-void act_provision(struct move_op *op);      /* move_act_target.c */
+void act_provision(struct move_op *op); /* move_act_target.c */
 void act_schema(struct move_op *op);
 void act_freeze(struct move_op *op);
 void act_unfreeze(struct move_op *op);
 void act_retire(struct move_op *op);
 void act_remove_target(struct move_op *op);
-void act_publish(struct move_op *op);        /* move_act_copy.c */
+void act_publish(struct move_op *op); /* move_act_copy.c */
 void act_subscribe(struct move_op *op);
 void act_await_copy(struct move_op *op);
 void act_catch_up(struct move_op *op);
 void act_rehearse(struct move_op *op);
 void act_marker(struct move_op *op);
-void act_verify(struct move_op *op);         /* move_act_verify.c */
+void act_verify(struct move_op *op); /* move_act_verify.c */
 void verify_free(struct move_op *op);
-void act_close_gate(struct move_op *op);     /* move_act_cutover.c */
+void act_close_gate(struct move_op *op); /* move_act_cutover.c */
 void act_lock(struct move_op *op);
 void act_fence(struct move_op *op);
 void act_route(struct move_op *op);
@@ -114,7 +134,7 @@ void act_open(struct move_op *op);
 void act_settle(struct move_op *op);
 void act_announce(struct move_op *op);
 void act_burn_gate(struct move_op *op);
-void act_drop_forward(struct move_op *op);   /* move_act_clean.c */
+void act_drop_forward(struct move_op *op); /* move_act_clean.c */
 void act_clean_source(struct move_op *op);
 void act_empty_target(struct move_op *op);
 void clean_free(struct move_op *op);

@@ -1,5 +1,6 @@
 /* The journal document of a move: one flat JSON object; 64-bit numbers are strings. */
 #include <inttypes.h>
+#include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,16 +18,25 @@ static const struct number {
     bool is_signed;
     bool is_unsigned_int; /* `unsigned` instead of 64 bits */
 } numbers[] = {
-#define SIGNED(member)   {#member, offsetof(struct move_record, member), true, false}
-#define UNSIGNED(member) {#member, offsetof(struct move_record, member), false, false}
-#define UINT(member)     {#member, offsetof(struct move_record, member), false, true}
-    SIGNED(created_us),      SIGNED(ended_us),      SIGNED(decided_us),      SIGNED(phase_started_us),
-    UNSIGNED(bake_ns),       UNSIGNED(source_system), UNSIGNED(target_system), UNSIGNED(publication),
-    UNSIGNED(source_epoch),  UNSIGNED(copy_us),     UNSIGNED(copy_rows),     UNSIGNED(copy_bytes),
-    UNSIGNED(total_rows),    UNSIGNED(total_bytes), UNSIGNED(verified_rows), UNSIGNED(buckets_in_motion),
-    UINT(verify_rounds),     UINT(fence_attempts),  UNSIGNED(lock_us),       UNSIGNED(inside_us),
-    UNSIGNED(commit_us),     UNSIGNED(open_us),     UNSIGNED(write_block_us), UNSIGNED(marker_us),
-    UNSIGNED(cleaned_rows),
+#define SIGNED(member)                                                                                       \
+    {                                                                                                        \
+#member, offsetof(struct move_record, member), true, false                                           \
+    }
+#define UNSIGNED(member)                                                                                     \
+    {                                                                                                        \
+#member, offsetof(struct move_record, member), false, false                                          \
+    }
+#define UINT(member)                                                                                         \
+    {                                                                                                        \
+#member, offsetof(struct move_record, member), false, true                                           \
+    }
+    SIGNED(created_us),          SIGNED(ended_us),        SIGNED(decided_us),      SIGNED(phase_started_us),
+    UNSIGNED(bake_ns),           UNSIGNED(source_system), UNSIGNED(target_system), UNSIGNED(publication),
+    UNSIGNED(source_epoch),      UNSIGNED(target_epoch),  UNSIGNED(copy_us),       UNSIGNED(copy_rows),
+    UNSIGNED(copy_bytes),        UNSIGNED(total_rows),    UNSIGNED(total_bytes),   UNSIGNED(verified_rows),
+    UNSIGNED(buckets_in_motion), UINT(verify_rounds),     UINT(fence_attempts),    UNSIGNED(lock_us),
+    UNSIGNED(inside_us),         UNSIGNED(commit_us),     UNSIGNED(open_us),       UNSIGNED(write_block_us),
+    UNSIGNED(marker_us),         UNSIGNED(cleaned_rows),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
@@ -103,7 +113,7 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(r->error.code));
     yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
     if (r->findings.length > 0)
-        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, r->findings.data));
+        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
     print_numbers(r, doc, root);
     size_t length;
     char *out = yyjson_mut_write(doc, 0, &length);
@@ -123,7 +133,7 @@ static int parse_numbers(yyjson_val *root, struct move_record *r, struct err *er
         if (text == NULL)
             continue; /* written by an older version */
         bool ok = numbers[i].is_signed ? text_to_int64(text, &s) : text_to_uint64(text, &u);
-        if (!ok)
+        if (!ok || (numbers[i].is_unsigned_int && u > UINT_MAX))
             return err_set(err, ERRC_CORRUPT, "member %s is not a number", numbers[i].name);
         if (numbers[i].is_unsigned_int) {
             unsigned value = (unsigned)u;
@@ -141,6 +151,44 @@ static int get_text(yyjson_val *root, const char *name, char *out, size_t size, 
         return err_set(err, ERRC_CORRUPT, "member %s is missing or too long", name);
     memcpy(out, text, strlen(text) + 1);
     return 0;
+}
+
+/* Names become parts of SQL, of keys and of the names of instances: nothing but names may pass. */
+static int check_names(const struct move_record *r, struct err *err)
+{
+    static const char *const members[] = {"id", "database", "source", "target"};
+    const char *const values[] = {r->id, r->database, r->source, r->target};
+    for (int i = 0; i < 4; i++)
+        if (!text_is_name(values[i]))
+            return err_set(err, ERRC_CORRUPT, "member %s is not a name", members[i]);
+    return 0;
+}
+
+static int parse_error(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    char name[32];
+    if (get_text(root, "error", r->error.message, sizeof r->error.message, err) != 0 ||
+        get_text(root, "error_code", name, sizeof name, err) != 0)
+        return (int)err->code;
+    for (int code = 0; code < ERRC_MAX; code++)
+        if (strcmp(name, err_code_name((enum err_code)code)) == 0) {
+            r->error.code = (enum err_code)code;
+            return 0;
+        }
+    return err_set(err, ERRC_CORRUPT, "error_code %s is unknown", name);
+}
+
+static int parse_findings(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    yyjson_val *value = yyjson_obj_get(root, "findings");
+    if (value == NULL)
+        return 0;
+    if (!yyjson_is_arr(value))
+        return err_set(err, ERRC_CORRUPT, "findings is not an array");
+    char *text = yyjson_val_write(value, 0, NULL);
+    bool fits = text != NULL && buf_add_text(&r->findings, text);
+    free(text);
+    return fits ? 0 : err_set(err, ERRC_CORRUPT, "findings is too long");
 }
 
 static int parse_choice(yyjson_val *root, struct move_record *r, struct err *err)
@@ -178,19 +226,15 @@ static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
         get_text(root, "database", r->database, sizeof r->database, err) != 0 ||
         get_text(root, "source", r->source, sizeof r->source, err) != 0 ||
         get_text(root, "target", r->target, sizeof r->target, err) != 0 ||
-        get_text(root, "reason", r->reason, sizeof r->reason, err) != 0 ||
-        get_text(root, "error", r->error.message, sizeof r->error.message, err) != 0 ||
-        parse_choice(root, r, err) != 0 || parse_range(root, r, err) != 0 || parse_numbers(root, r, err) != 0)
+        get_text(root, "reason", r->reason, sizeof r->reason, err) != 0 || check_names(r, err) != 0 ||
+        parse_error(root, r, err) != 0 || parse_choice(root, r, err) != 0 || parse_range(root, r, err) != 0 ||
+        parse_numbers(root, r, err) != 0 || parse_findings(root, r, err) != 0)
         return (int)err->code;
     r->new_target = yyjson_get_bool(yyjson_obj_get(root, "new_target"));
     r->retire_source = yyjson_get_bool(yyjson_obj_get(root, "retire_source"));
     r->dry_run = yyjson_get_bool(yyjson_obj_get(root, "dry_run"));
     r->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
     r->rule = yyjson_get_int(yyjson_obj_get(root, "rule"));
-    char *findings = yyjson_val_write(yyjson_obj_get(root, "findings"), 0, NULL);
-    if (findings != NULL)
-        buf_add_text(&r->findings, findings);
-    free(findings);
     return 0;
 }
 

@@ -37,7 +37,8 @@ static void free_operation(struct operation *op)
 
 void operations_fini(struct operations *ops)
 {
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         free_operation(list_item(node, struct operation, node));
     }
 }
@@ -57,7 +58,8 @@ void operations_stop(struct operations *ops, void (*stopped)(void *data), void *
     ops->stopped_data = data;
     ops->stopping = 1; /* our own hold, so that the last operation_stopped() cannot come too early */
     ops->services.term = 0;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         struct operation *op = list_item(node, struct operation, node);
         ops->stopping++;
         op->kind->stop(op);
@@ -75,7 +77,8 @@ void operation_stopped(struct operation *op)
 unsigned operations_running(const struct operations *ops)
 {
     unsigned running = 0;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         running += list_item(node, struct operation, node)->status == OPERATION_RUNNING;
     }
     return running;
@@ -83,7 +86,8 @@ unsigned operations_running(const struct operations *ops)
 
 struct operation *operations_find(const struct operations *ops, const char *id)
 {
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         struct operation *op = list_item(node, struct operation, node);
         if (strcmp(op->id, id) == 0)
             return op;
@@ -93,7 +97,8 @@ struct operation *operations_find(const struct operations *ops, const char *id)
 
 struct operation *operations_running_on(const struct operations *ops, const char *database, const char *shard)
 {
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         struct operation *op = list_item(node, struct operation, node);
         if (op->status != OPERATION_RUNNING || strcmp(op->database, database) != 0)
             continue;
@@ -108,7 +113,8 @@ static void prune(struct operations *ops)
     int kept = 0;
     for (struct list *node = ops->list.prev; node != &ops->list; node = node->prev)
         kept++;
-    list_each(node, &ops->list) {
+    list_each(node, &ops->list)
+    {
         struct operation *op = list_item(node, struct operation, node);
         if (kept <= OPERATIONS_KEPT)
             return;
@@ -183,7 +189,8 @@ int operation_journal(struct operation *op, operation_done_cb done, void *data, 
     *w = (struct journal_write){op, done, data};
     op->kind->print(op, &json);
     snprintf(key, sizeof key, "op/%s", op->id);
-    int rc = store_compare_and_swap(op->owner->services.store, key, op->revision, buf_text(&json), on_journaled, w, err);
+    int rc = store_compare_and_swap(op->owner->services.store, key, op->revision, buf_text(&json),
+                                    on_journaled, w, err);
     buf_free(&json);
     if (rc != 0)
         free(w);
@@ -234,7 +241,8 @@ int operation_publish(struct operations *ops, struct fleet_database *db, struct 
     *p = (struct publication){ops, mem_strdup(db->name), routing, done, data};
     routing_print(routing, &json);
     snprintf(key, sizeof key, "db/%s/routing", db->name);
-    int rc = store_compare_and_swap(ops->services.store, key, db->routing_revision, buf_text(&json), on_published, p, err);
+    int rc = store_compare_and_swap(ops->services.store, key, db->routing_revision, buf_text(&json),
+                                    on_published, p, err);
     buf_free(&json);
     if (rc != 0) {
         routing_free(routing);

@@ -1,10 +1,10 @@
 /*
  * operation: the journaled jobs and the list of them.
  *
- * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), retire. Its
- * journal is one document under op/<id>, written by compare-and-swap before the step it announces is taken, so
- * that a manager that finds it after a crash can go on or go back. The servers are the truth, the journal is
- * the intention.
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), retire.
+ * Its journal is one document under op/<id>, written by compare-and-swap before the step it announces is
+ * taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth, the
+ * journal is the intention.
  *
  * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
  * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
@@ -37,13 +37,13 @@ struct operation_services {
     struct loop *loop;
     struct store *store;
     struct fleet *fleet;
-    struct runtime *runtime;      /* NULL: nothing can be made, only existing servers are used */
-    int64_t term;                 /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
-    const char *bin_directory;    /* holds pg_dump and psql; NULL = PATH */
-    const char *kill_at;          /* tests: end the process with SIGKILL exactly there; NULL = never */
+    struct runtime *runtime;   /* NULL: nothing can be made, only existing servers are used */
+    int64_t term;              /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
+    const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
+    const char *kill_at;       /* tests: end the process with SIGKILL exactly there; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
-    int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
-                   struct err *err);
+    int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard,
+                   struct runtime_spec *ret, struct err *err);
     void *spec_data;
     /* The routing table of db was written to the store and replaced in the model. */
     void (*routing_changed)(void *data, struct fleet_database *db);
@@ -53,21 +53,21 @@ struct operation_services {
 };
 
 struct operation_kind {
-    const char *name;                                     /* "move" */
+    const char *name;                                            /* "move" */
     void (*print)(const struct operation *op, struct buf *json); /* the document for API and journal */
-    void (*cancel)(struct operation *op);                 /* asks to go back; may be too late */
-    void (*stop)(struct operation *op);                   /* the process ends: drop connections, keep the journal */
+    void (*cancel)(struct operation *op);                        /* asks to go back; may be too late */
+    void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
 
 /* First member of every operation's struct. */
 struct operation {
-    struct list node;             /* in operations.list */
+    struct list node; /* in operations.list */
     const struct operation_kind *kind;
     struct operations *owner;
     char id[OPERATION_ID_SIZE];
     char *database;
-    char *shard;                  /* the one that it is about (the source of a move), or NULL */
+    char *shard; /* the one that it is about (the source of a move), or NULL */
     enum operation_status status;
     int64_t revision;             /* of op/<id> in the store */
     int64_t created_us, ended_us; /* wall clock; ended 0 while running */
@@ -77,10 +77,10 @@ struct operation {
 
 struct operations {
     struct operation_services services;
-    struct list list;             /* newest last */
-    void (*stopped)(void *data);  /* set by operations_stop() */
+    struct list list;            /* newest last */
+    void (*stopped)(void *data); /* set by operations_stop() */
     void *stopped_data;
-    int stopping;                 /* operations that have not stopped yet */
+    int stopping; /* operations that have not stopped yet */
 };
 
 void operations_init(struct operations *ops, const struct operation_services *services);
@@ -93,7 +93,8 @@ unsigned operations_running(const struct operations *ops);
 
 struct operation *operations_find(const struct operations *ops, const char *id);
 /* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL. */
-struct operation *operations_running_on(const struct operations *ops, const char *database, const char *shard);
+struct operation *operations_running_on(const struct operations *ops, const char *database,
+                                        const char *shard);
 
 /*
  * Reads op/ and resumes what was running (see move.h for how). `done` runs when all journals were read;

@@ -21,7 +21,9 @@
 
 static const struct sm_state states[PROVISION_STATE_COUNT] = {
     [PROVISION_PLANNED] = {"planned", SM_NEXT(PROVISION_INSTANCES), false},
-    [PROVISION_INSTANCES] = {"instances", SM_NEXT(PROVISION_SCHEMA) | SM_NEXT(PROVISION_ROUTING) | SM_NEXT(PROVISION_FAILED),
+    [PROVISION_INSTANCES] = {"instances",
+                             SM_NEXT(PROVISION_SCHEMA) | SM_NEXT(PROVISION_ROUTING) |
+                                 SM_NEXT(PROVISION_FAILED),
                              false},
     [PROVISION_SCHEMA] = {"schema", SM_NEXT(PROVISION_ROUTING) | SM_NEXT(PROVISION_FAILED), false},
     [PROVISION_ROUTING] = {"routing", SM_NEXT(PROVISION_DONE) | SM_NEXT(PROVISION_FAILED), false},
@@ -118,8 +120,8 @@ static void end(struct provision *p)
 {
     enum provision_state state = (enum provision_state)sm_now(&p->sm);
     bool done = state == PROVISION_DONE;
-    log_event(done ? LOG_INFO : LOG_ERROR, p->retiring ? "database deleted" : "database provisioned", "op", p->op.id,
-              "db", p->op.database, "state", sm_name(&p->sm), "err",
+    log_event(done ? LOG_INFO : LOG_ERROR, p->retiring ? "database deleted" : "database provisioned", "op",
+              p->op.id, "db", p->op.database, "state", sm_name(&p->sm), "err",
               p->op.error.code != ERRC_NONE ? p->op.error.message : NULL, NULL);
     p->stopped = true;
     drop_links(p);
@@ -188,7 +190,8 @@ static void step_ended(struct provision *p)
         failed(p, &err);
         return;
     }
-    enter(p, (enum provision_state)sm_now(&p->sm) == PROVISION_INSTANCES ? PROVISION_SCHEMA : PROVISION_ROUTING);
+    enter(p,
+          (enum provision_state)sm_now(&p->sm) == PROVISION_INSTANCES ? PROVISION_SCHEMA : PROVISION_ROUTING);
 }
 
 /* ---- instances ---- */
@@ -198,7 +201,8 @@ struct shard_call {
     struct provisioned_shard *shard;
 };
 
-static void set_link(struct provision *p, struct provisioned_shard *shard, const struct instance_access *access)
+static void set_link(struct provision *p, struct provisioned_shard *shard,
+                     const struct instance_access *access)
 {
     char application[64];
     if (shard->linked)
@@ -208,7 +212,8 @@ static void set_link(struct provision *p, struct provisioned_shard *shard, const
     shard->linked = true;
 }
 
-static void own_instance(struct provision *p, const struct provisioned_shard *shard, struct fleet_instance *instance)
+static void own_instance(struct provision *p, const struct provisioned_shard *shard,
+                         struct fleet_instance *instance)
 {
     free(instance->database);
     free(instance->shard);
@@ -232,8 +237,8 @@ static void on_instance(const struct err *err, const struct runtime_instance *ma
     } else {
         instance = fleet_find_instance(services(p)->fleet, made->name);
         if (instance == NULL)
-            fleet_add_instance(services(p)->fleet, made->name, services(p)->runtime->backend->kind, &made->access, &instance,
-                               &p->step_error);
+            fleet_add_instance(services(p)->fleet, made->name, services(p)->runtime->backend->kind,
+                               &made->access, &instance, &p->step_error);
         if (instance != NULL)
             own_instance(p, call.shard, instance);
         set_link(p, call.shard, &made->access);
@@ -249,13 +254,15 @@ static int ensure_shard(struct provision *p, struct provisioned_shard *shard, st
     if (shard->instance != NULL) {
         struct fleet_instance *instance = fleet_find_instance(s->fleet, shard->instance);
         if (instance == NULL)
-            return err_set(err, ERRC_NOT_FOUND, "shard %s: instance %s is not known", shard->name, shard->instance);
+            return err_set(err, ERRC_NOT_FOUND, "shard %s: instance %s is not known", shard->name,
+                           shard->instance);
         own_instance(p, shard, instance);
         set_link(p, shard, &instance->access);
         return 0;
     }
     if (s->runtime == NULL)
-        return err_set(err, ERRC_UNSUPPORTED, "shard %s: no runtime is configured that could make it", shard->name);
+        return err_set(err, ERRC_UNSUPPORTED, "shard %s: no runtime is configured that could make it",
+                       shard->name);
     if (db == NULL)
         return err_set(err, ERRC_NOT_FOUND, "database %s was deleted", p->op.database);
     if (s->spec_of(s->spec_data, db, shard->name, &spec, err) != 0)
@@ -324,7 +331,8 @@ static void fill_shard(const struct pg_reply *reply, void *data)
     }
     if (strcmp(pg_value(reply, 0, 1), "logical") != 0) {
         struct err err = {0};
-        err_set(&err, ERRC_REFUSED, "wal_level is %s: set wal_level = logical in postgresql.conf and restart the server",
+        err_set(&err, ERRC_REFUSED,
+                "wal_level is %s: set wal_level = logical in postgresql.conf and restart the server",
                 pg_value(reply, 0, 1));
         struct pg_reply refused = {.err = &err};
         on_schema(&refused, data);
@@ -334,12 +342,15 @@ static void fill_shard(const struct pg_reply *reply, void *data)
         buf_add_text(&sql, shard_sql);
         sqlf(&sql, "SELECT shardherd.raise_term(%d); ", services(p)->term);
         if (p->schema != NULL)
-            sqlf(&sql, "SET LOCAL ROLE %I; SET LOCAL search_path = public; %s\n; RESET ROLE; "
-                       "SET LOCAL search_path = pg_catalog; ", p->owner_role, p->schema);
+            sqlf(&sql,
+                 "SET LOCAL ROLE %I; SET LOCAL search_path = public; %s\n; RESET ROLE; "
+                 "SET LOCAL search_path = pg_catalog; ",
+                 p->owner_role, p->schema);
         for (int i = 0; i < p->table_count; i++)
-            sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L); ", services(p)->term, p->tables[i].name, p->tables[i].key);
-        sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, 1, ARRAY[%d], ARRAY[%d]); ", services(p)->term, p->op.database,
-             call->shard->name, call->shard->range.lo, call->shard->range.hi);
+            sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L); ", services(p)->term, p->tables[i].name,
+                 p->tables[i].key);
+        sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, 1, ARRAY[%d], ARRAY[%d]); ", services(p)->term,
+             p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi);
     }
     buf_add_text(&sql, "SELECT name, key, type FROM shardherd.tables ORDER BY name");
     link_exec(&call->shard->link, buf_text(&sql), SCHEMA_TIMEOUT_NS, on_schema, call);
@@ -359,7 +370,8 @@ static void run_schema(struct provision *p)
     for (int i = 0; i < p->shard_count; i++) {
         struct shard_call *call = mem_alloc(sizeof *call);
         *call = (struct shard_call){p, &p->shards[i]};
-        link_exec(&p->shards[i].link, "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level')",
+        link_exec(&p->shards[i].link,
+                  "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level')",
                   SCHEMA_TIMEOUT_NS, fill_shard, call);
     }
 }
@@ -398,7 +410,8 @@ static void run_routing(struct provision *p)
     struct routing *routing = routing_new(p->op.database);
     routing->epoch = 1;
     for (int i = 0; i < p->table_count; i++)
-        routing_add_table(routing, p->tables[i].name, p->tables[i].key, (enum key_type)key_type_parse(p->tables[i].type));
+        routing_add_table(routing, p->tables[i].name, p->tables[i].key,
+                          (enum key_type)key_type_parse(p->tables[i].type));
     for (int i = 0; i < p->shard_count; i++) {
         const struct instance_access *a = &p->shards[i].link.access;
         struct routing_shard *shard = routing_add_shard(routing, p->shards[i].name, a->host, a->port);
@@ -453,8 +466,10 @@ static void print_provision(const struct operation *op, struct buf *json)
     provision_print((const struct provision *)op, json);
 }
 
-static const struct operation_kind provision_kind = {.name = "provision", .print = print_provision,
-                                                     .cancel = cancel_provision, .stop = stop_provision,
+static const struct operation_kind provision_kind = {.name = "provision",
+                                                     .print = print_provision,
+                                                     .cancel = cancel_provision,
+                                                     .stop = stop_provision,
                                                      .free = free_provision};
 
 struct provision *provision_new(struct operations *ops, const char *database, const char *id, bool retiring)
@@ -481,11 +496,13 @@ static int check_start(struct operations *ops, const char *database, struct err 
         return err_set(err, ERRC_NOT_FOUND, "database %s is not known", database);
     const struct operation *busy = operations_running_on(ops, database, NULL);
     if (busy != NULL)
-        return err_set(err, ERRC_CONFLICT, "operation %s runs on database %s: wait for it or cancel it", busy->id, database);
+        return err_set(err, ERRC_CONFLICT, "operation %s runs on database %s: wait for it or cancel it",
+                       busy->id, database);
     return 0;
 }
 
-int provision_start(struct operations *ops, const struct provision_request *q, struct operation **ret, struct err *err)
+int provision_start(struct operations *ops, const struct provision_request *q, struct operation **ret,
+                    struct err *err)
 {
     if (check_start(ops, q->database, err) != 0)
         return (int)err->code;
@@ -495,12 +512,14 @@ int provision_start(struct operations *ops, const struct provision_request *q, s
     p->shard_count = q->shard_count;
     p->shards = mem_array((size_t)q->shard_count, sizeof *p->shards);
     for (int i = 0; i < q->shard_count; i++)
-        p->shards[i] = (struct provisioned_shard){.name = mem_strdup(q->shards[i].name), .range = q->shards[i].range,
+        p->shards[i] = (struct provisioned_shard){.name = mem_strdup(q->shards[i].name),
+                                                  .range = q->shards[i].range,
                                                   .instance = mem_strdup(q->shards[i].instance)};
     p->table_count = q->table_count;
     p->tables = mem_array((size_t)q->table_count, sizeof *p->tables);
     for (int i = 0; i < q->table_count; i++)
-        p->tables[i] = (struct provisioned_table){mem_strdup(q->tables[i].name), mem_strdup(q->tables[i].key), NULL};
+        p->tables[i] =
+            (struct provisioned_table){mem_strdup(q->tables[i].name), mem_strdup(q->tables[i].key), NULL};
     p->schema = mem_strdup(q->schema);
     p->owner_role = mem_strdup(q->owner);
     provision_begin(p);

@@ -3,9 +3,9 @@
  *
  * PLANNED -> INSTANCES (all shards' instances at once) -> SCHEMA (shardherd's schema, the initial SQL, the
  * distributed tables and guards, shard by shard) -> ROUTING (epoch 1 is published) -> DONE.
- * Every step is idempotent: after a crash the whole is run again from INSTANCES. A failure that retrying cannot
- * mend (the initial SQL is wrong) ends in FAILED with the instances left for inspection; deleting the database
- * removes them. Retire: PLANNED -> INSTANCES (removed) -> ROUTING (documents removed) -> DONE.
+ * Every step is idempotent: after a crash the whole is run again from INSTANCES. A failure that retrying
+ * cannot mend (the initial SQL is wrong) ends in FAILED with the instances left for inspection; deleting the
+ * database removes them. Retire: PLANNED -> INSTANCES (removed) -> ROUTING (documents removed) -> DONE.
  */
 #ifndef OPERATION_PROVISION_H
 #define OPERATION_PROVISION_H
@@ -36,8 +36,8 @@ struct provision_request {
 /* CONFLICT if the database has a routing table or an operation already. Everything is copied. */
 int provision_start(struct operations *ops, const struct provision_request *request, struct operation **ret,
                     struct err *err);
-/* Removes every instance that the runtime made for this database and its documents; keeps servers it only used,
- * taking shardherd's schema and triggers off them. */
+/* Removes every instance that the runtime made for this database and its documents; keeps servers it only
+ * used, taking shardherd's schema and triggers off them. */
 int retire_start(struct operations *ops, const char *database, struct operation **ret, struct err *err);
 
 /* Also true of a retire operation. */

@@ -37,11 +37,11 @@ struct provision {
     int shard_count;
     struct provisioned_table *tables;
     int table_count;
-    char *schema;     /* NULL = none */
+    char *schema; /* NULL = none */
     char *owner_role;
     int open_links;
-    int outstanding;  /* calls of this step that have not come back */
-    int tries;        /* failures in a row of this step */
+    int outstanding; /* calls of this step that have not come back */
+    int tries;       /* failures in a row of this step */
     struct err step_error;
     bool stopped, reported;
     struct loop_timer retry_timer;

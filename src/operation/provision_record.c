@@ -26,7 +26,8 @@ void provision_print(const struct provision *p, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "database", p->op.database);
     yyjson_mut_obj_add_str(doc, root, "state", sm_name(&p->sm));
     add_int64(doc, root, "created_us", p->op.created_us);
-    add_int64(doc, root, "ended_us", p->sm.table[p->sm.now].final ? loop_wall(p->op.owner->services.loop) : 0);
+    add_int64(doc, root, "ended_us",
+              p->sm.table[p->sm.now].final ? loop_wall(p->op.owner->services.loop) : 0);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(p->op.error.code));
     yyjson_mut_obj_add_str(doc, root, "error", p->op.error.message);
     yyjson_mut_obj_add_str(doc, root, "owner", p->owner_role != NULL ? p->owner_role : "");
@@ -60,12 +61,14 @@ static int parse_shards(yyjson_val *array, struct provision *p, struct err *err)
     size_t i, max;
     yyjson_val *item;
     p->shards = mem_array(yyjson_arr_size(array), sizeof *p->shards);
-    yyjson_arr_foreach(array, i, max, item) {
+    yyjson_arr_foreach(array, i, max, item)
+    {
         const char *name = yyjson_get_str(yyjson_obj_get(item, "name"));
         const char *lo = yyjson_get_str(yyjson_obj_get(item, "lo"));
         const char *hi = yyjson_get_str(yyjson_obj_get(item, "hi"));
         struct provisioned_shard *s = &p->shards[i];
-        if (name == NULL || lo == NULL || hi == NULL || !text_to_int64(lo, &s->range.lo) || !text_to_int64(hi, &s->range.hi))
+        if (name == NULL || lo == NULL || hi == NULL || !text_to_int64(lo, &s->range.lo) ||
+            !text_to_int64(hi, &s->range.hi))
             return err_set(err, ERRC_CORRUPT, "shard %zu is malformed", i);
         s->name = mem_strdup(name);
         s->instance = mem_strdup(yyjson_get_str(yyjson_obj_get(item, "instance")));
@@ -79,7 +82,8 @@ static int parse_tables(yyjson_val *array, struct provision *p, struct err *err)
     size_t i, max;
     yyjson_val *item;
     p->tables = mem_array(yyjson_arr_size(array), sizeof *p->tables);
-    yyjson_arr_foreach(array, i, max, item) {
+    yyjson_arr_foreach(array, i, max, item)
+    {
         const char *name = yyjson_get_str(yyjson_obj_get(item, "name"));
         const char *key = yyjson_get_str(yyjson_obj_get(item, "key"));
         if (name == NULL || key == NULL)
@@ -100,7 +104,8 @@ static int resume_root(struct operations *ops, yyjson_val *root, int64_t revisio
     const char *created = yyjson_get_str(yyjson_obj_get(root, "created_us"));
     const char *ended = yyjson_get_str(yyjson_obj_get(root, "ended_us"));
     int state = state_name != NULL ? provision_state_find(state_name) : -1;
-    if (id == NULL || strlen(id) >= OPERATION_ID_SIZE || kind == NULL || database == NULL || state < 0 || created == NULL)
+    if (id == NULL || strlen(id) >= OPERATION_ID_SIZE || kind == NULL || database == NULL || state < 0 ||
+        created == NULL)
         return err_set(err, ERRC_CORRUPT, "a member is missing");
     struct provision *p = provision_new(ops, database, id, strcmp(kind, "retire") == 0);
     p->op.revision = revision;

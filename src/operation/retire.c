@@ -1,4 +1,5 @@
-/* Taking a database away: instances that the runtime made are removed, servers it only used get our schema off. */
+/* Taking a database away: instances that the runtime made are removed, servers it only used get our schema
+ * off. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,18 +39,20 @@ static void on_cleaned(const struct pg_reply *reply, void *data)
     instance_gone(data, NULL);
 }
 
-static void clean_lent(struct provision *p, struct provisioned_shard *shard, const struct instance_access *access)
+static void clean_lent(struct provision *p, struct provisioned_shard *shard,
+                       const struct instance_access *access)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", p->op.id);
     if (!shard->linked)
         link_init(&shard->link, services(p)->loop, access, application, &p->open_links, NULL, p);
     shard->linked = true;
-    link_exec(&shard->link, "SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS shardherd CASCADE", 60 * ENV_NS_PER_S,
-              on_cleaned, p);
+    link_exec(&shard->link, "SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS shardherd CASCADE",
+              60 * ENV_NS_PER_S, on_cleaned, p);
 }
 
-static void remove_one(struct provision *p, const struct fleet_instance *instance, struct provisioned_shard *shard)
+static void remove_one(struct provision *p, const struct fleet_instance *instance,
+                       struct provisioned_shard *shard)
 {
     struct err err = {0};
     p->outstanding++;
@@ -62,16 +65,19 @@ static void remove_one(struct provision *p, const struct fleet_instance *instanc
 void retire_instances(struct provision *p)
 {
     int count = 0, next = 0;
-    list_each(node, &services(p)->fleet->instances) {
+    list_each(node, &services(p)->fleet->instances)
+    {
         if (strcmp(list_item(node, struct fleet_instance, node)->database, p->op.database) == 0)
             count++;
     }
-    if (p->shards == NULL) {
+    if (p->shard_count == 0) { /* also after a crash: the journal names no instances, the fleet does */
+        free(p->shards);
         p->shards = mem_array((size_t)count, sizeof *p->shards);
         p->shard_count = count;
     }
     p->outstanding = 1; /* our own, until all were started */
-    list_each(again, &services(p)->fleet->instances) {
+    list_each(again, &services(p)->fleet->instances)
+    {
         struct fleet_instance *instance = list_item(again, struct fleet_instance, node);
         if (strcmp(instance->database, p->op.database) == 0 && next < p->shard_count)
             remove_one(p, instance, &p->shards[next++]);
@@ -115,7 +121,8 @@ static void routing_deleted(const struct err *err, int64_t revision, void *data)
         return;
     }
     snprintf(key, sizeof key, "db/%s/spec", p->op.database);
-    if (store_compare_and_swap(services(p)->store, key, db->spec_revision, NULL, spec_deleted, p, &local) != 0)
+    if (store_compare_and_swap(services(p)->store, key, db->spec_revision, NULL, spec_deleted, p, &local) !=
+        0)
         provision_step_failed(p, &local);
 }
 
@@ -133,6 +140,7 @@ void retire_documents(struct provision *p)
         return;
     }
     snprintf(key, sizeof key, "db/%s/routing", p->op.database);
-    if (store_compare_and_swap(services(p)->store, key, db->routing_revision, NULL, routing_deleted, p, &err) != 0)
+    if (store_compare_and_swap(services(p)->store, key, db->routing_revision, NULL, routing_deleted, p,
+                               &err) != 0)
         provision_step_failed(p, &err);
 }
