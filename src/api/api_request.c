@@ -157,16 +157,11 @@ static int find_range(const struct routing_shard *shard, int64_t hash, const str
 }
 
 /* The upper part of the range that holds `at`, from `at` on. */
-static int plan_cut(const struct routing_shard *shard, int64_t at, bool keep_some, struct range *ret,
-                    struct err *err)
+static int plan_cut(const struct routing_shard *shard, int64_t at, struct range *ret, struct err *err)
 {
     const struct range *whole;
     if (find_range(shard, at, &whole, err) != 0)
         return (int)err->code;
-    if (keep_some && at == whole->lo && shard->ranges.count == 1)
-        return err_set(err, ERRC_REFUSED,
-                       "hash %" PRId64 " is the lowest of shard \"%s\": nothing would stay on it", at,
-                       shard->name);
     *ret = (struct range){at, whole->hi};
     return 0;
 }
@@ -234,11 +229,23 @@ static int plan_range(const struct routing *routing, const struct routing_shard 
     if (hash_of_body(routing, body, &hash, err) != 0)
         return (int)err->code;
     if (kind != MOVE_KIND_ISOLATE)
-        return plan_cut(shard, hash, kind == MOVE_KIND_SPLIT, ret, err);
+        return plan_cut(shard, hash, ret, err);
     if (find_range(shard, hash, &whole, err) != 0)
         return (int)err->code;
     *ret = (struct range){hash, hash};
     return 0;
+}
+
+/* A split that leaves nothing behind is a move, and most likely a mistake. */
+static int check_rest(const struct routing_shard *shard, enum move_kind kind, const struct range *range,
+                      struct err *err)
+{
+    const struct range *first = shard->ranges.items;
+    bool all = shard->ranges.count == 1 && first->lo == range->lo && first->hi == range->hi;
+    if (!all || (kind != MOVE_KIND_SPLIT && kind != MOVE_KIND_ISOLATE))
+        return 0;
+    return err_set(err, ERRC_REFUSED, "that is all that shard \"%s\" owns: nothing would stay on it",
+                   shard->name);
 }
 
 /* Members that contradict each other, or that the kind has no use for. */
@@ -294,7 +301,8 @@ int api_move_plan(const struct routing *routing, const struct api_move_body *bod
     if (missing != NULL)
         return err_set(err, ERRC_NOT_FOUND, "database \"%s\" has no shard \"%s\"", routing->database,
                        missing);
-    if (plan_range(routing, shard, kind, body, &plan.range, err) != 0)
+    if (plan_range(routing, shard, kind, body, &plan.range, err) != 0 ||
+        check_rest(shard, kind, &plan.range, err) != 0)
         return (int)err->code;
     plan.kind = (int)kind;
     plan.retire = kind == MOVE_KIND_MERGE;

@@ -1,6 +1,7 @@
 """The API over sockets, on a canned fleet without PostgreSQL: api_tool. Its document is checked by spectral and
 schemathesis; the rest are tables of requests and the answers they must get."""
 
+import contextlib
 import http.client
 import json
 import shutil
@@ -95,6 +96,7 @@ class Stream:
     def __init__(self, server, path, port="public", **headers):
         self.connection = http.client.HTTPConnection("127.0.0.1", server.ports[port], timeout=20)
         self.connection.request("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+        self.socket = self.connection.sock  # http.client lets go of it once the answer has begun
         self.response = self.connection.getresponse()
         assert self.response.status == 200
         assert self.response.headers["Content-Type"] == "text/event-stream"
@@ -129,9 +131,10 @@ class Stream:
             assert self.changed.wait_for(condition, timeout), self.events
 
     def close(self):
-        if self.connection.sock is not None:
-            self.connection.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.thread.join(10)
+        assert not self.thread.is_alive()
         self.connection.close()
 
 
