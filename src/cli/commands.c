@@ -1,0 +1,291 @@
+/* The table of commands. */
+#include <stddef.h>
+
+#include "cli/command.h"
+#include "load/load.h"
+
+#define FLAG_WAIT                                                                                            \
+    {                                                                                                        \
+        "wait", 0, NULL, "follow it to its end", NULL                                                        \
+    }
+#define FLAG_DRY                                                                                             \
+    {                                                                                                        \
+        "dry-run", 0, NULL, "only check, and say what is in the way", NULL                                   \
+    }
+#define FLAG_BAKE                                                                                            \
+    {                                                                                                        \
+        "bake", 0, "DURATION", "keep the rows on the old owner for so long", NULL                            \
+    }
+#define FLAG_TO                                                                                              \
+    {                                                                                                        \
+        "to", 0, "SHARD", "the shard that gets the range (default: a new one)", "shards"                     \
+    }
+#define FLAG_KEY                                                                                             \
+    {                                                                                                        \
+        "key", 0, "KEY", "instead of a hash: that of this key", NULL                                         \
+    }
+#define FLAG_TABLE                                                                                           \
+    {                                                                                                        \
+        "table", 0, "TABLE", "whose type the key has (default: the first)", NULL                             \
+    }
+#define FLAG_LO                                                                                              \
+    {                                                                                                        \
+        "lo", 0, "HASH", "the lowest hash that goes", NULL                                                   \
+    }
+#define FLAG_HI                                                                                              \
+    {                                                                                                        \
+        "hi", 0, "HASH", "the highest hash that goes", NULL                                                  \
+    }
+
+static const struct args_flag apply_flags[] = {
+    {"filename", 'f', "FILE", "the specification; \"-\" is stdin", "file"},
+    {"dry-run", 0, NULL, "only check", NULL},
+    FLAG_WAIT,
+    {0}};
+static const struct args_flag delete_flags[] = {
+    {"confirm", 0, "NAME", "the database's name again", "databases"}, FLAG_WAIT, {0}};
+static const struct args_flag wait_flags[] = {
+    {"for", 0, "CONDITION", "done (operation), ready or deleted (database)", "done|ready|deleted"}, {0}};
+static const struct args_flag top_flags[] = {{"once", 0, NULL, "one picture, also on a terminal", NULL}, {0}};
+static const struct args_flag split_flags[] = {
+    {"at", 0, "HASH", "the first hash that goes (default: half of the widest range)", NULL},
+    FLAG_KEY,
+    FLAG_TABLE,
+    FLAG_TO,
+    FLAG_BAKE,
+    FLAG_DRY,
+    FLAG_WAIT,
+    {0}};
+static const struct args_flag move_flags[] = {
+    FLAG_TO,   FLAG_LO,    FLAG_HI,   {"at", 0, "HASH", "from this hash on", NULL},
+    FLAG_KEY,  FLAG_TABLE, FLAG_BAKE, FLAG_DRY,
+    FLAG_WAIT, {0}};
+static const struct args_flag merge_flags[] = {
+    {"into", 0, "SHARD", "who takes it over (default: its neighbour)", "shards"},
+    FLAG_BAKE,
+    FLAG_DRY,
+    FLAG_WAIT,
+    {0}};
+static const struct args_flag isolate_flags[] = {
+    FLAG_KEY,  FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
+    FLAG_TO,   FLAG_BAKE,  FLAG_DRY,
+    FLAG_WAIT, {0}};
+static const struct args_flag rebalance_flags[] = {
+    {"to", 0, "SHARD", "the shard that gets the range", "shards"},
+    {"at", 0, "HASH", "the first hash that goes (default: half of the widest range)", NULL},
+    FLAG_LO,
+    FLAG_HI,
+    FLAG_KEY,
+    FLAG_TABLE,
+    FLAG_BAKE,
+    FLAG_DRY,
+    FLAG_WAIT,
+    {0}};
+static const struct args_flag cancel_flags[] = {{"wait", 0, NULL, "until it went back", NULL}, {0}};
+static const struct args_flag route_flags[] = {FLAG_TABLE, {0}};
+static const struct args_flag check_flags[] = {
+    {"config", 'c', "FILE", "the configuration of a manager", "file"},
+    {"set", 0, "KEY=VALUE", "one key, as for the manager", NULL},
+    {"print", 0, NULL, "print all keys with their values", NULL},
+    {"quiet", 'q', NULL, "say nothing when all is well", NULL},
+    {0}};
+static const struct args_flag manager_flags[] = {
+    {"config", 'c', "FILE", "configuration (docs/configuration.md); without: defaults and environment",
+     "file"},
+    {"set", 0, "KEY=VALUE", "one key of it, e.g. --set state_directory=/var/tmp/sh", NULL},
+    {"insecure-listen", 0, NULL, "listen beyond loopback although there is no authentication", NULL},
+    {"ports-file", 0, "FILE", "write the ports here (default: manager.json in the state directory)", "file"},
+    {0}};
+static const struct args_flag version_flags[] = {
+    {"output", 'o', "FORMAT", "table, json or yaml", "table|json|yaml"}, {0}};
+
+const struct cli_command cli_commands[] = {
+    {.name = "get",
+     .summary = "list databases, shards, instances, operations, decisions or routing tables",
+     .usage = "get KIND [NAME...] [-o FORMAT] [-w]\nget KIND/NAME [-o FORMAT]",
+     .details =
+         "Prints one row for each. KIND is databases (db), shards, instances, operations (op), decisions or\n"
+         "routing. With -d only what belongs to that database. With -w it goes on and prints what changes.",
+     .example = "shardherd get databases\nshardherd get shards -d shop -o wide\nshardherd get operations -w\n"
+                "shardherd get routing shop -o json",
+     .act = command_get,
+     .words_least = 1,
+     .words_most = ARGS_MAX,
+     .completes = "kinds names"},
+    {.name = "describe",
+     .summary = "say everything about one database, shard, instance or operation",
+     .usage = "describe database|shard|instance|operation NAME",
+     .example = "shardherd describe database shop\nshardherd describe shard shop/s1\nshardherd describe "
+                "operation m7k2p9xq",
+     .act = command_describe,
+     .words_least = 1,
+     .words_most = 2,
+     .completes = "kinds names"},
+    {.name = "status",
+     .summary = "how things stand: fleet, databases, operations, decisions, warnings",
+     .usage = "status [-o FORMAT]",
+     .example = "shardherd status\nshardherd status -o json | jq .ready",
+     .act = command_status},
+    {.name = "top",
+     .summary = "the load of each shard; refreshes every second on a terminal",
+     .usage = "top [shards] [--once]",
+     .details = "Transactions, active sessions, WAL, size and lag of each shard, and how much of the "
+                "threshold at which\n"
+                "it counts as hot is used. Ctrl-C ends it. One picture if stdout is no terminal.",
+     .example = "shardherd top\nshardherd top -d shop --once",
+     .act = command_top,
+     .flags = top_flags,
+     .words_most = 1,
+     .completes = "shards-word"},
+    {.name = "events",
+     .summary = "what happens: operations, decisions, routing, instances",
+     .usage = "events [-w] [-o json]",
+     .details = "Prints the state of things, and with -w every event after it, one a line.",
+     .example = "shardherd events -w\nshardherd events -w -o json | jq -c .data",
+     .act = command_events},
+    {.name = "apply",
+     .summary = "make a database from its specification, or change it",
+     .usage = "apply -f FILE [--dry-run] [--wait]",
+     .example = "shardherd apply -f config/shop.yaml --wait\nshardherd apply -f - --dry-run < shop.yaml",
+     .act = command_apply,
+     .flags = apply_flags},
+    {.name = "delete",
+     .summary = "remove a database with all its shards and rows",
+     .usage = "delete database NAME --confirm=NAME [--wait]",
+     .example = "shardherd delete database shop --confirm=shop --wait",
+     .act = command_delete,
+     .flags = delete_flags,
+     .words_least = 1,
+     .words_most = 2,
+     .completes = "database names"},
+    {.name = "wait",
+     .summary = "wait until an operation ended, or a database is ready or gone",
+     .usage = "wait operation ID [--timeout DURATION]\nwait database NAME [--for=ready|deleted] [--timeout "
+              "DURATION]",
+     .details = "Its exit code is 0 when that came true, 6 when the time (10m) is over, and 1 or 4 when the "
+                "operation\n"
+                "ended in another way.",
+     .example = "shardherd wait operation m7k2p9xq\nshardherd wait database shop --for=ready --timeout 2m",
+     .act = command_wait,
+     .flags = wait_flags,
+     .words_least = 1,
+     .words_most = 2,
+     .completes = "operation|database names"},
+    {.name = "split",
+     .summary = "give a part of a shard's hashes to a new shard",
+     .usage = "split SHARD [--at HASH | --key KEY] [--dry-run] [--wait]",
+     .example = "shardherd split s1 --dry-run\nshardherd split shop/s1 --wait\n"
+                "shardherd split s1 --at 4611686018427387904 --bake 5s --wait",
+     .act = command_move,
+     .flags = split_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "move",
+     .summary = "give a range of hashes to another shard",
+     .usage = "move SHARD [--to SHARD] [--lo HASH] [--hi HASH] [--dry-run] [--wait]",
+     .details = "Without bounds, all of SHARD goes. Without --to, a new shard is made.",
+     .example = "shardherd move s1 --to s2 --lo 0 --hi 99999 --wait",
+     .act = command_move,
+     .flags = move_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "merge",
+     .summary = "give all of a shard to its neighbour, and remove it",
+     .usage = "merge SHARD [--into SHARD] [--dry-run] [--wait]",
+     .example = "shardherd merge s3 --into s1 --wait",
+     .act = command_move,
+     .flags = merge_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "isolate",
+     .summary = "give one key a shard of its own",
+     .usage = "isolate [SHARD] --key KEY [--table TABLE] [--dry-run] [--wait]",
+     .details = "Without SHARD, it is the one that owns the key.",
+     .example = "shardherd isolate --key 42 --wait",
+     .act = command_move,
+     .flags = isolate_flags,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "rebalance",
+     .summary = "give a part of a shard's hashes to a shard that exists",
+     .usage = "rebalance SHARD --to SHARD [--at HASH] [--dry-run] [--wait]",
+     .example = "shardherd rebalance s1 --to s2 --wait",
+     .act = command_move,
+     .flags = rebalance_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "cancel",
+     .summary = "ask an operation to go back",
+     .usage = "cancel OPERATION [--wait]",
+     .details = "An operation that is past its point of no return goes on, and says so (exit code 4).",
+     .example = "shardherd cancel m7k2p9xq --wait",
+     .act = command_cancel,
+     .flags = cancel_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "operations"},
+    {.name = "route",
+     .summary = "which shard owns a key",
+     .usage = "route [DATABASE] KEY [--table TABLE]",
+     .example = "shardherd route shop 42\nshardherd route -d shop -- -7",
+     .act = command_route,
+     .flags = route_flags,
+     .words_least = 1,
+     .words_most = 2,
+     .completes = "databases"},
+    {.name = "manager",
+     .summary = "run a manager in the foreground",
+     .usage = "manager [-c FILE] [--set KEY=VALUE]... [--insecure-listen] [--ports-file FILE]",
+     .details = "Finds servers, polls them, decides, and runs operations. It logs to stderr and ends in "
+                "order on SIGTERM\n"
+                "or SIGINT; SIGHUP and a changed file make it read its configuration again.",
+     .example =
+         "shardherd manager -c config/shardherd.yaml\nshardherd manager --set state_directory=/var/tmp/sh",
+     .local = command_manager,
+     .flags = manager_flags},
+    {.name = "load", .summary = "drive load, and check that nothing was lost", .run = load_main},
+    {.name = "check-config",
+     .summary = "check a manager's configuration or a database's specification",
+     .usage = "check-config [-c FILE] [--print]\ncheck-config FILE...",
+     .details = "Reads the files as a manager would. An error names file, line, column and remedy; the exit "
+                "code is 2\n"
+                "then. Without a file: the defaults and the environment. A file with \"kind: "
+                "ShardedDatabase\" is a\n"
+                "specification.",
+     .example =
+         "shardherd check-config -c config/shardherd.yaml --print\nshardherd check-config config/*.yaml",
+     .local = command_check_config,
+     .flags = check_flags,
+     .words_most = ARGS_MAX,
+     .completes = "files"},
+    {.name = "completion",
+     .summary = "print the completion script of a shell",
+     .usage = "completion bash|zsh|fish",
+     .details = "The script asks this program, and this program asks the manager for names, for half a "
+                "second at most.",
+     .example = "source <(shardherd completion bash)\nshardherd completion zsh > ~/.zfunc/_shardherd\n"
+                "shardherd completion fish > ~/.config/fish/completions/shardherd.fish",
+     .local = command_completion,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "bash|zsh|fish"},
+    {.name = "version",
+     .summary = "print version and commit",
+     .usage = "version [-o json]",
+     .example = "shardherd version -o json",
+     .local = command_version,
+     .flags = version_flags},
+    {.name = "help",
+     .summary = "list the commands, or explain one",
+     .usage = "help [COMMAND]",
+     .example = "shardherd help split",
+     .local = command_help,
+     .words_most = 1,
+     .completes = "commands"},
+    {.name = "__complete", .run = command_complete, .hidden = true},
+    {.name = NULL},
+};

@@ -1,0 +1,247 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "cli/progress.h"
+#include "cli/stream.h"
+
+#define REDRAW_NS               (200 * ENV_NS_PER_MS)
+#define RATE_NS                 (2 * ENV_NS_PER_S) /* rates are means over at least so long */
+#define LINE_STEP               0.1                /* share of progress that is worth a line of its own */
+#define NUMBER_OR(value, other) (isnan(value) ? (other) : (value))
+
+void progress_what(yyjson_val *op, struct buf *out)
+{
+    const char *shard = json_get_text(op, "shard"), *target = json_get_text(op, "target");
+    bool made = yyjson_get_bool(json_get_path(op, "record.new_target"));
+    buf_printf(out, "%s %s", json_get_text(op, "kind"), json_get_text(op, "database"));
+    if (shard[0] != '\0')
+        buf_printf(out, "/%s", shard);
+    if (target[0] != '\0')
+        buf_printf(out, " -> %s%s", target, made ? " (new)" : "");
+}
+
+static double seconds_between(int64_t from_us, int64_t to_us)
+{
+    return from_us > 0 && to_us >= from_us ? (double)(to_us - from_us) / 1e6 : -1;
+}
+
+void progress_facts(yyjson_val *op, int64_t now_us, const char *what, struct bar_facts *ret)
+{
+    yyjson_val *record = yyjson_obj_get(op, "record");
+    int64_t ended = json_get_time(op, "ended");
+    double marker = json_get_number(record, "marker_us"), block = json_get_number(record, "write_block_us");
+    *ret = (struct bar_facts){
+        .id = json_get_text(op, "id"),
+        .what = what,
+        .phase = json_get_text(op, "state"),
+        .status = json_get_text(op, "status"),
+        .error = json_get_text(yyjson_obj_get(op, "error"), "message"),
+        .progress = NUMBER_OR(json_get_number(op, "progress"), 0),
+        .rows = NUMBER_OR(json_get_number(record, "copy_rows"), -1),
+        .total_rows = NUMBER_OR(json_get_number(record, "total_rows"), -1),
+        .bytes = NUMBER_OR(json_get_number(record, "copy_bytes"), -1),
+        .total_bytes = NUMBER_OR(json_get_number(record, "total_bytes"), -1),
+        .bytes_rate = -1,
+        .rows_rate = -1,
+        .eta_seconds = NUMBER_OR(json_get_number(op, "eta_seconds"), -1),
+        .lag_seconds = marker / 1e6 >= 0 ? marker / 1e6 : -1,
+        .block_seconds = block / 1e6 >= 0 ? block / 1e6 : -1,
+        .elapsed_seconds = seconds_between(json_get_time(op, "created"), ended > 0 ? ended : now_us),
+    };
+}
+
+int progress_exit(yyjson_val *op)
+{
+    const char *status = json_get_text(op, "status");
+    if (strcmp(status, "done") == 0)
+        return CLI_OK;
+    bool refused = strcmp(json_get_text(op, "state"), "refused") == 0;
+    return refused ? CLI_CONFLICT : CLI_FAILED;
+}
+
+uint64_t progress_deadline(struct session *s)
+{
+    return loop_clock(&s->loop) + (s->timeout_ns != 0 ? s->timeout_ns : PROGRESS_TIMEOUT_NS);
+}
+
+/* ---- drawing ---- */
+
+struct display {
+    struct session *s;
+    yyjson_doc *doc; /* the newest document, NULL = none yet */
+    struct buf what;
+    char *phase; /* of the last line, "status/state" */
+    double line_progress;
+    bool drawn; /* a bar stands in the last line */
+    double from_bytes, from_rows;
+    uint64_t from_ns; /* when these were read, 0 = not yet */
+    double bytes_rate, rows_rate;
+};
+
+static unsigned terminal_width(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 ? size.ws_col : 80;
+}
+
+static void measure(struct display *d, const struct bar_facts *f)
+{
+    uint64_t now = loop_clock(&d->s->loop);
+    if (d->from_ns == 0 || f->bytes < d->from_bytes) {
+        d->from_ns = now;
+        d->from_bytes = f->bytes;
+        d->from_rows = f->rows;
+        return;
+    }
+    if (now - d->from_ns < RATE_NS)
+        return;
+    double seconds = (double)(now - d->from_ns) / 1e9;
+    d->bytes_rate = (f->bytes - d->from_bytes) / seconds;
+    d->rows_rate = (f->rows - d->from_rows) / seconds;
+    d->from_ns = now;
+    d->from_bytes = f->bytes;
+    d->from_rows = f->rows;
+}
+
+static void draw_bar(struct display *d, const struct bar_facts *f)
+{
+    struct buf out = {0};
+    const struct bar_look look = {terminal_width() - 1, d->s->color, d->s->utf8};
+    buf_add_text(&out, "\r");
+    bar_print(f, &look, &out);
+    buf_add_text(&out, "\033[K");
+    fputs(buf_text(&out), stderr);
+    d->drawn = true;
+    buf_free(&out);
+}
+
+/* A line for each state, and for each tenth within one. */
+static void draw_line(struct display *d, const struct bar_facts *f)
+{
+    char *phase = mem_printf("%s/%s", f->status, f->phase);
+    bool changed = d->phase == NULL || strcmp(d->phase, phase) != 0;
+    if (changed || f->progress >= d->line_progress + LINE_STEP) {
+        struct buf out = {0};
+        bar_line(f, &out);
+        buf_addc(&out, '\n');
+        fputs(buf_text(&out), stderr);
+        buf_free(&out);
+        d->line_progress = f->progress;
+    }
+    free(d->phase);
+    d->phase = phase;
+}
+
+static void draw(struct display *d)
+{
+    struct bar_facts facts;
+    if (d->doc == NULL || d->s->quiet)
+        return;
+    yyjson_val *op = yyjson_doc_get_root(d->doc);
+    buf_reset(&d->what);
+    progress_what(op, &d->what);
+    progress_facts(op, loop_wall(&d->s->loop), buf_text(&d->what), &facts);
+    measure(d, &facts);
+    if (strcmp(facts.phase, "copy") == 0) {
+        facts.bytes_rate = d->bytes_rate;
+        facts.rows_rate = d->rows_rate;
+    }
+    if (d->s->terminal)
+        draw_bar(d, &facts);
+    else
+        draw_line(d, &facts);
+}
+
+static void display_end(struct display *d)
+{
+    if (d->drawn)
+        fputc('\n', stderr);
+    yyjson_doc_free(d->doc);
+    buf_free(&d->what);
+    free(d->phase);
+}
+
+/* ---- following ---- */
+
+static bool has_ended(yyjson_val *op)
+{
+    return op != NULL && strcmp(json_get_text(op, "status"), "running") != 0;
+}
+
+static int read_operation(struct session *s, const char *id, struct session_reply *ret)
+{
+    struct buf path = {0};
+    buf_add_text(&path, "/v1/operations/");
+    session_escape(&path, id);
+    int rc = session_get(s, buf_text(&path), ret);
+    buf_free(&path);
+    return rc;
+}
+
+static void take_document(struct display *d, yyjson_doc *doc)
+{
+    yyjson_doc_free(d->doc);
+    d->doc = doc;
+}
+
+/* Takes over what an event says. A snapshot begins each stream: what was missed is read. */
+static int take_event(struct display *d, const char *id, const struct stream_event *event)
+{
+    struct session_reply reply;
+    if (strcmp(event->event, "snapshot") == 0) {
+        int rc = read_operation(d->s, id, &reply);
+        if (rc == CLI_OK) {
+            take_document(d, reply.doc);
+            reply.doc = NULL;
+        }
+        session_reply_free(&reply);
+        return rc;
+    }
+    if (strcmp(event->event, "operation") != 0)
+        return CLI_OK;
+    yyjson_doc *doc = yyjson_read(event->data, strlen(event->data), 0);
+    if (strcmp(json_get_text(yyjson_doc_get_root(doc), "id"), id) == 0)
+        take_document(d, doc);
+    else
+        yyjson_doc_free(doc);
+    return CLI_OK;
+}
+
+static int follow(struct display *d, const char *id, struct stream *stream, uint64_t deadline)
+{
+    const struct stream_event *event;
+    int rc = CLI_OK;
+    while (rc == CLI_OK && !has_ended(yyjson_doc_get_root(d->doc))) {
+        uint64_t now = loop_clock(&d->s->loop);
+        if (now >= deadline)
+            return CLI_TIMEOUT;
+        uint64_t until = now + REDRAW_NS < deadline ? now + REDRAW_NS : deadline;
+        enum stream_next next = stream_next(stream, until, &event, &rc);
+        if (next == STREAM_EVENT)
+            rc = take_event(d, id, event);
+        if (rc == CLI_OK)
+            draw(d);
+    }
+    return rc;
+}
+
+int progress_follow(struct session *s, const char *id, struct session_reply *ret)
+{
+    struct display d = {.s = s};
+    struct stream *stream = stream_new(s, "/v1/events");
+    memset(ret, 0, sizeof *ret);
+    int rc = follow(&d, id, stream, progress_deadline(s));
+    stream_free(stream);
+    display_end(&d);
+    if (rc == CLI_TIMEOUT)
+        return session_fail(s, rc,
+                            "operation %s has not ended yet and goes on; see: shardherd describe "
+                            "operation %s",
+                            id, id);
+    return rc == CLI_OK ? read_operation(s, id, ret) : rc;
+}
