@@ -44,6 +44,7 @@ class Rig:
         self.log = self.directory / "manager.log"
         self.settings = []
         self.rows = ()
+        self.loading = None
 
     # ---- the manager ----
 
@@ -110,7 +111,10 @@ class Rig:
             return "(no log)"
 
     def clean_up(self):
-        """Ends manager and servers and removes everything, whatever state they are in."""
+        """Ends manager, load and servers and removes everything, whatever state they are in."""
+        if self.loading and self.loading.poll() is None:
+            self.loading.kill()
+            self.loading.communicate()
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
