@@ -218,6 +218,24 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Locks all distributed tables (LOCK descends to partitions) as CREATE TRIGGER will, before any of them is touched,
+-- or fails soon: waiting writers queue behind us, and a transaction that writes several tables may hold one and
+-- want another. Below the default deadlock_timeout (1 s), so that the one who gives way is us, never the client; ours
+-- is short, which also makes autovacuum give way. The caller tries again.
+CREATE OR REPLACE FUNCTION shardherd.lock_tables() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    started timestamptz := clock_timestamp();
+    t text;
+BEGIN
+    PERFORM set_config('deadlock_timeout', '5ms', true);
+    FOR t IN SELECT name FROM shardherd.tables ORDER BY name LOOP
+        PERFORM set_config('lock_timeout', greatest(10, 250 - extract(epoch FROM clock_timestamp() - started) * 1000)::int || 'ms',
+                           true);
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t);
+    END LOOP;
+END $$;
+
 -- Sets what this shard is and owns; used when a shard is provisioned.
 CREATE OR REPLACE FUNCTION shardherd.set_shard(my_term bigint, new_database text, new_name text, new_epoch bigint,
                                                new_los bigint[], new_his bigint[]) RETURNS void
@@ -357,6 +375,7 @@ DECLARE
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
+    PERFORM shardherd.lock_tables();
     INSERT INTO shardherd.freeze VALUES (move_id) ON CONFLICT DO NOTHING;
     FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
         old_inside := shardherd.inside(shardherd.hash_expression(t.type, format('OLD.%I', t.key)), ARRAY[lo], ARRAY[hi]);
@@ -390,6 +409,7 @@ BEGIN
     IF EXISTS (SELECT FROM shardherd.freeze) THEN
         RETURN;
     END IF;
+    PERFORM shardherd.lock_tables();
     DROP EVENT TRIGGER IF EXISTS shardherd_ddl;
     DROP EVENT TRIGGER IF EXISTS shardherd_drop;
     FOR p IN SELECT DISTINCT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_crossing' AND tgparentid = 0 LOOP
@@ -442,6 +462,7 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
+    PERFORM shardherd.lock_tables();
     INSERT INTO shardherd.gate (move, lo, hi) VALUES (move_id, gate_lo, gate_hi) ON CONFLICT DO NOTHING;
     PERFORM shardherd.install_guards(move_id);
 END $$;
@@ -541,6 +562,7 @@ BEGIN
     IF shardherd.owns(range_lo, range_hi) THEN
         RETURN;
     END IF;
+    PERFORM shardherd.lock_tables();
     DELETE FROM shardherd.gate WHERE move = move_id AND open;
     IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -574,6 +596,7 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('move %s was opened: it can only go forward', move_id);
     END IF;
+    PERFORM shardherd.lock_tables();
     DELETE FROM shardherd.gate WHERE move = move_id;
     PERFORM shardherd.install_guards();
 END $$;
