@@ -11,7 +11,7 @@
 #include "cli/human.h"
 #include "cli/progress.h"
 #include "cli/resource.h"
-#include "cli/stream.h"
+#include "cli/feed.h"
 #include "fleet/fleet.h"
 #include "manager/config.h"
 

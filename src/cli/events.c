@@ -9,7 +9,7 @@
 #include "cli/command.h"
 #include "cli/human.h"
 #include "cli/progress.h"
-#include "cli/stream.h"
+#include "cli/feed.h"
 
 /* One line about an event of this kind. */
 static void sentence(const char *event, yyjson_val *data, struct buf *out)
@@ -53,7 +53,7 @@ static const char *database_of(yyjson_val *data)
 }
 
 /* One a line: in flow style, this is YAML as well. */
-static void add_document(struct buf *out, const char *now, const struct stream_event *event, yyjson_val *data)
+static void add_document(struct buf *out, const char *now, const struct feed_event *event, yyjson_val *data)
 {
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
@@ -69,7 +69,7 @@ static void add_document(struct buf *out, const char *now, const struct stream_e
     yyjson_mut_doc_free(doc);
 }
 
-static void print_event(struct session *s, const struct stream_event *event)
+static void print_event(struct session *s, const struct feed_event *event)
 {
     char now[ENV_TIME_SIZE];
     struct buf text = {0}, out = {0};
@@ -100,17 +100,17 @@ static void print_event(struct session *s, const struct stream_event *event)
 /* Without -w: what the manager tells at once, the state of things. */
 int command_events(struct session *s)
 {
-    struct stream *stream = stream_new(s, "/v1/events");
-    const struct stream_event *event;
+    struct feed *feed = feed_new(s, "/v1/events");
+    const struct feed_event *event;
     uint64_t end = s->timeout_ns != 0 ? loop_clock(&s->loop) + s->timeout_ns : UINT64_MAX;
     bool more = true;
     int rc = CLI_OK;
     while (more && !s->broken) {
-        enum stream_next next = stream_next(stream, end, &event, &rc);
-        if (next == STREAM_EVENT)
+        enum feed_next next = feed_next(feed, end, &event, &rc);
+        if (next == FEED_EVENT)
             print_event(s, event);
-        more = next == STREAM_EVENT && s->watch;
+        more = next == FEED_EVENT && s->watch;
     }
-    stream_free(stream);
+    feed_free(feed);
     return rc;
 }

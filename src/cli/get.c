@@ -6,7 +6,7 @@
 #include "base/mem.h"
 #include "cli/command.h"
 #include "cli/resource.h"
-#include "cli/stream.h"
+#include "cli/feed.h"
 
 #define WATCH_NS (30 * ENV_NS_PER_S) /* read again so often, whatever events say */
 
@@ -223,19 +223,19 @@ static bool concerns(const char *events, const char *event)
 }
 
 /* A restart of the manager is no reason to end: the stream comes back, and begins with a snapshot. */
-static int watch_loop(struct watch *w, struct stream *stream)
+static int watch_loop(struct watch *w, struct feed *feed)
 {
     struct session *s = w->s;
-    const struct stream_event *event;
+    const struct feed_event *event;
     uint64_t period = w->w->r->period_ns != 0 ? w->w->r->period_ns : WATCH_NS;
     uint64_t end = s->timeout_ns != 0 ? loop_clock(&s->loop) + s->timeout_ns : UINT64_MAX;
     uint64_t due = loop_clock(&s->loop) + period;
     int rc = CLI_OK;
     while (rc == CLI_OK && !s->broken && loop_clock(&s->loop) < end) {
-        enum stream_next next = stream_next(stream, due < end ? due : end, &event, &rc);
-        if (next == STREAM_ENDED)
+        enum feed_next next = feed_next(feed, due < end ? due : end, &event, &rc);
+        if (next == FEED_ENDED)
             break;
-        if (next == STREAM_EVENT && !concerns(w->w->r->events, event->event))
+        if (next == FEED_EVENT && !concerns(w->w->r->events, event->event))
             continue;
         s->silent = true;
         rc = print_changes(w);
@@ -256,10 +256,10 @@ static int watch(struct session *s, const struct wanted *wanted)
         columns++;
     w.widths = mem_array((size_t)columns, sizeof *w.widths);
     int rc = print_changes(&w);
-    struct stream *stream = stream_new(s, "/v1/events");
+    struct feed *feed = feed_new(s, "/v1/events");
     if (rc == CLI_OK)
-        rc = watch_loop(&w, stream);
-    stream_free(stream);
+        rc = watch_loop(&w, feed);
+    feed_free(feed);
     list_each(node, &w.shown)
     {
         shown_free(list_item(node, struct shown, node));

@@ -7,7 +7,7 @@
 
 #include "base/mem.h"
 #include "cli/progress.h"
-#include "cli/stream.h"
+#include "cli/feed.h"
 
 #define REDRAW_NS               (200 * ENV_NS_PER_MS)
 #define RATE_NS                 (2 * ENV_NS_PER_S) /* rates are means over at least so long */
@@ -190,7 +190,7 @@ static void take_document(struct display *d, yyjson_doc *doc)
 }
 
 /* Takes over what an event says. A snapshot begins each stream: what was missed is read. */
-static int take_event(struct display *d, const char *id, const struct stream_event *event)
+static int take_event(struct display *d, const char *id, const struct feed_event *event)
 {
     struct session_reply reply;
     if (strcmp(event->event, "snapshot") == 0) {
@@ -212,17 +212,17 @@ static int take_event(struct display *d, const char *id, const struct stream_eve
     return CLI_OK;
 }
 
-static int follow(struct display *d, const char *id, struct stream *stream, uint64_t deadline)
+static int follow(struct display *d, const char *id, struct feed *feed, uint64_t deadline)
 {
-    const struct stream_event *event;
+    const struct feed_event *event;
     int rc = CLI_OK;
     while (rc == CLI_OK && !has_ended(yyjson_doc_get_root(d->doc))) {
         uint64_t now = loop_clock(&d->s->loop);
         if (now >= deadline)
             return CLI_TIMEOUT;
         uint64_t until = now + REDRAW_NS < deadline ? now + REDRAW_NS : deadline;
-        enum stream_next next = stream_next(stream, until, &event, &rc);
-        if (next == STREAM_EVENT)
+        enum feed_next next = feed_next(feed, until, &event, &rc);
+        if (next == FEED_EVENT)
             rc = take_event(d, id, event);
         if (rc == CLI_OK)
             draw(d);
@@ -233,10 +233,10 @@ static int follow(struct display *d, const char *id, struct stream *stream, uint
 int progress_follow(struct session *s, const char *id, struct session_reply *ret)
 {
     struct display d = {.s = s};
-    struct stream *stream = stream_new(s, "/v1/events");
+    struct feed *feed = feed_new(s, "/v1/events");
     memset(ret, 0, sizeof *ret);
-    int rc = follow(&d, id, stream, progress_deadline(s));
-    stream_free(stream);
+    int rc = follow(&d, id, feed, progress_deadline(s));
+    feed_free(feed);
     display_end(&d);
     if (rc == CLI_TIMEOUT)
         return session_fail(s, rc,

@@ -88,7 +88,8 @@ void session_print(struct session *s, yyjson_val *value)
 void session_print_table(struct session *s, const struct table *t, bool header)
 {
     struct buf text = {0};
-    const struct table_look look = {.wide = s->format == FORMAT_WIDE, .color = s->color_out, .no_header = !header};
+    const struct table_look look = {
+        .wide = s->format == FORMAT_WIDE, .color = s->color_out, .no_header = !header};
     table_print(t, &look, &text);
     session_out(s, &text);
     buf_free(&text);
