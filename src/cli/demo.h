@@ -1,0 +1,13 @@
+/*
+ * demo: the subcommand `demo`: two shards, load, a hot shard, the automatic split, and the proof.
+ *
+ * Starts a manager of its own in a temporary directory, and takes everything away again. Exit codes: 0 the
+ * split happened by itself and nothing was lost, 1 it did not or something was, 2 wrong usage, 130
+ * interrupted.
+ */
+#ifndef CLI_DEMO_H
+#define CLI_DEMO_H
+
+int demo_command(int argc, char **argv);
+
+#endif
