@@ -2,7 +2,9 @@
 /*
  * Polls servers and serves /metrics on a free port of 127.0.0.1, which it prints.
  *
- *     metrics_tool PERIOD_MS INSTANCE...     INSTANCE = name,db,shard,host,port,user,password,dbname
+ *     metrics_tool PERIOD_MS|load|default INSTANCE...
+ *
+ * INSTANCE = name,db,shard,host,port,user,password,dbname. "load" polls that group alone, every second.
  *
  * Lines on stdin: "facts" prints one line per instance; end of input ends it.
  */
@@ -115,11 +117,12 @@ int main(int argc, char **argv)
     if (argc < 2 || loop_init(&t.loop, env_system(), &err) != 0)
         return 2;
     fleet_init(&t.fleet);
-    uint64_t period = (uint64_t)strtoul(argv[1], NULL, 10) * ENV_NS_PER_MS;
-    struct pollers_options options = {0};
+    struct pollers_options options = {0}; /* a word is 0: the default */
     for (int g = 0; g < POLL_GROUPS; g++)
-        options.period_ns[g] = period;
-    t.pollers = pollers_new(&t.loop, &t.fleet, period != 0 ? &options : NULL, NULL, NULL);
+        options.period_ns[g] = strtoul(argv[1], NULL, 10) * ENV_NS_PER_MS;
+    for (int g = POLL_LOAD + 1; g < POLL_GROUPS && strcmp(argv[1], "load") == 0; g++)
+        options.period_ns[g] = POLL_OFF;
+    t.pollers = pollers_new(&t.loop, &t.fleet, &options, NULL, NULL);
     for (int i = 2; i < argc; i++)
         add(&t, argv[i]);
     pollers_sync(t.pollers);
