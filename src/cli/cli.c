@@ -1,4 +1,5 @@
 /* Finding the command that was meant, parsing its flags, and help. */
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,10 @@ void cli_help(const struct cli_command *command)
         return;
     }
     print_lines("Usage: shardherd ", "       shardherd ", command->usage);
-    printf("\n%s\n", command->details != NULL ? command->details : command->summary);
+    if (command->details != NULL)
+        printf("\n%s\n", command->details);
+    else
+        printf("\n%c%s.\n", toupper((unsigned char)command->summary[0]), command->summary + 1);
     if (command->flags != NULL) {
         puts("\nFlags:");
         print_flags(command->flags);

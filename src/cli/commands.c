@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "cli/command.h"
+#include "cli/demo.h"
 #include "load/load.h"
 
 #define FLAG_WAIT                                                                                            \
@@ -248,6 +249,20 @@ const struct cli_command cli_commands[] = {
      .local = command_manager,
      .flags = manager_flags},
     {.name = "load", .summary = "drive load, and check that nothing was lost", .run = load_main},
+    {.name = "demo",
+     .summary = "show the main job on this machine: a hot shard, split under load",
+     .usage = "demo [--keep] [--report FILE] [--no-color] [--directory DIR] [--customers N]",
+     .details = "Starts a manager and real PostgreSQL servers, fills two shards, lets one of them turn hot, and "
+                "watches\n"
+                "shardherd split it by itself under full write load. At the end every acknowledged write is "
+                "compared with\n"
+                "the rows, and everything is taken away again. Takes about a minute.\n"
+                "\n"
+                "Exit codes: 0 the split happened by itself and nothing was lost, 1 not so, 2 wrong usage, "
+                "130 interrupted.",
+     .example = "shardherd demo --report report.json\nshardherd demo --keep --directory /var/tmp/demo",
+     .local = demo_command,
+     .flags = demo_flags},
     {.name = "check-config",
      .summary = "check a manager's configuration or a database's specification",
      .usage = "check-config [-c FILE] [--print]\ncheck-config FILE...",

@@ -311,7 +311,9 @@ static void line_positive(struct buf *out, const char *label, yyjson_val *record
 
 static void measured_section(struct buf *out, yyjson_val *record)
 {
+    size_t before = out->length;
     section(out, "Measured");
+    size_t empty = out->length;
     line_us(out, "Decided after", record, "decided_us");
     line_positive(out, "Rows copied", record, "copy_rows", human_count);
     line_positive(out, "Bytes copied", record, "copy_bytes", human_bytes);
@@ -325,6 +327,8 @@ static void measured_section(struct buf *out, yyjson_val *record)
     line_us(out, "  commit", record, "commit_us");
     line_us(out, "  open", record, "open_us");
     line_positive(out, "Rows cleaned up", record, "cleaned_rows", human_count);
+    if (out->length == empty)
+        out->length = before;
 }
 
 void command_findings(yyjson_val *op, struct buf *out)

@@ -494,9 +494,10 @@ static const struct resource *find(struct session *s, const char *word, size_t l
         buf_printf(&known, "%s%.*s", r == resources ? "" : ", ", (int)strcspn(r->names, " "), r->names);
         nearest_offer(&n, r->kind);
     }
-    session_fail(s, CLI_USAGE, "there are no \"%s\"%s%s%s; there are: %s", name,
-                 n.best != NULL ? "; did you mean " : "", n.best != NULL ? n.best : "",
-                 n.best != NULL ? "?" : "", buf_text(&known));
+    if (n.best != NULL)
+        session_fail(s, CLI_USAGE, "there are no \"%s\"; did you mean %s?", name, n.best);
+    else
+        session_fail(s, CLI_USAGE, "there are no \"%s\"; there are: %s", name, buf_text(&known));
     buf_free(&known);
     return NULL;
 }
