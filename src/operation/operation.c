@@ -156,11 +156,18 @@ void operation_end(struct operation *op, enum operation_status status)
     operation_changed(op);
 }
 
-void operation_maybe_kill(const struct operations *ops, const char *place)
+void operation_maybe_kill(struct operations *ops, const char *place)
 {
-    if (ops->services.kill_at != NULL && strcmp(ops->services.kill_at, place) == 0) {
+    const char *at = ops->services.kill_at;
+    if (at == NULL)
+        return;
+    if (strcmp(at, place) == 0) {
         log_event(LOG_WARN, "test switch: ending here", "place", place, NULL);
         kill(getpid(), SIGKILL);
+    } else if (strncmp(at, "stop:", 5) == 0 && strcmp(at + 5, place) == 0) {
+        log_event(LOG_WARN, "test switch: stopping here", "place", place, NULL);
+        ops->services.kill_at = NULL; /* once */
+        kill(getpid(), SIGSTOP);
     }
 }
 

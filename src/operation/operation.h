@@ -40,7 +40,8 @@ struct operation_services {
     struct runtime *runtime;   /* NULL: nothing can be made, only existing servers are used */
     int64_t term;              /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
     const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
-    const char *kill_at;       /* tests: end the process with SIGKILL exactly there; NULL = never */
+    const char *kill_at;       /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
+                                  there once; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
     int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard,
                    struct runtime_spec *ret, struct err *err);
@@ -116,8 +117,8 @@ void operation_end(struct operation *op, enum operation_status status);
 void operation_changed(struct operation *op);
 /* The last callback of a stopped operation's connections has run. */
 void operation_stopped(struct operation *op);
-/* Tests: kills the process if services.kill_at is exactly `place`. */
-void operation_maybe_kill(const struct operations *ops, const char *place);
+/* Tests: kills or stops the process if services.kill_at names `place`. */
+void operation_maybe_kill(struct operations *ops, const char *place);
 
 /*
  * Writes a new routing table of db (takes ownership of routing, also on failure) and puts it into the model.
