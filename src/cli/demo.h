@@ -8,6 +8,10 @@
 #ifndef CLI_DEMO_H
 #define CLI_DEMO_H
 
-int demo_command(int argc, char **argv);
+#include "cli/args.h"
+
+extern const struct args_flag demo_flags[];
+
+int demo_command(const struct args *args);
 
 #endif

@@ -263,11 +263,11 @@ static void take_decision(struct demo *d, yyjson_val *root)
     struct demo_facts *f = &d->facts;
     const char *kind = text_of(root, "kind"), *operation = text_of(root, "operation");
     const char *sentence = text_of(root, "sentence");
-    if (strcmp(kind, "refuse") == 0 && strcmp(f->refusal, sentence) != 0) {
+    if (strcmp(kind, "refuse") == 0 && f->operation[0] == '\0' && strcmp(f->refusal, sentence) != 0) {
         copy_text(f->refusal, sizeof f->refusal, sentence);
-        demo_story_say(&d->story, TONE_PLAIN, "not split: %s", sentence);
+        demo_story_say(&d->story, TONE_PLAIN, "not yet: %s", sentence);
     } else if (strcmp(kind, "sample") == 0) {
-        demo_story_say(&d->story, TONE_HOT, "shardherd listens: %s", sentence);
+        demo_story_say(&d->story, TONE_HOT, "listening: %s", sentence);
     }
     if (strcmp(kind, "split") != 0 || operation[0] == '\0' || f->operation[0] != '\0')
         return;
@@ -311,14 +311,15 @@ static const struct {
     const char *state;
     const char *text;
 } phases[] = {
-    {"check", "checks first what could make the split fail; nothing is changed yet"},
+    {"check", "looks first for what could make the split fail; nothing is changed yet"},
     {"target", "starts a PostgreSQL server for the new shard and gives it the tables"},
-    {"copy", "copies the rows; reads and writes go on"},
-    {"catch_up", "applies to the copy what was written meanwhile"},
+    {"copy", "copies the rows of the moving half; reads and writes go on"},
+    {"catch_up", "applies to the copy what was written meanwhile, and what is being written"},
     {"verify", "compares both sides by counts and checksums"},
-    {"rehearse", "rehearses the switch: closed gate on the new shard, short round trips"},
-    {"watch", "waits for the bake time of 5 s before the old rows go"},
-    {"clean", "deletes the moved rows from the old owner, a batch at a time"},
+    {"rehearse", "tries the switch without doing it: a closed gate, short round trips"},
+    {"fence", "switches: the old owner refuses the moving half, the new one opens"},
+    {"watch", "keeps the old rows for a while (5 s here)"},
+    {"clean", "deletes the moved rows from the old owner, batch by batch"},
 };
 
 static void enter_phase(struct demo *d)
@@ -327,10 +328,10 @@ static void enter_phase(struct demo *d)
     demo_phase(d, f->state);
     for (size_t i = 0; i < sizeof phases / sizeof phases[0]; i++)
         if (strcmp(phases[i].state, f->state) == 0)
-            demo_story_say(&d->story, TONE_PLAIN, "  %-9s %s", phases[i].state, phases[i].text);
+            demo_story_say(&d->story, TONE_PLAIN, "split, %s: %s", phases[i].state, phases[i].text);
     if (strcmp(f->state, "settle") == 0)
         demo_story_say(&d->story, TONE_GOOD,
-                       "  switched: shard %s owns the moved half; writes to it were blocked for %.1f ms",
+                       "switched: shard %s owns the moved half; writes to it were blocked for %.1f ms",
                        f->target, f->write_block_ms);
 }
 

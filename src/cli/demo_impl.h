@@ -24,7 +24,7 @@
 #define DEMO_WINDOW     10 /* seconds a shard must be hot */
 
 struct demo_options {
-    bool keep, no_color, help;
+    bool keep, no_color;
     const char *report_path; /* NULL = none */
     const char *directory;   /* NULL = a temporary one */
     uint32_t customers;

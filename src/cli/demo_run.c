@@ -586,14 +586,15 @@ static void enter_keep(struct demo *d)
     struct buf out = {0};
     d->kept = true;
     demo_unfollow(d);
-    buf_printf(&out,
-               "Manager and servers go on running, without load. To look around:\n"
-               "  shardherd get shards --state %s/state\n"
-               "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
-               "To stop them and take everything away:\n"
-               "  shardherd delete database shop --state %s/state && kill %d && rm -r %s\n",
-               d->directory, d->passfile, d->facts.first_port, d->directory, (int)process_pid(d->manager),
-               d->directory);
+    buf_printf(
+        &out,
+        "Manager and servers go on running, without load. To look around:\n"
+        "  shardherd get shards --state %s/state\n"
+        "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
+        "To stop them and take everything away:\n"
+        "  shardherd delete database shop --confirm=shop --wait --state %s/state && kill %d && rm -r %s\n",
+        d->directory, d->passfile, d->facts.first_port, d->directory, (int)process_pid(d->manager),
+        d->directory);
     demo_story_end_block(&d->story);
     demo_story_print(&d->story, buf_text(&out));
     buf_free(&out);
