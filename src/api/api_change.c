@@ -104,7 +104,6 @@ static void respond_dry_run(struct api_call *call, const char *database, bool cr
 static void respond_applied(struct api_call *call, const struct api_answer *answer, const char *database)
 {
     const struct fleet_database *db = fleet_find_database(call->api->services.fleet, database);
-    yyjson_mut_doc *doc;
     if (db == NULL) {
         http_respond(call->ex, 204, NULL, NULL, 0);
         return;
@@ -114,7 +113,9 @@ static void respond_applied(struct api_call *call, const struct api_answer *answ
         snprintf(location, sizeof location, "/v1/databases/%.100s", database);
         http_set_header(call->ex, "Location", location);
     }
-    api_print_database(call->api, doc, api_object(&doc), db, true);
+    yyjson_mut_doc *doc;
+    yyjson_mut_val *root = api_object(&doc);
+    api_print_database(call->api, doc, root, db, true);
     api_respond(call, answer->created ? 201 : 200, doc);
 }
 

@@ -170,7 +170,8 @@ void api_routing_changed(struct api *api, const struct fleet_database *db)
         buf_free(&json);
     }
     yyjson_mut_doc *doc;
-    print_epoch(doc, api_object(&doc), db);
+    yyjson_mut_val *root = api_object(&doc);
+    print_epoch(doc, root, db);
     publish(api->events, "routing", doc);
 }
 
