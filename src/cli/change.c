@@ -137,24 +137,21 @@ static int read_name(struct session *s, const char *path, const char *text, size
     return CLI_OK;
 }
 
-/* The revision that stands, 0 = there is none. */
-static double revision_of(struct session *s, const char *name)
+/* The database as it stands; without a root if there is none. */
+static void read_standing(struct session *s, const char *name, struct session_reply *ret)
 {
-    struct session_reply reply;
     struct buf path = {0};
     bool silent = s->silent;
     buf_add_text(&path, "/v1/databases/");
     session_escape(&path, name);
     s->silent = true;
-    double revision =
-        session_get(s, buf_text(&path), &reply) == CLI_OK ? json_get_number(reply.root, "revision") : 0;
+    if (session_get(s, buf_text(&path), ret) != CLI_OK)
+        session_reply_free(ret);
     s->silent = silent;
-    session_reply_free(&reply);
     buf_free(&path);
-    return revision;
 }
 
-static int report_applied(struct session *s, const char *name, double before,
+static int report_applied(struct session *s, const char *name, yyjson_val *before,
                           const struct session_reply *reply)
 {
     bool dry = args_has(s->args, "dry-run");
@@ -164,8 +161,8 @@ static int report_applied(struct session *s, const char *name, double before,
         session_print(s, reply->root);
         return CLI_OK;
     }
-    double revision = json_get_number(reply->root, "revision");
-    if (!dry && reply->status == 200 && revision >= before && revision <= before)
+    if (!dry && reply->status == 200 &&
+        yyjson_equals(yyjson_obj_get(before, "spec"), yyjson_obj_get(reply->root, "spec")))
         what = "unchanged";
     struct buf text = {0};
     if (s->format == FORMAT_NAME)
@@ -181,7 +178,8 @@ static int send_spec(struct session *s, const char *name, const char *text, size
 {
     struct session_reply reply;
     struct buf path = {0};
-    double before = revision_of(s, name);
+    struct session_reply before;
+    read_standing(s, name, &before);
     buf_add_text(&path, "/v1/databases/");
     session_escape(&path, name);
     if (args_has(s->args, "dry-run"))
@@ -191,11 +189,13 @@ static int send_spec(struct session *s, const char *name, const char *text, size
     int rc = session_call(s, &request, &reply);
     buf_free(&path);
     if (rc == CLI_OK && reply.status == 202) {
+        session_reply_free(&before);
         session_say(s, "database/%s created, is being provisioned", name);
         return command_began(s, &reply, args_has(s->args, "wait"));
     }
     if (rc == CLI_OK)
-        rc = report_applied(s, name, before, &reply);
+        rc = report_applied(s, name, before.root, &reply);
+    session_reply_free(&before);
     session_reply_free(&reply);
     return rc;
 }

@@ -252,14 +252,15 @@ const struct cli_command cli_commands[] = {
     {.name = "demo",
      .summary = "show the main job on this machine: a hot shard, split under load",
      .usage = "demo [--keep] [--report FILE] [--no-color] [--directory DIR] [--customers N]",
-     .details = "Starts a manager and real PostgreSQL servers, fills two shards, lets one of them turn hot, and "
-                "watches\n"
-                "shardherd split it by itself under full write load. At the end every acknowledged write is "
-                "compared with\n"
-                "the rows, and everything is taken away again. Takes about a minute.\n"
-                "\n"
-                "Exit codes: 0 the split happened by itself and nothing was lost, 1 not so, 2 wrong usage, "
-                "130 interrupted.",
+     .details =
+         "Starts a manager and real PostgreSQL servers, fills two shards, lets one of them turn hot, and "
+         "watches\n"
+         "shardherd split it by itself under full write load. At the end every acknowledged write is "
+         "compared with\n"
+         "the rows, and everything is taken away again. Takes about a minute.\n"
+         "\n"
+         "Exit codes: 0 the split happened by itself and nothing was lost, 1 not so, 2 wrong usage, "
+         "130 interrupted.",
      .example = "shardherd demo --report report.json\nshardherd demo --keep --directory /var/tmp/demo",
      .local = demo_command,
      .flags = demo_flags},

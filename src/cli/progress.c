@@ -125,7 +125,8 @@ static void draw_line(struct display *d, const struct bar_facts *f)
 {
     char *phase = mem_printf("%s/%s", f->status, f->phase);
     bool changed = d->phase == NULL || strcmp(d->phase, phase) != 0;
-    if (changed || f->progress >= d->line_progress + LINE_STEP) {
+    bool ending = strcmp(phase, "running/done") == 0; /* being journaled: the next line says it all */
+    if (!ending && (changed || f->progress >= d->line_progress + LINE_STEP)) {
         struct buf out = {0};
         bar_line(f, &out);
         buf_addc(&out, '\n');

@@ -256,7 +256,7 @@ static int run_live(struct session *s)
     session_out(s, &codes);
     for (int i = 0; i < 2; i++)
         loop_signal_stop(&l.signals[i]);
-    loop_run(&s->loop);
+    session_pause(s, ENV_NS_PER_MS); /* the loop turns, and lets go of the signals */
     buf_free(&codes);
     buf_free(&text);
     return CLI_OK;

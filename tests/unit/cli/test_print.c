@@ -180,8 +180,9 @@ static void test_bar(void **state)
     f.status = "done";
     f.progress = 1;
     f.block_seconds = 0.0073;
-    expect_bar(&f, 90,
-               "split shop/s1 -> s3  done      [===================] 100%  in 5.00 s  writes blocked 7.3 ms");
+    expect_bar(
+        &f, 100,
+        "split shop/s1 -> s3  done      [=======================] 100%  in 5.00 s  writes blocked 7.3 ms");
 }
 
 static void test_bar_fits(void **state)
