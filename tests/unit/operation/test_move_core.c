@@ -1,0 +1,818 @@
+/*
+ * The core of a move against a fake driver: no I/O, a modelled pair of shards, every outcome chosen by the
+ * test.
+ *
+ * After each step the model is asked whether what the core did was allowed. Broken on purpose, each of these
+ * made the named test fail at once: ACT_OPEN started with ACT_COMMIT (invariants, table), COMMIT without
+ * waiting for the MARKER (invariants), UNDO after a failed OPEN (invariants, table), a lost COMMIT taken as
+ * rolled back (invariants, lost_commit), no journal before FENCE (invariants), UNROUTE before ROLLBACK
+ * (invariants).
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "operation/move.h"
+
+#define STEPS_MOST 20000
+#define TRACE_MOST 64
+#define FOR_EVER   1000000
+
+enum gate { GATE_NONE, GATE_CLOSED, GATE_OPEN };
+enum verdict { RUNS, DONE, UNDONE, REFUSED, DEPOSED };
+static const char *const verdict_names[] = {"runs", "done", "undone", "refused", "deposed"};
+
+/* A fault of the table tests: `times` outcomes of this action fail. */
+struct fault {
+    enum move_action action;
+    enum err_code code;
+    int times;
+    bool takes_effect; /* only the answer is lost */
+};
+
+struct fake {
+    struct move_driver driver; /* first */
+    struct move move;
+    enum move_action pending[4];
+    int pending_count;
+    enum verdict verdict;
+    int steps;
+    uint64_t clock;
+    /* the two shards, the routing table and the store */
+    bool source_owns, target_owns, table_says_target, locked, frozen, replicates;
+    enum gate gate;
+    enum move_state journaled; /* MOVE_STATE_COUNT = nothing */
+    struct move_record journal;
+    /* since the last LOCK */
+    bool fence_done, marker_done, route_done, rolled_back;
+    bool told_gone; /* COMMIT succeeded, or RESOLVE or INSPECT said that S does not own R */
+    /* outcomes */
+    struct fault faults[2];
+    unsigned fault_percent;
+    unsigned long long random;
+    int tries[ACT_COUNT];
+    enum move_action trace[TRACE_MOST];
+    int trace_count;
+    enum move_state seen_states[TRACE_MOST];
+    unsigned long long seed;
+    const char *broken; /* the first rule that was broken */
+};
+
+static unsigned roll(struct fake *f, unsigned bound)
+{
+    f->random = f->random * 6364136223846793005ull + 1442695040888963407ull;
+    return (unsigned)(f->random >> 33) % bound;
+}
+
+static void rule(struct fake *f, bool kept, const char *text)
+{
+    if (!kept && f->broken == NULL)
+        f->broken = text;
+}
+
+/* ---- what must hold when an action starts ---- */
+
+static void check_fence_rules(struct fake *f, enum move_action action)
+{
+    switch (action) {
+    case ACT_FENCE:
+    case ACT_MARKER:
+    case ACT_ROUTE:
+        rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
+        break;
+    case ACT_COMMIT:
+        rule(f, f->locked && f->fence_done && f->marker_done && f->route_done,
+             "COMMIT only when guards, marker and routing table succeeded in this try");
+        break;
+    case ACT_UNROUTE:
+        rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
+        rule(f, f->source_owns, "UNROUTE only while S owns R");
+        break;
+    case ACT_OPEN:
+        rule(f, f->told_gone,
+             "OPEN only after COMMIT succeeded, or RESOLVE or INSPECT said that S gave R away");
+        rule(f, f->gate != GATE_NONE || f->target_owns, "OPEN needs the gate of the rehearsal");
+        break;
+    default:
+        break;
+    }
+}
+
+static void check_rules(struct fake *f, enum move_action action)
+{
+    enum move_state state = f->move.record.state;
+    rule(f, f->verdict == RUNS, "nothing follows the end");
+    if (action != ACT_JOURNAL && action != ACT_WAIT)
+        rule(f, f->journaled == state, "the journal precedes the first action of a state");
+    check_fence_rules(f, action);
+    switch (action) {
+    case ACT_SETTLE:
+        rule(f, f->gate == GATE_OPEN || f->target_owns, "SETTLE only after the opening");
+        break;
+    case ACT_BURN_GATE:
+    case ACT_EMPTY_TARGET:
+    case ACT_REMOVE_TARGET:
+        rule(f, f->source_owns && f->gate != GATE_OPEN,
+             "T is undone only while S owns R and the gate is closed");
+        break;
+    case ACT_CLEAN_SOURCE:
+    case ACT_RETIRE:
+        rule(f, !f->source_owns && f->target_owns && !f->replicates,
+             "S is cleaned only when T owns R and nothing replicates");
+        break;
+    default:
+        break;
+    }
+}
+
+static void check_world(struct fake *f)
+{
+    enum move_state state = f->move.record.state;
+    rule(f, !(f->source_owns && (f->gate == GATE_OPEN || f->target_owns)), "never do both accept R");
+    if (state == MOVE_UNDO || state == MOVE_UNDONE)
+        rule(f, f->source_owns, "UNDO is never entered after the commit");
+    if (state >= MOVE_SETTLE && state <= MOVE_DONE && !f->move.record.dry_run)
+        rule(f, !f->source_owns && (f->gate == GATE_OPEN || f->target_owns), "after the fence T accepts R");
+}
+
+/* ---- the driver ---- */
+
+static void fake_act(struct move_driver *driver, enum move_action action)
+{
+    struct fake *f = (struct fake *)driver;
+    check_rules(f, action);
+    assert_true(f->pending_count < 4);
+    f->pending[f->pending_count++] = action;
+    f->tries[action]++;
+    if (f->trace_count < TRACE_MOST) {
+        f->seen_states[f->trace_count] = f->move.record.state;
+        f->trace[f->trace_count++] = action;
+    }
+}
+
+static uint64_t fake_now(struct move_driver *driver)
+{
+    return ((struct fake *)driver)->clock += 1000000;
+}
+
+static void fake_changed(struct move_driver *driver)
+{
+    check_world((struct fake *)driver);
+}
+
+static void fake_ended(struct move_driver *driver)
+{
+    struct fake *f = (struct fake *)driver;
+    enum move_state state = f->move.record.state;
+    rule(f, f->verdict == RUNS, "exactly one end");
+    rule(f, f->journaled == state, "the end is journaled");
+    f->verdict = state == MOVE_DONE ? DONE : state == MOVE_UNDONE ? UNDONE : REFUSED;
+    if (f->verdict == DONE && !f->move.record.dry_run)
+        rule(f, f->target_owns && f->table_says_target && !f->frozen && !f->replicates,
+             "DONE leaves nothing behind");
+    else
+        rule(f,
+             f->source_owns && !f->table_says_target && f->gate == GATE_NONE && !f->frozen && !f->replicates,
+             "UNDONE and REFUSED leave nothing behind");
+}
+
+static void fake_deposed(struct move_driver *driver)
+{
+    struct fake *f = (struct fake *)driver;
+    rule(f, f->verdict == RUNS, "exactly one end");
+    f->verdict = DEPOSED;
+}
+
+/* ---- the world ---- */
+
+static void take_effect(struct fake *f, enum move_action action)
+{
+    switch (action) {
+    case ACT_JOURNAL:
+        f->journaled = f->move.record.state;
+        f->journal = f->move.record;
+        break;
+    case ACT_FREEZE:
+        f->frozen = true;
+        break;
+    case ACT_UNFREEZE:
+        f->frozen = false;
+        break;
+    case ACT_PUBLISH:
+        f->replicates = true;
+        break;
+    case ACT_DROP_FORWARD:
+        f->replicates = false;
+        break;
+    case ACT_CLOSE_GATE:
+        if (f->gate == GATE_NONE)
+            f->gate = GATE_CLOSED;
+        break;
+    case ACT_BURN_GATE:
+    case ACT_REMOVE_TARGET:
+        f->gate = GATE_NONE;
+        break;
+    case ACT_LOCK:
+        f->locked = true;
+        f->fence_done = f->marker_done = f->route_done = f->rolled_back = false;
+        break;
+    case ACT_ROUTE:
+        f->table_says_target = true;
+        break;
+    case ACT_COMMIT:
+        f->source_owns = false;
+        f->locked = false;
+        break;
+    case ACT_ROLLBACK:
+        f->locked = false;
+        f->rolled_back = true;
+        break;
+    case ACT_RESOLVE:
+        f->locked = false;
+        break;
+    case ACT_UNROUTE:
+        f->table_says_target = false;
+        break;
+    case ACT_OPEN:
+        if (!f->target_owns)
+            f->gate = GATE_OPEN;
+        break;
+    case ACT_SETTLE:
+        f->target_owns = true;
+        f->gate = GATE_NONE;
+        break;
+    case ACT_ANNOUNCE:
+        f->table_says_target = true;
+        break;
+    default:
+        break;
+    }
+}
+
+/* What the core is told when an action went well. */
+static void tell(struct fake *f, enum move_action action, struct move_outcome *o)
+{
+    f->fence_done |= action == ACT_FENCE;
+    f->marker_done |= action == ACT_MARKER;
+    f->route_done |= action == ACT_ROUTE;
+    if (action == ACT_COMMIT)
+        f->told_gone = true;
+    if (action == ACT_RESOLVE || action == ACT_INSPECT) {
+        o->source_owns = f->source_owns;
+        o->target_owns = f->target_owns;
+        o->gate_open = f->gate == GATE_OPEN;
+        o->target_known = true;
+        f->told_gone |= !f->source_owns;
+    }
+}
+
+static bool fails(struct fake *f, enum move_action action, enum err_code *ret_code, bool *ret_takes_effect)
+{
+    static const enum err_code codes[] = {ERRC_UNAVAILABLE, ERRC_TIMEOUT,     ERRC_CLOSED,  ERRC_SQL,
+                                          ERRC_IO,          ERRC_UNAVAILABLE, ERRC_TIMEOUT, ERRC_CLOSED,
+                                          ERRC_REFUSED,     ERRC_CORRUPT};
+    for (int i = 0; i < 2; i++)
+        if (f->faults[i].times > 0 && f->faults[i].action == action) {
+            f->faults[i].times--;
+            *ret_code = f->faults[i].code;
+            *ret_takes_effect = f->faults[i].takes_effect;
+            return true;
+        }
+    if (f->fault_percent == 0 || action == ACT_WAIT || roll(f, 100) >= f->fault_percent)
+        return false;
+    *ret_code = roll(f, 400) == 0 ? ERRC_STALE : codes[roll(f, 10)];
+    *ret_takes_effect = roll(f, 2) == 0 && action != ACT_JOURNAL && *ret_code != ERRC_STALE;
+    return true;
+}
+
+/* Completes one of the pending actions. */
+static void step(struct fake *f)
+{
+    struct move_outcome o = {0};
+    enum err_code code;
+    bool takes_effect = true;
+    int which = (int)roll(f, (unsigned)f->pending_count);
+    enum move_action action = f->pending[which];
+    f->pending[which] = f->pending[--f->pending_count];
+    if (fails(f, action, &code, &takes_effect))
+        err_set(&o.err, code, "fault");
+    else
+        takes_effect = true;
+    if (o.err.code == ERRC_SQL)
+        err_set_sql(&o.err, "40001", "fault");
+    if (takes_effect)
+        take_effect(f, action);
+    if (action == ACT_COMMIT)
+        f->locked = false; /* whatever became of it, the session does not hold it any more */
+    if (o.err.code == ERRC_NONE)
+        tell(f, action, &o);
+    f->steps++;
+    move_done(&f->move, action, &o);
+    check_world(f);
+}
+
+static void begin(struct fake *f, const struct move_record *record, bool resumed)
+{
+    f->driver = (struct move_driver){fake_act, fake_now, fake_changed, fake_ended, fake_deposed};
+    f->pending_count = 0;
+    f->told_gone = false;
+    f->locked = false;
+    f->rolled_back = true;
+    move_init(&f->move, &f->driver, record);
+    move_start(&f->move, resumed);
+}
+
+static void set_up(struct fake *f, const struct move_record *record)
+{
+    memset(f, 0, sizeof *f);
+    f->source_owns = true;
+    f->journaled = MOVE_STATE_COUNT;
+    f->random = 1;
+    begin(f, record, false);
+}
+
+static struct move_record new_record(bool new_target, bool retire)
+{
+    struct move_record r;
+    move_record_init(&r);
+    snprintf(r.id, sizeof r.id, "splitabcdefg");
+    snprintf(r.database, sizeof r.database, "shop");
+    snprintf(r.source, sizeof r.source, "s1");
+    snprintf(r.target, sizeof r.target, "s2");
+    r.range = (struct range){0, INT64_MAX};
+    r.new_target = new_target;
+    r.retire_source = retire;
+    return r;
+}
+
+static void run(struct fake *f, int steps)
+{
+    for (int i = 0; i < steps && f->pending_count > 0 && f->verdict == RUNS && f->broken == NULL; i++)
+        step(f);
+    if (f->verdict == RUNS && f->pending_count == 0)
+        rule(f, false, "a move that has not ended waits for something");
+}
+
+static void assert_kept(const struct fake *f, const char *what)
+{
+    if (f->broken == NULL)
+        return;
+    fprintf(stderr, "%s: broken in state %s: %s\n", what, move_state_name(f->move.record.state), f->broken);
+    for (int i = 0; i < f->trace_count; i++)
+        fprintf(stderr, " %s", move_action_name(f->trace[i]));
+    fprintf(stderr, "\n");
+    fail();
+}
+
+/* ---- the happy path ---- */
+
+static const enum move_action to_fence[] = {
+    ACT_JOURNAL,      ACT_JOURNAL,      ACT_CHECK,   ACT_JOURNAL,      ACT_PROVISION, ACT_SCHEMA,
+    ACT_FREEZE,       ACT_EMPTY_TARGET, ACT_JOURNAL, ACT_PUBLISH,      ACT_SUBSCRIBE, ACT_AWAIT_COPY,
+    ACT_JOURNAL,      ACT_CATCH_UP,     ACT_JOURNAL, ACT_VERIFY,       ACT_JOURNAL,   ACT_CLOSE_GATE,
+    ACT_REHEARSE,     ACT_JOURNAL,      ACT_LOCK,    ACT_FENCE,        ACT_MARKER,    ACT_ROUTE,
+    ACT_COMMIT,       ACT_OPEN,         ACT_JOURNAL, ACT_SETTLE,       ACT_ANNOUNCE,  ACT_JOURNAL,
+    ACT_DROP_FORWARD, ACT_WAIT,         ACT_JOURNAL, ACT_CLEAN_SOURCE, ACT_UNFREEZE,  ACT_RETIRE,
+    ACT_JOURNAL};
+
+static void test_happy_path(void **state)
+{
+    static const struct {
+        bool new_target, retire;
+    } kinds[] = {{false, false}, {true, false}, {false, true}};
+    (void)state;
+    for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
+        struct fake f;
+        struct move_record r = new_record(kinds[k].new_target, kinds[k].retire);
+        int at = 0;
+        set_up(&f, &r);
+        run(&f, STEPS_MOST);
+        assert_kept(&f, "happy path");
+        assert_int_equal(f.verdict, DONE);
+        for (size_t i = 0; i < sizeof to_fence / sizeof *to_fence; i++) {
+            enum move_action a = to_fence[i];
+            bool skipped = (a == ACT_EMPTY_TARGET && r.new_target) ||
+                           (a == ACT_CLEAN_SOURCE && r.retire_source) ||
+                           (a == ACT_RETIRE && !r.retire_source);
+            if (!skipped)
+                assert_string_equal(move_action_name(f.trace[at++]), move_action_name(a));
+        }
+        assert_int_equal(at, f.trace_count);
+        assert_int_equal(f.move.record.fence_attempts, 1);
+        /* the clock ticks 1 ms each time it is read */
+        assert_int_equal(f.move.record.write_block_us, f.move.record.lock_us + f.move.record.inside_us +
+                                                           f.move.record.commit_us + f.move.record.open_us);
+        assert_true(f.move.record.write_block_us > 0);
+        move_fini(&f.move);
+    }
+}
+
+static void test_dry_run(void **state)
+{
+    struct fake f;
+    struct move_record r = new_record(true, false);
+    (void)state;
+    r.dry_run = true;
+    set_up(&f, &r);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "dry run");
+    assert_int_equal(f.verdict, DONE);
+    assert_int_equal(f.trace_count, 4); /* journal, journal, check, journal */
+    move_fini(&f.move);
+}
+
+/* ---- every action and every kind of failure ---- */
+
+/* Where a move ends: transient once, transient for ever, refused once, corrupt once. A newer leader always
+ * deposes. */
+struct row {
+    enum move_action action;
+    enum verdict once, ever, refused, corrupt;
+    enum move_state stuck; /* where it stays when it runs for ever */
+    bool new_target, retire;
+};
+
+static const struct row rows[] = {
+    {ACT_CHECK, DONE, UNDONE, REFUSED, UNDONE, 0, false, false},
+    {ACT_PROVISION, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
+    {ACT_SCHEMA, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
+    {ACT_FREEZE, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_EMPTY_TARGET, DONE, RUNS, UNDONE, UNDONE, MOVE_UNDO, false, false}, /* UNDO needs it as well */
+    {ACT_PUBLISH, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_SUBSCRIBE, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_AWAIT_COPY, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_CATCH_UP, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_VERIFY, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_CLOSE_GATE, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_REHEARSE, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
+    /* a try of the fence that fails is tried again, whatever was wrong */
+    {ACT_LOCK, DONE, UNDONE, DONE, DONE, 0, true, false},
+    {ACT_FENCE, DONE, UNDONE, DONE, DONE, 0, false, false},
+    {ACT_MARKER, DONE, UNDONE, DONE, DONE, 0, false, false},
+    {ACT_ROUTE, DONE, UNDONE, DONE, DONE, 0, true, false},
+    {ACT_COMMIT, DONE, UNDONE, DONE, DONE, 0, false, false},
+    /* only forward from here */
+    {ACT_OPEN, DONE, RUNS, DONE, DONE, MOVE_FENCE, false, false},
+    {ACT_SETTLE, DONE, RUNS, DONE, DONE, MOVE_SETTLE, true, false},
+    {ACT_ANNOUNCE, DONE, RUNS, DONE, DONE, MOVE_SETTLE, false, false},
+    {ACT_DROP_FORWARD, DONE, RUNS, DONE, DONE, MOVE_WATCH, true, false},
+    {ACT_CLEAN_SOURCE, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, false},
+    {ACT_UNFREEZE, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, false},
+    {ACT_RETIRE, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, true},
+    {ACT_JOURNAL, DONE, RUNS, DONE, DONE, MOVE_PLANNED, false, false},
+};
+
+static void run_row(const struct row *row, enum err_code code, int times, enum verdict expected)
+{
+    struct fake f;
+    char what[96];
+    struct move_record r = new_record(row->new_target, row->retire);
+    snprintf(what, sizeof what, "%s fails %s %d times", move_action_name(row->action), err_code_name(code),
+             times);
+    set_up(&f, &r);
+    f.faults[0] = (struct fault){row->action, code, times, false};
+    run(&f, 3000);
+    assert_kept(&f, what);
+    if (f.verdict != expected)
+        fail_msg("%s: %s instead of %s", what, verdict_names[f.verdict], verdict_names[expected]);
+    if (expected == RUNS) {
+        assert_int_equal(f.move.record.state, row->stuck);
+        assert_true(f.tries[row->action] > 1000); /* no bound where there is no way but on */
+    } else if (expected == UNDONE) {
+        assert_int_equal(f.move.record.error.code, code); /* the cause, not a later hindrance */
+        assert_true(f.tries[row->action] <= 80);
+    }
+    if (code == ERRC_UNAVAILABLE && times == 1) {
+        assert_int_equal(f.move.record.error.code, ERRC_NONE);
+        /* EMPTY_TARGET and the like run once; the fence is tried twice */
+        assert_true(f.tries[row->action] >= 2);
+    }
+    move_fini(&f.move);
+}
+
+static void test_every_failure(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        run_row(&rows[i], ERRC_UNAVAILABLE, 1, rows[i].once);
+        run_row(&rows[i], ERRC_UNAVAILABLE, FOR_EVER, rows[i].ever);
+        run_row(&rows[i], ERRC_REFUSED, 1, rows[i].refused);
+        run_row(&rows[i], ERRC_CORRUPT, 1, rows[i].corrupt);
+        run_row(&rows[i], ERRC_STALE, 1, DEPOSED);
+    }
+}
+
+static void test_journal_written_by_another(void **state)
+{
+    struct fake f;
+    struct move_record r = new_record(false, false);
+    (void)state;
+    set_up(&f, &r);
+    f.faults[0] = (struct fault){ACT_JOURNAL, ERRC_CONFLICT, 1, false};
+    run(&f, STEPS_MOST);
+    assert_int_equal(f.verdict, DEPOSED);
+    move_fini(&f.move);
+}
+
+/* Bounds: 40 tries of a step before the fence, 30 of the fence. */
+static void test_bounds(void **state)
+{
+    struct fake f;
+    struct move_record r = new_record(false, false);
+    (void)state;
+    set_up(&f, &r);
+    f.faults[0] = (struct fault){ACT_VERIFY, ERRC_TIMEOUT, FOR_EVER, false};
+    run(&f, STEPS_MOST);
+    assert_int_equal(f.tries[ACT_VERIFY], 40);
+    move_fini(&f.move);
+    r = new_record(false, false);
+    set_up(&f, &r);
+    f.faults[0] = (struct fault){ACT_LOCK, ERRC_TIMEOUT, FOR_EVER, false};
+    run(&f, STEPS_MOST);
+    assert_int_equal(f.verdict, UNDONE);
+    assert_int_equal(f.tries[ACT_LOCK], 30);
+    assert_int_equal(f.tries[ACT_REHEARSE], 30); /* rehearsed anew before each */
+    move_fini(&f.move);
+}
+
+/* The answer to COMMIT is lost: S is asked. Whether S is there at once makes no difference. */
+static void test_lost_commit(void **state)
+{
+    (void)state;
+    for (int committed = 0; committed < 2; committed++)
+        for (int resolve_fails = 0; resolve_fails < 3; resolve_fails++) {
+            struct fake f;
+            struct move_record r = new_record(false, false);
+            set_up(&f, &r);
+            f.faults[0] = (struct fault){ACT_COMMIT, ERRC_CLOSED, 1, committed};
+            f.faults[1] = (struct fault){ACT_RESOLVE, ERRC_UNAVAILABLE, resolve_fails * 100, false};
+            run(&f, STEPS_MOST);
+            assert_kept(&f, "lost commit");
+            assert_int_equal(f.verdict, DONE);
+            assert_int_equal(f.tries[ACT_COMMIT], committed ? 1 : 2);
+            assert_int_equal(f.tries[ACT_UNROUTE], committed ? 0 : 1);
+            assert_int_equal(f.tries[ACT_RESOLVE], resolve_fails * 100 + 1);
+            move_fini(&f.move);
+        }
+}
+
+/* Each action of the way back fails once, and for ever. */
+static void test_every_failure_of_undo(void **state)
+{
+    static const enum move_action back[] = {ACT_ROLLBACK,     ACT_UNROUTE,      ACT_BURN_GATE,
+                                            ACT_DROP_FORWARD, ACT_EMPTY_TARGET, ACT_REMOVE_TARGET,
+                                            ACT_UNFREEZE};
+    (void)state;
+    for (size_t i = 0; i < sizeof back / sizeof *back; i++)
+        for (int ever = 0; ever < 2; ever++) {
+            struct fake f;
+            struct move_record r = new_record(back[i] == ACT_REMOVE_TARGET, false);
+            set_up(&f, &r);
+            while (f.move.record.state != MOVE_REHEARSE)
+                step(&f);
+            assert_int_equal(move_cancel(&f.move, NULL), 0);
+            assert_int_equal(move_cancel(&f.move, NULL), 0); /* again */
+            f.faults[0] = (struct fault){back[i], ERRC_REFUSED, ever ? FOR_EVER : 3, false};
+            run(&f, 3000);
+            assert_kept(&f, move_action_name(back[i]));
+            assert_int_equal(f.verdict, ever ? RUNS : UNDONE);
+            if (ever)
+                assert_int_equal(f.move.record.state, MOVE_UNDO);
+            else
+                assert_int_equal(f.move.record.error.code, ERRC_NONE); /* canceled, not failed */
+            move_fini(&f.move);
+        }
+}
+
+/* ---- cancel ---- */
+
+static void test_cancel_at_every_step(void **state)
+{
+    (void)state;
+    for (int new_target = 0; new_target < 2; new_target++)
+        for (int at = 0; at < 40; at++) {
+            struct fake f;
+            struct err err = {0};
+            struct move_record r = new_record(new_target, false);
+            set_up(&f, &r);
+            run(&f, at);
+            if (f.verdict != RUNS) {
+                move_fini(&f.move);
+                break;
+            }
+            bool possible = f.move.record.state < MOVE_FENCE;
+            int rc = move_cancel(&f.move, &err);
+            assert_int_equal(rc, possible ? 0 : ERRC_CONFLICT);
+            if (!possible)
+                assert_non_null(strstr(err.message, move_state_name(f.move.record.state)));
+            run(&f, STEPS_MOST);
+            assert_kept(&f, "cancel");
+            assert_int_equal(f.verdict, possible ? UNDONE : DONE);
+            assert_int_equal(f.move.record.canceled, possible);
+            move_fini(&f.move);
+        }
+}
+
+/* ---- resuming ---- */
+
+/* Every journaled state with every answer of the servers: on, back, or left to a person. */
+static enum verdict resumed_end(enum move_state s, bool owns, bool open)
+{
+    if (s == MOVE_DONE || s == MOVE_UNDONE || s == MOVE_REFUSED)
+        return s == MOVE_DONE ? DONE : s == MOVE_UNDONE ? UNDONE : REFUSED;
+    if (owns && open)
+        return DEPOSED;
+    if (s == MOVE_UNDO)
+        return owns ? UNDONE : DEPOSED;
+    if (s < MOVE_FENCE)
+        return owns ? DONE : DEPOSED;
+    if (s == MOVE_FENCE)
+        return DONE;
+    return owns ? DEPOSED : DONE;
+}
+
+static void resume_world(struct fake *f, enum move_state s, bool owns, bool open, const struct move_record *r)
+{
+    memset(f, 0, sizeof *f);
+    f->random = 1;
+    f->source_owns = owns;
+    f->frozen = s > MOVE_TARGET && s != MOVE_DONE && s < MOVE_UNDONE;
+    f->replicates = s > MOVE_COPY && s < MOVE_WATCH;
+    f->target_owns = s > MOVE_SETTLE && s <= MOVE_DONE && !owns;
+    f->gate = open                                                  ? GATE_OPEN
+              : s >= MOVE_FENCE && !f->target_owns && s < MOVE_UNDO ? GATE_CLOSED
+                                                                    : GATE_NONE;
+    f->table_says_target = s >= MOVE_FENCE && s <= MOVE_DONE;
+    f->journaled = s;
+    f->journal = *r;
+}
+
+static void test_resume_everywhere(void **state)
+{
+    (void)state;
+    for (int s = MOVE_TARGET; s < MOVE_STATE_COUNT; s++)
+        for (int bits = 0; bits < 4; bits++) {
+            bool owns = (bits & 1) != 0, open = (bits & 2) != 0;
+            struct fake f;
+            struct move_record r = new_record(false, false);
+            r.state = (enum move_state)s;
+            /* what cannot be at the end of a move is not asked */
+            if ((s == MOVE_DONE && (owns || open)) ||
+                ((s == MOVE_UNDONE || s == MOVE_REFUSED) && (!owns || open)))
+                continue;
+            /* settled, watched and cleaned moves have no gate; one that waits to settle has it open */
+            if ((s > MOVE_SETTLE && s < MOVE_DONE && open) || (s == MOVE_SETTLE && !owns && !open))
+                continue;
+            if (!owns && s < MOVE_FENCE && open)
+                continue;
+            resume_world(&f, (enum move_state)s, owns, open, &r);
+            begin(&f, &r, true);
+            if (f.verdict == RUNS && owns && open) { /* the world is broken already: only the answer counts */
+                while (f.verdict == RUNS && f.steps < 4)
+                    step(&f);
+                assert_int_equal(f.verdict, DEPOSED);
+                assert_int_equal(f.tries[ACT_JOURNAL], 0);
+            } else {
+                enum verdict expected = resumed_end((enum move_state)s, owns, open);
+                if (expected == DEPOSED)
+                    while (f.verdict == RUNS && f.steps < 4)
+                        step(&f);
+                else
+                    run(&f, STEPS_MOST);
+                if (expected != DEPOSED)
+                    assert_kept(&f, "resume");
+                if (f.verdict != expected)
+                    fail_msg("resumed in %s, owns %d, open %d: %s instead of %s",
+                             move_state_name((enum move_state)s), owns, open, verdict_names[f.verdict],
+                             verdict_names[expected]);
+            }
+            move_fini(&f.move);
+        }
+}
+
+/* A journal that says "canceled" is undone at once, without another step forward. */
+static void test_resume_canceled(void **state)
+{
+    struct fake f;
+    struct move_record r = new_record(true, false);
+    (void)state;
+    r.state = MOVE_COPY;
+    r.canceled = true;
+    resume_world(&f, MOVE_COPY, true, false, &r);
+    begin(&f, &r, true);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "resume canceled");
+    assert_int_equal(f.verdict, UNDONE);
+    assert_int_equal(f.tries[ACT_PUBLISH], 0);
+    move_fini(&f.move);
+}
+
+/* TAKE_TERM comes before INSPECT comes before all else, and both are tried for ever. */
+static void test_resume_waits_for_the_servers(void **state)
+{
+    struct fake f;
+    struct move_record r = new_record(false, false);
+    (void)state;
+    r.state = MOVE_FENCE;
+    resume_world(&f, MOVE_FENCE, false, false, &r);
+    f.faults[0] = (struct fault){ACT_TAKE_TERM, ERRC_UNAVAILABLE, 500, false};
+    f.faults[1] = (struct fault){ACT_INSPECT, ERRC_CORRUPT, 500, false};
+    begin(&f, &r, true);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "resume");
+    assert_int_equal(f.verdict, DONE);
+    assert_int_equal(f.tries[ACT_TAKE_TERM], 501);
+    assert_int_equal(f.tries[ACT_INSPECT], 501);
+    assert_int_equal(f.tries[ACT_LOCK], 0);
+    move_fini(&f.move);
+}
+
+/* ---- random outcomes, cancels and crashes ---- */
+
+/* The process dies: what was under way happened or not, the session's locks go, the journal is read again. */
+static void crash(struct fake *f)
+{
+    for (int i = 0; i < f->pending_count; i++)
+        if (roll(f, 2) == 0 && f->pending[i] != ACT_WAIT && !(f->pending[i] == ACT_COMMIT && !f->locked))
+            take_effect(f, f->pending[i]);
+    if (f->journaled == MOVE_STATE_COUNT)
+        f->journal = f->move.record; /* nothing was written: the same request is made again */
+    struct move_record record = f->journal;
+    move_fini(&f->move);
+    begin(f, &record, f->journaled != MOVE_STATE_COUNT);
+}
+
+static enum verdict random_run(unsigned long long seed, int *ret_steps)
+{
+    struct fake f;
+    char what[64];
+    memset(&f, 0, sizeof f);
+    f.random = seed * 2654435761u;
+    unsigned bits = roll(&f, 4);
+    unsigned percent = roll(&f, 3) * 12, crash_per_mille = roll(&f, 3) * 15,
+             cancel_per_mille = roll(&f, 3) * 4;
+    struct move_record r = new_record((bits & 1) != 0, (bits & 1) == 0 && (bits & 2) != 0);
+    unsigned long long random = f.random;
+    set_up(&f, &r);
+    f.random = random;
+    f.fault_percent = percent;
+    for (int i = 0; i < STEPS_MOST && f.verdict == RUNS && f.broken == NULL; i++) {
+        if (i == STEPS_MOST / 2)
+            f.fault_percent = crash_per_mille = 0; /* times get better: now it must end */
+        if (roll(&f, 1000) < cancel_per_mille)
+            move_cancel(&f.move, NULL);
+        if (roll(&f, 1000) < crash_per_mille)
+            crash(&f);
+        else
+            run(&f, 1);
+    }
+    rule(&f, f.verdict != RUNS, "it ends");
+    snprintf(what, sizeof what, "seed %llu", seed);
+    assert_kept(&f, what);
+    *ret_steps = f.steps;
+    move_fini(&f.move);
+    return f.verdict;
+}
+
+static void test_invariants(void **state)
+{
+    const char *given = getenv("SHARDHERD_TEST_SEED"); /* repeats one run */
+    unsigned long long first = given != NULL ? strtoull(given, NULL, 10) : 1;
+    (void)state;
+    int ends[DEPOSED + 1] = {0}, steps, longest = 0;
+    unsigned long long last = given != NULL ? first : first + 29999;
+    for (unsigned long long seed = first; seed <= last; seed++) {
+        ends[random_run(seed, &steps)]++;
+        longest = steps > longest ? steps : longest;
+    }
+    printf("seeds %llu to %llu: %d done, %d undone, %d refused, %d deposed, the longest took %d steps\n",
+           first, last, ends[DONE], ends[UNDONE], ends[REFUSED], ends[DEPOSED], longest);
+    /* each end is reached often, or the runs prove little */
+    if (given == NULL)
+        assert_true(ends[DONE] > 1000 && ends[UNDONE] > 1000 && ends[REFUSED] > 100 && ends[DEPOSED] > 100);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_happy_path),
+        cmocka_unit_test(test_dry_run),
+        cmocka_unit_test(test_every_failure),
+        cmocka_unit_test(test_journal_written_by_another),
+        cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_lost_commit),
+        cmocka_unit_test(test_every_failure_of_undo),
+        cmocka_unit_test(test_cancel_at_every_step),
+        cmocka_unit_test(test_resume_everywhere),
+        cmocka_unit_test(test_resume_canceled),
+        cmocka_unit_test(test_resume_waits_for_the_servers),
+        cmocka_unit_test(test_invariants),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
