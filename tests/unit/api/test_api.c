@@ -203,71 +203,68 @@ static struct routing *sample_routing(void)
     return r;
 }
 
+static const struct {
+    const char *body;
+    int code; /* enum err_code */
+    int64_t lo, hi;
+    const char *target; /* NULL = a new shard */
+    bool retire;
+} plans[] = {
+    {"{\"kind\":\"split\",\"shard\":\"s1\"}", 0, INT64_MIN / 2, -1, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\"}", 0, 150, 199, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s2\"}", 0, INT64_MAX / 2 + 101, INT64_MAX, NULL,
+     false}, /* the widest */
+    {"{\"kind\":\"split\",\"shard\":\"s4\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"101\"}", 0, 101, 199, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"199\"}", 0, 199, 199, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"100\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"200\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s2\",\"at\":\"0\"}", 0, 0, 99, NULL, false}, /* the rest stays */
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"110\",\"hi\":\"120\"}", 0, 110, 120, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"110\"}", 0, 110, 199, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"hi\":\"110\"}", 0, 100, 110, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"100\",\"hi\":\"199\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"90\",\"hi\":\"110\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"110\",\"hi\":\"300\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"120\",\"hi\":\"110\"}", ERRC_INVALID, 0, 0, NULL, false},
+    {"{\"kind\":\"move\",\"shard\":\"s3\",\"target\":\"s1\"}", 0, 100, 199, "s1", false},
+    {"{\"kind\":\"move\",\"shard\":\"s3\",\"at\":\"100\"}", 0, 100, 199, NULL, false},
+    {"{\"kind\":\"move\",\"shard\":\"s2\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"rebalance\",\"shard\":\"s3\",\"target\":\"s1\"}", 0, 150, 199, "s1", false},
+    {"{\"kind\":\"rebalance\",\"shard\":\"s3\",\"target\":\"s9\"}", ERRC_NOT_FOUND, 0, 0, NULL, false},
+    {"{\"kind\":\"merge\",\"shard\":\"s3\"}", 0, 100, 199, "s2", true},
+    {"{\"kind\":\"merge\",\"shard\":\"s1\"}", 0, INT64_MIN, -1, "s2", true},
+    {"{\"kind\":\"merge\",\"shard\":\"s1\",\"target\":\"s3\"}", 0, INT64_MIN, -1, "s3", true},
+    {"{\"kind\":\"merge\",\"shard\":\"s2\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    /* hash of bigint 5, as `route` tells */
+    {"{\"kind\":\"isolate\",\"shard\":\"s1\",\"key\":\"5\"}", 0, -9138765687874534020, -9138765687874534020,
+     NULL, false},
+    {"{\"kind\":\"isolate\",\"shard\":\"s3\",\"key\":\"5\"}", ERRC_REFUSED, 0, 0, NULL, false},
+    {"{\"kind\":\"isolate\",\"shard\":\"s3\",\"at\":\"100\"}", 0, 100, 100, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s1\",\"key\":\"5\",\"table\":\"orders\"}", 0, -9138765687874534020, -1,
+     NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s1\",\"key\":\"x\"}", ERRC_INVALID, 0, 0, NULL, false},
+    {"{\"kind\":\"split\",\"shard\":\"s9\"}", ERRC_NOT_FOUND, 0, 0, NULL, false},
+};
+
 static void test_plans(void **state)
 {
-    static const struct {
-        const char *body;
-        int code; /* enum err_code */
-        int64_t lo, hi;
-        const char *target; /* NULL = a new shard */
-        bool retire;
-    } cases[] = {
-        {"{\"kind\":\"split\",\"shard\":\"s1\"}", 0, INT64_MIN / 2, -1, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\"}", 0, 150, 199, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s2\"}", 0, INT64_MAX / 2 + 101, INT64_MAX, NULL,
-         false}, /* the widest */
-        {"{\"kind\":\"split\",\"shard\":\"s4\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"101\"}", 0, 101, 199, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"199\"}", 0, 199, 199, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"100\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"at\":\"200\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s2\",\"at\":\"0\"}", 0, 0, 99, NULL, false}, /* the rest stays */
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"110\",\"hi\":\"120\"}", 0, 110, 120, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"110\"}", 0, 110, 199, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"hi\":\"110\"}", 0, 100, 110, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s3\",\"lo\":\"100\",\"hi\":\"199\"}", ERRC_REFUSED, 0, 0, NULL,
-         false},
-        {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"90\",\"hi\":\"110\"}", ERRC_REFUSED, 0, 0, NULL,
-         false},
-        {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"110\",\"hi\":\"300\"}", ERRC_REFUSED, 0, 0, NULL,
-         false},
-        {"{\"kind\":\"move\",\"shard\":\"s3\",\"lo\":\"120\",\"hi\":\"110\"}", ERRC_INVALID, 0, 0, NULL,
-         false},
-        {"{\"kind\":\"move\",\"shard\":\"s3\",\"target\":\"s1\"}", 0, 100, 199, "s1", false},
-        {"{\"kind\":\"move\",\"shard\":\"s3\",\"at\":\"100\"}", 0, 100, 199, NULL, false},
-        {"{\"kind\":\"move\",\"shard\":\"s2\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        {"{\"kind\":\"rebalance\",\"shard\":\"s3\",\"target\":\"s1\"}", 0, 150, 199, "s1", false},
-        {"{\"kind\":\"rebalance\",\"shard\":\"s3\",\"target\":\"s9\"}", ERRC_NOT_FOUND, 0, 0, NULL, false},
-        {"{\"kind\":\"merge\",\"shard\":\"s3\"}", 0, 100, 199, "s2", true},
-        {"{\"kind\":\"merge\",\"shard\":\"s1\"}", 0, INT64_MIN, -1, "s2", true},
-        {"{\"kind\":\"merge\",\"shard\":\"s1\",\"target\":\"s3\"}", 0, INT64_MIN, -1, "s3", true},
-        {"{\"kind\":\"merge\",\"shard\":\"s2\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        /* hash of bigint 5, as `route` tells */
-        {"{\"kind\":\"isolate\",\"shard\":\"s1\",\"key\":\"5\"}", 0, -9138765687874534020,
-         -9138765687874534020, NULL, false},
-        {"{\"kind\":\"isolate\",\"shard\":\"s3\",\"key\":\"5\"}", ERRC_REFUSED, 0, 0, NULL, false},
-        {"{\"kind\":\"isolate\",\"shard\":\"s3\",\"at\":\"100\"}", 0, 100, 100, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s1\",\"key\":\"5\",\"table\":\"orders\"}", 0, -9138765687874534020,
-         -1, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s1\",\"key\":\"x\"}", ERRC_INVALID, 0, 0, NULL, false},
-        {"{\"kind\":\"split\",\"shard\":\"s9\"}", ERRC_NOT_FOUND, 0, 0, NULL, false},
-    };
     struct routing *r = sample_routing();
     (void)state;
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+    for (size_t i = 0; i < sizeof plans / sizeof plans[0]; i++) {
         struct api_move_body body;
         struct api_move_plan plan = {0};
         struct err err = {0};
-        assert_int_equal(api_move_parse(cases[i].body, strlen(cases[i].body), &body, &err), 0);
-        if (api_move_plan(r, &body, &plan, &err) != cases[i].code)
-            fail_msg("%s: %s", cases[i].body, err.message);
-        if (cases[i].code != 0)
+        assert_int_equal(api_move_parse(plans[i].body, strlen(plans[i].body), &body, &err), 0);
+        if (api_move_plan(r, &body, &plan, &err) != plans[i].code)
+            fail_msg("%s: %s", plans[i].body, err.message);
+        if (plans[i].code != 0)
             continue;
-        if (plan.range.lo != cases[i].lo || plan.range.hi != cases[i].hi || plan.retire != cases[i].retire)
-            fail_msg("%s: %lld..%lld", cases[i].body, (long long)plan.range.lo, (long long)plan.range.hi);
-        assert_int_equal(plan.target != NULL, cases[i].target != NULL);
+        if (plan.range.lo != plans[i].lo || plan.range.hi != plans[i].hi || plan.retire != plans[i].retire)
+            fail_msg("%s: %lld..%lld", plans[i].body, (long long)plan.range.lo, (long long)plan.range.hi);
+        assert_int_equal(plan.target != NULL, plans[i].target != NULL);
         if (plan.target != NULL)
-            assert_string_equal(plan.target, cases[i].target);
+            assert_string_equal(plan.target, plans[i].target);
     }
     routing_free(r);
 }
@@ -429,15 +426,19 @@ static void on_connected(uv_connect_t *request, int status)
     uv_read_start((uv_stream_t *)&rig->peer, give_room, on_got);
 }
 
-static void rig_put(struct rig *rig)
+static void rig_send(struct rig *rig, const char *text)
 {
     struct sockaddr_in to;
-    buf_add_text(&rig->sent,
-                 "PUT /v1/databases/shop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
+    buf_add_text(&rig->sent, text);
     uv_ip4_addr("127.0.0.1", http_server_port(rig->server), &to);
     uv_tcp_init(&rig->loop.uv, &rig->peer);
     rig->peer.data = rig->connect.data = rig;
     uv_tcp_connect(&rig->connect, &rig->peer, (const struct sockaddr *)&to, on_connected);
+}
+
+static void rig_put(struct rig *rig)
+{
+    rig_send(rig, "PUT /v1/databases/shop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx");
 }
 
 static void rig_answer(struct rig *rig, const struct err *err, bool created)
@@ -518,6 +519,57 @@ static void test_not_leader(void **state)
     assert_null((void *)(uintptr_t)rig->answer);
 }
 
+/* ---- progress ---- */
+
+static void fake_print(const struct operation *op, struct buf *json)
+{
+    buf_printf(json, "{\"id\":\"%s\",\"kind\":\"split\",\"schema\":\"SECRET\"}", op->id);
+}
+
+static void fake_free(struct operation *op)
+{
+    free(op);
+}
+
+static int count_told(const struct rig *rig)
+{
+    int count = 0;
+    for (const char *p = buf_text(&rig->got); (p = strstr(p, "event: operation\n")) != NULL; p++)
+        count++;
+    return count;
+}
+
+static void run_for(struct rig *rig, uint64_t ns)
+{
+    uint64_t until = loop_clock(&rig->loop) + ns;
+    while (loop_clock(&rig->loop) < until)
+        uv_run(&rig->loop.uv, UV_RUN_ONCE);
+}
+
+/* One at once, the newest of those held back after a fifth of a second, the end at once. */
+static void test_progress(void **state)
+{
+    static const struct operation_kind kind = {.name = "fake", .print = fake_print, .free = fake_free};
+    struct rig *rig = *state;
+    struct operation *op = mem_zalloc(sizeof *op);
+    op->database = mem_strdup("shop");
+    operation_register(&rig->operations, op, &kind, "fake", NULL);
+    rig_send(rig, "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    RUN_UNTIL(rig, strstr(buf_text(&rig->got), "event: snapshot\n") != NULL);
+    for (int i = 0; i < 5; i++)
+        api_operation_changed(rig->api, op);
+    RUN_UNTIL(rig, count_told(rig) == 1);
+    run_for(rig, 500 * ENV_NS_PER_MS);
+    assert_int_equal(count_told(rig), 2);
+    api_operation_changed(rig->api, op);
+    api_operation_changed(rig->api, op); /* held back, then overtaken by the end */
+    op->status = OPERATION_DONE;
+    api_operation_changed(rig->api, op);
+    run_for(rig, 500 * ENV_NS_PER_MS);
+    assert_int_equal(count_told(rig), 4);
+    assert_null(strstr(rig->got.data, "SECRET"));
+}
+
 #define RIG_TEST(function) cmocka_unit_test_setup_teardown(function, rig_setup, rig_teardown)
 
 int main(void)
@@ -537,6 +589,7 @@ int main(void)
         RIG_TEST(test_answer_after_the_api_is_gone),
         RIG_TEST(test_answer_after_the_peer_is_gone),
         RIG_TEST(test_not_leader),
+        RIG_TEST(test_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
