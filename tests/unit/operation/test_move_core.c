@@ -3,10 +3,11 @@
  * test.
  *
  * After each step the model is asked whether what the core did was allowed. Broken on purpose, each of these
- * made the named test fail at once: ACT_OPEN started with ACT_COMMIT (invariants, table), COMMIT without
- * waiting for the MARKER (invariants), UNDO after a failed OPEN (invariants, table), a lost COMMIT taken as
- * rolled back (invariants, lost_commit), no journal before FENCE (invariants), UNROUTE before ROLLBACK
- * (invariants).
+ * made the named tests fail: ACT_OPEN started with ACT_COMMIT (happy_path, invariants), no marker, or COMMIT
+ * without waiting for it (happy_path, invariants), UNDO after a failed OPEN (every_failure, invariants), a
+ * lost COMMIT taken as rolled back or as done (lost_commit, invariants), no journal before FENCE (happy_path,
+ * invariants), UNROUTE before ROLLBACK (every_failure, invariants), outcomes heeded after the end
+ * (every_failure), a resumed FENCE that always opens or always goes back (resume_everywhere, invariants).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -355,6 +356,8 @@ static void run(struct fake *f, int steps)
 {
     for (int i = 0; i < steps && f->pending_count > 0 && f->verdict == RUNS && f->broken == NULL; i++)
         step(f);
+    while (f->verdict == DEPOSED && f->pending_count > 0 && f->broken == NULL)
+        step(f); /* what ran side by side reports as well, and changes nothing */
     if (f->verdict == RUNS && f->pending_count == 0)
         rule(f, false, "a move that has not ended waits for something");
 }
