@@ -143,7 +143,7 @@ static const char *role_of(const struct demo *d, const char *shard)
     if (d->facts.operation[0] == '\0' || d->facts.move_done)
         return "";
     if (strcmp(shard, d->facts.source) == 0)
-        return strcmp(d->facts.state, "clean") == 0 ? "deletes moved rows" : "gives its upper half";
+        return strcmp(d->facts.state, "clean") == 0 ? "deletes moved rows" : "gives half";
     return strcmp(shard, d->facts.target) == 0 ? "receives" : "";
 }
 
@@ -348,7 +348,7 @@ static void take_operation(struct demo *d, yyjson_val *root)
     if (f->range_known && d->load != NULL && load_watch(d->load, &f->range, &err) != 0)
         demo_fail(d, &err);
     copy_text(f->state, sizeof f->state, state);
-    d->view.task = "split";
+    d->view.task = f->state;
     d->view.task_share = number_of(root, "progress");
     task_text(d, yyjson_obj_get(root, "record"));
     f->move_done = strcmp(status, "done") == 0;

@@ -1,6 +1,7 @@
 /*
- * demo_impl: what the files of the demo share. demo_run.c has the state machine, demo_manager.c the child
- * process, demo_fleet.c what is asked of the manager and heard from it, demo_report.c the result.
+ * demo_impl: what the files of the demo share. demo_run.c has the state machine and the way to
+ * the verdict, demo_end.c the way down, demo_manager.c the child process, demo_fleet.c what is asked of the
+ * manager and heard from it, demo_report.c the result.
  */
 #ifndef CLI_DEMO_IMPL_H
 #define CLI_DEMO_IMPL_H
@@ -22,6 +23,54 @@
 #define DEMO_PHASES_MAX 24
 #define DEMO_SIGNALS    3
 #define DEMO_WINDOW     10 /* seconds a shard must be hot */
+
+/*
+ * PREPARE -> START -> APPLY -> FILL -> CALM -> HOT -> MOVE -> SPREAD -> CHECK -> RESULT -> DELETE --> STOP
+ *                                                                         |        |                  ^  |
+ *    (from each of them, by a failure or a signal) --> UNWIND ------------+--------+-----------------+  |
+ *                                                        |                |  --keep                     v
+ *                                                        +---> KEEP <-----+--------+                 SERVERS
+ *                                                               |                                       v
+ *                                                               +-------------> ENDED <------------- REMOVE
+ *
+ * PREPARE waits for the worker that makes the directory
+ * START   waits for the manager: its file of ports, then /readyz
+ * APPLY   waits for the answer to the specification, then for the database to be provisioned
+ * FILL    waits for the load library to have made all rows
+ * CALM    waits for its timer; load runs, evenly spread
+ * HOT     waits for the manager's decision
+ * MOVE    waits for the end of the operation
+ * SPREAD  waits for its timer
+ * CHECK   waits for the load to end and to have compared every row
+ * RESULT  waits for the last figures of the manager
+ * DELETE  waits for the database to be gone
+ * UNWIND  waits for the load to end and the worker to be free
+ * STOP    waits for the manager's end
+ * SERVERS waits until no server runs (there is none after DELETE)
+ * REMOVE  waits for the worker that removes the directory
+ * KEEP    waits for the child process to be let go
+ * ENDED   waits for what is open to be closed
+ */
+enum demo_state {
+    DEMO_PREPARE,
+    DEMO_START,
+    DEMO_APPLY,
+    DEMO_FILL,
+    DEMO_CALM,
+    DEMO_HOT,
+    DEMO_MOVE,
+    DEMO_SPREAD,
+    DEMO_CHECK,
+    DEMO_RESULT,
+    DEMO_DELETE,
+    DEMO_UNWIND,
+    DEMO_STOP,
+    DEMO_SERVERS,
+    DEMO_REMOVE,
+    DEMO_KEEP,
+    DEMO_ENDED,
+    DEMO_STATES
+};
 
 struct demo_options {
     bool keep, no_color;
@@ -114,6 +163,9 @@ struct demo {
 
 /* ---- demo_run.c ---- */
 
+int demo_now(const struct demo *d); /* enum demo_state */
+/* Callbacks only say where to go; the step enters it. A failure is not overtaken by what was under way. */
+void demo_go(struct demo *d, int next);
 /* The first failure counts; everything is taken down from whatever state it is in. */
 void demo_fail(struct demo *d, const struct err *err);
 void demo_failf(struct demo *d, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -124,9 +176,23 @@ void demo_job(struct demo *d, void (*run)(struct work *work), void (*done)(struc
 int demo_run(struct demo *d);
 /* What demo_fleet.c and demo_manager.c report. */
 void demo_manager_ready(struct demo *d);
-void demo_manager_gone(struct demo *d);
 void demo_decided(struct demo *d);
 void demo_moved(struct demo *d);
+
+/* ---- demo_end.c ---- */
+
+void demo_enter_unwind(struct demo *d);
+/* Something that UNWIND waits for has ended, perhaps. */
+void demo_unwound(struct demo *d);
+void demo_enter_stop(struct demo *d);
+void demo_manager_gone(struct demo *d, const struct err *how);
+void demo_enter_servers(struct demo *d);
+void demo_look_servers(struct demo *d);
+void demo_enter_remove(struct demo *d);
+void demo_enter_keep(struct demo *d);
+void demo_enter_ended(struct demo *d);
+/* When the loop has ended: report and last line; the exit code. */
+int demo_conclude(struct demo *d);
 
 /* ---- demo_manager.c ---- */
 

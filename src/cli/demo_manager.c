@@ -12,9 +12,10 @@
 static void on_ended(const struct process_result *result, void *data)
 {
     struct demo *d = data;
-    (void)result;
+    struct err err = {0};
+    process_describe(result, "the manager", &err);
     d->manager = NULL;
-    demo_manager_gone(d);
+    demo_manager_gone(d, &err);
 }
 
 int demo_manager_start(struct demo *d, struct err *err)

@@ -55,6 +55,17 @@ static void verdict_count(struct buf *out, const char *name, uint64_t count, con
     verdict_line(out, name, demo_view_number(count, text), note);
 }
 
+/* What must be 0. */
+static void verdict_wrong(const struct demo *d, struct buf *out, enum finding_kind kind, const char *note)
+{
+    uint64_t count = d->result.counts[kind];
+    if (d->story.look.color)
+        buf_add_text(out, count == 0 ? "\033[32m" : "\033[1;31m");
+    verdict_count(out, finding_kind_name(kind), count, note);
+    if (d->story.look.color)
+        buf_add_text(out, "\033[0m");
+}
+
 static void verdict_rows(const struct demo *d, struct buf *out)
 {
     const struct load_result *r = &d->result;
@@ -63,12 +74,12 @@ static void verdict_rows(const struct demo *d, struct buf *out)
                   "to the clients, each one kept in a ledger");
     (void)snprintf(note, sizeof note, "compared with the ledger in %.1f s", (double)r->check_ns / 1e9);
     verdict_line(out, "rows on the shards", demo_view_number(r->rows_checked, rows), note);
-    verdict_count(out, "lost", r->counts[FINDING_LOST], "acknowledged, but not there");
-    verdict_count(out, "resurrected", r->counts[FINDING_RESURRECTED], "deleted, but there again");
-    verdict_count(out, "duplicated", r->counts[FINDING_DUPLICATED], "on two shards");
-    verdict_count(out, "misplaced", r->counts[FINDING_MISPLACED], "on a shard that does not own them");
+    verdict_wrong(d, out, FINDING_LOST, "acknowledged, but not there");
+    verdict_wrong(d, out, FINDING_RESURRECTED, "deleted, but there again");
+    verdict_wrong(d, out, FINDING_DUPLICATED, "on two shards");
+    verdict_wrong(d, out, FINDING_MISPLACED, "on a shard that does not own them");
     if (r->counts[FINDING_UNEXPECTED] > 0)
-        verdict_count(out, "unexpected", r->counts[FINDING_UNEXPECTED], "wrong contents");
+        verdict_wrong(d, out, FINDING_UNEXPECTED, "wrong contents");
     verdict_count(out, "writes refused", r->stats.refused, "by the old owner, sent again to the new one");
 }
 
@@ -90,7 +101,7 @@ static void verdict_times(const struct demo *d, struct buf *out)
                  human_duration((double)hist_quantile(&r->stats.write_latency, 0.5) / 1e6, value), "");
     verdict_line(out, "write latency, 99 of 100",
                  human_duration((double)hist_quantile(&r->stats.write_latency, 0.99) / 1e6, value), "");
-    (void)snprintf(note, sizeof note, "of CPU; at most %s of memory, longest turn of its loop %.1f ms",
+    (void)snprintf(note, sizeof note, "of CPU, at most %s of memory, no loop turn over %.1f ms",
                    human_bytes(f->rss_peak_bytes, size), f->loop_longest_ms);
     verdict_line(out, "the manager used", human_duration(f->cpu_seconds, value), note);
 }

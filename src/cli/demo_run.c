@@ -13,107 +13,57 @@
 #include "cli/demo_impl.h"
 #include "cli/human.h"
 
-#define S                ENV_NS_PER_S
-#define MS               ENV_NS_PER_MS
-#define REFRESH_NS       (250 * MS)
-#define LOOK_GONE_NS     (50 * MS)
-#define CALM_NS          (8 * S)
-#define SPREAD_NS        (4 * S)
-#define FAST_STOP_NS     (10 * S)
-#define HOT_SHARE        0.8
-#define LOG_LINES        8
-#define EXIT_INTERRUPTED 130
-
-/*
- * PREPARE -> START -> APPLY -> FILL -> CALM -> HOT -> MOVE -> SPREAD -> CHECK -> RESULT -> DELETE --> STOP
- *                                                                         |        |                  ^  |
- *    (from each of them, by a failure or a signal) --> UNWIND ------------+--------+-----------------+  |
- *                                                        |                |  --keep                     v
- *                                                        +---> KEEP <-----+--------+                 SERVERS
- *                                                               |                                       v
- *                                                               +-------------> ENDED <------------- REMOVE
- *
- * PREPARE waits for the worker that makes the directory
- * START   waits for the manager: its file of ports, then /readyz
- * APPLY   waits for the answer to the specification, then for the database to be provisioned
- * FILL    waits for the load library to have made all rows
- * CALM    waits for its timer; load runs, evenly spread
- * HOT     waits for the manager's decision
- * MOVE    waits for the end of the operation
- * SPREAD  waits for its timer
- * CHECK   waits for the load to end and to have compared every row
- * RESULT  waits for the last figures of the manager
- * DELETE  waits for the database to be gone
- * UNWIND  waits for the load to end and the worker to be free
- * STOP    waits for the manager's end
- * SERVERS waits until no server runs (there is none after DELETE)
- * REMOVE  waits for the worker that removes the directory
- * KEEP    waits for the child process to be let go
- * ENDED   waits for what is open to be closed
- */
-enum state {
-    PREPARE,
-    START,
-    APPLY,
-    FILL,
-    CALM,
-    HOT,
-    MOVE,
-    SPREAD,
-    CHECK,
-    RESULT,
-    DELETE,
-    UNWIND,
-    STOP,
-    SERVERS,
-    REMOVE,
-    KEEP,
-    ENDED,
-    STATES
-};
+#define S            ENV_NS_PER_S
+#define MS           ENV_NS_PER_MS
+#define REFRESH_NS   (250 * MS)
+#define LOOK_GONE_NS (50 * MS)
+#define CALM_NS      (8 * S)
+#define SPREAD_NS    (4 * S)
+#define HOT_SHARE    0.8
 
 #define N(state) SM_NEXT(state)
-static const struct sm_state states[STATES] = {
-    [PREPARE] = {"making its directory", N(START) | N(UNWIND), false},
-    [START] = {"starting the manager", N(APPLY) | N(UNWIND), false},
-    [APPLY] = {"creating the database", N(FILL) | N(UNWIND), false},
-    [FILL] = {"making rows", N(CALM) | N(UNWIND), false},
-    [CALM] = {"running the load", N(HOT) | N(UNWIND), false},
-    [HOT] = {"waiting for the decision", N(MOVE) | N(UNWIND), false},
-    [MOVE] = {"waiting for the split", N(SPREAD) | N(UNWIND), false},
-    [SPREAD] = {"running the load on three shards", N(CHECK) | N(UNWIND), false},
-    [CHECK] = {"checking the rows", N(RESULT) | N(UNWIND), false},
-    [RESULT] = {"asking for the figures", N(DELETE) | N(KEEP) | N(UNWIND), false},
-    [DELETE] = {"deleting the database", N(STOP) | N(UNWIND), false},
-    [UNWIND] = {"ending the load", N(STOP) | N(KEEP), false},
-    [STOP] = {"ending the manager", N(SERVERS), false},
-    [SERVERS] = {"ending the servers", N(REMOVE), false},
-    [REMOVE] = {"removing its directory", N(ENDED), false},
-    [KEEP] = {"letting the manager go", N(ENDED), false},
-    [ENDED] = {"ended", 0, true},
+static const struct sm_state states[DEMO_STATES] = {
+    [DEMO_PREPARE] = {"making its directory", N(DEMO_START) | N(DEMO_UNWIND), false},
+    [DEMO_START] = {"starting the manager", N(DEMO_APPLY) | N(DEMO_UNWIND), false},
+    [DEMO_APPLY] = {"creating the database", N(DEMO_FILL) | N(DEMO_UNWIND), false},
+    [DEMO_FILL] = {"making rows", N(DEMO_CALM) | N(DEMO_UNWIND), false},
+    [DEMO_CALM] = {"running the load", N(DEMO_HOT) | N(DEMO_UNWIND), false},
+    [DEMO_HOT] = {"waiting for the decision", N(DEMO_MOVE) | N(DEMO_UNWIND), false},
+    [DEMO_MOVE] = {"waiting for the split", N(DEMO_SPREAD) | N(DEMO_UNWIND), false},
+    [DEMO_SPREAD] = {"running the load on three shards", N(DEMO_CHECK) | N(DEMO_UNWIND), false},
+    [DEMO_CHECK] = {"checking the rows", N(DEMO_RESULT) | N(DEMO_UNWIND), false},
+    [DEMO_RESULT] = {"asking for the figures", N(DEMO_DELETE) | N(DEMO_KEEP) | N(DEMO_UNWIND), false},
+    [DEMO_DELETE] = {"deleting the database", N(DEMO_STOP) | N(DEMO_UNWIND), false},
+    [DEMO_UNWIND] = {"ending the load", N(DEMO_STOP) | N(DEMO_KEEP), false},
+    [DEMO_STOP] = {"ending the manager", N(DEMO_SERVERS), false},
+    [DEMO_SERVERS] = {"ending the servers", N(DEMO_REMOVE), false},
+    [DEMO_REMOVE] = {"removing its directory", N(DEMO_ENDED), false},
+    [DEMO_KEEP] = {"letting the manager go", N(DEMO_ENDED), false},
+    [DEMO_ENDED] = {"ended", 0, true},
 };
 #undef N
 
 /* How long a state may last; 0 = for ever. */
-static const uint64_t limits[STATES] = {
-    [START] = 60 * S,  [APPLY] = 90 * S,  [FILL] = 300 * S,  [HOT] = 60 * S,    [MOVE] = 300 * S,
-    [CHECK] = 180 * S, [RESULT] = 30 * S, [DELETE] = 60 * S, [UNWIND] = 30 * S, [STOP] = 20 * S,
+static const uint64_t limits[DEMO_STATES] = {
+    [DEMO_START] = 60 * S,  [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_HOT] = 60 * S,
+    [DEMO_MOVE] = 300 * S,  [DEMO_CHECK] = 180 * S, [DEMO_RESULT] = 30 * S, [DEMO_DELETE] = 60 * S,
+    [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
 };
 
-static int now_in(const struct demo *d)
+int demo_now(const struct demo *d)
 {
     return sm_now(&d->sm);
 }
 
 bool demo_ending(const struct demo *d)
 {
-    return now_in(d) >= DELETE || d->next >= DELETE;
+    return demo_now(d) >= DEMO_DELETE || d->next >= DEMO_DELETE;
 }
 
 /* Callbacks only say where to go; the step enters it. A failure is not overtaken by what was under way. */
-static void go(struct demo *d, int next)
+void demo_go(struct demo *d, int next)
 {
-    if (next < UNWIND && (d->next >= UNWIND || now_in(d) >= UNWIND))
+    if (next < DEMO_UNWIND && (d->next >= DEMO_UNWIND || demo_now(d) >= DEMO_UNWIND))
         return;
     d->next = next;
     loop_defer(&d->loop, &d->step);
@@ -124,8 +74,8 @@ void demo_fail(struct demo *d, const struct err *err)
     if (!d->failed)
         err_copy(&d->err, err);
     d->failed = true;
-    if (now_in(d) < UNWIND && d->next < UNWIND)
-        go(d, UNWIND);
+    if (demo_now(d) < DEMO_UNWIND && d->next < DEMO_UNWIND)
+        demo_go(d, DEMO_UNWIND);
 }
 
 void demo_failf(struct demo *d, const char *fmt, ...)
@@ -142,20 +92,13 @@ void demo_failf(struct demo *d, const char *fmt, ...)
 
 /* ---- worker jobs ---- */
 
-/* What UNWIND waits for: then on to what is left to take away. */
-static void unwound(struct demo *d)
-{
-    if (now_in(d) == UNWIND && d->load == NULL && !d->job_busy)
-        go(d, d->o.keep && !d->interrupted && d->manager != NULL ? KEEP : STOP);
-}
-
 static void job_done(struct work *work, int code)
 {
     struct demo *d = work->data;
     (void)code; /* a job is never canceled */
     d->job_busy = false;
     d->job_done(d);
-    unwound(d);
+    demo_unwound(d);
 }
 
 void demo_job(struct demo *d, void (*run)(struct work *work), void (*done)(struct demo *d))
@@ -189,7 +132,7 @@ static void prepared(struct demo *d)
     d->ledger_path = mem_printf("%s/ledger", d->directory);
     d->findings_path = mem_printf("%s/findings.txt", d->directory);
     d->passfile = mem_printf("%s/state/secrets/shop.pgpass", d->directory);
-    go(d, START);
+    demo_go(d, DEMO_START);
 }
 
 static void enter_prepare(struct demo *d)
@@ -209,11 +152,20 @@ static void enter_start(struct demo *d)
 
 void demo_manager_ready(struct demo *d)
 {
-    if (now_in(d) == START)
-        go(d, APPLY);
+    if (demo_now(d) == DEMO_START)
+        demo_go(d, DEMO_APPLY);
 }
 
 /* ---- APPLY ---- */
+
+static double member(yyjson_val *object, const char *name)
+{
+    yyjson_val *value = yyjson_obj_get(object, name);
+    double number = 0;
+    if (yyjson_is_str(value))
+        (void)text_to_double(yyjson_get_str(value), &number);
+    return yyjson_is_num(value) ? yyjson_get_num(value) : number;
+}
 
 static void on_provision(struct demo *d, const struct err *err, yyjson_val *root)
 {
@@ -221,10 +173,11 @@ static void on_provision(struct demo *d, const struct err *err, yyjson_val *root
     const char *message = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(root, "error"), "message"));
     if (demo_ending(d))
         return;
+    d->view.task_share = member(root, "progress");
     if (err != NULL)
         demo_fail(d, err);
     else if (status != NULL && strcmp(status, "done") == 0)
-        go(d, FILL);
+        demo_go(d, DEMO_FILL);
     else if (status != NULL && strcmp(status, "running") == 0)
         loop_timer_start(&d->wait, LOOK_GONE_NS);
     else
@@ -262,6 +215,7 @@ static void enter_apply(struct demo *d)
         "own; a shard above %s transactions/s is to be split by itself",
         demo_view_number((uint64_t)demo_threshold(d), threshold));
     d->view.task = "servers";
+    (void)snprintf(d->view.task_text, sizeof d->view.task_text, "both at once");
     demo_api(d, "PUT", "/v1/databases/shop", specification, on_applied);
     free(specification);
 }
@@ -279,7 +233,7 @@ static void fill_ended(struct demo *d, const struct err *err, const struct load_
     d->facts.fill_seconds = (double)r->duration_ns / 1e9;
     demo_story_say(&d->story, TONE_PLAIN, "%s rows made in %.1f s", demo_view_number(r->rows_made, rows),
                    d->facts.fill_seconds);
-    go(d, CALM);
+    demo_go(d, DEMO_CALM);
 }
 
 static void on_load_ended(const struct err *err, const struct load_result *r, void *data)
@@ -294,17 +248,17 @@ static void on_load_ended(const struct err *err, const struct load_result *r, vo
         d->result = *r;
         d->have_result = true;
     }
-    if (now_in(d) == FILL) {
+    if (demo_now(d) == DEMO_FILL) {
         fill_ended(d, err, r);
-    } else if (now_in(d) == CHECK && err == NULL) {
+    } else if (demo_now(d) == DEMO_CHECK && err == NULL) {
         (void)snprintf(d->facts.finding, sizeof d->facts.finding, "%s", first != NULL ? first : "");
-        go(d, RESULT);
-    } else if (now_in(d) < UNWIND) {
+        demo_go(d, DEMO_RESULT);
+    } else if (demo_now(d) < DEMO_UNWIND) {
         err_set(&local, ERRC_INTERNAL, "the load ended: %s", err != NULL ? err->message : "too early");
         demo_fail(d, &local);
     }
     free(first);
-    unwound(d);
+    demo_unwound(d);
 }
 
 static void start_load(struct demo *d, enum load_mode mode)
@@ -368,25 +322,25 @@ static void enter_hot(struct demo *d)
 void demo_decided(struct demo *d)
 {
     struct demo_facts *f = &d->facts;
-    if (now_in(d) != HOT) {
+    if (demo_now(d) != DEMO_HOT) {
         demo_failf(d, "a split was decided before a shard was hot: %s", f->sentence);
         return;
     }
     demo_story_say(&d->story, TONE_HOT, "decided, %.1f s after the shift, by rule R%d: %s",
                    (double)(f->decided_ns - f->hot_ns) / 1e9, f->rule, f->sentence);
-    go(d, MOVE);
+    demo_go(d, DEMO_MOVE);
 }
 
 static void enter_move(struct demo *d)
 {
     if (d->facts.move_done)
-        go(d, SPREAD);
+        demo_go(d, DEMO_SPREAD);
 }
 
 void demo_moved(struct demo *d)
 {
-    if (now_in(d) == MOVE)
-        go(d, SPREAD);
+    if (demo_now(d) == DEMO_MOVE)
+        demo_go(d, DEMO_SPREAD);
 }
 
 static void enter_spread(struct demo *d)
@@ -411,15 +365,6 @@ static void enter_check(struct demo *d)
 
 /* ---- RESULT ---- */
 
-static double member(yyjson_val *object, const char *name)
-{
-    yyjson_val *value = yyjson_obj_get(object, name);
-    double number = 0;
-    if (yyjson_is_str(value))
-        (void)text_to_double(yyjson_get_str(value), &number);
-    return yyjson_is_num(value) ? yyjson_get_num(value) : number;
-}
-
 static void judge(struct demo *d)
 {
     uint64_t wrong = demo_wrong_rows(&d->result);
@@ -430,7 +375,7 @@ static void judge(struct demo *d)
     else if (!d->result.checked)
         demo_failf(d, "the rows could not all be checked");
     else
-        go(d, d->o.keep ? KEEP : DELETE);
+        demo_go(d, d->o.keep ? DEMO_KEEP : DEMO_DELETE);
 }
 
 static void on_debug_loop(struct demo *d, const struct err *err, yyjson_val *root)
@@ -460,12 +405,12 @@ static void enter_result(struct demo *d)
 static void on_asked_gone(struct demo *d, const struct err *err, yyjson_val *root)
 {
     (void)root;
-    if (now_in(d) != DELETE)
+    if (demo_now(d) != DEMO_DELETE)
         return;
     if (err == NULL)
         loop_timer_start(&d->wait, LOOK_GONE_NS);
     else if (err->code == ERRC_NOT_FOUND)
-        go(d, STOP);
+        demo_go(d, DEMO_STOP);
     else
         demo_fail(d, err);
 }
@@ -482,147 +427,18 @@ static void enter_delete(struct demo *d)
     demo_api(d, "DELETE", "/v1/databases/shop", NULL, on_deleted);
 }
 
-/* ---- UNWIND, STOP, SERVERS, REMOVE, KEEP, ENDED ---- */
-
-static void enter_unwind(struct demo *d)
-{
-    d->view.task = NULL;
-    d->view.loading = false;
-    demo_story_end_block(&d->story);
-    if (d->directory != NULL)
-        demo_story_say(&d->story, TONE_BAD, "%s; ending what was started",
-                       d->interrupted ? "interrupted" : "failed");
-    demo_unfollow(d);
-    demo_phase(d, NULL);
-    if (d->load != NULL)
-        load_stop(d->load);
-    if (d->load != NULL)
-        load_stop(d->load); /* at once: nothing is to be checked any more */
-    unwound(d);
-}
-
-static void enter_stop(struct demo *d)
-{
-    demo_unfollow(d);
-    if (d->manager == NULL)
-        go(d, SERVERS);
-    else
-        demo_manager_stop(d, d->impatient > 1 ? SIGKILL : SIGTERM);
-}
-
-void demo_manager_gone(struct demo *d)
-{
-    if (now_in(d) == STOP)
-        go(d, SERVERS);
-    else if (now_in(d) == KEEP)
-        go(d, ENDED);
-    else
-        demo_failf(d, "the manager ended by itself");
-}
-
-static void run_servers(struct work *work)
-{
-    struct demo *d = work->data;
-    d->job_count = demo_servers_signal(d->directory, d->job_signal);
-    if (d->failed && d->log_tail.length == 0)
-        demo_log_tail(d->log_path, LOG_LINES, &d->log_tail, &d->log_cause);
-}
-
-static void servers_done(struct demo *d)
-{
-    if (d->job_count == 0) {
-        go(d, REMOVE);
-        return;
-    }
-    if (!d->failed)
-        demo_failf(d, "%d servers outlived their database", d->job_count);
-    loop_timer_start(&d->wait, LOOK_GONE_NS);
-    if (d->servers_since_ns == 0)
-        d->servers_since_ns = loop_clock(&d->loop);
-}
-
-static void look_servers(struct demo *d)
-{
-    bool late = d->servers_since_ns != 0 && loop_clock(&d->loop) - d->servers_since_ns > FAST_STOP_NS;
-    /* a fast shutdown, asked for once; then an immediate one */
-    d->job_signal = late || d->impatient > 1 ? SIGQUIT : d->servers_since_ns == 0 ? SIGINT : 0;
-    demo_job(d, run_servers, servers_done);
-}
-
-static void enter_servers(struct demo *d)
-{
-    if (d->directory == NULL)
-        go(d, REMOVE);
-    else
-        look_servers(d);
-}
-
-static void run_remove(struct work *work)
-{
-    struct demo *d = work->data;
-    bool all = !d->failed || d->interrupted;
-    err_clear(&d->job_err);
-    (void)demo_directory_clean(d->directory, all, d->directory_made, &d->job_err);
-    d->removed = all;
-}
-
-static void removed(struct demo *d)
-{
-    if (d->job_err.code != ERRC_NONE)
-        demo_fail(d, &d->job_err);
-    go(d, ENDED);
-}
-
-static void enter_remove(struct demo *d)
-{
-    if (d->directory == NULL)
-        go(d, ENDED);
-    else
-        demo_job(d, run_remove, removed);
-}
-
-static void enter_keep(struct demo *d)
-{
-    struct buf out = {0};
-    d->kept = true;
-    demo_unfollow(d);
-    buf_printf(
-        &out,
-        "Manager and servers go on running, without load. To look around:\n"
-        "  shardherd get shards --state %s/state\n"
-        "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
-        "To stop them and take everything away:\n"
-        "  shardherd delete database shop --confirm=shop --wait --state %s/state && kill %d && rm -r %s\n",
-        d->directory, d->passfile, d->facts.first_port, d->directory, (int)process_pid(d->manager),
-        d->directory);
-    demo_story_end_block(&d->story);
-    demo_story_print(&d->story, buf_text(&out));
-    buf_free(&out);
-    process_release(d->manager);
-}
-
-static void client_closed(void *data)
-{
-    struct demo *d = data;
-    d->client = NULL;
-}
-
-static void enter_ended(struct demo *d)
-{
-    loop_timer_stop(&d->refresh);
-    for (unsigned i = 0; i < d->signals_started; i++)
-        loop_signal_stop(&d->signals[i]);
-    http_client_close(d->client, client_closed, d);
-}
-
 /* ---- the machine ---- */
 
-static void (*const enter[STATES])(struct demo *d) = {
-    [PREPARE] = enter_prepare, [START] = enter_start,     [APPLY] = enter_apply,   [FILL] = enter_fill,
-    [CALM] = enter_calm,       [HOT] = enter_hot,         [MOVE] = enter_move,     [SPREAD] = enter_spread,
-    [CHECK] = enter_check,     [RESULT] = enter_result,   [DELETE] = enter_delete, [UNWIND] = enter_unwind,
-    [STOP] = enter_stop,       [SERVERS] = enter_servers, [REMOVE] = enter_remove, [KEEP] = enter_keep,
-    [ENDED] = enter_ended,
+static void (*const enter[DEMO_STATES])(struct demo *d) = {
+    [DEMO_PREPARE] = enter_prepare,    [DEMO_START] = enter_start,
+    [DEMO_APPLY] = enter_apply,        [DEMO_FILL] = enter_fill,
+    [DEMO_CALM] = enter_calm,          [DEMO_HOT] = enter_hot,
+    [DEMO_MOVE] = enter_move,          [DEMO_SPREAD] = enter_spread,
+    [DEMO_CHECK] = enter_check,        [DEMO_RESULT] = enter_result,
+    [DEMO_DELETE] = enter_delete,      [DEMO_UNWIND] = demo_enter_unwind,
+    [DEMO_STOP] = demo_enter_stop,     [DEMO_SERVERS] = demo_enter_servers,
+    [DEMO_REMOVE] = demo_enter_remove, [DEMO_KEEP] = demo_enter_keep,
+    [DEMO_ENDED] = demo_enter_ended,
 };
 
 static void step(struct loop_task *task, void *data)
@@ -631,7 +447,7 @@ static void step(struct loop_task *task, void *data)
     int next = d->next;
     (void)task;
     d->next = -1;
-    if (next == UNWIND)
+    if (next == DEMO_UNWIND)
         (void)snprintf(d->failed_in, sizeof d->failed_in, "%s", sm_name(&d->sm));
     sm_move(&d->sm, next);
     loop_timer_stop(&d->wait);
@@ -645,24 +461,24 @@ static void wait_fired(struct loop_timer *timer, void *data)
 {
     struct demo *d = data;
     (void)timer;
-    switch (now_in(d)) {
-    case START:
+    switch (demo_now(d)) {
+    case DEMO_START:
         demo_manager_look(d);
         break;
-    case APPLY:
+    case DEMO_APPLY:
         ask_provision(d);
         break;
-    case CALM:
-        go(d, HOT);
+    case DEMO_CALM:
+        demo_go(d, DEMO_HOT);
         break;
-    case SPREAD:
-        go(d, CHECK);
+    case DEMO_SPREAD:
+        demo_go(d, DEMO_CHECK);
         break;
-    case DELETE:
+    case DEMO_DELETE:
         demo_api(d, "GET", "/v1/databases/shop", NULL, on_asked_gone);
         break;
-    case SERVERS:
-        look_servers(d);
+    case DEMO_SERVERS:
+        demo_look_servers(d);
         break;
     default:
         break;
@@ -672,13 +488,13 @@ static void wait_fired(struct loop_timer *timer, void *data)
 static void deadline_fired(struct loop_timer *timer, void *data)
 {
     struct demo *d = data;
-    unsigned seconds = (unsigned)(limits[now_in(d)] / S);
+    unsigned seconds = (unsigned)(limits[demo_now(d)] / S);
     (void)timer;
-    if (now_in(d) == STOP)
+    if (demo_now(d) == DEMO_STOP)
         demo_manager_stop(d, SIGKILL);
-    else if (now_in(d) == UNWIND)
-        go(d, STOP);
-    else if (now_in(d) == HOT)
+    else if (demo_now(d) == DEMO_UNWIND)
+        demo_go(d, DEMO_STOP);
+    else if (demo_now(d) == DEMO_HOT)
         demo_failf(d, "no split was decided in %u s%s%s", seconds,
                    d->facts.refusal[0] != '\0' ? "; the last word: " : "", d->facts.refusal);
     else
@@ -689,7 +505,7 @@ static void refresh_fired(struct loop_timer *timer, void *data)
 {
     struct demo *d = data;
     loop_timer_start(timer, REFRESH_NS);
-    if (now_in(d) < APPLY || now_in(d) >= RESULT)
+    if (demo_now(d) < DEMO_APPLY || demo_now(d) >= DEMO_RESULT)
         return;
     demo_ask_shards(d);
     demo_view_load(d);
@@ -703,13 +519,13 @@ static void on_signal(struct loop_signal *signal, int number, void *data)
     struct err err = {0};
     (void)signal;
     (void)number;
-    if (now_in(d) >= REMOVE)
+    if (demo_now(d) >= DEMO_REMOVE)
         return;
     d->interrupted = true;
     d->impatient++;
     err_set(&err, ERRC_CANCELED, "interrupted");
     demo_fail(d, &err);
-    if (d->impatient > 1 && now_in(d) == STOP)
+    if (d->impatient > 1 && demo_now(d) == DEMO_STOP)
         demo_manager_stop(d, SIGKILL);
 }
 
@@ -728,49 +544,10 @@ static int start_all(struct demo *d, struct err *err)
             return (int)err->code;
     }
     loop_timer_start(&d->refresh, REFRESH_NS);
-    sm_init(&d->sm, states, STATES, PREPARE, NULL, d);
+    sm_init(&d->sm, states, DEMO_STATES, DEMO_PREPARE, NULL, d);
     d->next = -1;
     enter_prepare(d);
     return 0;
-}
-
-/* ---- the end ---- */
-
-static void print_failure(struct demo *d)
-{
-    struct buf out = {0};
-    buf_printf(&out, "shardherd demo: failed while %s: %s\n", d->failed_in, d->err.message);
-    if (d->log_cause.length > 0)
-        buf_printf(&out, "  the manager says: %s\n", buf_text(&d->log_cause));
-    if (d->log_tail.length > 0) {
-        buf_add_text(&out, "  the end of its log:\n    ");
-        for (const char *p = buf_text(&d->log_tail); *p != '\0'; p++)
-            buf_printf(&out, *p == '\n' ? "%c    " : "%c", *p);
-        buf_addc(&out, '\n');
-    }
-    if (d->directory != NULL && !d->removed)
-        buf_printf(&out, "  the logs are kept: %s/manager.log and %s/state/instances/*/log\n", d->directory,
-                   d->directory);
-    demo_story_error(&d->story, buf_text(&out));
-    buf_free(&out);
-}
-
-static int conclude(struct demo *d)
-{
-    struct err err = {0};
-    d->total_seconds = demo_story_seconds(&d->story);
-    demo_story_end_block(&d->story);
-    if (d->o.report_path != NULL && demo_write_report(d, &err) != 0)
-        demo_fail(d, &err);
-    if (d->failed && !d->interrupted)
-        print_failure(d);
-    else if (d->interrupted)
-        demo_story_say(&d->story, TONE_BAD, "interrupted; everything was taken away");
-    else
-        demo_story_say(&d->story, TONE_GOOD,
-                       "shard %s was split under load, by itself, and nothing was lost: %.1f s in all",
-                       d->facts.source, d->total_seconds);
-    return d->interrupted ? EXIT_INTERRUPTED : d->failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 int demo_run(struct demo *d)
@@ -781,7 +558,7 @@ int demo_run(struct demo *d)
         return EXIT_FAILURE;
     }
     loop_run(&d->loop);
-    int code = conclude(d);
+    int code = demo_conclude(d);
     if (loop_fini(&d->loop) != 0 && code == EXIT_SUCCESS)
         code = EXIT_FAILURE;
     free(d->directory);

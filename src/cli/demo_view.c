@@ -136,9 +136,12 @@ static void load_lines(const struct demo_view *v, struct buf *out)
 
 static void task_line(const struct demo_view *v, const struct demo_look *look, struct buf *out)
 {
-    char percent[16];
+    char percent[16], task[16];
+    snprintf(task, sizeof task, "%s", v->task);
+    for (char *p = task; *p != '\0'; p++)
+        *p = *p == '_' ? ' ' : *p;
     snprintf(percent, sizeof percent, "%3.0f %%", fmin(fmax(v->task_share, 0), 1) * 100);
-    buf_printf(out, "  %-13s  ", v->task);
+    buf_printf(out, "  %-13s  ", task);
     bar(out, look, bar_cells(look), v->task_share, -1, CYAN);
     buf_printf(out, " %s  %s\n", percent, v->task_text);
 }
