@@ -221,8 +221,10 @@ int command_complete(int argc, char **argv)
         cli_tables(c.command, tables);
     const struct args_flag *same = split_current(&c, tables);
     const struct args_flag *last = c.argc > 1 ? flag_of(tables, c.argv[c.argc - 1]) : NULL;
-    if (same == NULL && last != NULL && last->value != NULL)
+    if (same == NULL && last != NULL && last->value != NULL) {
         same = last;
+        c.argv[--c.argc] = NULL; /* its value is what is being typed */
+    }
     if (same != NULL && same->completes != NULL)
         offer_source(&c, same->completes, strlen(same->completes));
     else if (same == NULL && c.current[0] == '-')
