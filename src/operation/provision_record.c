@@ -34,7 +34,7 @@ void provision_print(const struct provision *p, struct buf *json)
     if (p->schema != NULL)
         yyjson_mut_obj_add_str(doc, root, "schema", p->schema);
     yyjson_mut_val *shards = yyjson_mut_obj_add_arr(doc, root, "shards");
-    for (int i = 0; i < p->shard_count; i++) {
+    for (int i = 0; !p->retiring && i < p->shard_count; i++) { /* retiring asks the fleet */
         yyjson_mut_val *shard = yyjson_mut_arr_add_obj(doc, shards);
         yyjson_mut_obj_add_str(doc, shard, "name", p->shards[i].name);
         add_int64(doc, shard, "lo", p->shards[i].range.lo);
