@@ -238,10 +238,8 @@ static int watch_loop(struct watch *w, struct feed *feed)
         if (next == FEED_EVENT && !concerns(w->w->r->events, event->event))
             continue;
         s->silent = true;
-        rc = print_changes(w);
+        print_changes(w); /* the manager may be starting again: the next event brings it */
         s->silent = false;
-        if (rc == CLI_UNREACHABLE || rc == CLI_TIMEOUT)
-            rc = CLI_OK;
         due = loop_clock(&s->loop) + period;
     }
     return rc;

@@ -12,6 +12,7 @@
 #define REDRAW_NS               (200 * ENV_NS_PER_MS)
 #define RATE_NS                 (2 * ENV_NS_PER_S) /* rates are means over at least so long */
 #define LINE_STEP               0.1                /* share of progress that is worth a line of its own */
+#define PATIENCE_NS             (60 * ENV_NS_PER_S)
 #define NUMBER_OR(value, other) (isnan(value) ? (other) : (value))
 
 void progress_what(yyjson_val *op, struct buf *out)
@@ -77,7 +78,8 @@ struct display {
     struct buf what;
     char *phase; /* of the last line, "status/state" */
     double line_progress;
-    bool drawn; /* a bar stands in the last line */
+    bool drawn;        /* a bar stands in the last line */
+    uint64_t stale_ns; /* since when the document is to be read again, 0 = it is not */
     double from_bytes, from_rows;
     uint64_t from_ns; /* when these were read, 0 = not yet */
     double bytes_rate, rows_rate;
@@ -190,27 +192,35 @@ static void take_document(struct display *d, yyjson_doc *doc)
     d->doc = doc;
 }
 
-/* Takes over what an event says. A snapshot begins each stream: what was missed is read. */
-static int take_event(struct display *d, const char *id, const struct feed_event *event)
+/* A manager that has just started does not know its operations yet: that is no error once we knew ours. */
+static int refresh(struct display *d, const char *id)
 {
     struct session_reply reply;
-    if (strcmp(event->event, "snapshot") == 0) {
-        int rc = read_operation(d->s, id, &reply);
-        if (rc == CLI_OK) {
-            take_document(d, reply.doc);
-            reply.doc = NULL;
-        }
-        session_reply_free(&reply);
-        return rc;
+    bool patient = d->doc != NULL && loop_clock(&d->s->loop) - d->stale_ns < PATIENCE_NS;
+    d->s->silent = patient;
+    int rc = read_operation(d->s, id, &reply);
+    d->s->silent = false;
+    if (rc == CLI_OK) {
+        take_document(d, reply.doc);
+        reply.doc = NULL;
+        d->stale_ns = 0;
     }
+    session_reply_free(&reply);
+    return patient ? CLI_OK : rc;
+}
+
+/* A snapshot begins each stream: what was missed before it is to be read. */
+static void take_event(struct display *d, const char *id, const struct feed_event *event)
+{
+    if (strcmp(event->event, "snapshot") == 0)
+        d->stale_ns = loop_clock(&d->s->loop);
     if (strcmp(event->event, "operation") != 0)
-        return CLI_OK;
+        return;
     yyjson_doc *doc = yyjson_read(event->data, strlen(event->data), 0);
     if (strcmp(json_get_text(yyjson_doc_get_root(doc), "id"), id) == 0)
         take_document(d, doc);
     else
         yyjson_doc_free(doc);
-    return CLI_OK;
 }
 
 static int follow(struct display *d, const char *id, struct feed *feed, uint64_t deadline)
@@ -224,7 +234,9 @@ static int follow(struct display *d, const char *id, struct feed *feed, uint64_t
         uint64_t until = now + REDRAW_NS < deadline ? now + REDRAW_NS : deadline;
         enum feed_next next = feed_next(feed, until, &event, &rc);
         if (next == FEED_EVENT)
-            rc = take_event(d, id, event);
+            take_event(d, id, event);
+        if (rc == CLI_OK && d->stale_ns != 0)
+            rc = refresh(d, id);
         if (rc == CLI_OK)
             draw(d);
     }

@@ -49,11 +49,16 @@ static bool is_gone(struct session *s, const char *name, struct buf *why)
     buf_add_text(&path, "/v1/databases/");
     session_escape(&path, name);
     int rc = session_get(s, buf_text(&path), &reply);
-    buf_reset(why);
-    buf_add_text(why, rc == CLI_OK ? "it is still there" : "the manager does not answer");
     session_reply_free(&reply);
+    bool gone = rc == CLI_NOT_FOUND;
+    if (gone) { /* one that has just started knows no database yet */
+        gone = session_get(s, "/readyz", &reply) == CLI_OK;
+        session_reply_free(&reply);
+    }
+    buf_reset(why);
+    buf_add_text(why, rc == CLI_OK ? "it is still there" : "the manager is not ready");
     buf_free(&path);
-    return rc == CLI_NOT_FOUND;
+    return gone;
 }
 
 typedef bool (*condition_cb)(struct session *s, const char *name, struct buf *why);

@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import socket
 import struct
 import subprocess
 import termios
@@ -92,9 +93,20 @@ def canned(shardherd, tool, work_dir):
     process.wait()
 
 
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
 @pytest.fixture(scope="module")
 def fleet(shardherd):
     rig = Rig(shardherd, f"/tmp/shardherd-cli-{os.getpid()}")
+    rig.settings += [
+        f"listen.{name}_port={port}" for name, port in zip(("public", "admin"), free_ports(2), strict=True)
+    ]
     try:
         rig.start()
         cli = Cli(shardherd, rig.state)
@@ -384,6 +396,22 @@ def test_bar_and_document(fleet, specification):
     assert done.returncode == 0, done.stderr
     assert "split shop/s2" in done.stderr
     assert json.loads(open(fleet.rig.directory / "out.json").read())["status"] == "done"
+
+
+def test_wait_outlives_a_restart(fleet, specification):
+    """The manager is killed while an operation is waited for, and comes back on the same ports."""
+    started = fleet.out("split", "s1", "--bake", "5s", "-o", "name").strip()
+    waiting = subprocess.Popen(
+        [fleet.program, "wait", started, "--state", fleet.state],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    while "watch" not in (line := waiting.stderr.readline()):
+        assert line, "it ended too early"
+    fleet.rig.process.kill()
+    fleet.rig.process.wait()
+    fleet.rig.start()
+    out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, out) == (0, f"{started} done\n"), err
 
 
 def test_delete(fleet, specification):
