@@ -335,6 +335,7 @@ static void assemble(struct exposition *e)
     if (e->making == NULL)
         return;
     e->slice_started_ns = loop_clock(e->loop);
+    e->slices++;
     assembly_check_set(e);
     bool done = assemble_slice(e);
     uint64_t took = loop_clock(e->loop) - e->slice_started_ns;
@@ -467,6 +468,7 @@ void exposition_handle(struct http_exchange *ex, const struct http_request *requ
         return;
     e->assembly_started_ns = loop_clock(e->loop);
     e->restarts = 0;
+    e->slices = 0;
     assembly_begin(e);
     loop_defer(e->loop, &e->assemble);
 }

@@ -70,6 +70,7 @@ struct exposition {
     uint64_t slice_started_ns;
     uint64_t assembly_started_ns;
     unsigned restarts;
+    unsigned slices;    /* of this or the last assembly */
     unsigned snapshots; /* alive */
     struct work work;
     bool working;

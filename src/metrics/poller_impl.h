@@ -42,7 +42,8 @@ struct poller_slot {
     bool failed; /* the last answer was an error */
     uint64_t sent_ns;
     uint64_t took_ns;     /* of the last answer */
-    uint64_t rendered_ns; /* when `samples` was made */
+    uint64_t rendered_ns; /* when `samples` was made, or found to be what it would be now */
+    uint64_t fingerprint; /* of what it was made from */
     struct samples *samples;
 };
 
