@@ -3,12 +3,14 @@
  *
  * A value object, read off the loop (files) and swapped whole: a file that does not hold keeps the old one.
  * Every error names file, line, column and remedy. Secrets are never part of it, only where to find them.
- * docs/configuration.md and config/shardherd.schema.json describe the same keys; a test compares them.
+ * All keys are defined in one table (config_table.c); docs/configuration.md, config/shardherd.yaml and
+ * config/shardherd.schema.json describe the same keys, and a test compares them.
  */
 #ifndef MANAGER_CONFIG_H
 #define MANAGER_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/env.h"
@@ -18,13 +20,15 @@
 
 struct config_instance {    /* discovery.static[] */
     char *name;             /* unique; "<database>-<shard>-0" by default */
-    char *database, *shard; /* what it may serve; "" = free */
-    char *dsn; /* postgresql:// or keyword form without a password; or NULL and the members below */
-    char *host;
+    char *database, *shard; /* what it may serve; NULL = free */
+    char *dsn;  /* postgresql:// or keyword form without a password, or NULL; the members below go first */
+    char *host; /* the rest is NULL or 0 when not given */
     int port;
     char *dbname, *user, *sslmode, *sslrootcert;
-    char *passfile;     /* ~/.pgpass format, or NULL */
-    char *password_env; /* name of an environment variable, or NULL */
+    /* at most one of them */
+    char *passfile;      /* ~/.pgpass format, or NULL */
+    char *password_file; /* its first line, or NULL */
+    char *password_env;  /* name of an environment variable, or NULL */
 };
 
 struct config {
@@ -57,23 +61,33 @@ struct config {
     int max_moves; /* at a time in the fleet; 2 */
 };
 
-void config_init(struct config *c); /* all defaults */
-void config_free(struct config *c);
+/* All defaults; state_directory is root's. */
+void config_init(struct config *c);
+void config_free(struct config *c); /* empty afterwards, fine to free again */
 
 /*
- * Reads path (NULL: only environment), then SHARDHERD_* and the well-known variables (KUBERNETES_NAMESPACE is
- * accepted and unused here, DISCOVERY_ENABLED, DISCOVERY_INTERVAL, ...), then `flags` ("key.path=value",
- * NULL-ended; may be NULL). ERRC_INVALID "shardherd.yaml:12:5: balance.threshold: ... (remedy)". *ret
- * untouched on failure.
+ * Reads path (NULL: only environment), then DISCOVERY_ENABLED and DISCOVERY_INTERVAL, then SHARDHERD_<KEY>
+ * (SHARDHERD_LOG_LEVEL is log.level), then `flags` ("key.path=value", NULL-ended; may be NULL). An empty
+ * variable is one that is not set. env may be NULL: no environment. KUBERNETES_NAMESPACE, PROMETHEUS_ENABLED,
+ * PROMETHEUS_URL, BACKUP_STORAGE_TYPE and S3_BUCKET have no meaning yet and are ignored.
+ *
+ * ERRC_INVALID with the place and the remedy: "shardherd.yaml:12:5: balance.threshold: ...", or "environment
+ * variable SHARDHERD_LOG_LEVEL: log.level: ...", or "flag log.level: ..."; ERRC_NOT_FOUND and ERRC_IO for a
+ * file that cannot be read. *ret is overwritten, not freed, and untouched on failure.
+ *
+ * Reads the file with blocking calls: call it before the loop runs, or on a worker job.
  */
 int config_load(const char *path, struct env *env, const char *const *flags, struct config *ret,
                 struct err *err);
+/* The same from text (NULL = none), without I/O; `source` names it in errors and becomes `path`. */
+int config_parse(const char *text, size_t length, const char *source, struct env *env,
+                 const char *const *flags, struct config *ret, struct err *err);
 
 /* The static list for discovery; texts are borrowed from c, free(*ret) only. Returns 0. */
 struct discovery_entry;
 int config_entries(const struct config *c, struct discovery_entry **ret, int *count);
 
-/* All keys with their values as YAML, for `check-config --print`. */
+/* All keys with their values as YAML, for `check-config --print`; config_parse() takes it back. */
 struct buf;
 void config_print(const struct config *c, struct buf *out);
 
@@ -88,6 +102,8 @@ struct spec_shard {
     char *instance; /* static instance to use, NULL = make one */
 };
 
+#define DATABASE_NAME_MAX 32 /* bytes of a database's and of a shard's name */
+
 struct database_spec {
     char *name;
     struct spec_shard *shards;
@@ -99,6 +115,7 @@ struct database_spec {
     char *schema; /* SQL, NULL = none */
     char *owner;  /* role, default "app" */
     struct balance_policy balance;
+    unsigned balance_given; /* bit i: the i-th key of spec.balance was said, the others follow the defaults */
 };
 
 /*
@@ -106,13 +123,22 @@ struct database_spec {
  *   apiVersion: shardherd.io/v1alpha1, kind: ShardedDatabase, metadata: {name: shop},
  *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], tables: [{name, key}], schema: "...", owner: app,
  *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000,
- * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}} `source`
- * names the text in errors. Unknown keys are errors that name the nearest known one.
+ * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}}
+ *
+ * `shards: N` gives s1 to sN with ranges of equal width, so does a list in which no shard has a range; else
+ * every shard has one and together they cover the whole space. A table without a schema is in public; names
+ * that are not quoted are folded to lower case, as PostgreSQL does. `source` names the text in errors:
+ * ERRC_INVALID "source:line:column: ... (remedy)"; unknown keys are errors that name the nearest known one.
+ * `defaults` NULL: balance_policy_defaults(). No I/O; at most 1 MiB. *ret is overwritten, untouched on
+ * failure.
  */
 int database_spec_parse(const char *text, size_t length, const char *source,
                         const struct balance_policy *defaults, struct database_spec *ret, struct err *err);
 void database_spec_free(struct database_spec *spec);
-/* The canonical JSON that is kept in the store under db/<name>/spec. */
+/*
+ * The canonical JSON that is kept in the store under db/<name>/spec: the shards with their ranges one by one,
+ * of `balance` what was said. database_spec_parse() with the same defaults gives the same again.
+ */
 void database_spec_print(const struct database_spec *spec, struct buf *json);
 
 #endif

@@ -1,0 +1,238 @@
+/* The tables of all keys. */
+#include <stddef.h>
+
+#include "manager/config.h"
+#include "manager/config_key.h"
+
+#define AT(member)     offsetof(struct config, member)
+#define POLICY(member) offsetof(struct balance_policy, member)
+#define MODES          "off|recommend|auto"
+#define OBJECTIVES     "query_rate|cpu|wal_rate|size"
+
+/*
+ * The balancer's keys stand in two files: snake_case in the manager's (X's first name, defaults for databases
+ * that do not say otherwise), camelCase in a database's specification. Columns: names, type, member, default,
+ * low, high, choices, help.
+ */
+#define BALANCE_KEYS(X)                                                                                      \
+    X("split", "split", CONFIG_CHOICE, split, "auto", NULL, NULL, MODES,                                     \
+      "Whether a hot shard is split: off, only recommended, or done.")                                       \
+    X("merge", "merge", CONFIG_CHOICE, merge, "recommend", NULL, NULL, MODES,                                \
+      "Whether two quiet neighbours become one shard.")                                                      \
+    X("rebalance", "rebalance", CONFIG_CHOICE, rebalance, "recommend", NULL, NULL, MODES,                    \
+      "Whether ranges move between existing shards when a new one is not worth it.")                         \
+    X("objective", "objective", CONFIG_CHOICE, objective, "query_rate", NULL, NULL, OBJECTIVES,              \
+      "What load is measured by: transactions per second, cores, bytes of WAL per second, or bytes on "      \
+      "disk.")                                                                                               \
+    X("threshold", "threshold", CONFIG_REAL, threshold, "1000", "0.001", "1e18", NULL,                       \
+      "Load above which a shard can be hot, in the unit of the objective; 16MB is a number too.")            \
+    X("relative", "relative", CONFIG_REAL, relative, "1.2", "1", "1000", NULL,                               \
+      "A hot shard is also above this many times the mean of the database's shards.")                        \
+    X("window", "window", CONFIG_INT, window, "10", "1", "600", NULL,                                        \
+      "Load samples in a row that must all be above both.")                                                  \
+    X("cooldown", "cooldown", CONFIG_DURATION, cooldown_ns, "10m", "0s", "720h", NULL,                       \
+      "How long a shard is left alone after a split, merge or move of it.")                                  \
+    X("merge_after", "mergeAfter", CONFIG_DURATION, merge_after_ns, "1h", "1s", "24h", NULL,                 \
+      "How long two neighbours must have been quiet together before they are merged.")                       \
+    X("max_shards", "maxShards", CONFIG_INT, max_shards, "64", "1", "1024", NULL,                            \
+      "A database never gets more shards than this by itself.")                                              \
+    X("sample", "sample", CONFIG_DURATION, sample_ns, "3s", "100ms", "60s", NULL,                            \
+      "How long the change stream of a hot shard is listened to for the split point.")                       \
+    X("bake", "bake", CONFIG_DURATION, bake_ns, "15m", "0s", "720h", NULL,                                   \
+      "How long the old copy of moved rows is kept after a move.")
+
+static const struct config_key keys[] = {
+    {.path = "state_directory",
+     .type = CONFIG_TEXT,
+     .offset = AT(state_directory),
+     .standard = "/var/lib/shardherd",
+     .help = "Where the store, local instances and secrets are. A manager that is not root takes "
+             "$XDG_STATE_HOME/shardherd or ~/.local/state/shardherd."},
+    {.path = "insecure_listen",
+     .type = CONFIG_BOOL,
+     .offset = AT(insecure_listen),
+     .standard = "false",
+     .help = "Allow listen addresses that other machines reach, although nothing is authenticated yet."},
+    {.path = "log.level",
+     .type = CONFIG_CHOICE,
+     .offset = AT(log_level),
+     .standard = "info",
+     .choices = "debug|info|warn|error",
+     .reloadable = true,
+     .help = "The least severe events that are logged."},
+    {.path = "log.format",
+     .type = CONFIG_CHOICE,
+     .offset = AT(log_format),
+     .standard = "logfmt",
+     .choices = "logfmt|json",
+     .reloadable = true,
+     .help = "One line per event, as logfmt or JSON."},
+    {.path = "listen.public_address",
+     .type = CONFIG_ADDRESS,
+     .offset = AT(public_address),
+     .standard = "127.0.0.1",
+     .help = "Address of the public API: routing tables and the health of the fleet."},
+    {.path = "listen.public_port",
+     .type = CONFIG_INT,
+     .offset = AT(public_port),
+     .standard = "8080",
+     .low = "0",
+     .high = "65535",
+     .help = "Port of the public API; 0 = a free one."},
+    {.path = "listen.admin_address",
+     .type = CONFIG_ADDRESS,
+     .offset = AT(admin_address),
+     .standard = "127.0.0.1",
+     .help = "Address of the admin API, which changes things."},
+    {.path = "listen.admin_port",
+     .type = CONFIG_INT,
+     .offset = AT(admin_port),
+     .standard = "8081",
+     .low = "0",
+     .high = "65535",
+     .help = "Port of the admin API; 0 = a free one."},
+    {.path = "listen.metrics_address",
+     .type = CONFIG_ADDRESS,
+     .offset = AT(metrics_address),
+     .standard = "127.0.0.1",
+     .help = "Address of /metrics, /livez and /readyz."},
+    {.path = "listen.metrics_port",
+     .type = CONFIG_INT,
+     .offset = AT(metrics_port),
+     .standard = "9090",
+     .low = "0",
+     .high = "65535",
+     .help = "Port of /metrics, /livez and /readyz; 0 = a free one."},
+    {.path = "runtime.kind",
+     .type = CONFIG_TEXT,
+     .offset = AT(runtime_kind),
+     .standard = "local",
+     .choices = "local|none",
+     .help =
+         "What makes new instances: this machine, or nothing (only servers of the static list are used)."},
+    {.path = "runtime.bin_directory",
+     .type = CONFIG_TEXT,
+     .offset = AT(runtime_bin_directory),
+     .help =
+         "Folder with initdb and postgres, 15 or newer. Not set: the newest below /usr/lib/postgresql or in "
+         "PATH."},
+    {.path = "runtime.address",
+     .type = CONFIG_ADDRESS,
+     .offset = AT(runtime_address),
+     .standard = "127.0.0.1",
+     .help = "Where local instances listen and are reached."},
+    {.path = "runtime.first_port",
+     .type = CONFIG_INT,
+     .offset = AT(runtime_first_port),
+     .standard = "25432",
+     .low = "1024",
+     .high = "65535",
+     .help = "Local instances take the first free port from here on and keep it."},
+    {.path = "runtime.user",
+     .type = CONFIG_TEXT,
+     .offset = AT(runtime_user),
+     .help = "As root: the user that local instances run as. Not set: postgres if it exists, else nobody."},
+    {.path = "discovery.enabled",
+     .type = CONFIG_BOOL,
+     .offset = AT(discovery_enabled),
+     .standard = "true",
+     .help = "Whether servers are looked for at all."},
+    {.path = "discovery.interval",
+     .type = CONFIG_DURATION,
+     .offset = AT(discovery_interval_ns),
+     .standard = "5s",
+     .low = "100ms",
+     .high = "1h",
+     .reloadable = true,
+     .help = "How often secrets of the static list are read and local instances are listed."},
+    {.path = "discovery.static",
+     .type = CONFIG_LIST,
+     .standard = "[]",
+     .reloadable = true,
+     .help = "Servers that are there already."},
+    {.path = "polling.load",
+     .type = CONFIG_DURATION,
+     .offset = AT(load_period_ns),
+     .standard = "1s",
+     .low = "100ms",
+     .high = "1m",
+     .help = "Period of the load group: transactions, sessions, WAL. The balancer counts these samples."},
+    {.path = "polling.replication",
+     .type = CONFIG_DURATION,
+     .offset = AT(replication_period_ns),
+     .standard = "1s",
+     .low = "100ms",
+     .high = "1m",
+     .help = "Period of the replication group: lag, senders, slots."},
+    {.path = "polling.activity",
+     .type = CONFIG_DURATION,
+     .offset = AT(activity_period_ns),
+     .standard = "5s",
+     .low = "100ms",
+     .high = "1h",
+     .off = true,
+     .help = "Period of the activity group: connections by state, ages of statements."},
+    {.path = "polling.sizes",
+     .type = CONFIG_DURATION,
+     .offset = AT(sizes_period_ns),
+     .standard = "1m",
+     .low = "1s",
+     .high = "24h",
+     .off = true,
+     .help = "Period of the sizes group: databases and tables."},
+    {.path = "polling.settings",
+     .type = CONFIG_DURATION,
+     .offset = AT(settings_period_ns),
+     .standard = "5m",
+     .low = "1s",
+     .high = "24h",
+     .off = true,
+     .help = "Period of the settings group: the server's parameters."},
+    {.path = "balance.max_moves",
+     .type = CONFIG_INT,
+     .offset = AT(max_moves),
+     .standard = "2",
+     .low = "1",
+     .high = "64",
+     .reloadable = true,
+     .help = "Moves of ranges that run at a time in the whole fleet."},
+#define X(snake, camel, kind, member, value, least, most, words, text)                                       \
+    {.path = "balance." snake,                                                                               \
+     .type = kind,                                                                                           \
+     .offset = AT(balance.member),                                                                           \
+     .standard = value,                                                                                      \
+     .low = least,                                                                                           \
+     .high = most,                                                                                           \
+     .choices = words,                                                                                       \
+     .reloadable = true,                                                                                     \
+     .help = text},
+    BALANCE_KEYS(X)
+#undef X
+};
+
+static const struct config_key balance_keys[] = {
+#define X(snake, camel, kind, member, value, least, most, words, text)                                       \
+    {.path = camel,                                                                                          \
+     .type = kind,                                                                                           \
+     .offset = POLICY(member),                                                                               \
+     .standard = value,                                                                                      \
+     .low = least,                                                                                           \
+     .high = most,                                                                                           \
+     .choices = words,                                                                                       \
+     .reloadable = true,                                                                                     \
+     .help = text},
+    BALANCE_KEYS(X)
+#undef X
+};
+
+const struct config_key *config_keys(size_t *count)
+{
+    *count = sizeof keys / sizeof keys[0];
+    return keys;
+}
+
+const struct config_key *config_balance_keys(size_t *count)
+{
+    *count = sizeof balance_keys / sizeof balance_keys[0];
+    return balance_keys;
+}
