@@ -66,6 +66,13 @@ static bool close_balancer(struct manager *m)
     return m->balancer != NULL;
 }
 
+static bool close_announcer(struct manager *m)
+{
+    if (m->announcer != NULL)
+        announcer_stop(m->announcer, close_next, m);
+    return m->announcer != NULL;
+}
+
 static bool close_discovery(struct manager *m)
 {
     if (m->discovery != NULL)
@@ -98,20 +105,22 @@ static bool close_part(struct manager *m, int part)
     case 2:
         return close_operations(m);
     case 3:
-        return close_discovery(m);
+        return close_announcer(m);
     case 4:
-        return close_server(m, &m->metrics_server);
+        return close_discovery(m);
     case 5:
+        return close_server(m, &m->metrics_server);
+    case 6:
         exposition_close(m->exposition, close_next, m);
         return true;
-    case 6:
+    case 7:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 7:
-        return close_runtime(m);
     case 8:
-        return close_server(m, &m->public_server);
+        return close_runtime(m);
     case 9:
+        return close_server(m, &m->public_server);
+    case 10:
         return close_store(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -164,6 +173,8 @@ void manager_routing_changed(void *data, struct fleet_database *db)
     struct manager *m = data;
     pollers_sync(m->pollers);
     api_routing_changed(m->api, db);
+    if (m->announcer != NULL)
+        announcer_changed(m->announcer, db->name);
 }
 
 void manager_operation_changed(void *data, struct operation *op)

@@ -9,6 +9,7 @@
 #include "health/health.h"
 #include "http/http_server.h"
 #include "loop/work.h"
+#include "manager/announcer.h"
 #include "manager/balancer.h"
 #include "manager/databases.h"
 #include "manager/manager.h"
@@ -49,6 +50,7 @@ struct manager {
     struct discovery *discovery;
     struct pollers *pollers;
     struct balancer *balancer;
+    struct announcer *announcer;
     struct api *api;
     struct exposition *exposition;
     struct http_server *public_server, *admin_server, *metrics_server;

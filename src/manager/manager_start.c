@@ -60,6 +60,11 @@ static void on_resumed(const struct err *err, void *data)
                                        .decided = manager_decided,
                                        .data = m};
     m->balancer = balancer_start(&options);
+    m->announcer = announcer_start(&m->loop, &m->fleet);
+    list_each(node, &m->fleet.databases)
+    {
+        announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
+    }
     manager_move(m, MANAGER_READY);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
