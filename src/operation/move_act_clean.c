@@ -98,8 +98,9 @@ static void subscription_seen(struct move_op *op, enum move_action action, const
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    if (reply->err != NULL && op_record(op)->new_target && op_record(op)->state == MOVE_UNDO) {
-        drop_on_source(op, action); /* the target is removed whole; only S must forget it */
+    bool target_goes = op_record(op)->new_target && op_record(op)->state == MOVE_UNDO;
+    if (target_goes && (reply->err != NULL || pg_rows(reply) == 0)) {
+        drop_on_source(op, action); /* it is removed whole, and may not even have our schema; only S must forget it */
         return;
     }
     if (reply->err != NULL) {
