@@ -37,9 +37,13 @@ class Bench:
         self.loads = []
 
     def program(self, target):
-        """Builds a target of the release preset, returns its path."""
+        """Builds a target of the release preset, returns its path. SHARDHERD_BUILD names another build, as it is."""
+        folder = {"shardherd": ".", "sim_balance": "tests/sim"}.get(target, "bench")
+        named = os.environ.get("SHARDHERD_BUILD")
+        if named and (Path(named) / folder / target).exists():
+            return Path(named) / folder / target
         done = subprocess.run([ROOT / "scripts" / "build", "release", target], capture_output=True, text=True)
-        path = self.build / target if target == "shardherd" else self.build / "bench" / target
+        path = self.build / folder / target
         if done.returncode != 0 or not path.exists():
             raise Unmeasured(f"{target} cannot be built:\n{(done.stdout + done.stderr)[-2000:]}")
         return path
@@ -60,7 +64,9 @@ class Bench:
     def table(self, head, rows):
         widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
         for row in [head, *rows]:
-            cells = [str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+            cells = [
+                str(c).ljust(w) if i == 0 else str(c).rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ]
             print("  ".join(cells).rstrip())
 
     def close(self):
@@ -116,7 +122,10 @@ def resident_mib(pid):
 
 
 def machine():
-    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")),
+        platform.machine(),
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{os.cpu_count()} x {model}, {memory:.0f} GiB, Linux {platform.release()}"
 
@@ -174,7 +183,10 @@ class Servers:
 def shop_tables(server, dbname="postgres"):
     """Ten user tables with rows and statistics, so that the families about tables have something to say."""
     for i in range(10):
-        server.psql(f"CREATE TABLE t{i} (id bigint PRIMARY KEY, v text); INSERT INTO t{i} SELECT g, g FROM generate_series(1, 1000) g; ANALYZE t{i}", dbname=dbname)
+        server.psql(
+            f"CREATE TABLE t{i} (id bigint PRIMARY KEY, v text); INSERT INTO t{i} SELECT g, g FROM generate_series(1, 1000) g; ANALYZE t{i}",
+            dbname=dbname,
+        )
 
 
 class Poller:
@@ -182,8 +194,15 @@ class Poller:
 
     def __init__(self, bench, groups, targets, connects_per_second=200):
         path = bench.directory / f"targets-{len(targets)}-{groups}"
-        path.write_text("".join(f"{name},{s.host},{s.port},postgres,{PASSWORD},{dbname}\n" for name, s, dbname in targets))
-        self.process = subprocess.Popen([bench.program("bench_poller"), groups, str(connects_per_second), path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        path.write_text(
+            "".join(f"{name},{s.host},{s.port},postgres,{PASSWORD},{dbname}\n" for name, s, dbname in targets)
+        )
+        self.process = subprocess.Popen(
+            [bench.program("bench_poller"), groups, str(connects_per_second), path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         bench.stack.callback(self.stop)
         self.port = int(self.process.stdout.readline())
         self.pid = self.process.pid
@@ -252,7 +271,9 @@ def main(argv):
         return 1
     finally:
         bench.close()
-    print(f"took {time.monotonic() - start:.0f} s; 1-minute load of the machine {bench.loads[0]:.1f} before, {max(bench.loads):.1f} at most")
+    print(
+        f"took {time.monotonic() - start:.0f} s; 1-minute load of the machine {bench.loads[0]:.1f} before, {max(bench.loads):.1f} at most"
+    )
     if "--json" in options:
         print(json.dumps({"bench": names[0], **result}))
     return 0

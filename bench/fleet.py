@@ -84,7 +84,9 @@ def report(bench, pairs, steady, returning, back, rss, rss_day):
         turns.append((name, s["turns"], *(f"{s[k] / 1000:.2f}" for k in ("p50_us", "p99_us", "p999_us", "max_us"))))
     bench.table(("turns of the loop, ms", "turns", "p50", "p99", "p99.9", "max"), turns)
     print(f"memory at 1,000 targets: {rss:.1f} MiB; with load histories of a day {rss_day:.1f} MiB")
-    print(f"back after a restart of all servers: {median(back):.1f} s ({min(back):.1f}..{max(back):.1f}), {CONNECTS_PER_SECOND} connects/s")
+    print(
+        f"back after a restart of all servers: {median(back):.1f} s ({min(back):.1f}..{max(back):.1f}), {CONNECTS_PER_SECOND} connects/s"
+    )
     return {"ours": rounded(median([v[0] for v in large])), "peer": rounded(median([v[0] for v in small])),
             "unit": "us of CPU per target and poll", "ratio": rounded(median(ratios)), "spread": spread(ratios),
             "rss_mib": rounded(rss), "rss_day_mib": rounded(rss_day), "core_share": rounded(median([v[1] for v in large])),
