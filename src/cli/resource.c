@@ -481,16 +481,12 @@ static bool is_one_of(const char *names, const char *word, size_t length)
     return false;
 }
 
-static const struct resource *find(struct session *s, const char *word, size_t length)
+static void report_unknown(struct session *s, const char *name)
 {
     struct nearest n;
-    char name[64];
     struct buf known = {0};
-    snprintf(name, sizeof name, "%.*s", (int)(length < 60 ? length : 60), word);
     nearest_init(&n, name);
     for (const struct resource *r = resources; r->kind != NULL; r++) {
-        if (is_one_of(r->names, word, length))
-            return r;
         buf_printf(&known, "%s%.*s", r == resources ? "" : ", ", (int)strcspn(r->names, " "), r->names);
         nearest_offer(&n, r->kind);
     }
@@ -499,6 +495,16 @@ static const struct resource *find(struct session *s, const char *word, size_t l
     else
         session_fail(s, CLI_USAGE, "there are no \"%s\"; there are: %s", name, buf_text(&known));
     buf_free(&known);
+}
+
+static const struct resource *find(struct session *s, const char *word, size_t length)
+{
+    char name[64];
+    for (const struct resource *r = resources; r->kind != NULL; r++)
+        if (is_one_of(r->names, word, length))
+            return r;
+    snprintf(name, sizeof name, "%.*s", (int)(length < 60 ? length : 60), word);
+    report_unknown(s, name);
     return NULL;
 }
 
