@@ -100,7 +100,8 @@ static void subscription_seen(struct move_op *op, enum move_action action, const
     move_record_name(op_record(op), name);
     bool target_goes = op_record(op)->new_target && op_record(op)->state == MOVE_UNDO;
     if (target_goes && (reply->err != NULL || pg_rows(reply) == 0)) {
-        drop_on_source(op, action); /* it is removed whole, and may not even have our schema; only S must forget it */
+        drop_on_source(
+            op, action); /* it is removed whole, and may not even have our schema; only S must forget it */
         return;
     }
     if (reply->err != NULL) {
