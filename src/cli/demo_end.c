@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "cli/cli.h"
@@ -123,17 +124,18 @@ void demo_enter_remove(struct demo *d)
 void demo_enter_keep(struct demo *d)
 {
     struct buf out = {0};
-    d->kept = true;
+    char program[4096];
+    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
+    program[length > 0 ? length : 0] = '\0';
     demo_unfollow(d);
-    buf_printf(
-        &out,
-        "Manager and servers go on running, without load. To look around:\n"
-        "  shardherd get shards --state %s/state\n"
-        "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
-        "To stop them and take everything away:\n"
-        "  shardherd delete database shop --confirm=shop --wait --state %s/state && kill %d && rm -r %s\n",
-        d->directory, d->passfile, d->facts.first_port, d->directory, (int)process_pid(d->manager),
-        d->directory);
+    buf_printf(&out,
+               "Manager and servers go on running, without load. To look around:\n"
+               "  %s get shards --state %s/state\n"
+               "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
+               "To stop them and take everything away:\n"
+               "  %s delete database shop --confirm=shop --wait --state %s/state && kill %d && rm -r %s\n",
+               program, d->directory, d->passfile, d->facts.first_port, program, d->directory,
+               (int)process_pid(d->manager), d->directory);
     demo_story_end_block(&d->story);
     demo_story_print(&d->story, buf_text(&out));
     buf_free(&out);

@@ -151,7 +151,7 @@ struct demo {
     struct load_stats shown; /* at the last look */
     uint64_t shown_ns;
 
-    bool failed, interrupted, kept;
+    bool failed, interrupted;
     unsigned impatient; /* signals */
     bool removed;       /* the directory */
     uint64_t servers_since_ns;
