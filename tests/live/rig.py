@@ -43,6 +43,7 @@ class Rig:
         self.ports = {}
         self.log = self.directory / "manager.log"
         self.settings = []
+        self.config = None  # a configuration file
         self.rows = ()
         self.loading = None
 
@@ -58,7 +59,7 @@ class Rig:
         ]
         if self.pg_bin:
             flags.append(f"runtime.bin_directory={self.pg_bin}")
-        out = [self.shardherd, "manager"]
+        out = [self.shardherd, "manager", *(["-c", str(self.config)] if self.config else [])]
         for flag in flags:
             out += ["--set", flag]
         return out
