@@ -1,0 +1,183 @@
+"""Servers that come, go, restart or change their role are noticed within two poll periods, 3 s at the most."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from conftest import server_user, wait_until
+from rig import Rig
+
+MOST = 3.0
+PASSWORD = "open sesame"
+
+
+class Fleet:
+    """A manager with a static list in a file, and a local database of its own."""
+
+    def __init__(self, shardherd):
+        self.rig = Rig(shardherd, f"/tmp/shardherd-discovery-{os.getpid()}")
+        self.rig.config = self.rig.directory / "shardherd.yaml"
+        self.passfile = self.rig.directory / "passfile"
+        self.passfile.write_text(f"*:*:*:postgres:{PASSWORD}\n")
+        self.passfile.chmod(0o600)
+        self.servers = {}
+        self.write()
+
+    def write(self):
+        common = {"host": "127.0.0.1", "user": "postgres", "passfile": str(self.passfile)}
+        entries = [{"name": name, "port": server.port, **common} for name, server in self.servers.items()]
+        temporary = self.rig.config.with_suffix(".new")
+        temporary.write_text(json.dumps({"discovery": {"interval": "1s", "static": entries}}))  # JSON is YAML
+        temporary.rename(self.rig.config)
+
+    def listed(self):
+        return {i["name"]: i for i in self.rig.fetch("/v1/instances")["items"]}
+
+    def noticed(self, what, condition):
+        """Waits until the API shows it; fails if that takes too long, prints how long it took."""
+        started = time.monotonic()
+        wait_until(lambda: condition(self.listed()), timeout=MOST, what=f"{what} is seen in /v1/instances")
+        print(f"{what}: seen after {time.monotonic() - started:.2f} s")
+
+
+@pytest.fixture(scope="module")
+def fleet(shardherd):
+    fleet = Fleet(shardherd)
+    fleet.rig.start()
+    fleet.rig.make_shop(customers=0)
+    yield fleet
+    fleet.rig.clean_up()
+
+
+@pytest.fixture(scope="module")
+def primary(fleet, pg_factory_module):
+    server = pg_factory_module(15, password=PASSWORD, wal_level="logical")
+    fleet.servers["pg-a"] = server
+    fleet.write()
+    fleet.rig.process.send_signal(signal.SIGHUP)
+    fleet.noticed("a new entry", lambda seen: seen.get("pg-a", {}).get("health") == "up")
+    return server
+
+
+def test_found_facts(fleet, primary):
+    seen = fleet.listed()["pg-a"]
+    assert seen["role"] == "primary" and seen["timeline"] == 1 and seen["source"] == "static", seen
+    assert seen["version"].startswith("15."), seen
+    assert seen["system_identifier"] == str(primary.value("SELECT system_identifier FROM pg_control_system()"))
+    assert {i["source"] for i in fleet.listed().values()} == {"static", "local"}
+
+
+def test_entry_comes_and_goes_without_a_signal(fleet, primary, pg_factory):
+    """The file is watched: every 2 s, so its period comes on top."""
+    server = pg_factory(15, password=PASSWORD)
+    fleet.servers["pg-b"] = server
+    fleet.write()
+    wait_until(lambda: fleet.listed().get("pg-b", {}).get("health") == "up", timeout=MOST + 2)
+    del fleet.servers["pg-b"]
+    fleet.write()
+    wait_until(lambda: "pg-b" not in fleet.listed(), timeout=MOST + 2)
+    assert fleet.listed()["pg-a"]["health"] == "up"
+
+
+def test_static_server_dies_and_comes_back(fleet, primary):
+    started = fleet.listed()["pg-a"]["started"]
+    primary.kill9()
+    fleet.noticed("kill -9", lambda seen: seen["pg-a"]["health"] != "up")
+    wait_until(lambda: fleet.listed()["pg-a"]["health"] == "down", timeout=MOST)
+    assert "refused" in fleet.listed()["pg-a"]["error"], fleet.listed()["pg-a"]
+    primary.start()
+    fleet.noticed("a start", lambda seen: seen["pg-a"]["health"] == "up" and seen["pg-a"]["started"] != started)
+
+
+def test_static_server_restarts(fleet, primary):
+    started = fleet.listed()["pg-a"]["started"]
+    primary.restart()
+    fleet.noticed("a restart", lambda seen: seen["pg-a"]["health"] == "up" and seen["pg-a"]["started"] != started)
+    assert "restarted" in fleet.rig.log.read_text()
+
+
+def test_static_server_hangs(fleet, primary):
+    primary.pause_all()
+    try:
+        fleet.noticed("a hang", lambda seen: seen["pg-a"]["health"] != "up")
+    finally:
+        primary.resume()
+    fleet.noticed("the end of a hang", lambda seen: seen["pg-a"]["health"] == "up")
+
+
+def test_standby_is_promoted(fleet, primary, pg_factory):
+    standby = pg_factory(15, start=False, password=PASSWORD)
+    standby.run(
+        "pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "-d", primary.conninfo(),
+    )  # fmt: skip
+    standby.start()
+    fleet.servers["pg-standby"] = standby
+    fleet.write()
+    fleet.rig.process.send_signal(signal.SIGHUP)
+    fleet.noticed("a standby", lambda seen: seen.get("pg-standby", {}).get("role") == "standby")
+    found = fleet.listed()
+    assert found["pg-standby"]["system_identifier"] == found["pg-a"]["system_identifier"]
+    primary.psql("CREATE TABLE IF NOT EXISTS lag (n int)")
+    standby.psql("SELECT pg_wal_replay_pause()")
+    wait_until(lambda: standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused")
+    primary.psql("INSERT INTO lag SELECT generate_series(1, 10000)")
+    fleet.noticed("lag", lambda seen: int(seen["pg-standby"]["lag_bytes"] or 0) > 0)
+    standby.psql("SELECT pg_wal_replay_resume()")
+    assert standby.value("SELECT pg_promote()")
+    fleet.noticed("a promotion", lambda seen: seen["pg-standby"]["role"] == "primary")
+    fleet.noticed("its timeline", lambda seen: seen["pg-standby"]["timeline"] == 2)
+    del fleet.servers["pg-standby"]
+    fleet.write()
+    fleet.rig.process.send_signal(signal.SIGHUP)
+    fleet.noticed("a removed entry", lambda seen: "pg-standby" not in seen)
+
+
+def test_local_server_dies_and_comes_back(fleet):
+    data = fleet.rig.state / "instances" / "shop-s2-0" / "data"
+    fleet.noticed("the local servers", lambda seen: {seen[f"shop-s{n}-0"]["health"] for n in (1, 2)} == {"up"})
+    started = fleet.listed()["shop-s2-0"]["started"]
+    postmaster = int((data / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    fleet.noticed("kill -9 of a local server", lambda seen: seen["shop-s2-0"]["health"] != "up")
+    wait_until(lambda: not list(_workers(data)), timeout=20, what="the dead server's children to end")
+    (data / "postmaster.pid").unlink()  # where nobody reaps orphans, its process number still exists
+    with open(data.parent / "log", "ab") as log:
+        again = subprocess.Popen(
+            [str(_binary(fleet)), "-D", str(data)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=data,
+            start_new_session=True, **server_user(),
+        )  # fmt: skip
+    log = data.parent / "log"
+    wait_until(lambda: "ready to accept" in log.read_text().rsplit("starting PostgreSQL", 1)[1], timeout=30)
+    fleet.noticed("a start", lambda seen: seen["shop-s2-0"]["health"] == "up")
+    fleet.noticed("its age", lambda seen: seen["shop-s2-0"]["started"] != started)
+    assert again.poll() is None
+    fleet.rig.assert_consistent()
+
+
+def _binary(fleet):
+    (instance,) = (i for i in fleet.listed().values() if i["name"] == "shop-s1-0")
+    pid = int((fleet.rig.state / "instances" / instance["name"] / "data" / "postmaster.pid").read_text().split()[0])
+    return os.readlink(f"/proc/{pid}/exe")
+
+
+def _workers(data):
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            try:
+                if os.readlink(f"/proc/{process}/cwd") == str(data):
+                    yield int(process)
+            except OSError:
+                continue
+
+
+def test_database_comes_and_goes(fleet):
+    """Instances that the runtime makes and removes."""
+    seen = fleet.listed()
+    assert {"shop-s1-0", "shop-s2-0"} <= set(seen)
+    answer = fleet.rig.fetch("/v1/databases/shop", "DELETE")
+    fleet.rig.wait_operation(answer["operation"] if "operation" in answer else answer["id"])
+    fleet.noticed("removed instances", lambda seen: not [name for name in seen if name.startswith("shop-")])
+    assert "pg-a" in fleet.listed()
