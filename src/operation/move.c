@@ -101,7 +101,7 @@ void move_init(struct move *m, struct move_driver *driver, const struct move_rec
     m->driver = driver;
     if (record->state == MOVE_UNDO)
         m->cause = record->error;
-    sm_init(&m->sm, states, MOVE_STATE_COUNT, record->state, NULL, NULL);
+    sm_init(&m->sm, states, MOVE_STATE_COUNT, (int)record->state, NULL, NULL);
 }
 
 void move_fini(struct move *m)
@@ -119,7 +119,7 @@ void move_act(struct move *m, enum move_action action)
 
 void move_enter(struct move *m, enum move_state state)
 {
-    sm_move(&m->sm, state);
+    sm_move(&m->sm, (int)state);
     if (state == MOVE_UNDO)
         m->cause = m->record.error;
     if (state == MOVE_UNDONE)

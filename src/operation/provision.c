@@ -14,6 +14,7 @@
 #include "operation/provision_internal.h"
 #include "operation/shard_sql.h"
 #include "operation/sqlf.h"
+#include "operation/transient.h"
 
 #define SCHEMA_TIMEOUT_NS (300 * ENV_NS_PER_S)
 #define TRIES             60
@@ -63,7 +64,7 @@ static void maybe_report_stopped(struct provision *p)
     }
 }
 
-static void link_closed(void *data)
+void provision_link_closed(void *data)
 {
     maybe_report_stopped(data);
 }
@@ -128,20 +129,25 @@ static void end(struct provision *p)
     operation_end(&p->op, done ? OPERATION_DONE : OPERATION_FAILED);
 }
 
+static void journal(struct provision *p);
+
 static void retry(struct loop_timer *timer, void *data)
 {
+    struct provision *p = data;
     (void)timer;
-    run_state(data);
+    if (p->journaling)
+        journal(p);
+    else
+        run_state(p);
 }
 
 /* Transient faults are tried again; what a person must mend ends the operation. */
 static void failed(struct provision *p, const struct err *err)
 {
-    bool transient = err->code == ERRC_UNAVAILABLE || err->code == ERRC_TIMEOUT || err->code == ERRC_CLOSED;
     p->op.error = *err;
     if (p->stopped)
         return;
-    if (transient && ++p->tries < TRIES) {
+    if (err_is_transient(err) && ++p->tries < TRIES) {
         operation_changed(&p->op);
         loop_timer_start(&p->retry_timer, RETRY_NS);
     } else
@@ -155,29 +161,41 @@ static void on_journaled(struct operation *op, const struct err *err, void *data
     (void)data;
     if (p->stopped)
         return;
-    if (err != NULL) {
-        p->op.error = *err;
+    if (err != NULL && (err->code == ERRC_CONFLICT || !err_is_transient(err))) {
+        p->op.error = *err; /* someone else wrote it: another leader goes on */
         end(p);
         return;
     }
+    if (err != NULL) {
+        p->op.error = *err;
+        loop_timer_start(&p->retry_timer, RETRY_NS);
+        return;
+    }
+    p->journaling = false;
     snprintf(place, sizeof place, "%s:state:%s", p->retiring ? "retire" : "provision", sm_name(&p->sm));
     operation_maybe_kill(op->owner, place);
     run_state(p);
 }
 
-static void enter(struct provision *p, enum provision_state state)
+static void journal(struct provision *p)
 {
     struct err err = {0};
-    if (state != (enum provision_state)sm_now(&p->sm))
-        sm_move(&p->sm, state);
-    p->tries = 0;
-    if (state == PROVISION_DONE)
-        err_clear(&p->op.error);
-    operation_changed(&p->op);
     if (operation_journal(&p->op, on_journaled, NULL, &err) != 0) {
         p->op.error = err;
         end(p);
     }
+}
+
+static void enter(struct provision *p, enum provision_state state)
+{
+    if (state != (enum provision_state)sm_now(&p->sm))
+        sm_move(&p->sm, (int)state);
+    p->tries = 0;
+    if (state == PROVISION_DONE)
+        err_clear(&p->op.error);
+    p->journaling = true;
+    operation_changed(&p->op);
+    journal(p);
 }
 
 static void step_ended(struct provision *p)
@@ -208,7 +226,7 @@ static void set_link(struct provision *p, struct provisioned_shard *shard,
     if (shard->linked)
         return;
     snprintf(application, sizeof application, "shardherd op=%s", p->op.id);
-    link_init(&shard->link, services(p)->loop, access, application, &p->open_links, link_closed, p);
+    link_init(&shard->link, services(p)->loop, access, application, &p->open_links, provision_link_closed, p);
     shard->linked = true;
 }
 
@@ -293,7 +311,7 @@ static void run_instances(struct provision *p)
 
 static void keep_types(struct provision *p, const struct pg_reply *reply)
 {
-    for (int row = 0; row < pg_rows(reply) && row < p->table_count; row++) {
+    for (int row = 0; row < p->table_count; row++) {
         struct provisioned_table *t = &p->tables[row];
         free(t->name);
         free(t->key);
@@ -314,9 +332,34 @@ static void on_schema(const struct pg_reply *reply, void *data)
     if (reply->err != NULL) {
         call.p->step_error = *reply->err;
         err_wrap(&call.p->step_error, "schema of shard %s", call.shard->name);
+    } else if (pg_rows(reply) != call.p->table_count) {
+        err_set(&call.p->step_error, ERRC_REFUSED, "shard %s has %d distributed tables, the specification %d",
+                call.shard->name, pg_rows(reply), call.p->table_count);
     } else if (call.shard == &call.p->shards[0])
         keep_types(call.p, reply);
     step_ended(call.p);
+}
+
+/* All of it in one transaction: a server that is refused, because of its rows for example, is left as it was.
+ */
+static void add_install(const struct shard_call *call, struct buf *sql)
+{
+    const struct provision *p = call->p;
+    int64_t term = services(p)->term;
+    buf_add_text(sql, shard_sql);
+    sqlf(sql, "SELECT shardherd.raise_term(%d); ", term);
+    if (p->schema != NULL) {
+        if (p->owner_role != NULL && p->owner_role[0] != '\0')
+            sqlf(sql, "SET LOCAL ROLE %I; ", p->owner_role);
+        sqlf(sql, "SET LOCAL search_path = public; %s\n; RESET ROLE; SET LOCAL search_path = pg_catalog; ",
+             p->schema);
+    }
+    for (int i = 0; i < p->table_count; i++)
+        sqlf(sql, "SELECT shardherd.add_table(%d, %L, %L); ", term, p->tables[i].name, p->tables[i].key);
+    sqlf(sql,
+         "SELECT shardherd.set_shard(%d, %L, %L, 1, ARRAY[%d], ARRAY[%d]); SELECT "
+         "shardherd.refuse_misplaced(); ",
+         term, p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi);
 }
 
 static void fill_shard(const struct pg_reply *reply, void *data)
@@ -338,20 +381,11 @@ static void fill_shard(const struct pg_reply *reply, void *data)
         on_schema(&refused, data);
         return;
     }
-    if (there[0] == 'f') {
-        buf_add_text(&sql, shard_sql);
-        sqlf(&sql, "SELECT shardherd.raise_term(%d); ", services(p)->term);
-        if (p->schema != NULL)
-            sqlf(&sql,
-                 "SET LOCAL ROLE %I; SET LOCAL search_path = public; %s\n; RESET ROLE; "
-                 "SET LOCAL search_path = pg_catalog; ",
-                 p->owner_role, p->schema);
-        for (int i = 0; i < p->table_count; i++)
-            sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L); ", services(p)->term, p->tables[i].name,
-                 p->tables[i].key);
-        sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, 1, ARRAY[%d], ARRAY[%d]); ", services(p)->term,
-             p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi);
-    }
+    if (there[0] == 'f')
+        add_install(call, &sql);
+    else /* ours from before a crash, or a server that serves another database already */
+        sqlf(&sql, "SELECT shardherd.refuse_other(%L, %L, %d, %d); ", p->op.database, call->shard->name,
+             call->shard->range.lo, call->shard->range.hi);
     buf_add_text(&sql, "SELECT name, key, type FROM shardherd.tables ORDER BY name");
     link_exec(&call->shard->link, buf_text(&sql), SCHEMA_TIMEOUT_NS, on_schema, call);
     buf_free(&sql);

@@ -41,6 +41,7 @@ struct provision {
     char *owner_role;
     int open_links;
     int outstanding; /* calls of this step that have not come back */
+    bool journaling; /* the present state is being written: nothing of it has begun */
     int tries;       /* failures in a row of this step */
     struct err step_error;
     bool stopped, reported;
@@ -52,6 +53,7 @@ void provision_begin(struct provision *p); /* journals the present state, then r
 void provision_enter(struct provision *p, enum provision_state state);
 void provision_step_failed(struct provision *p, const struct err *err);
 int provision_state_find(const char *name); /* -1 */
+void provision_link_closed(void *data);     /* of every link of a provision */
 
 void provision_print(const struct provision *p, struct buf *json); /* provision_record.c */
 

@@ -115,7 +115,7 @@ static int resume_root(struct operations *ops, yyjson_val *root, int64_t revisio
     p->sm.now = state;
     if (message != NULL && message[0] != '\0')
         err_set(&p->op.error, ERRC_INTERNAL, "%s", message);
-    int rc = parse_shards(yyjson_obj_get(root, "shards"), p, err);
+    int rc = p->retiring ? 0 : parse_shards(yyjson_obj_get(root, "shards"), p, err);
     if (rc == 0)
         rc = parse_tables(yyjson_obj_get(root, "tables"), p, err);
     if (rc != 0 || p->sm.table[state].final) {

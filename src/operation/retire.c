@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "operation/provision_internal.h"
+#include "operation/sqlf.h"
 
 static const struct operation_services *services(const struct provision *p)
 {
@@ -32,11 +33,12 @@ static void on_removed(const struct err *err, void *data)
     instance_gone(data, err);
 }
 
-/* A lent server that cannot be reached keeps our schema; that must not keep the database from going. */
+/* A lent server that cannot be reached keeps our schema; that must not keep the database from going. A lock
+ * that was not to be had, or a newer leader, is another matter. */
 static void on_cleaned(const struct pg_reply *reply, void *data)
 {
-    (void)reply;
-    instance_gone(data, NULL);
+    bool refused = reply->err != NULL && reply->err->code == ERRC_SQL;
+    instance_gone(data, refused ? reply->err : NULL);
 }
 
 static void clean_lent(struct provision *p, struct provisioned_shard *shard,
@@ -45,10 +47,18 @@ static void clean_lent(struct provision *p, struct provisioned_shard *shard,
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", p->op.id);
     if (!shard->linked)
-        link_init(&shard->link, services(p)->loop, access, application, &p->open_links, NULL, p);
+        link_init(&shard->link, services(p)->loop, access, application, &p->open_links, provision_link_closed,
+                  p);
     shard->linked = true;
-    link_exec(&shard->link, "SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS shardherd CASCADE",
-              60 * ENV_NS_PER_S, on_cleaned, p);
+    struct buf sql = {0};
+    sqlf(&sql,
+         "SET LOCAL lock_timeout = '10s'; SET LOCAL shardherd.operation = %L; DO $$ BEGIN "
+         "IF to_regclass('shardherd.control') IS NOT NULL THEN PERFORM shardherd.check_term(%d); END IF; END "
+         "$$; "
+         "DROP PUBLICATION IF EXISTS shardherd_sample; DROP SCHEMA IF EXISTS shardherd CASCADE",
+         p->op.id, services(p)->term);
+    link_exec(&shard->link, buf_text(&sql), 60 * ENV_NS_PER_S, on_cleaned, p);
+    buf_free(&sql);
 }
 
 static void remove_one(struct provision *p, const struct fleet_instance *instance,
@@ -62,9 +72,22 @@ static void remove_one(struct provision *p, const struct fleet_instance *instanc
         instance_gone(p, &err);
 }
 
+/* By name: at another try some instances are gone from the fleet. */
+static struct provisioned_shard *place_of(struct provision *p, const char *instance)
+{
+    for (int i = 0; i < p->shard_count; i++) {
+        struct provisioned_shard *shard = &p->shards[i];
+        if (shard->instance == NULL)
+            shard->instance = mem_strdup(instance);
+        if (strcmp(shard->instance, instance) == 0)
+            return shard;
+    }
+    return NULL;
+}
+
 void retire_instances(struct provision *p)
 {
-    int count = 0, next = 0;
+    int count = 0;
     list_each(node, &services(p)->fleet->instances)
     {
         if (strcmp(list_item(node, struct fleet_instance, node)->database, p->op.database) == 0)
@@ -79,8 +102,10 @@ void retire_instances(struct provision *p)
     list_each(again, &services(p)->fleet->instances)
     {
         struct fleet_instance *instance = list_item(again, struct fleet_instance, node);
-        if (strcmp(instance->database, p->op.database) == 0 && next < p->shard_count)
-            remove_one(p, instance, &p->shards[next++]);
+        struct provisioned_shard *shard =
+            strcmp(instance->database, p->op.database) == 0 ? place_of(p, instance->name) : NULL;
+        if (shard != NULL)
+            remove_one(p, instance, shard);
     }
     instance_gone(p, NULL);
 }

@@ -143,22 +143,26 @@ BEGIN
     IF TG_NARGS > 3 THEN
         SELECT g.open INTO gate_open FROM shardherd.gate g WHERE g.move = TG_ARGV[3];
     END IF;
-    FOREACH h IN ARRAY hashes LOOP
-        IF TG_NARGS > 3 THEN
-            CONTINUE WHEN gate_open AND h BETWEEN TG_ARGV[4]::bigint AND TG_ARGV[5]::bigint;
-            CONTINUE WHEN EXISTS (SELECT FROM unnest(TG_ARGV[6]::bigint[], TG_ARGV[7]::bigint[]) AS r(lo, hi)
-                                  WHERE h BETWEEN r.lo AND r.hi);
-        ELSE
-            -- the WHEN clause found one of the two outside; name that one
-            CONTINUE WHEN EXISTS (SELECT FROM shardherd.shard s, unnest(s.los, s.his) AS r(lo, hi)
-                                  WHERE h BETWEEN r.lo AND r.hi) AND cardinality(hashes) > 1 AND h = hashes[1];
+    IF TG_NARGS > 3 THEN
+        SELECT x INTO h FROM unnest(hashes) AS x
+        WHERE (NOT coalesce(gate_open, false) OR x NOT BETWEEN TG_ARGV[4]::bigint AND TG_ARGV[5]::bigint)
+        AND NOT EXISTS (SELECT FROM unnest(TG_ARGV[6]::bigint[], TG_ARGV[7]::bigint[]) AS r(lo, hi)
+                        WHERE x BETWEEN r.lo AND r.hi) LIMIT 1;
+        IF NOT FOUND THEN
+            RETURN NULL;
         END IF;
-        RAISE EXCEPTION USING ERRCODE = 'SHR01',
-            MESSAGE = format('shardherd: hash %s of %I.%I is not owned by this shard (epoch %s)',
-                             coalesce(h::text, 'null'), TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[2]),
-            HINT = 'Read the routing table again and send the statement to the owner.';
-    END LOOP;
-    RETURN NULL;
+    ELSE
+        -- The WHEN clause has decided: one of the hashes is outside. shardherd.shard may be read under an older
+        -- snapshot than the trigger's text, so it serves to name the hash in the message and for nothing else.
+        SELECT x INTO h FROM unnest(hashes) AS x
+        WHERE NOT EXISTS (SELECT FROM shardherd.shard s, unnest(s.los, s.his) AS r(lo, hi) WHERE x BETWEEN r.lo AND r.hi)
+        LIMIT 1;
+        h := coalesce(h, hashes[1]);
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'SHR01',
+        MESSAGE = format('shardherd: hash %s of %I.%I is not owned by this shard (epoch %s)',
+                         coalesce(h::text, 'null'), TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_ARGV[2]),
+        HINT = 'Read the routing table again and send the statement to the owner.';
 END $$;
 
 -- Strict clients set shardherd.epoch to the epoch of the shard they routed to; an answer of 0 rows from a
@@ -261,6 +265,16 @@ BEGIN
     IF relation IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_table', MESSAGE = format('table %s does not exist', table_name);
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_class WHERE oid = relation AND relkind IN ('r', 'p') AND relpersistence <> 't') THEN
+        RAISE EXCEPTION USING ERRCODE = 'wrong_object_type', MESSAGE = format('%s is not an ordinary table', table_name),
+            HINT = 'Views, foreign and temporary tables cannot be distributed.';
+    END IF;
+    IF EXISTS (SELECT FROM pg_class c WHERE c.oid = relation AND (c.relispartition OR (c.relkind = 'r' AND EXISTS (
+                   SELECT FROM pg_inherits i WHERE relation IN (i.inhparent, i.inhrelid))))) THEN
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('%s is a partition, or inherits or is inherited', table_name),
+            HINT = 'Name the partitioned table itself; use declarative partitions instead of inheritance.';
+    END IF;
     SELECT * INTO a FROM pg_attribute
     WHERE attrelid = relation AND attname = key_column AND attnum > 0 AND NOT attisdropped;
     IF NOT FOUND THEN
@@ -294,6 +308,41 @@ BEGIN
     SELECT format('%I.%I', n.nspname, c.relname), key_column, column_type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
     ON CONFLICT (name) DO UPDATE SET key = excluded.key, type = excluded.type;
+END $$;
+
+-- Fails if a table holds a row that this shard does not own: a server that is lent with data of its own.
+CREATE OR REPLACE FUNCTION shardherd.refuse_misplaced() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+    t shardherd.tables;
+    strangers bigint;
+BEGIN
+    SELECT * INTO STRICT s FROM shardherd.shard;
+    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+        EXECUTE format('SELECT count(*) FROM %s x WHERE NOT (%s)', t.name, shardherd.inside(
+            shardherd.hash_expression(t.type, format('x.%I', t.key)), s.los, s.his)) INTO strangers;
+        IF strangers > 0 THEN
+            RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+                MESSAGE = format('%s holds %s rows that shard %s does not own', t.name, strangers, s.name),
+                HINT = 'Load rows through the routing table after the database is provisioned.';
+        END IF;
+    END LOOP;
+END $$;
+
+-- Fails unless this server is that shard, with that one range, as it was provisioned.
+CREATE OR REPLACE FUNCTION shardherd.refuse_other(wanted_database text, wanted_name text, lo bigint, hi bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+BEGIN
+    SELECT * INTO s FROM shardherd.shard;
+    IF s.database IS DISTINCT FROM wanted_database OR s.name IS DISTINCT FROM wanted_name
+       OR s.los <> ARRAY[lo] OR s.his <> ARRAY[hi] THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('the server is shard %s of database %s already', s.name, s.database),
+            HINT = 'Delete that database first, or DROP SCHEMA shardherd CASCADE if nobody uses it any more.';
+    END IF;
 END $$;
 
 -- ---- a move: freeze ----
@@ -330,20 +379,21 @@ BEGIN
                           AND (SELECT rolsuper FROM pg_roles WHERE rolname = session_user)) THEN
         RETURN;
     END IF;
-    IF TG_EVENT = 'sql_drop' THEN
+    IF TG_EVENT = 'sql_drop' THEN -- columns are dropped under the oid of their table
         SELECT d.object_identity INTO used FROM pg_event_trigger_dropped_objects() d
-        WHERE d.schema_name NOT IN ('pg_temp', 'shardherd') AND d.schema_name NOT LIKE 'pg\_temp\_%' LIMIT 1;
+        JOIN shardherd.frozen f ON f.class = d.classid AND f.object = d.objid LIMIT 1;
     ELSE
         SELECT c.object_identity INTO used FROM pg_event_trigger_ddl_commands() c
-        WHERE (c.classid = 'pg_class'::regclass AND c.objid IN (SELECT relation FROM shardherd.distributed_relations()))
-           OR (c.classid IN ('pg_type'::regclass, 'pg_proc'::regclass) AND c.command_tag LIKE 'ALTER%')
-           OR (c.classid IN ('pg_trigger'::regclass, 'pg_constraint'::regclass, 'pg_policy'::regclass))
-           OR (c.classid = 'pg_class'::regclass AND EXISTS (
-                SELECT FROM pg_index i WHERE i.indexrelid = c.objid
-                AND i.indrelid IN (SELECT relation FROM shardherd.distributed_relations())))
-           OR (c.classid = 'pg_class'::regclass AND EXISTS (
-                SELECT FROM pg_inherits h WHERE h.inhrelid = c.objid
-                AND h.inhparent IN (SELECT relation FROM shardherd.distributed_relations())))
+        WHERE c.command_tag NOT IN ('COMMENT', 'REINDEX', 'GRANT', 'REVOKE', 'SECURITY LABEL')
+        AND (EXISTS (SELECT FROM shardherd.frozen f WHERE f.class = c.classid AND f.object = c.objid)
+             -- new things that would belong to a distributed relation
+             OR EXISTS (SELECT FROM shardherd.frozen f WHERE f.class = 'pg_class'::regclass AND f.object IN (
+                SELECT indrelid FROM pg_index WHERE c.classid = 'pg_class'::regclass AND indexrelid = c.objid
+                UNION ALL SELECT inhparent FROM pg_inherits WHERE c.classid = 'pg_class'::regclass AND inhrelid = c.objid
+                UNION ALL SELECT confrelid FROM pg_constraint WHERE c.classid = 'pg_class'::regclass AND conrelid = c.objid
+                UNION ALL SELECT tgrelid FROM pg_trigger WHERE c.classid = 'pg_trigger'::regclass AND oid = c.objid
+                UNION ALL SELECT polrelid FROM pg_policy WHERE c.classid = 'pg_policy'::regclass AND oid = c.objid
+                UNION ALL SELECT ev_class FROM pg_rewrite WHERE c.classid = 'pg_rewrite'::regclass AND oid = c.objid)))
         LIMIT 1;
     END IF;
     IF used IS NOT NULL THEN
@@ -362,6 +412,46 @@ CREATE OR REPLACE FUNCTION shardherd.distributed_relations() RETURNS TABLE (rela
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT DISTINCT coalesce(p.relid, t.name::regclass)::oid
     FROM shardherd.tables t LEFT JOIN LATERAL pg_partition_tree(t.name::regclass) p ON true
+$$;
+
+-- What DDL may not touch during a move: the distributed relations, what belongs to them, and the types, domains and
+-- functions they use (bodies of functions are text: what they use is not known). sql_drop sees only what is gone
+-- already, so it is noted here.
+CREATE TABLE IF NOT EXISTS shardherd.frozen (
+    class oid,
+    object oid,
+    PRIMARY KEY (class, object)
+);
+
+CREATE OR REPLACE FUNCTION shardherd.used_objects() RETURNS TABLE (class oid, object oid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH RECURSIVE r AS (
+        SELECT relation FROM shardherd.distributed_relations()
+    ), used (class, object) AS (
+        (SELECT 'pg_class'::regclass::oid, relation FROM r
+         UNION SELECT 'pg_class'::regclass, indexrelid FROM pg_index WHERE indrelid IN (SELECT relation FROM r)
+         UNION SELECT 'pg_constraint'::regclass, oid FROM pg_constraint
+               WHERE conrelid IN (SELECT relation FROM r) OR confrelid IN (SELECT relation FROM r)
+         UNION SELECT 'pg_trigger'::regclass, oid FROM pg_trigger WHERE tgrelid IN (SELECT relation FROM r)
+         UNION SELECT 'pg_attrdef'::regclass, oid FROM pg_attrdef WHERE adrelid IN (SELECT relation FROM r)
+         UNION SELECT 'pg_policy'::regclass, oid FROM pg_policy WHERE polrelid IN (SELECT relation FROM r)
+         UNION SELECT 'pg_rewrite'::regclass, oid FROM pg_rewrite WHERE ev_class IN (SELECT relation FROM r))
+        UNION
+        SELECT x.class, x.object FROM used u CROSS JOIN LATERAL (
+            SELECT d.refclassid AS class, d.refobjid AS object FROM pg_depend d
+            WHERE d.classid = u.class AND d.objid = u.object AND d.refobjid >= 16384
+            AND d.refclassid IN ('pg_type'::regclass, 'pg_proc'::regclass)
+            UNION ALL
+            SELECT 'pg_class'::regclass, t.typrelid FROM pg_type t JOIN pg_class c ON c.oid = t.typrelid AND c.relkind = 'c'
+            WHERE u.class = 'pg_type'::regclass AND t.oid = u.object
+            UNION ALL
+            SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint c
+            WHERE u.class = 'pg_type'::regclass AND c.contypid = u.object
+        ) x
+    )
+    SELECT u.class, u.object FROM used u
+    WHERE NOT (u.class = 'pg_proc'::regclass
+               AND EXISTS (SELECT FROM pg_proc p WHERE p.oid = u.object AND p.pronamespace = 'shardherd'::regnamespace))
 $$;
 
 -- From check to clean-up: no DDL, no TRUNCATE, no key change across [lo, hi]. Idempotent.
@@ -384,12 +474,15 @@ BEGIN
                        'WHEN (OLD.%I IS DISTINCT FROM NEW.%I AND (%s) <> (%s)) '
                        'EXECUTE FUNCTION shardherd.refuse_crossing(%L)',
                        t.name, t.key, t.key, old_inside, new_inside, move_id);
+        EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_crossing', t.name);
         FOR p IN SELECT coalesce(relid, t.name::regclass) FROM pg_partition_tree(t.name::regclass)
                  UNION SELECT t.name::regclass LOOP
             EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
                            'EXECUTE FUNCTION shardherd.refuse_truncate(%L)', p::regclass, move_id);
+            EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_truncate', p::regclass);
         END LOOP;
     END LOOP;
+    INSERT INTO shardherd.frozen SELECT u.class, u.object FROM shardherd.used_objects() u ON CONFLICT DO NOTHING;
     IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'shardherd_ddl') THEN
         CREATE EVENT TRIGGER shardherd_ddl ON ddl_command_end EXECUTE FUNCTION shardherd.refuse_ddl();
         CREATE EVENT TRIGGER shardherd_drop ON sql_drop EXECUTE FUNCTION shardherd.refuse_ddl();
@@ -410,6 +503,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM shardherd.lock_tables();
+    DELETE FROM shardherd.frozen;
     DROP EVENT TRIGGER IF EXISTS shardherd_ddl;
     DROP EVENT TRIGGER IF EXISTS shardherd_drop;
     FOR p IN SELECT DISTINCT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_crossing' AND tgparentid = 0 LOOP
@@ -462,6 +556,10 @@ RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
+    IF EXISTS (SELECT FROM shardherd.gate WHERE move = move_id AND open) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('the gate of move %s is open: it cannot be closed again', move_id);
+    END IF;
     PERFORM shardherd.lock_tables();
     INSERT INTO shardherd.gate (move, lo, hi) VALUES (move_id, gate_lo, gate_hi) ON CONFLICT DO NOTHING;
     PERFORM shardherd.install_guards(move_id);
@@ -511,9 +609,11 @@ CREATE OR REPLACE FUNCTION shardherd.sequences(gap bigint) RETURNS TABLE (name t
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format('%I.%I', s.schemaname, s.sequencename),
            CASE WHEN s.increment_by > 0
-                THEN least(s.max_value, s.last_value + s.increment_by * (gap + s.cache_size * current_setting('max_connections')::bigint))
-                ELSE greatest(s.min_value, s.last_value + s.increment_by * (gap + s.cache_size * current_setting('max_connections')::bigint)) END
-    FROM pg_sequences s WHERE s.schemaname <> 'shardherd' AND s.last_value IS NOT NULL
+                THEN least(s.max_value, s.last_value + ahead)::bigint
+                ELSE greatest(s.min_value, s.last_value + ahead)::bigint END
+    FROM pg_sequences s, LATERAL (SELECT s.increment_by::numeric * (
+        gap + s.cache_size::numeric * current_setting('max_connections')::bigint) AS ahead) a
+    WHERE s.schemaname <> 'shardherd' AND s.last_value IS NOT NULL
 $$;
 
 -- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
@@ -572,7 +672,8 @@ BEGIN
     WITH pieces AS (
         SELECT lo, hi FROM unnest(s.los || range_lo, s.his || range_hi) AS r(lo, hi)
     ), marked AS (
-        SELECT lo, hi, CASE WHEN lag(hi) OVER (ORDER BY lo) = lo - 1 THEN 0 ELSE 1 END AS starts FROM pieces
+        SELECT lo, hi, CASE WHEN lag(hi::numeric) OVER (ORDER BY lo) = lo::numeric - 1 THEN 0 ELSE 1 END AS starts
+        FROM pieces -- numeric: the least bigint has no predecessor
     ), grouped AS (
         SELECT lo, hi, sum(starts) OVER (ORDER BY lo) AS part FROM marked
     ), merged AS (
@@ -660,12 +761,15 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WITH d AS (
         SELECT t.name, t.key, c.oid, c.relkind, c.relpersistence, c.relreplident, a.attnum, a.attnotnull, a.attgenerated
         FROM shardherd.tables t
-        JOIN pg_class c ON c.oid = t.name::regclass
+        JOIN pg_class c ON c.oid = to_regclass(t.name)
         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = t.key AND NOT a.attisdropped
     ), leaves AS (
         SELECT d.name, d.key, l.relid::oid AS oid FROM d, pg_partition_tree(d.oid) l WHERE d.relkind = 'p'
-        UNION ALL SELECT name, key, oid FROM d
+        UNION SELECT name, key, oid FROM d
     )
+    SELECT t.name AS subject, 'the table is gone' AS finding, 'create it again, or take it out of the specification' AS remedy
+    FROM shardherd.tables t WHERE to_regclass(t.name) IS NULL
+    UNION ALL
     SELECT 'server', format('wal_level is %s', current_setting('wal_level')),
            'set wal_level = logical in postgresql.conf and restart the server'
     WHERE current_setting('wal_level') <> 'logical'
@@ -694,6 +798,18 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT d.name, 'the table has inheritance children', 'use declarative partitions instead'
     FROM d WHERE d.relkind <> 'p' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = d.oid)
     UNION ALL
+    SELECT l.name, format('partition %s is a foreign table', l.oid::regclass), 'detach it: its rows are not on this shard'
+    FROM leaves l JOIN pg_class c ON c.oid = l.oid AND c.relkind = 'f'
+    UNION ALL
+    -- apply compares whole rows then, and stops where a type has no equality (B11)
+    SELECT l.name, format('column %I of %s has type %s, which REPLICA IDENTITY FULL cannot compare', a.attname,
+                          l.oid::regclass, format_type(a.atttypid, a.atttypmod)),
+           format('ALTER TABLE %s REPLICA IDENTITY DEFAULT with a primary key that contains %I', l.oid::regclass, l.key)
+    FROM leaves l JOIN pg_class c ON c.oid = l.oid AND c.relreplident = 'f'
+    JOIN pg_attribute a ON a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE a.atttypid IN ('json'::regtype, 'xml'::regtype, 'point'::regtype, 'line'::regtype, 'lseg'::regtype, 'box'::regtype,
+                         'path'::regtype, 'polygon'::regtype, 'circle'::regtype)
+    UNION ALL
     -- the identity must contain the key, or UPDATE and DELETE fail on the publisher (B11)
     SELECT l.name, format('the replica identity of %s does not contain the shard key %I', l.oid::regclass, l.key),
            format('make the primary key contain %I, or ALTER TABLE %s REPLICA IDENTITY USING INDEX a unique index that does',
@@ -705,7 +821,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         AND ((c.relreplident = 'd' AND i.indisprimary) OR (c.relreplident = 'i' AND i.indisreplident)))
     UNION ALL
     SELECT d.name, format('unique index %s does not contain the shard key %I', i.indexrelid::regclass, d.key),
-           'a unique constraint must contain the shard key: it cannot be kept across shards'
+           format('drop it, or add %I to it: what does not contain the shard key cannot be unique across shards', d.key)
     FROM d JOIN pg_index i ON i.indrelid = d.oid AND (i.indisunique OR i.indisexclusion)
     WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = d.oid AND a.attname = d.key
                       AND a.attnum = ANY (i.indkey::int2[]))
@@ -722,13 +838,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM leaves l JOIN pg_trigger tg ON tg.tgrelid = l.oid
     WHERE NOT tg.tgisinternal AND tg.tgenabled IN ('A', 'R') AND tg.tgname NOT LIKE 'shardherd\_%'
     UNION ALL
-    SELECT l.name, format('guard %I is missing or disabled', g.name), 'shardherd writes it anew at the next start of the manager'
+    SELECT l.name, format('guard %I is missing or disabled', g.name), 'as a superuser: SELECT shardherd.install_guards()'
     FROM leaves l, (VALUES ('shardherd_guard_insert'), ('shardherd_guard_update'), ('shardherd_guard_delete')) AS g(name)
     WHERE NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
     UNION ALL
     SELECT d.name, 'another subscription writes to the table', 'drop the subscription, or leave the table out of it'
     FROM d WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid
-                         WHERE r.srrelid = d.oid AND s.subname NOT LIKE 'shardherd\_%')
+                         JOIN leaves l ON l.oid = r.srrelid WHERE l.name = d.name AND s.subname NOT LIKE 'shardherd\_%')
     UNION ALL
     SELECT 'transaction ' || p.gid, 'a prepared transaction is open', format('COMMIT or ROLLBACK PREPARED %L', p.gid)
     FROM pg_prepared_xacts p WHERE p.database = current_database()
@@ -742,17 +858,18 @@ LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t shardherd.tables;
     columns text;
+    hash text;
     width numeric := ceil((range_hi::numeric - range_lo::numeric + 1) / count);
 BEGIN
     SELECT * INTO STRICT t FROM shardherd.tables WHERE name::regclass = table_name::regclass;
+    hash := shardherd.hash_expression(t.type, format('x.%I', t.key));
     -- by name, not by position: the order of columns may differ between the two sides
     SELECT string_agg(format('x.%I', attname), ', ' ORDER BY attname) INTO columns
     FROM pg_attribute WHERE attrelid = table_name::regclass AND attnum > 0 AND NOT attisdropped;
     RETURN QUERY EXECUTE format(
-        'SELECT b, count(*), sum(hashtextextended(ROW(%s)::text, 0)::numeric) FROM ('
-        'SELECT floor((h::numeric - (%s)) / %s)::int AS b, r.* FROM '
-        '(SELECT %s AS h, x.* FROM %s x) r WHERE h BETWEEN %L::bigint AND %L::bigint) x '
-        'WHERE %L::int[] IS NULL OR b = ANY (%L::int[]) GROUP BY b ORDER BY b',
-        columns, range_lo, width, shardherd.hash_expression(t.type, format('x.%I', t.key)), t.name, range_lo, range_hi,
-        wanted, wanted);
+        'SELECT %1$s, count(*), sum(hashtextextended(ROW(%2$s)::text, 0)::numeric) FROM %3$s x '
+        'WHERE %4$s BETWEEN %5$L::bigint AND %6$L::bigint AND (%7$L::int[] IS NULL OR %1$s = ANY (%7$L::int[])) '
+        'GROUP BY 1 ORDER BY 1', -- no names of our own: a table may have a column of any name
+        format('floor((%s::numeric - (%s)) / %s)::int', hash, range_lo, width), columns, t.name, hash, range_lo, range_hi,
+        wanted);
 END $$;
