@@ -176,6 +176,41 @@ static int ensure_secret(struct databases *d, const char *database, const char *
     return work_start(d->loop, &job->work, run_secret, secret_done, job);
 }
 
+struct forget_job {
+    struct work work;
+    char *path;
+};
+
+static void run_forget(struct work *work)
+{
+    struct forget_job *job = work->data;
+    unlink(job->path); /* a file that stays holds the password of a role that is gone */
+}
+
+static void forget_done(struct work *work, int code)
+{
+    struct forget_job *job = work->data;
+    (void)code;
+    free(job->path);
+    free(job);
+}
+
+void databases_forget(struct databases *d, const char *name)
+{
+    struct secret *s = find_secret(d, name);
+    if (s == NULL)
+        return;
+    list_remove(&s->node);
+    free(s->database);
+    free(s->owner);
+    mem_wipe_free(s->password);
+    free(s);
+    struct forget_job *job = mem_zalloc(sizeof *job);
+    job->path = mem_printf("%s/%s.pgpass", d->directory, name);
+    if (work_start(d->loop, &job->work, run_forget, forget_done, job) != 0)
+        forget_done(&job->work, ERRC_CANCELED);
+}
+
 int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
                       struct runtime_spec *ret, struct err *err)
 {

@@ -40,6 +40,9 @@ int databases_apply(struct databases *d, const char *name, const char *text, siz
                     struct err *err);
 int databases_delete(struct databases *d, const char *name, databases_cb cb, void *data, struct err *err);
 
+/* The database was deleted: its secret goes, file and memory. Nothing happens if there is none. */
+void databases_forget(struct databases *d, const char *name);
+
 /* For operation_services.spec_of; data = struct databases. */
 int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
                       struct runtime_spec *ret, struct err *err);

@@ -148,11 +148,9 @@ void manager_stop(struct manager *m, const struct err *err)
         log_event(LOG_ERROR, "manager cannot go on", "state", sm_name(&m->sm), "err", err->message, NULL);
     } else
         log_event(LOG_INFO, "manager stops", NULL);
-    bool opening = manager_now(m) == MANAGER_STORE && m->store == NULL && err == NULL;
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
     manager_watch_stop(m);
-    (void)opening; /* a store that opens now is closed by the process's end: its lock goes with it */
     close_next(m);
 }
 
@@ -189,6 +187,7 @@ void manager_operation_changed(void *data, struct operation *op)
     }
     if (fleet_find_database(&m->fleet, op->database) == NULL) {
         api_database_removed(m->api, op->database);
+        databases_forget(m->databases, op->database);
         if (m->balancer != NULL)
             balancer_forget(m->balancer, op->database);
     }

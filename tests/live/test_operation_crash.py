@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from conftest import wait_until
 from rig import Problem, Rig
 
 PROVISION = [f"provision:state:{state}" for state in ("planned", "instances", "schema", "routing", "done")]
@@ -62,6 +63,8 @@ def test_delete_killed_at(rig, cell):
         time.sleep(0.05)
     assert rig.fetch("/v1/databases")["items"] == []
     assert [p for p in (rig.state / "instances").iterdir() if p.is_dir()] == []
+    if "done" not in cell:
+        wait_until(lambda: not list((rig.state / "secrets").iterdir()), what="the password file to go")
 
 
 @pytest.mark.timeout(180)
