@@ -121,6 +121,14 @@ static void test_suggestions(void **state)
     assert_string_equal(suggest("desc"), "describe");
     assert_string_equal(suggest("delte"), "delete");
     assert_string_equal(suggest("check-confg"), "check-config");
+    struct nearest n;
+    nearest_init(&n, "ab"); /* so short a word may have one mistake, and two letters swapped are one */
+    nearest_offer(&n, "cd");
+    assert_null(n.best);
+    nearest_offer(&n, "bac");
+    assert_null(n.best);
+    nearest_offer(&n, "ba");
+    assert_string_equal(n.best, "ba");
     assert_null(suggest("xyzzy"));
     assert_null(suggest(""));
 }
