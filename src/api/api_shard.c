@@ -38,21 +38,21 @@ static void print_quantiles(yyjson_mut_doc *doc, yyjson_mut_val *object, const c
 static void print_load(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
                        const struct fleet_instance *primary)
 {
-    const struct load_sample *last = primary != NULL ? load_ring_second(&primary->load, 0) : NULL;
+    struct load_sample last;
     if (primary == NULL) {
         yyjson_mut_obj_add_null(doc, object, "load");
         return;
     }
     yyjson_mut_val *load = yyjson_mut_obj_add_obj(doc, object, "load");
-    if (last != NULL) {
+    if (load_ring_second(&primary->load, 0, &last)) {
         yyjson_mut_val *sample = yyjson_mut_obj_add_obj(doc, load, "last");
-        json_past(api, doc, sample, "at", last->at_ns);
+        json_past(api, doc, sample, "at", last.at_ns);
         double values[LOAD_METRIC_MAX];
         for (int m = 0; m < LOAD_METRIC_MAX; m++)
-            values[m] = load_value(last->value[m]);
+            values[m] = load_value(last.value[m]);
         print_values(doc, sample, values);
-        json_real(doc, sample, "active_sessions", load_value(last->active_sessions));
-        json_real(doc, sample, "probe_ms", load_value(last->probe_ms));
+        json_real(doc, sample, "active_sessions", load_value(last.active_sessions));
+        json_real(doc, sample, "probe_ms", load_value(last.probe_ms));
     } else
         yyjson_mut_obj_add_null(doc, load, "last");
     print_mean(api, doc, load, "mean_10s", &primary->load, 10 * ENV_NS_PER_S);

@@ -39,8 +39,9 @@ static bool settled(const struct round *round, size_t shard)
 /* Size of the data when it is known, else the load: what a move costs. */
 static double cost(const struct balance_shard_facts *shard, double load)
 {
-    const struct load_sample *s = shard->load != NULL ? load_ring_second(shard->load, 0) : NULL;
-    return s != NULL && !isnan(s->value[LOAD_SIZE]) ? s->value[LOAD_SIZE] : load;
+    struct load_sample s;
+    bool known = shard->load != NULL && load_ring_second(shard->load, 0, &s) && !isnan(s.value[LOAD_SIZE]);
+    return known ? (double)s.value[LOAD_SIZE] : load;
 }
 
 static bool pair_measure(const struct round *round, size_t a, size_t b, struct pair *ret)

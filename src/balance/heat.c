@@ -28,28 +28,28 @@ static double value_at(const struct balance_facts *facts, size_t shard, unsigned
                        bool *ended)
 {
     const struct load_ring *ring = facts->shards[shard].load;
-    const struct load_sample *s = ring != NULL ? load_ring_second(ring, n) : NULL;
-    const struct load_sample *next = s != NULL && n > 0 ? load_ring_second(ring, n - 1) : NULL;
-    *ended = s == NULL && n > 0;
-    if (s == NULL)
+    struct load_sample s, next;
+    bool found = ring != NULL && load_ring_second(ring, n, &s);
+    *ended = !found && n > 0;
+    if (!found)
         return (double)NAN;
-    uint64_t until = next != NULL ? next->at_ns : facts->now_ns;
-    *at_ns = s->at_ns;
-    bool late = until > s->at_ns && until - s->at_ns > longest_gap(facts);
-    return late ? (double)NAN : s->value[facts->policy->objective];
+    uint64_t until = n > 0 && load_ring_second(ring, n - 1, &next) ? next.at_ns : facts->now_ns;
+    *at_ns = s.at_ns;
+    bool late = until > s.at_ns && until - s.at_ns > longest_gap(facts);
+    return late ? (double)NAN : (double)s.value[facts->policy->objective];
 }
 
 /* What a shard carried at about that moment. */
 static double value_near(const struct balance_facts *facts, size_t shard, uint64_t at_ns)
 {
     const struct load_ring *ring = facts->shards[shard].load;
-    const struct load_sample *s;
+    struct load_sample s;
     if (ring == NULL)
         return (double)NAN;
-    for (unsigned n = 0; (s = load_ring_second(ring, n)) != NULL; n++) {
-        if (distance(s->at_ns, at_ns) <= heat_period(facts))
-            return s->value[facts->policy->objective];
-        if (s->at_ns < at_ns)
+    for (unsigned n = 0; load_ring_second(ring, n, &s); n++) {
+        if (distance(s.at_ns, at_ns) <= heat_period(facts))
+            return (double)s.value[facts->policy->objective];
+        if (s.at_ns < at_ns)
             break;
     }
     return (double)NAN;
@@ -145,16 +145,16 @@ double heat_peak_minute(const struct balance_facts *facts, size_t shard, uint64_
     if (ring == NULL || wanted == 0)
         return (double)NAN;
     for (unsigned n = 0; n < wanted; n++) {
-        const struct load_sample *m = load_ring_minute(ring, n);
+        struct load_sample m;
         /* The newest minute is over for up to one; the ones before lie a minute apart. */
         uint64_t reach = MINUTE_NS + 2 * heat_period(facts);
-        if (m == NULL || (until > m->at_ns && until - m->at_ns > reach))
+        if (!load_ring_minute(ring, n, &m) || (until > m.at_ns && until - m.at_ns > reach))
             return (double)NAN;
-        double value = m->value[facts->policy->objective];
+        double value = (double)m.value[facts->policy->objective];
         if (isnan(value))
             return (double)NAN;
         peak = value > peak ? value : peak;
-        until = m->at_ns;
+        until = m.at_ns;
     }
     return peak;
 }

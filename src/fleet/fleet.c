@@ -137,23 +137,13 @@ void fleet_remove_database(struct fleet *fleet, struct fleet_database *db)
     free(db);
 }
 
-/* Zeroed but for the samples: clearing them would make 64 KiB of memory resident for each instance. */
-static struct fleet_instance *instance_alloc(void)
-{
-    struct fleet_instance *instance = mem_alloc(sizeof *instance);
-    const size_t before = offsetof(struct fleet_instance, load), after = before + sizeof instance->load;
-    memset(instance, 0, before);
-    memset((char *)instance + after, 0, sizeof *instance - after);
-    load_ring_init(&instance->load);
-    return instance;
-}
-
 int fleet_add_instance(struct fleet *fleet, const char *name, const char *source,
                        const struct instance_access *access, struct fleet_instance **ret, struct err *err)
 {
     if (fleet_find_instance(fleet, name) != NULL)
         return err_set(err, ERRC_EXISTS, "there is an instance %s already", name);
-    struct fleet_instance *instance = instance_alloc();
+    struct fleet_instance *instance = mem_zalloc(sizeof *instance);
+    load_ring_init(&instance->load);
     instance->name = mem_strdup(name);
     instance->database = mem_strdup("");
     instance->shard = mem_strdup("");
@@ -197,6 +187,7 @@ void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
     list_remove(&instance->node);
     fleet->version++;
     instance_access_clear(&instance->access);
+    load_ring_fini(&instance->load);
     free(instance->name);
     free(instance->database);
     free(instance->shard);

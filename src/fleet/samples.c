@@ -1,16 +1,16 @@
 #include "fleet/samples.h"
 
 #include <math.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/env.h"
+#include "base/mem.h"
 
-#define MINUTE_NS    (60 * ENV_NS_PER_S)
-#define FIELD_COUNT  (LOAD_METRIC_MAX + 2)
-#define SECONDS_SPAN (SAMPLES_SECONDS * ENV_NS_PER_S)
+#define MINUTE_NS     (60 * ENV_NS_PER_S)
+#define HISTORY_FIRST 64 /* places at first */
+#define SECONDS_SPAN  (SAMPLES_SECONDS * ENV_NS_PER_S)
 
 static const char *const metric_names[LOAD_METRIC_MAX] = {
     [LOAD_QUERY_RATE] = "query_rate",
@@ -41,13 +41,74 @@ double load_value(float value)
     return strtod(text, NULL);
 }
 
-/* The metrics, then active_sessions and probe_ms: every number a minute is averaged over. */
-static float *sample_field(struct load_sample *s, unsigned field)
+/* ---- a history ---- */
+
+static void history_free(struct load_history *h)
 {
-    if (field < LOAD_METRIC_MAX)
-        return &s->value[field];
-    return field == LOAD_METRIC_MAX ? &s->active_sessions : &s->probe_ms;
+    free(h->at_ns);
+    free(h->minutes);
+    for (int m = 0; m < LOAD_METRIC_MAX; m++)
+        free(h->column[m]);
+    *h = (struct load_history){0};
 }
+
+static void column_resize(struct load_history *h, int m, unsigned known)
+{
+    h->column[m] = mem_resize(h->column[m], h->capacity, sizeof *h->column[m]);
+    for (unsigned i = known; i < h->capacity; i++)
+        h->column[m][i] = (float)NAN;
+}
+
+/* While it grows it has not come round: the places in use are the first `count`. */
+static void history_grow(struct load_history *h, unsigned limit, bool of_seconds)
+{
+    unsigned known = h->capacity;
+    h->capacity = known == 0 ? HISTORY_FIRST : known * 2;
+    if (h->capacity > limit)
+        h->capacity = limit;
+    if (of_seconds)
+        h->at_ns = mem_resize(h->at_ns, h->capacity, sizeof *h->at_ns);
+    else
+        h->minutes = mem_resize(h->minutes, h->capacity, sizeof *h->minutes);
+    for (int m = 0; m < LOAD_METRIC_MAX; m++)
+        if (h->column[m] != NULL)
+            column_resize(h, m, known);
+}
+
+/* Returns the place that the caller writes the time to. */
+static unsigned history_add(struct load_history *h, unsigned limit, bool of_seconds, const float *values)
+{
+    if (h->count == h->capacity && h->capacity < limit) {
+        h->next = h->count;
+        history_grow(h, limit, of_seconds);
+    }
+    unsigned place = h->next;
+    for (int m = 0; m < LOAD_METRIC_MAX; m++) {
+        if (h->column[m] == NULL && !isnan(values[m]))
+            column_resize(h, m, 0);
+        if (h->column[m] != NULL)
+            h->column[m][place] = values[m];
+    }
+    h->next = (place + 1) % h->capacity;
+    if (h->count < h->capacity)
+        h->count++;
+    return place;
+}
+
+/* The place of the n-th newest, n < count. */
+static unsigned history_place(const struct load_history *h, unsigned n)
+{
+    return (h->next + h->capacity - 1 - n) % h->capacity;
+}
+
+static void history_read(const struct load_history *h, unsigned place, struct load_sample *ret)
+{
+    for (int m = 0; m < LOAD_METRIC_MAX; m++)
+        ret->value[m] = h->column[m] != NULL ? h->column[m][place] : (float)NAN;
+    ret->active_sessions = ret->probe_ms = (float)NAN;
+}
+
+/* ---- the ring ---- */
 
 static void minute_begin(struct load_ring *ring, uint64_t start_ns)
 {
@@ -58,31 +119,35 @@ static void minute_begin(struct load_ring *ring, uint64_t start_ns)
 
 static void minute_finish(struct load_ring *ring)
 {
-    struct load_sample *minute = &ring->minutes[ring->minute_next];
-    for (unsigned f = 0; f < FIELD_COUNT; f++) {
-        unsigned n = ring->sum_count[f];
-        *sample_field(minute, f) = n > 0 ? (float)(ring->sum[f] / n) : (float)NAN;
+    float means[LOAD_METRIC_MAX];
+    for (int m = 0; m < LOAD_METRIC_MAX; m++) {
+        unsigned n = ring->sum_count[m];
+        means[m] = n > 0 ? (float)(ring->sum[m] / n) : (float)NAN;
     }
-    minute->at_ns = ring->minute_started_ns + MINUTE_NS;
-    ring->minute_next = (ring->minute_next + 1) % SAMPLES_MINUTES;
-    if (ring->minute_count < SAMPLES_MINUTES)
-        ring->minute_count++;
+    unsigned place = history_add(&ring->minutes, SAMPLES_MINUTES, false, means);
+    ring->minutes.minutes[place] = (uint32_t)((ring->minute_started_ns - ring->first_ns) / MINUTE_NS + 1);
 }
 
 void load_ring_init(struct load_ring *ring)
 {
-    /* The samples stay untouched: an instance costs memory as it gets a history. */
-    ring->second_count = ring->second_next = 0;
-    ring->minute_count = ring->minute_next = 0;
-    minute_begin(ring, 0);
+    memset(ring, 0, sizeof *ring);
+}
+
+void load_ring_fini(struct load_ring *ring)
+{
+    if (ring == NULL)
+        return;
+    history_free(&ring->seconds);
+    history_free(&ring->minutes);
+    load_ring_init(ring);
 }
 
 void load_ring_add(struct load_ring *ring, const struct load_sample *sample)
 {
-    const struct load_sample *newest = load_ring_second(ring, 0);
-    if (newest != NULL && sample->at_ns < newest->at_ns)
+    if (ring->seconds.count > 0 && sample->at_ns < ring->newest.at_ns)
         return;
-    if (newest == NULL) {
+    if (ring->seconds.count == 0) {
+        ring->first_ns = sample->at_ns;
         minute_begin(ring, sample->at_ns);
     } else if (sample->at_ns - ring->minute_started_ns >= MINUTE_NS) {
         minute_finish(ring);
@@ -90,32 +155,39 @@ void load_ring_add(struct load_ring *ring, const struct load_sample *sample)
         uint64_t passed = (sample->at_ns - ring->minute_started_ns) / MINUTE_NS;
         minute_begin(ring, ring->minute_started_ns + passed * MINUTE_NS);
     }
-    ring->seconds[ring->second_next] = *sample;
-    ring->second_next = (ring->second_next + 1) % SAMPLES_SECONDS;
-    if (ring->second_count < SAMPLES_SECONDS)
-        ring->second_count++;
-    for (unsigned f = 0; f < FIELD_COUNT; f++) {
-        float value =
-            *sample_field(&ring->seconds[(ring->second_next + SAMPLES_SECONDS - 1) % SAMPLES_SECONDS], f);
-        if (isnan(value))
+    ring->newest = *sample;
+    unsigned place = history_add(&ring->seconds, SAMPLES_SECONDS, true, sample->value);
+    ring->seconds.at_ns[place] = sample->at_ns;
+    for (int m = 0; m < LOAD_METRIC_MAX; m++) {
+        if (isnan(sample->value[m]))
             continue;
-        ring->sum[f] += (double)value;
-        ring->sum_count[f]++;
+        ring->sum[m] += (double)sample->value[m];
+        ring->sum_count[m]++;
     }
 }
 
-const struct load_sample *load_ring_second(const struct load_ring *ring, unsigned n)
+bool load_ring_second(const struct load_ring *ring, unsigned n, struct load_sample *ret)
 {
-    if (n >= ring->second_count)
-        return NULL;
-    return &ring->seconds[(ring->second_next + SAMPLES_SECONDS - 1 - n) % SAMPLES_SECONDS];
+    if (n >= ring->seconds.count)
+        return false;
+    if (n == 0) {
+        *ret = ring->newest;
+        return true;
+    }
+    unsigned place = history_place(&ring->seconds, n);
+    ret->at_ns = ring->seconds.at_ns[place];
+    history_read(&ring->seconds, place, ret);
+    return true;
 }
 
-const struct load_sample *load_ring_minute(const struct load_ring *ring, unsigned n)
+bool load_ring_minute(const struct load_ring *ring, unsigned n, struct load_sample *ret)
 {
-    if (n >= ring->minute_count)
-        return NULL;
-    return &ring->minutes[(ring->minute_next + SAMPLES_MINUTES - 1 - n) % SAMPLES_MINUTES];
+    if (n >= ring->minutes.count)
+        return false;
+    unsigned place = history_place(&ring->minutes, n);
+    ret->at_ns = ring->first_ns + ring->minutes.minutes[place] * MINUTE_NS;
+    history_read(&ring->minutes, place, ret);
+    return true;
 }
 
 static bool within(uint64_t at_ns, uint64_t now_ns, uint64_t window_ns)
@@ -139,17 +211,15 @@ bool load_ring_mean(const struct load_ring *ring, enum load_metric m, uint64_t n
                     double *ret)
 {
     struct mean mean = {0};
-    const struct load_sample *s;
+    struct load_sample s;
     if (window_ns <= SECONDS_SPAN) {
-        for (unsigned n = 0; (s = load_ring_second(ring, n)) != NULL && within(s->at_ns, now_ns, window_ns);
-             n++)
-            mean_add(&mean, s->value[m], 1);
+        for (unsigned n = 0; load_ring_second(ring, n, &s) && within(s.at_ns, now_ns, window_ns); n++)
+            mean_add(&mean, (double)s.value[m], 1);
     } else {
         /* Longer than the seconds reach: whole minutes, and what the present one has so far. */
-        for (unsigned n = 0; (s = load_ring_minute(ring, n)) != NULL && within(s->at_ns, now_ns, window_ns);
-             n++)
-            mean_add(&mean, s->value[m], 60);
-        bool fresh = (s = load_ring_second(ring, 0)) != NULL && within(s->at_ns, now_ns, window_ns);
+        for (unsigned n = 0; load_ring_minute(ring, n, &s) && within(s.at_ns, now_ns, window_ns); n++)
+            mean_add(&mean, (double)s.value[m], 60);
+        bool fresh = load_ring_second(ring, 0, &s) && within(s.at_ns, now_ns, window_ns);
         if (fresh && ring->sum_count[m] > 0)
             mean_add(&mean, ring->sum[m] / ring->sum_count[m], ring->sum_count[m]);
     }

@@ -172,7 +172,8 @@ static double value_of(const struct fleet_instance *i, enum value_family family)
 {
     const double unknown = (double)NAN;
     const struct instance_facts *facts = &i->facts;
-    const struct load_sample *load = load_ring_second(&i->load, 0);
+    struct load_sample newest;
+    const struct load_sample *load = load_ring_second(&i->load, 0, &newest) ? &newest : NULL;
     switch (family) {
     case VALUE_QUERY_RATE:
         return load != NULL && facts->role == ROLE_PRIMARY ? load_value(load->value[LOAD_QUERY_RATE])

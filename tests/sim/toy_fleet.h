@@ -241,6 +241,7 @@ static inline size_t toy_add_shard(struct toy *toy)
 static inline void toy_remove_shard(struct toy *toy, size_t id)
 {
     struct toy_shard *s = &toy->shards[id];
+    load_ring_fini(s->ring);
     free(s->ring);
     split_sample_free(s->stream);
     split_sample_free(s->rows);

@@ -41,14 +41,15 @@ static void print_facts(struct tool *t)
     {
         const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
         const struct instance_facts *f = &i->facts;
-        const struct load_sample *s = load_ring_second(&i->load, 0);
+        struct load_sample s;
+        bool sampled = load_ring_second(&i->load, 0, &s);
         printf("{\"name\":\"%s\",\"role\":\"%s\",\"version\":%d,\"timeline\":%u,\"system\":\"%" PRIu64
                "\",\"lag\":\"%g\",\"lag_bytes\":%" PRIu64 ",\"seen\":%" PRIu64 ",\"failed\":%" PRIu64
                ",\"started\":%" PRId64 ",\"errors\":%" PRIu64 ",\"rate\":\"%g\",\"longest_turn_us\":%" PRIu64
                "}\n",
                i->name, instance_role_name(f->role), f->server_version, f->timeline, f->system_identifier,
                f->lag_seconds, f->lag_bytes, f->seen_ns, f->failed_ns, f->started_us, f->errors_total,
-               s != NULL ? s->value[LOAD_QUERY_RATE] : -1.0, t->loop.longest_turn_us);
+               sampled ? (double)s.value[LOAD_QUERY_RATE] : -1.0, t->loop.longest_turn_us);
     }
     puts("end");
     fflush(stdout);

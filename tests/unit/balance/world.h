@@ -81,6 +81,7 @@ static inline struct world *world_new(size_t shards)
 static inline void world_free(struct world *w)
 {
     for (size_t i = 0; i < WORLD_SHARDS; i++) {
+        load_ring_fini(w->rings[i]);
         free(w->rings[i]);
         split_sample_free(w->samples[i]);
         split_sample_free(w->rows[i]);

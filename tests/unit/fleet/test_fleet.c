@@ -46,7 +46,8 @@ static void test_instances(void **state)
     assert_string_equal(a->access.host, "10.0.0.1");
     assert_string_equal(a->database, "");
     assert_true(isnan(a->facts.lag_seconds) && a->facts.health == HEALTH_UNKNOWN);
-    assert_null(load_ring_second(&a->load, 0));
+    struct load_sample none;
+    assert_false(load_ring_second(&a->load, 0, &none));
     fleet_remove_instance(&fleet, a);
     assert_true(fleet.version > version && list_empty(&fleet.instances));
     add(&fleet, "b", "10.0.0.2", 5432);

@@ -22,8 +22,24 @@ static int ring_setup(void **state)
 
 static int ring_teardown(void **state)
 {
+    load_ring_fini(*state);
     free(*state);
     return 0;
+}
+
+/* The n-th newest; its time is 0 if there is none. */
+static struct load_sample second(const struct load_ring *ring, unsigned n)
+{
+    struct load_sample s = {0};
+    assert_true(load_ring_second(ring, n, &s) == (s.at_ns != 0));
+    return s;
+}
+
+static struct load_sample minute(const struct load_ring *ring, unsigned n)
+{
+    struct load_sample s = {0};
+    assert_true(load_ring_minute(ring, n, &s) == (s.at_ns != 0));
+    return s;
 }
 
 static void add(struct load_ring *ring, uint64_t second, double rate, double cpu)
@@ -37,15 +53,36 @@ static void add(struct load_ring *ring, uint64_t second, double rate, double cpu
 static void test_seconds(void **state)
 {
     struct load_ring *ring = *state;
-    assert_null(load_ring_second(ring, 0));
+    assert_true(second(ring, 0).at_ns == 0);
     for (unsigned i = 0; i < SAMPLES_SECONDS + 50; i++) {
         add(ring, 100 + i, i, 1);
-        assert_true(load_ring_second(ring, 0)->at_ns == (100 + i) * S);
+        assert_true(second(ring, 0).at_ns == (100 + i) * S);
     }
-    assert_true(load_ring_second(ring, SAMPLES_SECONDS - 1)->at_ns == 150 * S);
-    assert_null(load_ring_second(ring, SAMPLES_SECONDS));
+    assert_true(second(ring, SAMPLES_SECONDS - 1).at_ns == 150 * S);
+    assert_true(second(ring, SAMPLES_SECONDS).at_ns == 0);
     add(ring, 5, 1e9, 1); /* from the past */
-    assert_true(load_ring_second(ring, 0)->at_ns == (100 + SAMPLES_SECONDS + 49) * S);
+    assert_true(second(ring, 0).at_ns == (100 + SAMPLES_SECONDS + 49) * S);
+}
+
+/* Places are added while samples come, and a metric may be known later than others. */
+static void test_late_metric(void **state)
+{
+    struct load_ring *ring = *state;
+    for (unsigned i = 0; i < SAMPLES_SECONDS * 2; i++)
+        add(ring, 100 + i, i, i < 200 ? (double)NAN : i);
+    for (unsigned n = 0; n < SAMPLES_SECONDS; n++) {
+        unsigned i = SAMPLES_SECONDS * 2 - 1 - n;
+        assert_true(second(ring, n).at_ns == (100 + i) * S &&
+                    second(ring, n).value[LOAD_QUERY_RATE] == (float)i);
+        assert_true(second(ring, n).value[LOAD_CPU] == (float)i &&
+                    isnan(second(ring, n).value[LOAD_WAL_RATE]));
+    }
+    load_ring_fini(ring);
+    for (unsigned i = 0; i < 300; i++)
+        add(ring, 100 + i, i, i < 200 ? (double)NAN : i);
+    for (unsigned n = 0; n < 300; n++)
+        assert_true(second(ring, n).value[LOAD_QUERY_RATE] == (float)(299 - n) &&
+                    isnan(second(ring, n).value[LOAD_CPU]) == (n >= 100));
 }
 
 static void test_minutes_are_means(void **state)
@@ -53,14 +90,14 @@ static void test_minutes_are_means(void **state)
     struct load_ring *ring = *state;
     for (unsigned i = 0; i < 121; i++)
         add(ring, 1000 + i, i < 60 ? 10 : i, i % 2 == 0 ? (double)NAN : 4);
-    assert_true(load_ring_minute(ring, 1)->at_ns == 1060 * S && load_ring_minute(ring, 0)->at_ns == 1120 * S);
-    assert_true(load_ring_minute(ring, 1)->value[LOAD_QUERY_RATE] == 10);
-    assert_true(load_ring_minute(ring, 0)->value[LOAD_QUERY_RATE] == 89.5);
-    assert_true(load_ring_minute(ring, 0)->value[LOAD_CPU] == 4);
-    assert_true(isnan(load_ring_minute(ring, 0)->value[LOAD_WAL_RATE]));
-    assert_true(load_ring_minute(ring, 0)->active_sessions == 3 &&
-                isnan(load_ring_minute(ring, 0)->probe_ms));
-    assert_null(load_ring_minute(ring, 2));
+    assert_true(minute(ring, 1).at_ns == 1060 * S && minute(ring, 0).at_ns == 1120 * S);
+    assert_true(minute(ring, 1).value[LOAD_QUERY_RATE] == 10);
+    assert_true(minute(ring, 0).value[LOAD_QUERY_RATE] == 89.5);
+    assert_true(minute(ring, 0).value[LOAD_CPU] == 4);
+    assert_true(isnan(minute(ring, 0).value[LOAD_WAL_RATE]));
+    assert_true(isnan(minute(ring, 0).active_sessions) && isnan(second(ring, 1).active_sessions));
+    assert_true(second(ring, 0).active_sessions == 3);
+    assert_true(minute(ring, 2).at_ns == 0);
 }
 
 static void test_silent_minutes_leave_no_entry(void **state)
@@ -68,10 +105,10 @@ static void test_silent_minutes_leave_no_entry(void **state)
     struct load_ring *ring = *state;
     add(ring, 1000, 1, 1);
     add(ring, 1000 + 600 + 5, 2, 1);
-    assert_true(load_ring_minute(ring, 0)->at_ns == 1060 * S);
-    assert_null(load_ring_minute(ring, 1));
+    assert_true(minute(ring, 0).at_ns == 1060 * S);
+    assert_true(minute(ring, 1).at_ns == 0);
     add(ring, 1000 + 660, 3, 1);
-    assert_true(load_ring_minute(ring, 0)->at_ns == 1660 * S && load_ring_minute(ring, 0)->value[0] == 2);
+    assert_true(minute(ring, 0).at_ns == 1660 * S && minute(ring, 0).value[0] == 2);
 }
 
 static void test_mean(void **state)
@@ -106,9 +143,9 @@ static void test_day_wraps(void **state)
     struct load_ring *ring = *state;
     for (unsigned i = 0; i <= SAMPLES_MINUTES + 10; i++)
         add(ring, 60ull * i, i, 1);
-    assert_true(load_ring_minute(ring, 0)->value[0] == SAMPLES_MINUTES + 9);
-    assert_true(load_ring_minute(ring, SAMPLES_MINUTES - 1)->value[0] == 10);
-    assert_null(load_ring_minute(ring, SAMPLES_MINUTES));
+    assert_true(minute(ring, 0).value[0] == SAMPLES_MINUTES + 9);
+    assert_true(minute(ring, SAMPLES_MINUTES - 1).value[0] == 10);
+    assert_true(minute(ring, SAMPLES_MINUTES).at_ns == 0);
 }
 
 static void test_names(void **state)
@@ -125,6 +162,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         RING_TEST(test_seconds),
+        RING_TEST(test_late_metric),
         RING_TEST(test_minutes_are_means),
         RING_TEST(test_silent_minutes_leave_no_entry),
         RING_TEST(test_mean),
