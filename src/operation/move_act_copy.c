@@ -333,8 +333,10 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
 }
 
-void act_rehearse(struct move_op *op)
+static void look_for_blockers(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
+    (void)action;
+    (void)reply;
     /* a transaction that wrote and stays open would make the LOCK of the fence time out again and again */
     act_sql(
         op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
@@ -348,4 +350,17 @@ void act_rehearse(struct move_op *op)
         "'ShareRowExclusiveLock', "
         "'ExclusiveLock', 'AccessExclusiveLock') AND a.backend_type = 'client backend' "
         "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
+}
+
+static void source_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    (void)reply;
+    act_sql(op, &op->target, action, SQL_TIMEOUT_NS, look_for_blockers,
+            "SELECT shardherd.warm_up_opening(%d, %d, %d)", op_term(op), r->range.lo, r->range.hi);
+}
+
+void act_rehearse(struct move_op *op)
+{
+    act_sql(op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, source_warm, "SELECT shardherd.warm_up_fence()");
 }
