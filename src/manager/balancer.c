@@ -25,6 +25,7 @@ struct watched {
     char *database;
     struct balance_state *state;
     struct list shards;
+    uint64_t counts[BALANCE_R_COUNT]; /* decisions since the start, by rule */
 };
 
 struct balancer {
@@ -33,7 +34,6 @@ struct balancer {
     struct loop_timer timer;
     struct balancer_decision *kept; /* ring */
     uint64_t decisions;
-    uint64_t counts[BALANCE_R_COUNT];
     int samplers; /* not yet freed */
     bool stopping;
     void (*closed)(void *data);
@@ -221,26 +221,25 @@ static int start_move(struct balancer *b, const struct fleet_database *db, const
     return move_op_start(b->options.operations, &request, ret, err);
 }
 
-static void keep(struct balancer *b, const struct fleet_database *db, const struct balance_change *c,
-                 const char *operation)
+static void keep(struct balancer *b, struct watched *w, const struct balance_change *c, const char *operation)
 {
     struct balancer_decision *d = &b->kept[b->decisions % BALANCER_KEPT];
     memset(d, 0, sizeof *d);
     d->number = ++b->decisions;
     d->at_us = loop_wall(b->options.loop);
-    snprintf(d->database, sizeof d->database, "%s", db->name);
+    snprintf(d->database, sizeof d->database, "%s", w->database);
     d->change = *c;
     snprintf(d->operation, sizeof d->operation, "%s", operation);
     if (c->rule > 0 && c->rule < BALANCE_R_COUNT)
-        b->counts[c->rule]++;
-    log_event(LOG_INFO, c->kind == BALANCE_REFUSE ? "refused" : "decided", "db", db->name, "shard", c->shard,
-              "kind", balance_kind_name(c->kind), "rule", log_num(c->rule), "why", c->sentence, "op",
-              operation[0] != '\0' ? operation : NULL, NULL);
+        w->counts[c->rule]++;
+    log_event(LOG_INFO, c->kind == BALANCE_REFUSE ? "refused" : "decided", "db", w->database, "shard",
+              c->shard, "kind", balance_kind_name(c->kind), "rule", log_num(c->rule), "why", c->sentence,
+              "op", operation[0] != '\0' ? operation : NULL, NULL);
     if (b->options.decided != NULL)
         b->options.decided(d, b->options.data);
 }
 
-static void take_change(struct balancer *b, const struct fleet_database *db, const struct watched *w,
+static void take_change(struct balancer *b, const struct fleet_database *db, struct watched *w,
                         const struct balance_change *c)
 {
     struct operation *op = NULL;
@@ -250,7 +249,7 @@ static void take_change(struct balancer *b, const struct fleet_database *db, con
     if (moves && c->act && start_move(b, db, w, c, &op, &err) != 0)
         log_event(LOG_WARN, "decision could not be started", "db", db->name, "shard", c->shard, "err",
                   err.message, NULL);
-    keep(b, db, c, op != NULL ? op->id : "");
+    keep(b, w, c, op != NULL ? op->id : "");
 }
 
 static void decide(struct balancer *b, const struct fleet_database *db)
@@ -355,9 +354,10 @@ const struct balancer_decision *balancer_decision(const struct balancer *b, unsi
     return &b->kept[(b->decisions - 1 - n) % BALANCER_KEPT];
 }
 
-uint64_t balancer_count(const struct balancer *b, int rule)
+uint64_t balancer_count(const struct balancer *b, const char *database, int rule)
 {
-    return rule > 0 && rule < BALANCE_R_COUNT ? b->counts[rule] : 0;
+    const struct watched *w = watched_find(b, database);
+    return w != NULL && rule > 0 && rule < BALANCE_R_COUNT ? w->counts[rule] : 0;
 }
 
 const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database,

@@ -45,8 +45,8 @@ void balancer_move_ended(struct balancer *b, const char *database, const char *s
 
 /* The n-th newest decision (0 = newest) or NULL. */
 const struct balancer_decision *balancer_decision(const struct balancer *b, unsigned n);
-/* Since the start, by rule number. */
-uint64_t balancer_count(const struct balancer *b, int rule);
+/* Of a database since the start, by rule number. */
+uint64_t balancer_count(const struct balancer *b, const char *database, int rule);
 /* What stands for a shard; NULL if not known. */
 const struct balance_shard_state *balancer_shard(const struct balancer *b, const char *database,
                                                  const char *shard);

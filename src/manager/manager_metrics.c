@@ -39,14 +39,25 @@ static void fill_operations(struct manager *m, struct exposition_numbers *ret)
     }
 }
 
+/* Every rule from the start, so that a rate sees the first decision too. */
 static void fill_decisions(struct manager *m, struct exposition_numbers *ret)
 {
+    static const char *const labels[] = {"",    "R1",  "R2",  "R3",  "R4",  "R5",  "R6",  "R7",
+                                         "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15",
+                                         "R16", "R17", "R18", "R19", "R20", "R21"};
+    _Static_assert(sizeof labels / sizeof labels[0] == BALANCE_R_COUNT, "each rule has its label");
+    size_t rows = count_list(&m->fleet.databases) * BALANCE_R_COUNT;
     free(m->metric_decisions);
-    m->metric_decisions = mem_array(BALANCE_R_COUNT, sizeof *m->metric_decisions);
+    m->metric_decisions = mem_array(rows + 1, sizeof *m->metric_decisions);
     ret->decisions = m->metric_decisions;
-    for (int rule = 1; m->balancer != NULL && rule < BALANCE_R_COUNT; rule++) {
-        m->metric_decisions[ret->decision_count++] =
-            (struct exposition_decision){"", balance_rule_name(rule), balancer_count(m->balancer, rule)};
+    if (m->balancer == NULL)
+        return;
+    list_each(node, &m->fleet.databases)
+    {
+        const char *name = list_item(node, struct fleet_database, node)->name;
+        for (int rule = 1; rule < BALANCE_R_COUNT; rule++)
+            m->metric_decisions[ret->decision_count++] =
+                (struct exposition_decision){name, labels[rule], balancer_count(m->balancer, name, rule)};
     }
 }
 
