@@ -61,14 +61,20 @@ static const struct config_key *key_find(const char *path, size_t *ret)
     return NULL;
 }
 
-/* Takes origin. */
+/* Takes origin. Without a text it is the default again, as if nothing had been said. */
 static int loading_set(struct loading *l, const struct config_key *key, size_t index, const char *text,
                        char *origin)
 {
     free(l->origin[index]);
     l->origin[index] = origin;
     int rc = config_key_set(key, &l->config, text, l->err);
-    return rc != 0 ? err_wrap(l->err, "%s: %s", origin, key->path) : 0;
+    if (rc != 0)
+        return err_wrap(l->err, "%s: %s", origin, key->path);
+    if (text == NULL) {
+        free(origin);
+        l->origin[index] = NULL;
+    }
+    return 0;
 }
 
 /* Names of a section's keys; "" = top level with the sections. `words` has room for all. */

@@ -27,7 +27,7 @@
     X("threshold", "threshold", CONFIG_REAL, threshold, "1000", "0.001", "1e18", NULL,                       \
       "Load above which a shard can be hot, in the unit of the objective; 16MB is a number too.")            \
     X("relative", "relative", CONFIG_REAL, relative, "1.2", "1", "1000", NULL,                               \
-      "A hot shard is also above this many times the mean of the database's shards.")                        \
+      "A hot shard is also above this many times the mean of the database's other shards.")                  \
     X("window", "window", CONFIG_INT, window, "10", "1", "600", NULL,                                        \
       "Load samples in a row that must all be above both.")                                                  \
     X("cooldown", "cooldown", CONFIG_DURATION, cooldown_ns, "10m", "0s", "720h", NULL,                       \
