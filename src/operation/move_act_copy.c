@@ -172,10 +172,13 @@ void act_await_copy(struct move_op *op)
         "(SELECT coalesce(sum(apply_error_count + sync_error_count), 0) FROM pg_stat_subscription_stats s2 "
         "WHERE s2.subname = %L), "
         "(SELECT coalesce(sum(tuples_processed), 0) FROM pg_stat_progress_copy) + "
-        "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 JOIN pg_stat_user_tables st "
-        "ON st.relid = r2.srrelid WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
-        "(SELECT coalesce(sum(pg_table_size(l.relid)), 0) FROM pg_subscription_rel r3, "
-        "pg_partition_tree(r3.srrelid) l WHERE l.isleaf AND r3.srsubid = min(s.oid::text)::oid) "
+        "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 "
+        "LEFT JOIN LATERAL pg_partition_tree(r2.srrelid) l2 ON l2.isleaf JOIN pg_stat_user_tables st "
+        "ON st.relid = coalesce(l2.relid, r2.srrelid) "
+        "WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
+        "(SELECT coalesce(sum(pg_table_size(coalesce(l.relid, r3.srrelid))), 0) FROM pg_subscription_rel r3 "
+        "LEFT JOIN LATERAL pg_partition_tree(r3.srrelid) l ON l.isleaf "
+        "WHERE r3.srsubid = min(s.oid::text)::oid) "
         "FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid WHERE s.subname = %L "
         "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
         name, name);

@@ -142,9 +142,11 @@ void act_check(struct move_op *op)
         /* estimates by the share of the owned space that moves */
         "LATERAL (SELECT (%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1) AS share "
         "FROM unnest(s.los, s.his) AS r(lo, hi)) w, "
-        "LATERAL (SELECT coalesce(sum(pg_table_size(l.relid)) * w.share, 0)::bigint AS bytes, "
-        "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t, "
-        "pg_partition_tree(t.name::regclass) l JOIN pg_class c ON c.oid = l.relid WHERE l.isleaf) e; "
+        "LATERAL (SELECT coalesce(sum(pg_table_size(c.oid)) * w.share, 0)::bigint AS bytes, "
+        "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t "
+        /* the tree of a table without partitions is empty */
+        "LEFT JOIN LATERAL pg_partition_tree(t.name::regclass) l ON l.isleaf "
+        "JOIN pg_class c ON c.oid = coalesce(l.relid, t.name::regclass)) e; "
         "SELECT coalesce(json_agg(f), '[]'), count(*), "
         "coalesce(min(format('%%s: %%s (remedy: %%s)', f.subject, f.finding, f.remedy)), '') "
         "FROM shardherd.check_move() f",
