@@ -279,6 +279,7 @@ static void on_store(const struct err *err, struct store *store, void *data)
     m->store = store;
     if (stopping(m))
         return;
+    write_ports(m); /* only now: another manager may use the directory, and the file is its own */
     start_operations(m);
     manager_move(m, MANAGER_LEADING);
     snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
@@ -286,13 +287,17 @@ static void on_store(const struct err *err, struct store *store, void *data)
         fail(m, &local);
 }
 
-static int open_server(struct manager *m, const char *address, int port, http_handler_cb handler,
-                       struct http_server **ret)
+static int open_server(struct manager *m, const char *name, const char *address, int port,
+                       http_handler_cb handler, struct http_server **ret)
 {
     struct http_server_options options = {.address = address, .port = port};
+    struct err why = {0};
     struct err err = {0};
-    if (http_server_open(&m->loop, &options, handler, m->api, ret, &err) == 0)
+    if (http_server_open(&m->loop, &options, handler, m->api, ret, &why) == 0)
         return 0;
+    err_set(&err, why.code,
+            "%s; set listen.%s_address and listen.%s_port (0 = a free port), or end what uses it",
+            why.message, name, name);
     fail(m, &err);
     return 1;
 }
@@ -303,7 +308,8 @@ static int make_state_directory(struct manager *m)
     /* searchable for the servers' user, whose own directories are below; everything in it is 0700 or 0600 */
     if (mkdir(m->config.state_directory, 0711) == 0 || errno == EEXIST)
         return 0;
-    err_set_errno(&err, errno, "state directory %s", m->config.state_directory);
+    err_set_errno(&err, errno, "cannot make the state directory %s (state_directory names it)",
+                  m->config.state_directory);
     fail(m, &err);
     return 1;
 }
@@ -313,11 +319,12 @@ void manager_begin(struct manager *m)
     struct err err = {0};
     const struct config *c = &m->config;
     if (make_state_directory(m) != 0 ||
-        open_server(m, c->public_address, c->public_port, api_public_handler, &m->public_server) != 0 ||
-        open_server(m, c->admin_address, c->admin_port, api_admin_handler, &m->admin_server) != 0 ||
-        open_server(m, c->metrics_address, c->metrics_port, api_metrics_handler, &m->metrics_server) != 0)
+        open_server(m, "public", c->public_address, c->public_port, api_public_handler, &m->public_server) !=
+            0 ||
+        open_server(m, "admin", c->admin_address, c->admin_port, api_admin_handler, &m->admin_server) != 0 ||
+        open_server(m, "metrics", c->metrics_address, c->metrics_port, api_metrics_handler,
+                    &m->metrics_server) != 0)
         return;
-    write_ports(m);
     manager_move(m, MANAGER_STORE);
     char *path = mem_printf("%s/store.db", c->state_directory);
     if (store_sqlite_open(&m->loop, path, on_store, m, &err) != 0)
