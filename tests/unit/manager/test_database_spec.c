@@ -422,9 +422,9 @@ static const struct {
     {"{\"apiVersion\": \"shardherd.io/v1alpha1\",\n \"kind\": \"ShardedDatabase\", \"metadata\": {\"name\": "
      "\"a\"},\n"
      " \"spec\": {\"shards\": 2, \"tables\": [{\"name\": \"a\", \"key\": \"b\"}],}, \"sepc\": 1}",
-     "d.yaml:3:69: unknown key \"sepc\" (did you mean \"spec\"?)"},
+     "d.yaml:3:65: unknown key \"sepc\" (did you mean \"spec\"?)"},
     {"{\"apiVersion\": \"\\ud83d\"}",
-     "d.yaml:1:18: not valid YAML: found invalid Unicode character escape code"},
+     "d.yaml:1:19: not valid YAML: found invalid Unicode character escape code"},
 };
 
 static void test_bad(void **state)
