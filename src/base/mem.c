@@ -45,7 +45,12 @@ char *mem_strdup(const char *s)
 
 char *mem_strndup(const char *s, size_t n)
 {
-    return checked(strndup(s, n));
+    const char *end = memchr(s, '\0', n);
+    size_t length = end != NULL ? (size_t)(end - s) : n;
+    char *copy = mem_alloc(length + 1);
+    memcpy(copy, s, length);
+    copy[length] = '\0';
+    return copy;
 }
 
 char *mem_printf(const char *fmt, ...)

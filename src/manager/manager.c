@@ -35,7 +35,7 @@ enum manager_state manager_now(const struct manager *m)
 
 void manager_move(struct manager *m, enum manager_state state)
 {
-    sm_move(&m->sm, state);
+    sm_move(&m->sm, (int)state);
     log_event(LOG_DEBUG, "manager", "state", sm_name(&m->sm), NULL);
 }
 
