@@ -10,7 +10,8 @@
 
 #define BAR_MIN 12
 #define BAR_MAX 44
-#define FIXED   46 /* columns of a shard's line without its bar */
+#define SHARD   46 /* columns of a shard's line without its bar */
+#define TASK    61 /* of a task's line */
 
 #define PLAIN  "\033[0m"
 #define FAINT  "\033[2m"
@@ -101,15 +102,15 @@ static void shard_line(const struct demo_view *v, const struct demo_look *look, 
     buf_addc(out, '\n');
 }
 
-static unsigned bar_cells(const struct demo_look *look)
+static unsigned bar_cells(const struct demo_look *look, unsigned fixed)
 {
-    unsigned cells = look->width > FIXED + BAR_MIN ? look->width - FIXED : BAR_MIN;
+    unsigned cells = look->width > fixed + BAR_MIN ? look->width - fixed : BAR_MIN;
     return cells > BAR_MAX ? BAR_MAX : cells;
 }
 
 static void shards_block(const struct demo_view *v, const struct demo_look *look, struct buf *out)
 {
-    unsigned cells = bar_cells(look);
+    unsigned cells = bar_cells(look, SHARD);
     char threshold[32], mark[64];
     if (v->shard_count == 0)
         return;
@@ -128,21 +129,27 @@ static void shards_block(const struct demo_view *v, const struct demo_look *look
 static void load_lines(const struct demo_view *v, struct buf *out)
 {
     char operations[32], acked[32], refused[32];
-    buf_printf(out, "  load   %s operations/s, writes p50 %.1f ms, p99 %.1f ms, longest pause %.1f ms\n",
-               rate_text(v->operations, operations), v->p50_ms, v->p99_ms, v->gap_ms);
-    buf_printf(out, "         %s writes acknowledged, %s refused and sent again\n",
-               demo_view_number(v->acked, acked), demo_view_number(v->refused, refused));
+    buf_printf(out, "  load   %s operations/s; writes p50 %.1f ms, p99 %.1f ms\n",
+               rate_text(v->operations, operations), v->p50_ms, v->p99_ms);
+    buf_printf(out, "         %s writes acknowledged, %s sent again; no pause over %.1f ms\n",
+               demo_view_number(v->acked, acked), demo_view_number(v->refused, refused), v->gap_ms);
+}
+
+/* "catch_up" as people write it. */
+static void task_name(const struct demo_view *v, char out[32])
+{
+    snprintf(out, 32, "%s", v->task);
+    for (char *p = out; *p != '\0'; p++)
+        *p = *p == '_' ? ' ' : *p;
 }
 
 static void task_line(const struct demo_view *v, const struct demo_look *look, struct buf *out)
 {
-    char percent[16], task[16];
-    snprintf(task, sizeof task, "%s", v->task);
-    for (char *p = task; *p != '\0'; p++)
-        *p = *p == '_' ? ' ' : *p;
+    char percent[16], task[32];
+    task_name(v, task);
     snprintf(percent, sizeof percent, "%3.0f %%", fmin(fmax(v->task_share, 0), 1) * 100);
     buf_printf(out, "  %-13s  ", task);
-    bar(out, look, bar_cells(look), v->task_share, -1, CYAN);
+    bar(out, look, bar_cells(look, TASK), v->task_share, -1, CYAN);
     buf_printf(out, " %s  %s\n", percent, v->task_text);
 }
 
@@ -171,7 +178,9 @@ void demo_view_line(const struct demo_view *v, struct buf *out)
     if (v->loading)
         buf_printf(out, "%swrites p99 %.1f ms", *separator != '\0' ? "; " : "", v->p99_ms);
     if (v->task != NULL) {
-        buf_printf(out, "%s%s %.0f %%", out->length > 0 ? "; " : "", v->task, v->task_share * 100);
+        char task[32];
+        task_name(v, task);
+        buf_printf(out, "%s%s %.0f %%", out->length > 0 ? "; " : "", task, v->task_share * 100);
         if (v->task_text[0] != '\0')
             buf_printf(out, ", %s", v->task_text);
     }
