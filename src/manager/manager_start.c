@@ -306,9 +306,13 @@ static int make_state_directory(struct manager *m)
 {
     struct err err = {0};
     /* searchable for the servers' user, whose own directories are below; everything in it is 0700 or 0600 */
-    if (mkdir(m->config.state_directory, 0711) == 0 || errno == EEXIST)
+    struct stat st;
+    int error = mkdir(m->config.state_directory, 0711) == 0 ? 0 : errno;
+    if (error == EEXIST && stat(m->config.state_directory, &st) == 0)
+        error = S_ISDIR(st.st_mode) ? 0 : ENOTDIR;
+    if (error == 0)
         return 0;
-    err_set_errno(&err, errno, "cannot make the state directory %s (state_directory names it)",
+    err_set_errno(&err, error, "cannot make the state directory %s (state_directory names it)",
                   m->config.state_directory);
     fail(m, &err);
     return 1;
