@@ -99,8 +99,14 @@ int pg_error_result(const PGresult *result, struct err *err)
     char line[ERR_MESSAGE_SIZE];
     const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *message = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+    const char *hint =
+        PQresultErrorField(result, PG_DIAG_MESSAGE_HINT); /* the detail may hold a user's data */
     pg_error_one_line(message != NULL ? message : PQresultErrorMessage(result), line, sizeof line);
-    return err_set_sql(err, sqlstate, "%s", line[0] != '\0' ? line : "unknown error");
+    if (hint == NULL)
+        return err_set_sql(err, sqlstate, "%s", line[0] != '\0' ? line : "unknown error");
+    char remedy[ERR_MESSAGE_SIZE / 2];
+    pg_error_one_line(hint, remedy, sizeof remedy);
+    return err_set_sql(err, sqlstate, "%s (hint: %s)", line, remedy);
 }
 
 int pg_error_lost(const struct pg_conn *conn, struct err *err)
