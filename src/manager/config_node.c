@@ -14,6 +14,7 @@ struct reader {
     const char *text; /* without a byte order mark */
     size_t length;
     const char *source;
+    int nodes;
     struct err *err;
 };
 
@@ -215,6 +216,8 @@ static int read_value(struct reader *r, const yaml_event_t *e, int depth, struct
         return rc;
     if (depth > CONFIG_DEPTH_MAX)
         return reader_fail(r, &e->start_mark, "nested deeper than %d levels", CONFIG_DEPTH_MAX);
+    if (++r->nodes > CONFIG_NODES_MAX)
+        return reader_fail(r, &e->start_mark, "more than %d values", CONFIG_NODES_MAX);
     ret->line = (int)e->start_mark.line + 1;
     ret->column = (int)e->start_mark.column + 1;
     if (e->type == YAML_SCALAR_EVENT) {

@@ -17,6 +17,7 @@
 #define CONFIG_TEXT_MAX  (1024 * 1024)
 #define CONFIG_DEPTH_MAX 32
 #define CONFIG_KEYS_MAX  64
+#define CONFIG_NODES_MAX 200000 /* the longest static list with every member has 150,000 */
 
 enum config_node_kind { CONFIG_NODE_TEXT, CONFIG_NODE_MAP, CONFIG_NODE_LIST };
 

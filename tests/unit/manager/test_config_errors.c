@@ -308,6 +308,11 @@ static void test_limits(void **state)
     assert_int_equal(parse(buf_text(&text), NULL, &c, &err), ERRC_INVALID);
     expect_prefix(err.message, "c.yaml:1:1: 10");
     buf_reset(&text);
+    for (int i = 0; i < 200001; i++)
+        buf_add_text(&text, "- a\n");
+    assert_int_equal(parse(buf_text(&text), NULL, &c, &err), ERRC_INVALID);
+    expect_prefix(err.message, "c.yaml:200000:3: more than 200000 values"); /* the list is one too */
+    buf_reset(&text);
     buf_add_text(&text, "discovery:\n  static:\n");
     for (int i = 0; i < DISCOVERY_STATIC_MAX; i++)
         buf_printf(&text, "  - {name: n%d, host: h, user: u}\n", i);
