@@ -346,7 +346,7 @@ static void test_every_key(void **state)
             value = "off";
         config_key_env(key, variable);
         snprintf(flag, sizeof flag, "%s=%s", key->path, value);
-        struct test_env t = {.env = {.get = test_get}, .pairs = {variable, value}};
+        struct test_env t = {.env = {.get = test_get}, .pairs = {variable, value, "HOME", "/home/x"}};
         const char *flags[] = {flag, NULL};
         struct config by_flag = good("", flags), by_variable, defaults;
         struct err err = {0};
