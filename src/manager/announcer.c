@@ -53,7 +53,8 @@ static void maybe_stopped(struct announcer *a)
 {
     if (!a->stopping || a->open > 0 || !list_empty(&a->tellings))
         return;
-    list_each(node, &a->databases) {
+    list_each(node, &a->databases)
+    {
         free_announced(list_item(node, struct announced, node));
     }
     void (*closed)(void *) = a->closed;
@@ -92,8 +93,8 @@ static void told(const struct pg_reply *reply, void *data)
     struct telling *t = data;
     struct announced *d = t->announced;
     if (reply->err != NULL && !d->announcer->stopping) {
-        log_event(LOG_DEBUG, "routing table not written, trying again", "db", d->database, "shard", t->shard, "err",
-                  reply->err->message, NULL);
+        log_event(LOG_DEBUG, "routing table not written, trying again", "db", d->database, "shard", t->shard,
+                  "err", reply->err->message, NULL);
         d->again = true;
         d->wait_ns = RETRY_NS;
     }
@@ -104,7 +105,8 @@ static void told(const struct pg_reply *reply, void *data)
         link_drop(&t->link); /* link_closed() follows */
 }
 
-static void tell(struct announced *d, const struct fleet_instance *primary, const char *shard, const char *sql)
+static void tell(struct announced *d, const struct fleet_instance *primary, const char *shard,
+                 const char *sql)
 {
     struct announcer *a = d->announcer;
     struct telling *t = mem_zalloc(sizeof *t);
@@ -144,7 +146,8 @@ static void round_begins(struct loop_timer *timer, void *data)
 
 void announcer_changed(struct announcer *a, const char *database)
 {
-    list_each(node, &a->databases) {
+    list_each(node, &a->databases)
+    {
         struct announced *d = list_item(node, struct announced, node);
         if (strcmp(d->database, database) != 0)
             continue;
@@ -177,12 +180,14 @@ void announcer_stop(struct announcer *a, void (*closed)(void *data), void *data)
     a->stopping = true;
     a->closed = closed;
     a->data = data;
-    list_each(node, &a->databases) {
+    list_each(node, &a->databases)
+    {
         loop_timer_stop(&list_item(node, struct announced, node)->timer);
     }
     if (list_empty(&a->tellings))
         maybe_stopped(a);
-    list_each(telling, &a->tellings) {
+    list_each(telling, &a->tellings)
+    {
         link_drop(&list_item(telling, struct telling, node)->link);
     }
 }

@@ -1,9 +1,10 @@
 /*
- * announcer: the routing table into shardherd.routing of every shard, with NOTIFY, for clients that prefer SQL.
+ * announcer: the routing table into shardherd.routing of every shard, with NOTIFY, for clients that prefer
+ * SQL.
  *
- * A change is written to all shards of its database a moment later (changes that come together go together, and
- * nothing is added to the work of a cutover; the move itself tells source and target at once). A shard that
- * cannot be reached is tried again until it has the newest table or is no longer part of it.
+ * A change is written to all shards of its database a moment later (changes that come together go together,
+ * and nothing is added to the work of a cutover; the move itself tells source and target at once). A shard
+ * that cannot be reached is tried again until it has the newest table or is no longer part of it.
  */
 #ifndef MANAGER_ANNOUNCER_H
 #define MANAGER_ANNOUNCER_H
