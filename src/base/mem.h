@@ -14,7 +14,7 @@ void *mem_alloc(size_t size);               /* uninitialised */
 void *mem_zalloc(size_t size);              /* zeroed */
 void *mem_array(size_t count, size_t size); /* zeroed; overflow aborts */
 void *mem_resize(void *p, size_t count, size_t size);
-char *mem_strdup(const char *s);            /* NULL gives NULL */
+char *mem_strdup(const char *s); /* NULL gives NULL */
 char *mem_strndup(const char *s, size_t n);
 char *mem_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -31,7 +31,8 @@ struct sm {
 #define SM_NEXT(state) (1ull << (state))
 
 /* moved may be NULL. The table must outlive the machine. */
-void sm_init(struct sm *sm, const struct sm_state *table, int count, int first, sm_moved_cb moved, void *data);
+void sm_init(struct sm *sm, const struct sm_state *table, int count, int first, sm_moved_cb moved,
+             void *data);
 
 /* Moves to `to`, or aborts with both names on stderr if the table does not allow it. */
 void sm_move(struct sm *sm, int to);
