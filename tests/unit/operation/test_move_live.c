@@ -37,19 +37,25 @@ struct rig {
 
 static const char schema[] =
     "CREATE TABLE customers (customer_id bigint PRIMARY KEY, name text, pad text);"
-    "CREATE TABLE orders (customer_id bigint NOT NULL REFERENCES customers, order_id bigserial, amount bigint,"
+    "CREATE TABLE orders (customer_id bigint NOT NULL REFERENCES customers, order_id bigserial, amount "
+    "bigint,"
     " twice bigint GENERATED ALWAYS AS (amount * 2) STORED, PRIMARY KEY (customer_id, order_id));"
-    "CREATE TABLE events (customer_id bigint NOT NULL, at date NOT NULL, what text, PRIMARY KEY (customer_id, at))"
+    "CREATE TABLE events (customer_id bigint NOT NULL, at date NOT NULL, what text, PRIMARY KEY "
+    "(customer_id, at))"
     " PARTITION BY RANGE (at);"
     "CREATE TABLE events_old PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2025-01-01');"
     "CREATE TABLE events_new PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2030-01-01')";
 
-static int spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret, struct err *err)
+static int spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
+                   struct err *err)
 {
     struct rig *rig = data;
     (void)err;
     snprintf(rig->instance, sizeof rig->instance, "%s-%s-0", db->name, shard);
-    *ret = (struct runtime_spec){.name = rig->instance, .database = db->name, .shard = shard, .owner = "app",
+    *ret = (struct runtime_spec){.name = rig->instance,
+                                 .database = db->name,
+                                 .shard = shard,
+                                 .owner = "app",
                                  .owner_password = "secret"};
     return 0;
 }
@@ -101,9 +107,16 @@ static int set_up(void **state)
     struct runtime_local_options local = {.directory = path, .bin_directory = bin, .first_port = 56100};
     assert_int_equal(runtime_local_open(&rig->loop, &local, &rig->runtime, &rig->err), 0);
     fleet_init(&rig->fleet);
-    struct operation_services services = {.loop = &rig->loop, .store = rig->store, .fleet = &rig->fleet,
-                                          .runtime = rig->runtime, .term = 1, .bin_directory = bin, .spec_of = spec_of, .spec_data = rig,
-                                          .operation_changed = on_changed, .data = rig};
+    struct operation_services services = {.loop = &rig->loop,
+                                          .store = rig->store,
+                                          .fleet = &rig->fleet,
+                                          .runtime = rig->runtime,
+                                          .term = 1,
+                                          .bin_directory = bin,
+                                          .spec_of = spec_of,
+                                          .spec_data = rig,
+                                          .operation_changed = on_changed,
+                                          .data = rig};
     operations_init(&rig->ops, &services);
     return 0;
 }
@@ -170,10 +183,16 @@ static void make_shop(struct rig *rig)
     struct operation *op;
     range_split_evenly(2, ranges);
     struct provision_shard shards[] = {{"s1", ranges[0], NULL}, {"s2", ranges[1], NULL}};
-    struct provision_table tables[] = {
-        {"public.customers", "customer_id"}, {"public.orders", "customer_id"}, {"public.events", "customer_id"}};
-    struct provision_request request = {.database = "shop", .shards = shards, .shard_count = 2, .tables = tables,
-                                        .table_count = 3, .schema = schema, .owner = "app"};
+    struct provision_table tables[] = {{"public.customers", "customer_id"},
+                                       {"public.orders", "customer_id"},
+                                       {"public.events", "customer_id"}};
+    struct provision_request request = {.database = "shop",
+                                        .shards = shards,
+                                        .shard_count = 2,
+                                        .tables = tables,
+                                        .table_count = 3,
+                                        .schema = schema,
+                                        .owner = "app"};
     fleet_add_database(&rig->fleet, "shop");
     assert_int_equal(provision_start(&rig->ops, &request, &op, &rig->err), 0);
     wait_end(rig, op);
@@ -182,11 +201,12 @@ static void make_shop(struct rig *rig)
 }
 
 #define OWNED_ROWS                                                                                           \
-    "CREATE TEMP TABLE k AS SELECT i FROM generate_series(1, 20000) i WHERE EXISTS (SELECT FROM shardherd.shard s, " \
-    "unnest(s.los, s.his) AS r(lo, hi) WHERE hashint8extended(i, 0) BETWEEN r.lo AND r.hi);"                  \
-    "INSERT INTO public.customers SELECT i, 'n' || i, repeat('x', 100) FROM k;"                               \
-    "INSERT INTO public.orders (customer_id, amount) SELECT i, g FROM k, generate_series(1, 3) g;"            \
-    "INSERT INTO public.events SELECT i, d::date, 'e' FROM k, (VALUES ('2024-05-01'), ('2026-05-01')) v(d);"  \
+    "CREATE TEMP TABLE k AS SELECT i FROM generate_series(1, 20000) i WHERE EXISTS (SELECT FROM "            \
+    "shardherd.shard s, "                                                                                    \
+    "unnest(s.los, s.his) AS r(lo, hi) WHERE hashint8extended(i, 0) BETWEEN r.lo AND r.hi);"                 \
+    "INSERT INTO public.customers SELECT i, 'n' || i, repeat('x', 100) FROM k;"                              \
+    "INSERT INTO public.orders (customer_id, amount) SELECT i, g FROM k, generate_series(1, 3) g;"           \
+    "INSERT INTO public.events SELECT i, d::date, 'e' FROM k, (VALUES ('2024-05-01'), ('2026-05-01')) v(d);" \
     "SELECT count(*) FROM k"
 
 #define LEFTOVERS                                                                                            \
@@ -207,6 +227,25 @@ static long number(struct rig *rig, const char *shard, const char *text)
     return strtol(sql(rig, shard, text), NULL, 10);
 }
 
+static void print_split(const struct move_record *r)
+{
+    printf("split: block %llu us (lock %llu inside %llu commit %llu open %llu), copy %llu ms, tries %u, "
+           "cleaned %llu\n",
+           (unsigned long long)r->write_block_us, (unsigned long long)r->lock_us,
+           (unsigned long long)r->inside_us, (unsigned long long)r->commit_us, (unsigned long long)r->open_us,
+           (unsigned long long)r->copy_us / 1000, r->fence_attempts, (unsigned long long)r->cleaned_rows);
+}
+
+static void assert_no_leftovers(struct rig *rig)
+{
+    for (int i = 1; i <= 3; i++) {
+        char shard[4];
+        snprintf(shard, sizeof shard, "s%d", i);
+        assert_string_equal(sql(rig, shard, LEFTOVERS), "0");
+        assert_string_equal(sql(rig, shard, MISPLACED), "0");
+    }
+}
+
 static void test_split_and_merge(void **state)
 {
     struct rig *rig = *state;
@@ -218,9 +257,12 @@ static void test_split_and_merge(void **state)
     sql(rig, "s1", "INSERT INTO public.customers SELECT -i FROM generate_series(1, 100) i");
     assert_memory_equal(rig->answer, "SHR01", 5);
 
-    const struct routing_shard *s2 = routing_find_shard(fleet_find_database(&rig->fleet, "shop")->routing, "s2");
+    const struct routing_shard *s2 =
+        routing_find_shard(fleet_find_database(&rig->fleet, "shop")->routing, "s2");
     int64_t middle = s2->ranges.items[0].lo + INT64_MAX / 2;
-    struct move_request split = {.kind = MOVE_KIND_SPLIT, .database = "shop", .source = "s2",
+    struct move_request split = {.kind = MOVE_KIND_SPLIT,
+                                 .database = "shop",
+                                 .source = "s2",
                                  .range = {middle, s2->ranges.items[0].hi}};
     assert_int_equal(move_op_start(&rig->ops, &split, &op, &rig->err), 0);
     struct err second = {0};
@@ -228,32 +270,28 @@ static void test_split_and_merge(void **state)
     wait_end(rig, op);
     assert_string_equal(op->error.message, "");
     assert_int_equal(op->status, OPERATION_DONE);
-    const struct move_record *r = move_op_record(op);
-    printf("split: block %llu us (lock %llu inside %llu commit %llu open %llu), copy %llu ms, tries %u, cleaned %llu\n",
-           (unsigned long long)r->write_block_us, (unsigned long long)r->lock_us, (unsigned long long)r->inside_us,
-           (unsigned long long)r->commit_us, (unsigned long long)r->open_us, (unsigned long long)r->copy_us / 1000,
-           r->fence_attempts, (unsigned long long)r->cleaned_rows);
+    print_split(move_op_record(op));
     assert_int_equal(number(rig, "s1", "SELECT count(*) FROM public.customers"), ones);
     long left = number(rig, "s2", "SELECT count(*) FROM public.customers");
     long moved = number(rig, "s3", "SELECT count(*) FROM public.customers");
     assert_int_equal(left + moved, twos);
     assert_true(moved > 0);
-    assert_int_equal(number(rig, "s3", "SELECT count(*) FROM public.orders WHERE twice = amount * 2"), moved * 3);
+    assert_int_equal(number(rig, "s3", "SELECT count(*) FROM public.orders WHERE twice = amount * 2"),
+                     moved * 3);
     assert_int_equal(number(rig, "s3", "SELECT count(*) FROM public.events"), moved * 2);
-    for (int i = 1; i <= 3; i++) {
-        char shard[4];
-        snprintf(shard, sizeof shard, "s%d", i);
-        assert_string_equal(sql(rig, shard, LEFTOVERS), "0");
-        assert_string_equal(sql(rig, shard, MISPLACED), "0");
-    }
+    assert_no_leftovers(rig);
     /* both refuse what they do not own, sequences on the new shard do not hand out what S did */
     sql(rig, "s3", "INSERT INTO public.customers SELECT -i FROM generate_series(1, 100) i");
     assert_memory_equal(rig->answer, "SHR01", 5);
     assert_true(number(rig, "s3", "SELECT nextval('public.orders_order_id_seq')") >
                 number(rig, "s2", "SELECT last_value FROM public.orders_order_id_seq"));
 
-    struct move_request merge = {.kind = MOVE_KIND_MERGE, .database = "shop", .source = "s3", .target = "s2",
-                                 .range = split.range, .retire_source = true};
+    struct move_request merge = {.kind = MOVE_KIND_MERGE,
+                                 .database = "shop",
+                                 .source = "s3",
+                                 .target = "s2",
+                                 .range = split.range,
+                                 .retire_source = true};
     assert_int_equal(move_op_start(&rig->ops, &merge, &op, &rig->err), 0);
     wait_end(rig, op);
     assert_string_equal(op->error.message, "");
