@@ -145,8 +145,8 @@ void act_check(struct move_op *op)
         "LATERAL (SELECT coalesce(sum(pg_table_size(c.oid)) * w.share, 0)::bigint AS bytes, "
         "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t "
         /* the tree of a table without partitions is empty */
-        "LEFT JOIN LATERAL pg_partition_tree(t.name::regclass) l ON l.isleaf "
-        "JOIN pg_class c ON c.oid = coalesce(l.relid, t.name::regclass)) e; "
+        "LEFT JOIN LATERAL pg_partition_tree(to_regclass(t.name)) l ON l.isleaf "
+        "JOIN pg_class c ON c.oid = coalesce(l.relid, to_regclass(t.name))) e; "
         "SELECT coalesce(json_agg(f), '[]'), count(*), "
         "coalesce(min(format('%%s: %%s (remedy: %%s)', f.subject, f.finding, f.remedy)), '') "
         "FROM shardherd.check_move() f",
