@@ -6,7 +6,10 @@
 
 #include "base/mem.h"
 
-/* What every session of a manager sets itself: a database's or role's defaults must not reach it (A4). */
+/*
+ * What every session of a manager sets itself: a database's or role's defaults must not reach it (A4). Without
+ * JIT: compiling the recursive query of freeze() took a second, and the clients' tables are locked by then.
+ */
 static const char session_options[] =
     "-c synchronous_commit=on -c search_path=pg_catalog -c default_transaction_isolation=read\\ committed "
     "-c default_transaction_read_only=off -c default_transaction_deferrable=off "
@@ -14,7 +17,7 @@ static const char session_options[] =
     "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=10s "
     "-c client_min_messages=warning -c client_connection_check_interval=1s -c DateStyle=ISO -c TimeZone=UTC "
     "-c IntervalStyle=postgres "
-    "-c bytea_output=hex -c extra_float_digits=1";
+    "-c bytea_output=hex -c extra_float_digits=1 -c jit=off";
 
 struct statement {
     struct list node;
