@@ -148,3 +148,21 @@ class Shard:
             lambda: self.value("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", pid),
             what="a session to wait for a lock",
         )
+
+
+# ---- steps of a move, on a shard with the table accounts(k, v) ----
+
+
+def open_gate(shard, move="m1", term=1, lo=0, hi=MOST, names=(), values=(), on=None):
+    return shard.value(
+        "SELECT shardherd.open_gate(%s, %s, %s, %s, %s::text[], %s::bigint[])",
+        term, move, lo, hi, list(names), list(values), on=on,
+    )  # fmt: skip
+
+
+def settle(shard, lo=0, hi=MOST, epoch=2, move="m1"):
+    shard.run("SELECT shardherd.settle(1, %s, %s, %s, %s)", move, lo, hi, epoch)
+
+
+def write(shard, on=None, key=0):
+    return shard.run("UPDATE accounts SET v = v + 1 WHERE k = %s", shard.owned[key], on=on)

@@ -7,7 +7,7 @@ import threading
 import psycopg
 import pytest
 from conftest import VERSIONS, wait_until
-from guarded import LEAST, MOST, Shard
+from guarded import LEAST, MOST, Shard, open_gate, settle, write
 
 ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
 _number = iter(range(1, 100000))
@@ -44,21 +44,6 @@ def target(shard):
     shard.place("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.owned)
     shard.run("SELECT shardherd.close_gate(1, 'm1', 0, %s)", MOST)
     return shard
-
-
-def open_gate(shard, move="m1", term=1, lo=0, hi=MOST, names=(), values=(), on=None):
-    return shard.value(
-        "SELECT shardherd.open_gate(%s, %s, %s, %s, %s::text[], %s::bigint[])",
-        term, move, lo, hi, list(names), list(values), on=on,
-    )  # fmt: skip
-
-
-def settle(shard, lo=0, hi=MOST, epoch=2, move="m1"):
-    shard.run("SELECT shardherd.settle(1, %s, %s, %s, %s)", move, lo, hi, epoch)
-
-
-def write(shard, on=None, key=0):
-    return shard.run("UPDATE accounts SET v = v + 1 WHERE k = %s", shard.owned[key], on=on)
 
 
 # ---- gate ----

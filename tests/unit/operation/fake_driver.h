@@ -1,0 +1,373 @@
+/*
+ * fake_driver: a driver for the core of a move without servers: it keeps the rules of the protocol over what
+ * the core orders, models who owns the range and the gate, and fails what a test asks for. Only for
+ * test_move_core.c.
+ */
+#ifndef OPERATION_FAKE_DRIVER_H
+#define OPERATION_FAKE_DRIVER_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "operation/move.h"
+
+#define STEPS_MOST 20000
+#define TRACE_MOST 64
+#define FOR_EVER   1000000
+
+enum gate { GATE_NONE, GATE_CLOSED, GATE_OPEN };
+enum verdict { RUNS, DONE, UNDONE, REFUSED, DEPOSED };
+static const char *const verdict_names[] = {"runs", "done", "undone", "refused", "deposed"};
+
+/* A fault of the table tests: `times` outcomes of this action fail. */
+struct fault {
+    enum move_action action;
+    enum err_code code;
+    int times;
+    bool takes_effect; /* only the answer is lost */
+};
+
+struct fake {
+    struct move_driver driver; /* first */
+    struct move move;
+    enum move_action pending[4];
+    int pending_count;
+    enum verdict verdict;
+    int steps;
+    uint64_t clock;
+    /* the two shards, the routing table and the store */
+    bool source_owns, target_owns, table_says_target, locked, frozen, replicates;
+    enum gate gate;
+    enum move_state journaled; /* MOVE_STATE_COUNT = nothing */
+    struct move_record journal;
+    /* since the last LOCK */
+    bool fence_done, marker_done, route_done, rolled_back;
+    bool told_gone; /* COMMIT succeeded, or RESOLVE or INSPECT said that S does not own R */
+    /* outcomes */
+    struct fault faults[2];
+    unsigned fault_percent;
+    unsigned long long random;
+    int tries[ACT_COUNT];
+    enum move_action trace[TRACE_MOST];
+    int trace_count;
+    enum move_state seen_states[TRACE_MOST];
+    unsigned long long seed;
+    const char *broken; /* the first rule that was broken */
+};
+
+static unsigned roll(struct fake *f, unsigned bound)
+{
+    f->random = f->random * 6364136223846793005ull + 1442695040888963407ull;
+    return (unsigned)(f->random >> 33) % bound;
+}
+
+static void rule(struct fake *f, bool kept, const char *text)
+{
+    if (!kept && f->broken == NULL)
+        f->broken = text;
+}
+
+/* ---- what must hold when an action starts ---- */
+
+static void check_fence_rules(struct fake *f, enum move_action action)
+{
+    switch (action) {
+    case ACT_FENCE:
+    case ACT_MARKER:
+    case ACT_ROUTE:
+        rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
+        break;
+    case ACT_COMMIT:
+        rule(f, f->locked && f->fence_done && f->marker_done && f->route_done,
+             "COMMIT only when guards, marker and routing table succeeded in this try");
+        break;
+    case ACT_UNROUTE:
+        rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
+        rule(f, f->source_owns, "UNROUTE only while S owns R");
+        break;
+    case ACT_OPEN:
+        rule(f, f->told_gone,
+             "OPEN only after COMMIT succeeded, or RESOLVE or INSPECT said that S gave R away");
+        rule(f, f->gate != GATE_NONE || f->target_owns, "OPEN needs the gate of the rehearsal");
+        break;
+    default:
+        break;
+    }
+}
+
+static void check_rules(struct fake *f, enum move_action action)
+{
+    enum move_state state = f->move.record.state;
+    rule(f, f->verdict == RUNS, "nothing follows the end");
+    if (action != ACT_JOURNAL && action != ACT_WAIT)
+        rule(f, f->journaled == state, "the journal precedes the first action of a state");
+    check_fence_rules(f, action);
+    switch (action) {
+    case ACT_SETTLE:
+        rule(f, f->gate == GATE_OPEN || f->target_owns, "SETTLE only after the opening");
+        break;
+    case ACT_BURN_GATE:
+    case ACT_EMPTY_TARGET:
+    case ACT_REMOVE_TARGET:
+        rule(f, f->source_owns && f->gate != GATE_OPEN,
+             "T is undone only while S owns R and the gate is closed");
+        break;
+    case ACT_CLEAN_SOURCE:
+    case ACT_RETIRE:
+        rule(f, !f->source_owns && f->target_owns && !f->replicates,
+             "S is cleaned only when T owns R and nothing replicates");
+        break;
+    default:
+        break;
+    }
+}
+
+static void check_world(struct fake *f)
+{
+    enum move_state state = f->move.record.state;
+    rule(f, !(f->source_owns && (f->gate == GATE_OPEN || f->target_owns)), "never do both accept R");
+    if (state == MOVE_UNDO || state == MOVE_UNDONE)
+        rule(f, f->source_owns, "UNDO is never entered after the commit");
+    if (state >= MOVE_SETTLE && state <= MOVE_DONE && !f->move.record.dry_run)
+        rule(f, !f->source_owns && (f->gate == GATE_OPEN || f->target_owns), "after the fence T accepts R");
+}
+
+/* ---- the driver ---- */
+
+static void fake_act(struct move_driver *driver, enum move_action action)
+{
+    struct fake *f = (struct fake *)driver;
+    check_rules(f, action);
+    assert_true(f->pending_count < 4);
+    f->pending[f->pending_count++] = action;
+    f->tries[action]++;
+    if (f->trace_count < TRACE_MOST) {
+        f->seen_states[f->trace_count] = f->move.record.state;
+        f->trace[f->trace_count++] = action;
+    }
+}
+
+static uint64_t fake_now(struct move_driver *driver)
+{
+    return ((struct fake *)driver)->clock += 1000000;
+}
+
+static void fake_changed(struct move_driver *driver)
+{
+    check_world((struct fake *)driver);
+}
+
+static void fake_ended(struct move_driver *driver)
+{
+    struct fake *f = (struct fake *)driver;
+    enum move_state state = f->move.record.state;
+    rule(f, f->verdict == RUNS, "exactly one end");
+    rule(f, f->journaled == state, "the end is journaled");
+    f->verdict = state == MOVE_DONE ? DONE : state == MOVE_UNDONE ? UNDONE : REFUSED;
+    if (f->verdict == DONE && !f->move.record.dry_run)
+        rule(f, f->target_owns && f->table_says_target && !f->frozen && !f->replicates,
+             "DONE leaves nothing behind");
+    else
+        rule(f,
+             f->source_owns && !f->table_says_target && f->gate == GATE_NONE && !f->frozen && !f->replicates,
+             "UNDONE and REFUSED leave nothing behind");
+}
+
+static void fake_deposed(struct move_driver *driver)
+{
+    struct fake *f = (struct fake *)driver;
+    rule(f, f->verdict == RUNS, "exactly one end");
+    f->verdict = DEPOSED;
+}
+
+/* ---- the world ---- */
+
+static void take_effect(struct fake *f, enum move_action action)
+{
+    switch (action) {
+    case ACT_JOURNAL:
+        f->journaled = f->move.record.state;
+        f->journal = f->move.record;
+        break;
+    case ACT_FREEZE:
+        f->frozen = true;
+        break;
+    case ACT_UNFREEZE:
+        f->frozen = false;
+        break;
+    case ACT_PUBLISH:
+        f->replicates = true;
+        break;
+    case ACT_DROP_FORWARD:
+        f->replicates = false;
+        break;
+    case ACT_CLOSE_GATE:
+        if (f->gate == GATE_NONE)
+            f->gate = GATE_CLOSED;
+        break;
+    case ACT_BURN_GATE:
+    case ACT_REMOVE_TARGET:
+        f->gate = GATE_NONE;
+        break;
+    case ACT_LOCK:
+        f->locked = true;
+        f->fence_done = f->marker_done = f->route_done = f->rolled_back = false;
+        break;
+    case ACT_ROUTE:
+        f->table_says_target = true;
+        break;
+    case ACT_COMMIT:
+        f->source_owns = false;
+        f->locked = false;
+        break;
+    case ACT_ROLLBACK:
+        f->locked = false;
+        f->rolled_back = true;
+        break;
+    case ACT_RESOLVE:
+        f->locked = false;
+        break;
+    case ACT_UNROUTE:
+        f->table_says_target = false;
+        break;
+    case ACT_OPEN:
+        if (!f->target_owns)
+            f->gate = GATE_OPEN;
+        break;
+    case ACT_SETTLE:
+        f->target_owns = true;
+        f->gate = GATE_NONE;
+        break;
+    case ACT_ANNOUNCE:
+        f->table_says_target = true;
+        break;
+    default:
+        break;
+    }
+}
+
+/* What the core is told when an action went well. */
+static void tell(struct fake *f, enum move_action action, struct move_outcome *o)
+{
+    f->fence_done |= action == ACT_FENCE;
+    f->marker_done |= action == ACT_MARKER;
+    f->route_done |= action == ACT_ROUTE;
+    if (action == ACT_COMMIT)
+        f->told_gone = true;
+    if (action == ACT_RESOLVE || action == ACT_INSPECT) {
+        o->source_owns = f->source_owns;
+        o->target_owns = f->target_owns;
+        o->gate_open = f->gate == GATE_OPEN;
+        o->target_known = true;
+        f->told_gone |= !f->source_owns;
+    }
+}
+
+static bool fails(struct fake *f, enum move_action action, enum err_code *ret_code, bool *ret_takes_effect)
+{
+    static const enum err_code codes[] = {ERRC_UNAVAILABLE, ERRC_TIMEOUT,     ERRC_CLOSED,  ERRC_SQL,
+                                          ERRC_IO,          ERRC_UNAVAILABLE, ERRC_TIMEOUT, ERRC_CLOSED,
+                                          ERRC_REFUSED,     ERRC_CORRUPT};
+    for (int i = 0; i < 2; i++)
+        if (f->faults[i].times > 0 && f->faults[i].action == action) {
+            f->faults[i].times--;
+            *ret_code = f->faults[i].code;
+            *ret_takes_effect = f->faults[i].takes_effect;
+            return true;
+        }
+    if (f->fault_percent == 0 || action == ACT_WAIT || roll(f, 100) >= f->fault_percent)
+        return false;
+    *ret_code = roll(f, 400) == 0 ? ERRC_STALE : codes[roll(f, 10)];
+    *ret_takes_effect = roll(f, 2) == 0 && action != ACT_JOURNAL && *ret_code != ERRC_STALE;
+    return true;
+}
+
+/* Completes one of the pending actions. */
+static void step(struct fake *f)
+{
+    struct move_outcome o = {0};
+    enum err_code code;
+    bool takes_effect = true;
+    int which = (int)roll(f, (unsigned)f->pending_count);
+    enum move_action action = f->pending[which];
+    f->pending[which] = f->pending[--f->pending_count];
+    if (fails(f, action, &code, &takes_effect))
+        err_set(&o.err, code, "fault");
+    else
+        takes_effect = true;
+    if (o.err.code == ERRC_SQL)
+        err_set_sql(&o.err, "40001", "fault");
+    if (takes_effect)
+        take_effect(f, action);
+    if (action == ACT_COMMIT)
+        f->locked = false; /* whatever became of it, the session does not hold it any more */
+    if (o.err.code == ERRC_NONE)
+        tell(f, action, &o);
+    f->steps++;
+    move_done(&f->move, action, &o);
+    check_world(f);
+}
+
+static void begin(struct fake *f, const struct move_record *record, bool resumed)
+{
+    f->driver = (struct move_driver){fake_act, fake_now, fake_changed, fake_ended, fake_deposed};
+    f->pending_count = 0;
+    f->told_gone = false;
+    f->locked = false;
+    f->rolled_back = true;
+    move_init(&f->move, &f->driver, record);
+    move_start(&f->move, resumed);
+}
+
+static void set_up(struct fake *f, const struct move_record *record)
+{
+    memset(f, 0, sizeof *f);
+    f->source_owns = true;
+    f->journaled = MOVE_STATE_COUNT;
+    f->random = 1;
+    begin(f, record, false);
+}
+
+static struct move_record new_record(bool new_target, bool retire)
+{
+    struct move_record r;
+    move_record_init(&r);
+    snprintf(r.id, sizeof r.id, "splitabcdefg");
+    snprintf(r.database, sizeof r.database, "shop");
+    snprintf(r.source, sizeof r.source, "s1");
+    snprintf(r.target, sizeof r.target, "s2");
+    r.range = (struct range){0, INT64_MAX};
+    r.new_target = new_target;
+    r.retire_source = retire;
+    return r;
+}
+
+static void run(struct fake *f, int steps)
+{
+    for (int i = 0; i < steps && f->pending_count > 0 && f->verdict == RUNS && f->broken == NULL; i++)
+        step(f);
+    while (f->verdict == DEPOSED && f->pending_count > 0 && f->broken == NULL)
+        step(f); /* what ran side by side reports as well, and changes nothing */
+    if (f->verdict == RUNS && f->pending_count == 0)
+        rule(f, false, "a move that has not ended waits for something");
+}
+
+static void assert_kept(const struct fake *f, const char *what)
+{
+    if (f->broken == NULL)
+        return;
+    fprintf(stderr, "%s: broken in state %s: %s\n", what, move_state_name(f->move.record.state), f->broken);
+    for (int i = 0; i < f->trace_count; i++)
+        fprintf(stderr, " %s", move_action_name(f->trace[i]));
+    fprintf(stderr, "\n");
+    fail();
+}
+
+#endif
