@@ -71,8 +71,9 @@ class Exporters:
         for server in servers:
             port = free_port()
             name = f"postgresql://postgres:{PASSWORD}@{server.host}:{server.port}/postgres?sslmode=disable"
-            process = subprocess.Popen([program, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"],
-                                       env={**os.environ, "DATA_SOURCE_NAME": name}, stderr=subprocess.DEVNULL)  # fmt: skip
+            argv = [program, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+            env = {**os.environ, "DATA_SOURCE_NAME": name}
+            process = subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL)
             bench.stack.callback(process.wait)
             bench.stack.callback(process.kill)
             self.ports.append(port)
@@ -174,9 +175,15 @@ def report(bench, every, usual, theirs, idle):
     p999 = max(o[5] for o in every + usual)
     print(f"longest turn of the loop, p99.9: {p999:.1f} ms")
     client, server = ratios["client", "every family each second"], ratios["servers", "every family each second"]
-    return {"ours": rounded(median([o[0] for o in every])), "peer": rounded(median([t[0] for t in theirs])),
-            "unit": "us of client CPU per instance and poll", "ratio": rounded(median(client)), "spread": spread(client),
-            "server_ratio": rounded(median(server)), "ours_at_our_periods": rounded(median([o[0] for o in usual])),
-            "ratio_at_our_periods": rounded(median(ratios["client", "our periods"])),
-            "server_ratio_at_our_periods": rounded(median(ratios["servers", "our periods"])),
-            "longest_turn_p999_ms": rounded(p999)}  # fmt: skip
+    return {
+        "ours": rounded(median([o[0] for o in every])),
+        "peer": rounded(median([t[0] for t in theirs])),
+        "unit": "us of client CPU per instance and poll",
+        "ratio": rounded(median(client)),
+        "spread": spread(client),
+        "server_ratio": rounded(median(server)),
+        "ours_at_our_periods": rounded(median([o[0] for o in usual])),
+        "ratio_at_our_periods": rounded(median(ratios["client", "our periods"])),
+        "server_ratio_at_our_periods": rounded(median(ratios["servers", "our periods"])),
+        "longest_turn_p999_ms": rounded(p999),
+    }
