@@ -6,6 +6,8 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
+#define MARKER_EAGER_NS   (20 * ENV_NS_PER_MS)
+#define MARKER_PAUSE_NS   (50 * ENV_NS_PER_MS)
 #define COPY_POLL_NS      (200 * ENV_NS_PER_MS)
 #define CATCH_UP_LIMIT_NS (600 * ENV_NS_PER_S)
 #define CATCH_UP_PAUSE_NS (20 * ENV_NS_PER_MS)
@@ -211,6 +213,28 @@ static uint64_t marker_timeout(const struct move_op *op)
     return left > MARKER_FAST_NS ? left : MARKER_FAST_NS;
 }
 
+static void look_again(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    look_for_marker(data);
+}
+
+/*
+ * At first the answer takes longer than any useful pause. A target that is far behind needs its processors
+ * for catching up, not for saying again and again that it has not: from then on a pause of a tenth of the
+ * wait.
+ */
+static void look_for_marker_later(struct move_op *op)
+{
+    uint64_t waited = op_now(op) - op->marker_started_ns;
+    if (waited < MARKER_EAGER_NS) {
+        look_for_marker(op);
+        return;
+    }
+    op->poll_timer.fire = look_again;
+    loop_timer_start(&op->poll_timer, waited / 10 < MARKER_PAUSE_NS ? waited / 10 : MARKER_PAUSE_NS);
+}
+
 static void marker_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct err err = {0};
@@ -224,7 +248,7 @@ static void marker_looked(struct move_op *op, enum move_action action, const str
                 (long long)op->marker_number);
         marker_end(op, &err);
     } else
-        look_for_marker(op); /* the answer takes longer than any useful pause */
+        look_for_marker_later(op);
 }
 
 static void look_for_marker(struct move_op *op)
