@@ -423,20 +423,33 @@ static void send_settle(struct load_client *c)
     send_order_statement(c, SQL_HAS_ORDER, reply_has_order);
 }
 
-/* Where the row lives as far as we know. NULL while there is no such connection. */
-static struct load_link *client_target(struct load_client *c, uint64_t *ret_epoch)
+static struct load_link *client_owner(struct load_client *c, const struct routing *table,
+                                      const uint16_t *servers, uint64_t *ret_epoch)
 {
-    struct load *load = c->load;
-    bool previous = c->refusals >= PREVIOUS_FROM && c->refusals % 2 == 1 && load->route.before != NULL;
-    const struct routing *table = previous ? load->route.before : load->route.now;
-    const uint16_t *servers = previous ? load->before_servers : load->now_servers;
     const struct routing_shard *shard = routing_owner(table, c->hash);
     if (shard == NULL)
         return NULL;
-    if (previous)
-        load->stats.previous_owner_tries++;
     *ret_epoch = shard->epoch;
     return load_link_get(c, servers[shard - table->shards]);
+}
+
+/*
+ * Where the row lives as far as we know. NULL while there is no such connection. After some refusals every
+ * other try, whatever came of the one before, goes to the previous owner, if it can be reached.
+ */
+static struct load_link *client_target(struct load_client *c, uint64_t *ret_epoch)
+{
+    struct load *load = c->load;
+    if (c->refusals >= PREVIOUS_FROM && c->tries % 2 == 1 && load->route.before != NULL) {
+        struct load_link *link = client_owner(c, load->route.before, load->before_servers, ret_epoch);
+        if (link != NULL && link->state == LINK_READY) {
+            load->stats.previous_owner_tries++;
+            return link;
+        }
+        if (link != NULL)
+            load_link_want(link); /* for the next time */
+    }
+    return client_owner(c, load->route.now, load->now_servers, ret_epoch);
 }
 
 static void client_try(struct load_client *c)
