@@ -107,6 +107,7 @@ class Split:
         assert ended["status"] == status, ended
         assert result["acked_writes"] > 0
         assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
+        assert result["abandoned_writes"] == 0, result  # every client found its way to the owner
         self.rig.assert_consistent()
         self.rig.fine = True
         return ended, result
