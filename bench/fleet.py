@@ -73,7 +73,11 @@ def measure(bench):
     waited = large.waited_ms()
     back, turns["1,000 return with SCRAM"] = reconnect(bench, servers, large, restarts, False)
     waited = large.waited_ms() - waited
-    _, turns["the same, loop first in line"] = reconnect(bench, servers, large, restarts, True)
+    try:
+        _, turns["the same, loop first in line"] = reconnect(bench, servers, large, restarts, True)
+    except Unmeasured as error:  # the servers starve on a small machine that is busy otherwise
+        turns["the same, loop first in line"] = None
+        bench.note(str(error))
     memory["rss_after_returns_mib"] = resident_mib(large.pid)
     large.ask("fill")
     memory["rss_day_mib"] = resident_mib(large.pid)
@@ -96,7 +100,8 @@ def report(bench, pairs, turns, back, waited, memory):
     print(f"during a restart the loop's thread waited {waited:.0f} ms for a processor that the servers had")
     print(
         f"memory at 1,000 targets: {memory['rss_mib']:.1f} MiB; "
-        f"after they returned {memory['rss_after_returns_mib']:.1f} MiB; with load histories of a day {memory['rss_day_mib']:.1f} MiB"
+        f"after they returned {memory['rss_after_returns_mib']:.1f} MiB; "
+        f"with load histories of a day {memory['rss_day_mib']:.1f} MiB"
     )
     print(f"back after a restart of all servers: {median(back):.1f} s, {CONNECTS_PER_SECOND} connects/s")
     steady, returning, alone = (turns[name] for name in turns)
