@@ -7,8 +7,9 @@
 #include "base/mem.h"
 
 /*
- * What every session of a manager sets itself: a database's or role's defaults must not reach it (A4). Without
- * JIT: compiling the recursive query of freeze() took a second, and the clients' tables are locked by then.
+ * What every session of a manager sets itself: a database's or role's defaults must not reach it (A4).
+ * Without JIT: compiling the recursive query of freeze() took a second, and the clients' tables are locked by
+ * then.
  */
 static const char session_options[] =
     "-c synchronous_commit=on -c search_path=pg_catalog -c default_transaction_isolation=read\\ committed "
