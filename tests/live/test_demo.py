@@ -176,6 +176,7 @@ def test_manager_dies(demo):
     assert processes_of(run.directory) == []
 
 
+@pytest.mark.slow  # its decision needs a machine that is not busy with other work
 def test_keep(demo, shardherd):
     run = demo("--keep")
     assert run.wait() == 0, run.text()
