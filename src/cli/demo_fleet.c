@@ -298,8 +298,12 @@ static void task_text(struct demo *d, yyjson_val *record)
 {
     double rows = number_of(record, "copy_rows"), all = number_of(record, "total_rows");
     double bytes = number_of(record, "copy_bytes");
+    double marker = number_of(record, "marker_us");
     char a[32], b[32], size[HUMAN_SIZE];
     d->view.task_text[0] = '\0';
+    if (strcmp(d->facts.state, "catch_up") == 0 && marker > 0)
+        (void)snprintf(d->view.task_text, sizeof d->view.task_text, "%s behind",
+                       human_duration(marker / 1e6, size));
     if (strcmp(d->facts.state, "copy") == 0 && rows > 0)
         (void)snprintf(d->view.task_text, sizeof d->view.task_text, "%s of %s rows, %s",
                        demo_view_number((uint64_t)rows, a), demo_view_number((uint64_t)fmax(all, rows), b),

@@ -151,6 +151,7 @@ struct demo {
     struct load_stats shown; /* at the last look */
     uint64_t shown_ns;
 
+    bool calm; /* whether the machine can do that load was looked at */
     bool failed, interrupted;
     unsigned impatient; /* signals */
     bool removed;       /* the directory */

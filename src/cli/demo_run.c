@@ -17,7 +17,8 @@
 #define MS           ENV_NS_PER_MS
 #define REFRESH_NS   (250 * MS)
 #define LOOK_GONE_NS (50 * MS)
-#define CALM_NS      (8 * S)
+#define CALM_LOOK_NS (3 * S)
+#define CALM_NS      (5 * S)
 #define SPREAD_NS    (4 * S)
 #define HOT_SHARE    0.8
 
@@ -45,9 +46,9 @@ static const struct sm_state states[DEMO_STATES] = {
 
 /* How long a state may last; 0 = for ever. */
 static const uint64_t limits[DEMO_STATES] = {
-    [DEMO_START] = 60 * S,  [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_HOT] = 60 * S,
-    [DEMO_MOVE] = 300 * S,  [DEMO_CHECK] = 180 * S, [DEMO_RESULT] = 30 * S, [DEMO_DELETE] = 60 * S,
-    [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
+    [DEMO_START] = 60 * S,  [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_CALM] = 90 * S,
+    [DEMO_HOT] = 60 * S,    [DEMO_MOVE] = 300 * S,  [DEMO_CHECK] = 180 * S, [DEMO_RESULT] = 30 * S,
+    [DEMO_DELETE] = 60 * S, [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
 };
 
 int demo_now(const struct demo *d)
@@ -302,7 +303,46 @@ static void enter_calm(struct demo *d)
     d->shown_ns = loop_clock(&d->loop);
     demo_follow(d);
     start_load(d, LOAD_RUN);
-    loop_timer_start(&d->wait, CALM_NS);
+    loop_timer_start(&d->wait, CALM_LOOK_NS);
+}
+
+static void on_slowed(struct demo *d, const struct err *err, yyjson_val *root)
+{
+    (void)root;
+    if (demo_ending(d))
+        return;
+    if (err != NULL)
+        demo_fail(d, err);
+    else
+        loop_timer_start(&d->wait, CALM_NS);
+}
+
+/* A slow or busy machine: half of what it can do, so that a shard can turn hot and the move has room. */
+static void slow_down(struct demo *d, double achieved)
+{
+    char done[32], rate[32], threshold[32];
+    d->o.rate = achieved > 200 ? (uint32_t)(achieved / 2) : 100;
+    d->view.threshold = demo_threshold(d);
+    demo_story_say(&d->story, TONE_PLAIN,
+                   "this machine does %s operations/s now: the load becomes %s/s, the threshold %s",
+                   demo_view_number((uint64_t)achieved, done), demo_view_number(d->o.rate, rate),
+                   demo_view_number((uint64_t)d->view.threshold, threshold));
+    load_reset_rate(d->load, d->o.rate);
+    char *specification = demo_specification(d);
+    demo_api(d, "PUT", "/v1/databases/shop", specification, on_slowed);
+    free(specification);
+}
+
+/* Early, so that little is due that cannot be done. */
+static void calm_looked_at(struct demo *d)
+{
+    double seconds = (double)load_elapsed(d->load) / 1e9;
+    double achieved = seconds > 0 ? (double)load_stats(d->load)->operations / seconds : 0;
+    d->calm = true;
+    if (achieved < 0.8 * d->o.rate)
+        slow_down(d, achieved);
+    else
+        loop_timer_start(&d->wait, CALM_NS);
 }
 
 static void enter_hot(struct demo *d)
@@ -326,8 +366,8 @@ void demo_decided(struct demo *d)
         demo_failf(d, "a split was decided before a shard was hot: %s", f->sentence);
         return;
     }
-    demo_story_say(&d->story, TONE_HOT, "decided, %.1f s after the shift, by rule R%d: %s",
-                   (double)(f->decided_ns - f->hot_ns) / 1e9, f->rule, f->sentence);
+    demo_story_say(&d->story, TONE_HOT, "decided, %.1f s after the shift: %s",
+                   (double)(f->decided_ns - f->hot_ns) / 1e9, f->sentence);
     demo_go(d, DEMO_MOVE);
 }
 
@@ -469,7 +509,10 @@ static void wait_fired(struct loop_timer *timer, void *data)
         ask_provision(d);
         break;
     case DEMO_CALM:
-        demo_go(d, DEMO_HOT);
+        if (d->calm)
+            demo_go(d, DEMO_HOT);
+        else
+            calm_looked_at(d);
         break;
     case DEMO_SPREAD:
         demo_go(d, DEMO_CHECK);

@@ -137,6 +137,8 @@ int load_set_skew(struct load *load, const char *skew, struct err *err);
 /* The next of options.later, at once; ERRC_NOT_FOUND after the last. */
 int load_next_skew(struct load *load, struct err *err);
 void load_set_rate(struct load *load, double rate);
+/* The same, and what is due and not begun yet is forgotten: after a rate that proved too high. */
+void load_reset_rate(struct load *load, double rate);
 /* Measures the longest write gap of this range too, from the writes that begin now. A range that is watched
  * already is not watched twice. ERRC_LIMIT when there are LOAD_WATCHES_MAX. */
 int load_watch(struct load *load, const struct range *range, struct err *err);

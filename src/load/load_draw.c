@@ -116,6 +116,12 @@ void load_set_rate(struct load *load, double rate)
     loop_defer(load->loop, &load->turn);
 }
 
+void load_reset_rate(struct load *load, double rate)
+{
+    load_pace_init(&load->pace, rate, loop_clock(load->loop));
+    load_set_rate(load, rate);
+}
+
 int load_watch(struct load *load, const struct range *range, struct err *err)
 {
     for (unsigned i = 0; i < load->o.watch_count; i++) {
