@@ -215,6 +215,7 @@ static void client_zero_rows(struct load_client *c)
 {
     uint64_t now = clock_of(c);
     c->load->stats.zero_rows++;
+    c->misses++;
     load_route_refresh(&c->load->route);
     if (c->missing_ns == 0)
         c->missing_ns = now;
@@ -229,6 +230,7 @@ static void client_zero_rows(struct load_client *c)
 static void client_failed(struct load_client *c, enum load_verdict verdict)
 {
     struct load *load = c->load;
+    c->misses++;
     load_route_refresh(&load->route);
     if (verdict == VERDICT_REFUSED) {
         load->stats.refused++;
@@ -434,13 +436,14 @@ static struct load_link *client_owner(struct load_client *c, const struct routin
 }
 
 /*
- * Where the row lives as far as we know. NULL while there is no such connection. After some refusals every
- * other try, whatever came of the one before, goes to the previous owner, if it can be reached.
+ * Where the row lives as far as we know. NULL while there is no such connection. After some refusals the
+ * previous owner is tried, if it can be reached, and the two in turn: the other one as soon as one did not
+ * take a try.
  */
 static struct load_link *client_target(struct load_client *c, uint64_t *ret_epoch)
 {
     struct load *load = c->load;
-    if (c->refusals >= PREVIOUS_FROM && c->tries % 2 == 1 && load->route.before != NULL) {
+    if (c->refusals >= PREVIOUS_FROM && c->misses % 2 == 1 && load->route.before != NULL) {
         struct load_link *link = client_owner(c, load->route.before, load->before_servers, ret_epoch);
         if (link != NULL && link->state == LINK_READY) {
             load->stats.previous_owner_tries++;
@@ -523,7 +526,7 @@ void load_client_start(struct load_client *c, const struct load_job_op *op)
     c->started_ns = clock_of(c);
     c->intended_ns = op->intended_ns != 0 ? op->intended_ns : c->started_ns;
     c->refused_ns = c->missing_ns = 0;
-    c->tries = c->refusals = 0;
+    c->tries = c->refusals = c->misses = 0;
     c->doubted = c->settled = false;
     c->settling = is_write(c) && state->pending[op->number] != 0;
     load->busy++;

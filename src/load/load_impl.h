@@ -77,6 +77,7 @@ struct load_client {
     char key[LOAD_KEY_SIZE];
     uint64_t intended_ns, started_ns, refused_ns, missing_ns;
     unsigned tries, refusals;
+    unsigned misses;  /* tries that the server did not take: refused, failed, or no such row */
     unsigned watched; /* bit i: it counts for watch i */
     bool settling;    /* its outcome is to be found out */
     bool doubted;     /* some try of it had no answer */

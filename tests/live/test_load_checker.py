@@ -531,7 +531,7 @@ def test_the_previous_owner_is_tried_when_the_new_one_refuses(loaded):
         for table, copies in rows.items():
             cursor.executemany(f"INSERT INTO {table} VALUES ({', '.join(['%s'] * len(copies[0]))})", copies)
     moved = lambda: loaded.s2.value(f"SELECT sum(version) FROM customers WHERE {here}")  # noqa: E731
-    process = loaded.start("--duration=4s", "--mix=update=1")
+    process = loaded.start("--duration=0", "--mix=update=1")
     at = moved()
     wait_until(lambda: moved() > at + 50, what="load")
     loaded.publish([(LOWEST, -1), (2**62, HIGHEST)], [(0, 2**62 - 1)])
@@ -543,6 +543,9 @@ def test_the_previous_owner_is_tried_when_the_new_one_refuses(loaded):
         connection.execute("SET session_replication_role = replica")
         for table in ("orders", "customers"):
             connection.execute(f"DELETE FROM {table} WHERE {here}")
+    at = moved()
+    wait_until(lambda: moved() > at + 500, what="writes without a refusal first")  # everybody has read it
+    process.send_signal(signal.SIGINT)
     result = finish(process)
     only(result)
     assert result["previous_owner_tries"] > 0
