@@ -189,7 +189,10 @@ void local_halt_abandon(struct local_halt *halt);
 
 /* ---- first contact (local_login.c) ---- */
 
-/* Connects until it works, then creates role and database if they are missing. */
+/*
+ * Connects until it works, then creates role and database if they are missing. Speaks only to the server of
+ * its data directory: another one on the port is not asked and not believed.
+ */
 struct local_login {
     struct sm sm;
     struct local *local;
@@ -201,6 +204,9 @@ struct local_login {
     uint64_t deadline_ns;
     struct pg_conn *conn;
     struct loop_timer timer;
+    struct work work;
+    struct err found; /* by the worker that looks whether the server is up */
+    bool refused;     /* it did not let us in; told once it is certain that it was ours */
     struct err err;
     void (*done)(struct local_login *login, const struct err *err, void *data);
     void *data;

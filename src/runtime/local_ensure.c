@@ -206,8 +206,10 @@ static void autopsy_done(struct work *work, int code)
     struct err err = {0};
     err_set(&err, ERRC_IO, "PostgreSQL ended while it started: %s (%s/log)",
             e->reason[0] != '\0' ? e->reason : "it logged nothing", e->path);
-    if (port_lost)
+    if (port_lost) {
+        err.code = ERRC_CONFLICT;
         err_wrap(&err, "port %d on %s is taken", e->record.port, e->record.host);
+    }
     if (e->op.canceled)
         fail_canceled(e);
     else

@@ -199,6 +199,64 @@ static void test_a_port_lost_at_the_start(void **state)
     fixture_fini(f);
 }
 
+/* Another PostgreSQL, which knows no password of ours. */
+static pid_t stranger_start(int port)
+{
+    static const char refusal[] = "E\0\0\0\x3ASFATAL\0VFATAL\0C28P01\0Mpassword authentication failed\0";
+    int listener = listener_open(port);
+    pid_t pid = fork();
+    while (pid == 0) {
+        char space[1024];
+        int fd = accept(listener, NULL, NULL);
+        if (read(fd, space, sizeof space) == 8) { /* SSLRequest */
+            (void)!write(fd, "N", 1);
+            (void)!read(fd, space, sizeof space);
+        }
+        (void)!write(fd, refusal, sizeof refusal);
+        close(fd);
+    }
+    close(listener);
+    return pid;
+}
+
+/* A foreign server gets the port while ours is being started: it is not taken for ours. */
+static void test_a_port_lost_to_another_server(void **state)
+{
+    struct fixture *f = *state;
+    char script[512];
+    char path[300];
+    snprintf(script, sizeof script,
+             "case \"$*\" in *--version*) ;; *-D*) if grep -q 'port = %d$' ../one/shardherd.conf; then\n"
+             "touch $(dirname $0)/begun; while [ ! -e $(dirname $0)/go ]; do sleep 0.02; done; fi;; esac",
+             f->port);
+    const char *bin = wrapped(f, "", script);
+    assert_int_equal(chmod(bin, 0777), 0);
+    snprintf(path, sizeof path, "%s/begun", bin);
+    fixture_open(f);
+    struct answer a = {0};
+    const struct runtime_spec spec = SPEC("one");
+    assert_int_equal(runtime_ensure(f->rt, &spec, on_instance, &a, &a.err), 0);
+    while (!a.done && access(path, F_OK) != 0)
+        uv_run(&f->loop.uv, UV_RUN_ONCE);
+    assert_false(a.done);
+    pid_t stranger = stranger_start(f->port);
+    for (uint64_t end = uv_hrtime() + 500000000; !a.done && uv_hrtime() < end;) { /* time to be misled */
+        uv_run(&f->loop.uv, UV_RUN_NOWAIT);
+        pg_server_wait_ms(5);
+    }
+    script_write(bin, "go", "");
+    fixture_run(f, &a.done);
+    kill(stranger, SIGKILL);
+    waitpid(stranger, NULL, 0);
+    if (a.err.code != ERRC_NONE)
+        fail_msg("%s", a.err.message);
+    assert_true(a.port > f->port);
+    assert_int_equal(atoi(ask(&a, "SHOW port")), a.port);
+    assert_int_equal(fixture_remove(f, "one").err.code, ERRC_NONE);
+    assert_int_equal(local_tree_delete(bin, NULL), 0);
+    fixture_fini(f);
+}
+
 static void test_a_server_that_does_not_start(void **state)
 {
     struct fixture *f = *state;
@@ -341,6 +399,40 @@ static void test_creator_killed_half_way(void **state)
     fixture_fini(f);
 }
 
+/* Several managers on one machine begin at the same port at the same moment. */
+static void test_creators_at_the_same_moment(void **state)
+{
+    enum { CREATORS = 3 };
+    struct fixture *f = *state;
+    struct fixture each[CREATORS] = {0};
+    pid_t pids[CREATORS];
+    int ports[CREATORS];
+    for (int i = 0; i < CREATORS; i++) {
+        fixture_init(&each[i]);
+        each[i].port = f->port;
+    }
+    for (int i = 0; i < CREATORS; i++)
+        pids[i] = creator_start(&each[i]);
+    for (int i = 0; i < CREATORS; i++) {
+        int status = -1;
+        assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+        assert_int_equal(status, 0);
+    }
+    for (int i = 0; i < CREATORS; i++) {
+        fixture_open(&each[i]);
+        struct answer a = fixture_make(&each[i], "one");
+        ports[i] = a.port;
+        assert_int_equal(atoi(ask(&a, "SHOW port")), a.port);
+        for (int k = 0; k < i; k++)
+            assert_int_not_equal(ports[k], ports[i]);
+    }
+    for (int i = 0; i < CREATORS; i++) {
+        assert_int_equal(fixture_remove(&each[i], "one").err.code, ERRC_NONE);
+        fixture_fini(&each[i]);
+    }
+    fixture_fini(f);
+}
+
 /* Removing what a killed creator left needs no ensure before it. */
 static void test_removed_after_a_killed_creator(void **state)
 {
@@ -371,11 +463,13 @@ int main(int argc, char **argv)
         TEST(test_programs_too_old),
         TEST(test_a_machine_without_c_utf8),
         TEST(test_a_port_lost_at_the_start),
+        TEST(test_a_port_lost_to_another_server),
         TEST(test_a_server_that_does_not_start),
         TEST(test_what_is_not_ours_stays),
         TEST(test_a_parent_that_the_user_cannot_pass),
         TEST(test_closed_half_way),
         TEST(test_creator_killed_half_way),
+        TEST(test_creators_at_the_same_moment),
         TEST(test_removed_after_a_killed_creator),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
