@@ -95,6 +95,8 @@ struct fleet_database {
     struct routing *routing;  /* NULL until provisioned */
     int64_t routing_revision; /* store revision of db/<name>/routing */
     struct balance_policy policy;
+    unsigned policy_given;   /* bit i: the specification says the i-th setting itself; the others follow the
+                                defaults */
     unsigned initial_shards; /* of the specification: automatic merges never go below */
 };
 

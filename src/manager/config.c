@@ -399,6 +399,16 @@ void config_print(const struct config *c, struct buf *out)
     }
 }
 
+void config_balance_follow(struct balance_policy *policy, unsigned given,
+                           const struct balance_policy *defaults)
+{
+    size_t count;
+    const struct config_key *keys = config_balance_keys(&count);
+    for (size_t i = 0; i < count; i++)
+        if ((given & 1u << i) == 0)
+            config_key_copy(&keys[i], policy, defaults);
+}
+
 bool config_can_reload(const struct config *a, const struct config *b, const char **why)
 {
     size_t count;

@@ -94,6 +94,10 @@ void config_print(const struct config *c, struct buf *out);
 /* True if the difference between a and b can be taken over without a restart; else *why names the key. */
 bool config_can_reload(const struct config *a, const struct config *b, const char **why);
 
+/* policy follows the defaults in everything but what was said for it (the bits of spec.balance_given). */
+void config_balance_follow(struct balance_policy *policy, unsigned given,
+                           const struct balance_policy *defaults);
+
 /* ---- database specification, the same shape as the ShardedDatabase object ---- */
 
 struct spec_shard {

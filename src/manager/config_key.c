@@ -314,6 +314,14 @@ bool config_key_equal(const struct config_key *key, const void *a, const void *b
     return equal;
 }
 
+void config_key_copy(const struct config_key *key, void *to, const void *from)
+{
+    static const size_t sizes[] = {
+        [CONFIG_BOOL] = sizeof(bool),   [CONFIG_INT] = sizeof(int),    [CONFIG_DURATION] = sizeof(uint64_t),
+        [CONFIG_REAL] = sizeof(double), [CONFIG_CHOICE] = sizeof(int), [CONFIG_LIST] = 0};
+    memcpy((char *)to + key->offset, (const char *)from + key->offset, sizes[key->type]);
+}
+
 void config_key_clear(const struct config_key *key, void *base)
 {
     char *text, *none = NULL;

@@ -56,6 +56,8 @@ int config_key_set(const struct config_key *key, void *base, const char *text, s
 /* What config_key_set() takes; false and nothing if it is a text that is not set. */
 bool config_key_print(const struct config_key *key, const void *base, struct buf *out);
 bool config_key_equal(const struct config_key *key, const void *a, const void *b);
+/* From one struct to another; not for texts and lists. */
+void config_key_copy(const struct config_key *key, void *to, const void *from);
 /* Frees what it points to. */
 void config_key_clear(const struct config_key *key, void *base);
 

@@ -230,6 +230,25 @@ int databases_spec_of(void *data, const struct fleet_database *db, const char *s
     return 0;
 }
 
+/* ---- what the model has of a specification ---- */
+
+static void take_spec(struct fleet_database *db, const struct database_spec *spec)
+{
+    db->policy = spec->balance;
+    db->policy_given = spec->balance_given;
+    db->initial_shards = (unsigned)spec->shard_count;
+}
+
+void databases_set_defaults(struct databases *d, const struct balance_policy *defaults)
+{
+    list_each(node, &d->fleet->databases)
+    {
+        struct fleet_database *db = list_item(node, struct fleet_database, node);
+        config_balance_follow(&db->policy, db->policy_given, defaults);
+    }
+    d->fleet->version++;
+}
+
 /* ---- reading everything at the start ---- */
 
 struct loading {
@@ -266,8 +285,7 @@ static void load_spec(struct loading *l, const struct store_entry *e, const char
     free(db->spec_json);
     db->spec_json = mem_strdup(e->value);
     db->spec_revision = e->revision;
-    db->policy = spec.balance;
-    db->initial_shards = (unsigned)spec.shard_count;
+    take_spec(db, &spec);
     l->outstanding++;
     ensure_secret(l->databases, name, spec.owner, loaded_one, l);
     database_spec_free(&spec);
@@ -384,8 +402,7 @@ static void spec_written(const struct err *err, int64_t revision, void *data)
     free(db->spec_json);
     db->spec_json = mem_strdup(a->json);
     db->spec_revision = revision;
-    db->policy = a->spec.balance;
-    db->initial_shards = (unsigned)a->spec.shard_count;
+    take_spec(db, &a->spec);
     d->fleet->version++;
     if (db->routing == NULL && start_provision(d, &a->spec, &op, &local) != 0) {
         apply_end(a, &local, NULL);
@@ -424,6 +441,46 @@ static void apply_later(struct loop_task *task, void *data)
         ensure_secret(a->databases, a->spec.name, a->spec.owner, secret_ready, a);
 }
 
+static int by_lo(const void *a, const void *b)
+{
+    const struct spec_shard *x = a, *y = b;
+    return x->range.lo < y->range.lo ? -1 : x->range.lo > y->range.lo;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+static struct spec_shard *sorted_shards(const struct database_spec *spec)
+{
+    struct spec_shard *shards = mem_array((size_t)spec->shard_count, sizeof *shards);
+    memcpy(shards, spec->shards, (size_t)spec->shard_count * sizeof *shards);
+    qsort(shards, (size_t)spec->shard_count, sizeof *shards, by_lo);
+    return shards;
+}
+
+/* In whatever order they are listed. */
+static const char *shards_differ(const struct database_spec *old, const struct database_spec *next)
+{
+    if (old->shard_count != next->shard_count)
+        return "the number of shards";
+    const char *what = NULL;
+    struct spec_shard *all = sorted_shards(old), *others = sorted_shards(next);
+    for (int i = 0; what == NULL && i < old->shard_count; i++) {
+        const struct spec_shard *a = &all[i], *b = &others[i];
+        if (a->range.lo != b->range.lo || a->range.hi != b->range.hi)
+            what = "a range of its shards";
+        else if (strcmp(a->name, b->name) != 0)
+            what = "the name of a shard";
+        else if (!same_text(a->instance, b->instance))
+            what = "the instance of a shard";
+    }
+    free(all);
+    free(others);
+    return what;
+}
+
 /* What an existing database's new specification may not change. */
 static int check_change(const struct fleet_database *db, const struct database_spec *next,
                         const struct balance_policy *defaults, struct err *err)
@@ -434,15 +491,17 @@ static int check_change(const struct fleet_database *db, const struct database_s
         database_spec_parse(db->spec_json, strlen(db->spec_json), "store", defaults, &old, NULL) != 0)
         return 0;
     if (old.table_count != next->table_count)
-        what = "tables";
+        what = "the tables";
     for (int i = 0; what == NULL && i < old.table_count; i++)
         if (strcmp(old.tables[i].name, next->tables[i].name) != 0 ||
             strcmp(old.tables[i].key, next->tables[i].key) != 0)
-            what = "tables";
-    if (strcmp(old.owner, next->owner) != 0)
-        what = "owner";
-    if (old.shard_count != next->shard_count)
-        what = "shards";
+            what = "the tables";
+    if (what == NULL && strcmp(old.owner, next->owner) != 0)
+        what = "the owner";
+    if (what == NULL && !same_text(old.schema, next->schema))
+        what = "the schema";
+    if (what == NULL)
+        what = shards_differ(&old, next);
     database_spec_free(&old);
     if (what != NULL)
         return err_set(err, ERRC_CONFLICT,

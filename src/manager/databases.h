@@ -24,6 +24,9 @@ void databases_free(struct databases *d);
 int databases_load(struct databases *d, const struct balance_policy *defaults,
                    void (*done)(const struct err *err, void *data), void *data, struct err *err);
 
+/* New defaults, at once for every database, except where its specification says otherwise. */
+void databases_set_defaults(struct databases *d, const struct balance_policy *defaults);
+
 struct databases_answer {
     const struct err *err; /* NULL = accepted */
     bool created;          /* else it existed and was changed, or nothing had to change */

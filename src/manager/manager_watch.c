@@ -158,6 +158,8 @@ static void take_over(struct manager *m)
     err_clear(&m->config_error);
     m->config_reloads++;
     log_setup(m->config.log_level, m->config.log_format);
+    if (m->databases != NULL)
+        databases_set_defaults(m->databases, &m->config.balance);
     if (m->discovery != NULL)
         discovery_set_period(m->discovery, m->config.discovery_interval_ns);
     if (m->balancer != NULL)

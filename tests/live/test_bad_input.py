@@ -444,6 +444,27 @@ def test_reload_of_a_bad_file(new_rig):
     wait_until(lambda: "restart" not in rig.fetch("/readyz?verbose", raw=True), what="the mended file")
 
 
+def test_reloaded_balance(new_rig):
+    """New defaults hold at once for databases that exist, but for what their specification says itself."""
+    rig = new_rig(start=False, settings=["runtime.kind=none"])
+    rig.config = rig.directory / "shardherd.yaml"
+    rig.config.write_text("balance:\n  threshold: 500\n  max_shards: 8\n")
+    rig.start()
+    own = spec("own")
+    own["spec"]["balance"] = {"threshold": 50}
+    apply(rig, own)
+    apply(rig, spec("plain"))
+
+    def policies():
+        found = (rig.fetch(f"/v1/databases/{name}")["balance"] for name in ("plain", "own"))
+        return [(policy["threshold"], policy["max_shards"], policy["split"]) for policy in found]
+
+    assert policies() == [(500, 8, "off"), (50, 8, "auto")]
+    rig.config.write_text("balance:\n  threshold: 700\n  max_shards: 9\n  split: recommend\n")
+    rig.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: policies() == [(700, 9, "off"), (50, 9, "recommend")], what="the new defaults")
+
+
 def test_invalid_specifications(shop):
     good = spec("bad")
     half = [{"name": "s1", "range": f"{-(2**63)}..-1"}]
