@@ -66,7 +66,35 @@ static struct watched *watched_get(struct balancer *b, const char *database)
     return w;
 }
 
-static struct watched_shard *shard_get(struct watched *w, const char *name)
+/* A dry run changes nothing: it starts no cool-down. */
+static bool moved(const struct operation *op, const char *database, const char *shard)
+{
+    if (!move_op_is(op) || op->status == OPERATION_RUNNING || strcmp(op->database, database) != 0)
+        return false;
+    const struct move_record *r = move_op_record(op);
+    return !r->dry_run && (strcmp(r->source, shard) == 0 || strcmp(r->target, shard) == 0);
+}
+
+/* When the shard's last move ended, by the journal: a cool-down outlives the manager that began it. 0 =
+ * never.
+ */
+static uint64_t journaled_end(const struct balancer *b, const char *database, const char *shard)
+{
+    int64_t ended_us = 0, wall_us = loop_wall(b->options.loop);
+    uint64_t now = loop_now(b->options.loop);
+    list_each(node, &b->options.operations->list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        if (moved(op, database, shard) && op->ended_us > ended_us)
+            ended_us = op->ended_us;
+    }
+    if (ended_us == 0)
+        return 0;
+    uint64_t ago = wall_us > ended_us ? (uint64_t)(wall_us - ended_us) * 1000 : 0;
+    return ago < now ? now - ago : 1;
+}
+
+static struct watched_shard *shard_get(struct balancer *b, struct watched *w, const char *name)
 {
     list_each(node, &w->shards)
     {
@@ -76,6 +104,7 @@ static struct watched_shard *shard_get(struct watched *w, const char *name)
     }
     struct watched_shard *s = mem_zalloc(sizeof *s);
     snprintf(s->name, sizeof s->name, "%s", name);
+    s->last_split_ns = journaled_end(b, w->database, name);
     list_append(&w->shards, &s->node);
     return s;
 }
@@ -165,7 +194,7 @@ static void shard_facts(struct balancer *b, const struct fleet_database *db, str
                         const struct routing_shard *shard, struct balance_shard_facts *ret)
 {
     const struct fleet_instance *primary = fleet_primary(b->options.fleet, db->name, shard->name);
-    struct watched_shard *s = shard_get(w, shard->name);
+    struct watched_shard *s = shard_get(b, w, shard->name);
     s->present = true;
     *ret = (struct balance_shard_facts){
         .name = shard->name,
@@ -344,7 +373,7 @@ void balancer_move_ended(struct balancer *b, const char *database, const char *s
 {
     struct watched *w = watched_find(b, database);
     if (w != NULL)
-        shard_get(w, shard)->last_split_ns = loop_now(b->options.loop);
+        shard_get(b, w, shard)->last_split_ns = loop_now(b->options.loop);
 }
 
 const struct balancer_decision *balancer_decision(const struct balancer *b, unsigned n)

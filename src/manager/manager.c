@@ -181,7 +181,7 @@ void manager_operation_changed(void *data, struct operation *op)
     api_operation_changed(m->api, op);
     if (op->status == OPERATION_RUNNING)
         return;
-    if (move_op_is(op) && m->balancer != NULL) {
+    if (move_op_is(op) && !move_op_record(op)->dry_run && m->balancer != NULL) {
         balancer_move_ended(m->balancer, op->database, move_op_record(op)->source);
         balancer_move_ended(m->balancer, op->database, move_op_record(op)->target);
     }
