@@ -1,5 +1,5 @@
 """What shardherd does about load beside splitting: merges, rebalances, recommends, and leaves alone what it moved
-lately, also after a restart. Four fleets at once, each with its load; see test_auto_split.py for the decision to split."""
+lately, also after a restart. Four fleets at once, each with its load; test_auto_split.py has the decision to split."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
