@@ -40,7 +40,8 @@ void balancer_stop(struct balancer *b, void (*closed)(void *data), void *data);
 void balancer_set_max_operations(struct balancer *b, unsigned max);
 /* A database was deleted: its state goes. */
 void balancer_forget(struct balancer *b, const char *database);
-/* A move of this shard ended now: the cool-down starts. Those of earlier managers are read from the journal. */
+/* A move of this shard ended now: the cool-down starts. Those of earlier managers are read from the journal.
+ */
 void balancer_move_ended(struct balancer *b, const char *database, const char *shard);
 
 /* The n-th newest decision (0 = newest) or NULL. */
