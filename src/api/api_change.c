@@ -291,6 +291,24 @@ void api_post_operation(struct api_call *call)
     api_respond_accepted(call, op);
 }
 
+static void on_canceled(struct operation *op, const struct err *err, void *data)
+{
+    struct api_waiting *w = data;
+    struct api_call call = {.api = w->api, .ex = w->ex};
+    struct err local = {0};
+    if (w->api == NULL)
+        http_problem(w->ex, 503, "unavailable", "shutting down");
+    else if (err == NULL)
+        api_respond_accepted(&call, op);
+    else {
+        err_copy(&local, err);
+        err_wrap(&local, "%s goes back, but that could not be written down: a restart would forget it",
+                 op->id);
+        http_problem_err(w->ex, &local);
+    }
+    waiting_free(w);
+}
+
 void api_post_cancel(struct api_call *call)
 {
     struct operation *op = operations_find(call->api->services.operations, call->params[0]);
@@ -305,15 +323,10 @@ void api_post_cancel(struct api_call *call)
                      operation_status_name(op->status));
         return;
     }
-    /* A refusal to cancel is reported to us, and is no error of the operation. */
-    struct err before = op->error;
-    err_clear(&op->error);
-    op->kind->cancel(op);
-    struct err refusal = op->error;
-    if (op->error.code == ERRC_NONE || op->error.code == ERRC_CONFLICT)
-        op->error = before;
-    if (refusal.code == ERRC_CONFLICT)
-        http_problem_err(call->ex, &refusal);
-    else
-        api_respond_accepted(call, op);
+    struct api_waiting *w = waiting_new(call, false);
+    struct err err = {0};
+    if (op->kind->cancel(op, on_canceled, w, &err) != 0) {
+        http_problem_err(call->ex, &err);
+        waiting_free(w);
+    }
 }

@@ -447,12 +447,14 @@ static void print_move(const struct operation *base, struct buf *json)
     move_record_print(&((const struct move_op *)base)->core.record, json);
 }
 
-static void cancel_move(struct operation *base)
+static int cancel_move(struct operation *base, operation_done_cb done, void *data, struct err *err)
 {
     struct move_op *op = (struct move_op *)base;
-    op->op.error.code = ERRC_NONE;
-    move_cancel(&op->core, &op->op.error);
+    int rc = move_cancel(&op->core, err);
+    if (rc == 0)
+        rc = operation_journal(base, done, data, err);
     operation_changed(base);
+    return rc;
 }
 
 static const struct operation_kind move_kind = {

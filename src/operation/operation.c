@@ -27,8 +27,19 @@ void operations_init(struct operations *ops, const struct operation_services *se
     list_init(&ops->list);
 }
 
+struct journal_write {
+    struct list node; /* in operation.writes */
+    struct operation *op;
+    operation_done_cb done;
+    void *data;
+};
+
 static void free_operation(struct operation *op)
 {
+    list_each(node, &op->writes)
+    {
+        free(list_item(node, struct journal_write, node));
+    }
     list_remove(&op->node);
     free(op->database);
     free(op->shard);
@@ -118,7 +129,7 @@ static void prune(struct operations *ops)
         struct operation *op = list_item(node, struct operation, node);
         if (kept <= OPERATIONS_KEPT)
             return;
-        if (op->status != OPERATION_RUNNING) {
+        if (op->status != OPERATION_RUNNING && list_empty(&op->writes)) {
             free_operation(op);
             kept--;
         }
@@ -138,6 +149,7 @@ void operation_register(struct operations *ops, struct operation *op, const stru
     }
     op->kind = kind;
     op->owner = ops;
+    list_init(&op->writes);
     prune(ops);
     list_append(&ops->list, &op->node);
 }
@@ -173,34 +185,63 @@ void operation_maybe_kill(struct operations *ops, const char *place)
 
 /* ---- journal ---- */
 
-struct journal_write {
-    struct operation *op;
-    operation_done_cb done;
-    void *data;
-};
+static void on_journaled(const struct err *err, int64_t revision, void *data);
 
-static void on_journaled(const struct err *err, int64_t revision, void *data)
+static int write_journal(struct journal_write *w, struct err *err)
 {
-    struct journal_write w = *(struct journal_write *)data;
-    free(data);
-    if (err == NULL)
-        w.op->revision = revision;
-    w.done(w.op, err, w.data);
-}
-
-int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err)
-{
-    struct journal_write *w = mem_alloc(sizeof *w);
+    struct operation *op = w->op;
     struct buf json = {0};
     char key[32];
-    *w = (struct journal_write){op, done, data};
     op->kind->print(op, &json);
     snprintf(key, sizeof key, "op/%s", op->id);
     int rc = store_compare_and_swap(op->owner->services.store, key, op->revision, buf_text(&json),
                                     on_journaled, w, err);
     buf_free(&json);
-    if (rc != 0)
+    return rc;
+}
+
+/* While `done` runs the write still counts, so that what is written there comes behind what waits already. */
+static void end_write(struct journal_write *w, const struct err *err)
+{
+    w->done(w->op, err, w->data);
+    list_remove(&w->node);
+    free(w);
+}
+
+static void write_next(struct operation *op)
+{
+    struct list *node;
+    while ((node = list_first(&op->writes)) != NULL) {
+        struct err err = {0};
+        if (write_journal(list_item(node, struct journal_write, node), &err) == 0)
+            return;
+        end_write(list_item(node, struct journal_write, node), &err);
+    }
+}
+
+static void on_journaled(const struct err *err, int64_t revision, void *data)
+{
+    struct journal_write *w = data;
+    struct operation *op = w->op;
+    if (err == NULL)
+        op->revision = revision;
+    end_write(w, err);
+    write_next(op);
+}
+
+int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err)
+{
+    struct journal_write *w = mem_zalloc(sizeof *w);
+    bool waits = !list_empty(&op->writes);
+    w->op = op;
+    w->done = done;
+    w->data = data;
+    list_append(&op->writes, &w->node);
+    int rc = waits ? 0 : write_journal(w, err);
+    if (rc != 0) {
+        list_remove(&w->node);
         free(w);
+    }
     return rc;
 }
 

@@ -53,10 +53,16 @@ struct operation_services {
     void *data;
 };
 
+typedef void (*operation_done_cb)(struct operation *op, const struct err *err, void *data);
+
 struct operation_kind {
     const char *name;                                            /* "move" */
     void (*print)(const struct operation *op, struct buf *json); /* the document for API and journal */
-    void (*cancel)(struct operation *op);                        /* asks to go back; may be too late */
+    /*
+     * Asks to go back. ERRC_CONFLICT: it can only go forward. Zero: it goes back, and `done` follows when the
+     * journal says so, that is, when a restart cannot forget it any more.
+     */
+    int (*cancel)(struct operation *op, operation_done_cb done, void *data, struct err *err);
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -73,6 +79,7 @@ struct operation {
     int64_t revision;             /* of op/<id> in the store */
     int64_t created_us, ended_us; /* wall clock; ended 0 while running */
     struct err error;             /* last error, also of a step that is being retried */
+    struct list writes;           /* of its journal: the first is under way, the others wait for it */
     struct loop_task free_task;
 };
 
@@ -109,8 +116,10 @@ int operations_resume(struct operations *ops, void (*done)(const struct err *err
 /* Enters op into the list under a new id ("m7k2p9xq": prefix and random text), or the one resumed. */
 void operation_register(struct operations *ops, struct operation *op, const struct operation_kind *kind,
                         const char *prefix, const char *id);
-/* Writes the journal document kind->print() makes; done gets ERRC_CONFLICT when someone else wrote it. */
-typedef void (*operation_done_cb)(struct operation *op, const struct err *err, void *data);
+/*
+ * Writes the journal document kind->print() makes when its turn comes: writes of one operation go one after
+ * the other. done gets ERRC_CONFLICT when someone else wrote it.
+ */
 int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err);
 /* Sets status and ended_us; the caller has journaled or will journal. */
 void operation_end(struct operation *op, enum operation_status status);

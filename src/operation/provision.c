@@ -107,9 +107,11 @@ static void free_provision(struct operation *base)
     free(p);
 }
 
-static void cancel_provision(struct operation *base)
+static int cancel_provision(struct operation *base, operation_done_cb done, void *data, struct err *err)
 {
-    err_set(&base->error, ERRC_CONFLICT, "%s cannot be canceled: delete the database instead", base->id);
+    (void)done;
+    (void)data;
+    return err_set(err, ERRC_CONFLICT, "%s cannot be canceled: delete the database instead", base->id);
 }
 
 /* ---- steps ---- */

@@ -340,6 +340,23 @@ def test_cancel_before_the_fence(rig, state):
     assert [s["name"] for s in rig.routing()["shards"]] == ["s1", "s2"]
 
 
+def test_cancel_is_written_down(rig):
+    """Accepted means that it holds even if the manager is killed in that moment, in the middle of a step."""
+    dsn = rig.dsn("s2")
+    split = Split(rig, "move:state:copy")
+    with psycopg.connect(dsn) as blocker:
+        blocker.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")  # the next step waits for it
+        split.go_on()
+        canceled = rig.post(f"/v1/operations/{split.id}/cancel", {})
+        rig.process.kill()
+        rig.process.wait()
+        assert canceled["record"]["canceled"] is True and canceled["record"]["state"] == "copy", canceled
+    rig.start()
+    ended, _ = split.end("undone")
+    assert ended["record"]["canceled"] is True
+    assert [s["name"] for s in rig.routing()["shards"]] == ["s1", "s2"]
+
+
 def rig_operation_id(rig):
     """From the log: the API stands still."""
     lines = [line for line in rig.log.read_text().splitlines() if 'msg="move begins"' in line and "kind=split" in line]
