@@ -62,10 +62,27 @@ uint64_t hist_quantile(const struct hist *h, double q)
     return h->max_us;
 }
 
-uint64_t hist_at_or_below(const struct hist *h, uint64_t us)
+/* The first bucket that holds values above `us`. */
+static size_t bucket_above(uint64_t us)
+{
+    size_t bucket = bucket_of(us);
+    return bucket_top(bucket) <= us ? bucket + 1 : bucket;
+}
+
+void hist_cumulate(const struct hist *h, const uint64_t *us, size_t count, uint64_t *ret)
 {
     uint64_t seen = 0;
-    for (size_t i = 0; i < HIST_BUCKETS && bucket_top(i) <= us; i++)
-        seen += h->buckets[i];
+    size_t bucket = 0;
+    for (size_t i = 0; i < count; i++) {
+        for (size_t end = bucket_above(us[i]); bucket < end && seen < h->count; bucket++)
+            seen += h->buckets[bucket];
+        ret[i] = seen;
+    }
+}
+
+uint64_t hist_at_or_below(const struct hist *h, uint64_t us)
+{
+    uint64_t seen;
+    hist_cumulate(h, &us, 1, &seen);
     return seen;
 }

@@ -29,4 +29,7 @@ uint64_t hist_quantile(const struct hist *h, double q);
 /* How many values lie at or below `us` (to within a bucket): for Prometheus buckets. */
 uint64_t hist_at_or_below(const struct hist *h, uint64_t us);
 
+/* The same for several that ascend, in one pass: ret[i] belongs to us[i]. */
+void hist_cumulate(const struct hist *h, const uint64_t *us, size_t count, uint64_t *ret);
+
 #endif

@@ -9,15 +9,22 @@
 #include "loop/work.h"
 #include "metrics/exposition.h"
 #include "metrics/poller_impl.h"
+#include "metrics/text_block.h"
 
-/* A finished text; lives while a response is written from it or it is fresh enough to be shared. */
+/*
+ * A text that is being put together or finished; lives while a response is written from it or it is fresh
+ * enough to be shared. Long runs of it lie in blocks, which it keeps; what is short is copied into chunks.
+ */
 struct snapshot {
     struct exposition *exposition;
     unsigned users;
     uint64_t made_ns;
-    char **chunks; /* each of pieces[i].length bytes */
     struct http_piece *pieces;
     size_t count, capacity;
+    struct text_block **blocks; /* as in exposition.blocks; some are NULL */
+    unsigned block_count;
+    char **chunks;
+    size_t chunk_count;
     size_t room; /* left in the last chunk */
 };
 
@@ -34,24 +41,20 @@ struct process_facts {
     uint64_t read_ns; /* 0 = never */
 };
 
-enum part {
-    PART_OWN,
-    PART_STATUS,
-    PART_HEALTH,
-    PART_VALUES,
-    PART_HISTOGRAMS,
-    PART_QUERIES,
-    PART_DYNAMIC,
-    PART_END
-};
+/* What the blocks of a batch of instances are of: what is known here, and each query. */
+#define KIND_OWN 0u
+#define KINDS    (1u + QUERIES)
 
-/* Where the assembly stands: family `family` of `part` (of query `query`), next instance `index`. */
+/*
+ * REFRESH  block `place` of exposition.blocks is looked at, or in the builder
+ * TEXT     family `family` of `kind` is added to the snapshot, which keeps the blocks by now
+ */
+enum phase { PHASE_REFRESH, PHASE_TEXT, PHASE_END };
+
 struct cursor {
-    enum part part;
-    int query;
-    unsigned family;
-    unsigned index;
-    bool headed;         /* the family's HELP and TYPE are written */
+    enum phase phase;
+    unsigned place;
+    unsigned kind, family;
     uint64_t generation; /* of the set of pollers */
 };
 
@@ -63,7 +66,11 @@ struct exposition {
     struct list scrapes;      /* wait for the assembly */
     struct snapshot *making;  /* NULL = no assembly runs */
     struct snapshot *fresh;   /* the last finished one */
-    struct loop_timer expiry; /* lets go of `fresh` */
+    struct loop_timer expiry; /* lets go of `fresh`, later of the blocks */
+    /* Block `kind` of the batch b of the pollers' table is at b * KINDS + kind; NULL = empty. */
+    struct text_block **blocks;
+    unsigned block_count;
+    struct block_builder builder;
     struct loop_task assemble;
     struct loop_timer next; /* the next slice */
     struct cursor cursor;
@@ -82,6 +89,27 @@ struct exposition {
     void (*closed)(void *data);
     void *closed_data;
 };
+
+/* ---- snapshot.c ---- */
+
+struct snapshot *snapshot_new(struct exposition *e);
+void snapshot_unref(struct snapshot *s);
+/* Short texts are copied; others have to stay where they are while the snapshot lives. */
+void snapshot_add(struct snapshot *s, const char *text, size_t length);
+void snapshot_copy(struct snapshot *s, const char *text, size_t length);
+/* Keeps the blocks that there are now. */
+void snapshot_keep_blocks(struct snapshot *s);
+size_t snapshot_length(const struct snapshot *s);
+
+/* ---- exposition_text.c ---- */
+
+/* Puts e->making together, from the beginning. */
+void text_begin(struct exposition *e);
+/* Goes on until the slice is over; true when all is there. */
+bool text_slice(struct exposition *e);
+/* Gives up what is being put together, if anything. */
+void text_cancel(struct exposition *e);
+void text_drop_blocks(struct exposition *e);
 
 /* ---- exposition_own.c ---- */
 

@@ -25,6 +25,8 @@ const struct metric_family status_families[STATUS_FAMILIES] = {
                          "Failed connects, lost connections and failed load polls."},
     [STATUS_CONNECTS] = {"shardherd_instance_connects_total", METRIC_COUNTER,
                          "Attempts to connect to the instance for polling."},
+    [STATUS_HEALTH] = {"shard_health_status", METRIC_GAUGE,
+                       "1 while the instance is taken for alive, 0 when it is taken for down."},
 };
 
 const struct metric_family value_families[VALUE_FAMILIES] = {

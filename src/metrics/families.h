@@ -6,7 +6,7 @@
 
 #include "metrics/metric_text.h"
 
-/* About the polling itself; never stale: they say that the rest is. */
+/* About the polling itself and what it means; never stale: they say that the rest is. */
 enum status_family {
     STATUS_PG_UP,
     STATUS_SCRAPE_DURATION,
@@ -20,6 +20,7 @@ enum status_family {
     STATUS_SKIPPED,
     STATUS_FAILURES,
     STATUS_CONNECTS,
+    STATUS_HEALTH,
     STATUS_FAMILIES
 };
 extern const struct metric_family status_families[STATUS_FAMILIES];

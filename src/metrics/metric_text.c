@@ -180,6 +180,24 @@ void metric_add_uint(struct buf *out, uint64_t value)
     buf_add(out, text + at, sizeof text - at);
 }
 
+void metric_add_decimal(struct buf *out, uint64_t value, unsigned digits)
+{
+    char text[44];
+    size_t at = sizeof text;
+    unsigned left = digits;
+    for (; left > 0 && value % 10 == 0; left--)
+        value /= 10;
+    for (unsigned n = 0; n < left; n++, value /= 10)
+        text[--at] = (char)('0' + value % 10);
+    if (left > 0)
+        text[--at] = '.';
+    do {
+        text[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value > 0);
+    buf_add(out, text + at, sizeof text - at);
+}
+
 void metric_add_double(struct buf *out, double value)
 {
     if (isnan(value)) {
@@ -199,58 +217,88 @@ void metric_add_double(struct buf *out, double value)
     }
 }
 
+void metric_add_float(struct buf *out, float value)
+{
+    bool whole = value >= 0 && value < 1e9F && value == (float)(uint32_t)value;
+    if (whole || !isfinite(value)) {
+        metric_add_double(out, (double)value);
+        return;
+    }
+    char text[40];
+    snprintf(text, sizeof text, "%.7g", (double)value);
+    buf_add_text(out, text);
+}
+
 /* ---- samples ---- */
 
-static void add_name(struct buf *out, const char *name, const char *suffix, const char *labels)
+struct metric_span metric_span(const char *text)
 {
-    buf_add_text(out, name);
-    buf_add_text(out, suffix);
-    if (labels[0] == '\0')
-        return;
-    buf_addc(out, '{');
-    buf_add_text(out, labels);
-    buf_addc(out, '}');
+    return (struct metric_span){text, strlen(text)};
+}
+
+static char *put(char *at, struct metric_span span)
+{
+    memcpy(at, span.text, span.length);
+    return at + span.length;
+}
+
+void metric_add_start(struct buf *out, struct metric_span name, struct metric_span labels,
+                      struct metric_span more)
+{
+    char *start = buf_reserve(out, name.length + labels.length + more.length + 4), *at = put(start, name);
+    if (labels.length + more.length > 0) {
+        *at++ = '{';
+        at = put(at, labels);
+        if (labels.length > 0 && more.length > 0)
+            *at++ = ',';
+        at = put(at, more);
+        *at++ = '}';
+    }
+    *at++ = ' ';
+    *at = '\0';
+    out->length += (size_t)(at - start);
 }
 
 void metric_add_sample(struct buf *out, const char *name, const char *labels, double value)
 {
-    add_name(out, name, "", labels);
-    buf_addc(out, ' ');
+    metric_add_start(out, metric_span(name), metric_span(labels), metric_span(""));
     metric_add_double(out, value);
     buf_addc(out, '\n');
 }
 
-static void add_bucket(struct buf *out, const char *name, const char *labels, const char *bound,
-                       uint64_t count)
+static struct metric_span with_suffix(struct buf *scratch, const char *name, const char *suffix)
 {
-    buf_add_text(out, name);
-    buf_add_text(out, "_bucket{");
-    buf_add_text(out, labels);
-    buf_add_text(out, labels[0] != '\0' ? ",le=\"" : "le=\"");
-    buf_add_text(out, bound);
-    buf_add_text(out, "\"} ");
-    metric_add_uint(out, count);
-    buf_addc(out, '\n');
+    buf_reset(scratch);
+    buf_add_text(scratch, name);
+    buf_add_text(scratch, suffix);
+    return (struct metric_span){scratch->data, scratch->length};
 }
+
+#define BOUNDS 10
 
 void metric_add_histogram(struct buf *out, const char *name, const char *labels, const struct hist *h)
 {
-    static const struct {
-        uint64_t us;
-        const char *seconds;
-    } bounds[] = {
-        {1000, "0.001"}, {5000, "0.005"}, {10000, "0.01"}, {50000, "0.05"},  {100000, "0.1"},
-        {500000, "0.5"}, {1000000, "1"},  {5000000, "5"},  {30000000, "30"}, {100000000, "100"},
-    };
-    for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++)
-        add_bucket(out, name, labels, bounds[i].seconds, hist_at_or_below(h, bounds[i].us));
-    add_bucket(out, name, labels, "+Inf", h->count);
-    add_name(out, name, "_sum", labels);
-    buf_addc(out, ' ');
-    metric_add_double(out, (double)h->sum_us / 1e6);
+    static const uint64_t bounds_us[BOUNDS] = {1000,   5000,    10000,   50000,    100000,
+                                               500000, 1000000, 5000000, 30000000, 100000000};
+    static const char bounds[BOUNDS + 1][12] = {"le=\"0.001\"", "le=\"0.005\"", "le=\"0.01\"", "le=\"0.05\"",
+                                                "le=\"0.1\"",   "le=\"0.5\"",   "le=\"1\"",    "le=\"5\"",
+                                                "le=\"30\"",    "le=\"100\"",   "le=\"+Inf\""};
+    const struct metric_span shared = metric_span(labels), none = metric_span("");
+    uint64_t counts[BOUNDS + 1];
+    struct buf full = {0};
+    hist_cumulate(h, bounds_us, BOUNDS, counts);
+    counts[BOUNDS] = h->count;
+    struct metric_span bucket = with_suffix(&full, name, "_bucket");
+    for (size_t i = 0; i <= BOUNDS; i++) {
+        metric_add_start(out, bucket, shared, metric_span(bounds[i]));
+        metric_add_uint(out, counts[i]);
+        buf_addc(out, '\n');
+    }
+    metric_add_start(out, with_suffix(&full, name, "_sum"), shared, none);
+    metric_add_decimal(out, h->sum_us, 6);
     buf_addc(out, '\n');
-    add_name(out, name, "_count", labels);
-    buf_addc(out, ' ');
+    metric_add_start(out, with_suffix(&full, name, "_count"), shared, none);
     metric_add_uint(out, h->count);
     buf_addc(out, '\n');
+    buf_free(&full);
 }

@@ -46,6 +46,24 @@ bool metric_add_value(struct buf *out, const char *text);
 void metric_add_double(struct buf *out, double value);
 void metric_add_uint(struct buf *out, uint64_t value);
 
+/* The seven digits that a float holds: 0.7, not 0.699999988. */
+void metric_add_float(struct buf *out, float value);
+
+/* value / 10^digits without trailing zeros, digits <= 18: a duration in nanoseconds (9) as seconds. */
+void metric_add_decimal(struct buf *out, uint64_t value, unsigned digits);
+
+/* A text whose length is known. */
+struct metric_span {
+    const char *text;
+    size_t length;
+};
+struct metric_span metric_span(const char *text);
+
+/* name{labels,more} and a blank: what stands before a value. labels and more are rendered text, more may be
+ * empty. */
+void metric_add_start(struct buf *out, struct metric_span name, struct metric_span labels,
+                      struct metric_span more);
+
 /* name{labels} value\n; labels is rendered text ("" = none). */
 void metric_add_sample(struct buf *out, const char *name, const char *labels, double value);
 

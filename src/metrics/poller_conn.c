@@ -67,7 +67,6 @@ bool poller_relabel(struct poller *p)
     free(p->own_labels);
     p->labels = buf_take(&labels);
     p->own_labels = buf_take(&own);
-    p->status_changed = p->values_changed = p->histograms_changed = true;
     return changed;
 }
 
@@ -263,7 +262,6 @@ static void failed(struct poller *p, const struct err *err)
     p->tried = true;
     loop_timer_start(&p->timer, backoff(p));
     p->failures++;
-    p->status_changed = true;
     if (news && pollers->events.down != NULL)
         pollers->events.down(p->instance, &why, pollers->data);
 }
@@ -304,9 +302,6 @@ static void run_ended(struct poller *p, enum poll_group g)
         group->success_us = loop_wall(p->pollers->loop);
         p->pollers->counts.polls++;
     }
-    p->status_changed = true;
-    p->values_changed = true;
-    p->histograms_changed = p->histograms_changed || g == POLL_ACTIVITY;
     if (g == POLL_LOAD && !group->failed)
         p->values_ns = group->success_ns;
 }
@@ -319,7 +314,6 @@ static void load_done(struct poller *p)
     set_up(p, true);
     p->tried = true;
     p->failures = 0;
-    p->status_changed = true;
     if (news && pollers->events.up != NULL)
         pollers->events.up(p->instance, pollers->data);
     if (p->instance != NULL && pollers->events.sampled != NULL)
@@ -332,7 +326,6 @@ static void load_refused(struct poller *p, const struct err *err)
     set_up(p, false);
     p->tried = true;
     facts_failed(p, err);
-    p->status_changed = true;
     if (news && p->pollers->events.down != NULL)
         p->pollers->events.down(p->instance, err, p->pollers->data);
 }

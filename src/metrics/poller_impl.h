@@ -44,6 +44,7 @@ struct poller_slot {
     uint64_t took_ns;     /* of the last answer */
     uint64_t rendered_ns; /* when `samples` was made, or found to be what it would be now */
     uint64_t fingerprint; /* of what it was made from */
+    uint64_t version;     /* another one for each `samples`, over all pollers */
     struct samples *samples;
 };
 
@@ -94,11 +95,6 @@ struct poller {
     struct poller_group groups[POLL_GROUPS];
     struct poller_slot slots[QUERIES];
     uint64_t values_ns; /* when the facts were last true */
-    /* Families from what is known here, rendered when a scrape needs them and they have changed. */
-    struct samples *status; /* about the polling itself */
-    struct samples *values; /* the model's facts */
-    struct samples *histograms;
-    bool status_changed, values_changed, histograms_changed;
 };
 
 struct pollers {
@@ -114,6 +110,7 @@ struct pollers {
     unsigned table_size;
     uint64_t generation; /* changes with the set of pollers */
     uint64_t made;       /* pollers made so far: the phase */
+    uint64_t versions;   /* of rendered texts, given out so far */
     /* the pacer */
     struct loop_timer pacer;
     double tokens;
@@ -156,10 +153,8 @@ void facts_take(struct poller *p, enum query_id query, const struct pg_reply *re
 bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t took_ns);
 void facts_failed(struct poller *p, const struct err *err);
 
-/* ---- poller_text.c: the rendered families ---- */
+/* ---- poller_text.c: the rendered families of the queries ---- */
 void poller_text_take(struct poller *p, struct poller_slot *slot, const struct pg_reply *reply);
-/* Renders status, values and histograms anew, each if it changed. */
-void poller_text_update(struct poller *p);
 void poller_text_free(struct poller *p);
 
 #endif

@@ -31,6 +31,7 @@ struct samples *samples_take(struct samples_builder *b)
     size_t text_at = sizeof(struct samples);
     size_t offsets_at = (text_at + b->text.length + 7) / 8 * 8;
     struct samples *s = mem_alloc(offsets_at + (b->families + 1) * sizeof *s->offsets);
+    s->users = 1;
     s->families = b->families;
     s->offsets = (uint32_t *)(void *)((char *)s + offsets_at);
     if (b->text.length > 0)
@@ -44,9 +45,16 @@ struct samples *samples_take(struct samples_builder *b)
     return s;
 }
 
+struct samples *samples_keep(struct samples *s)
+{
+    s->users++;
+    return s;
+}
+
 void samples_free(struct samples *s)
 {
-    free(s);
+    if (s != NULL && --s->users == 0)
+        free(s);
 }
 
 /* ---- families named by servers ---- */

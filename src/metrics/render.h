@@ -14,8 +14,9 @@
 #define RENDER_TEXT_MAX    (1024u * 1024u) /* of one query of one instance; what is beyond is dropped */
 #define RENDER_DYNAMIC_MAX 2000u           /* families named by servers, over the whole fleet */
 
-/* The samples of several families; family k is text[offsets[k]] up to text[offsets[k + 1]]. */
+/* The samples of several families; family k is text[offsets[k]] up to text[offsets[k + 1]]. Never changed. */
 struct samples {
+    unsigned users;
     unsigned families;
     uint32_t *offsets; /* families + 1 */
     char text[];
@@ -30,7 +31,8 @@ struct samples_builder {
 void samples_begin(struct samples_builder *b);
 void samples_end(struct samples_builder *b); /* the family that was being written is complete */
 struct samples *samples_take(struct samples_builder *b);
-void samples_free(struct samples *s);
+struct samples *samples_keep(struct samples *s); /* one more user */
+void samples_free(struct samples *s);            /* one less, the last frees; NULL is fine */
 
 /* Families whose names come from the servers (pg_settings_*); numbered in the order of their appearance. */
 struct dynamic_families;

@@ -286,6 +286,29 @@ static void test_hist_edges(void **state)
     assert_int_equal(hist_at_or_below(&h, 0), 1);
 }
 
+/* Several bounds in one pass are what each is by itself, and that is what a walk over all values says. */
+static void test_hist_cumulate(void **state)
+{
+    (void)state;
+    static const uint64_t bounds[] = {0, 31, 32, 1000, 1023, 5000, 65535, 100000, 30000000, UINT64_MAX / 2};
+    enum { BOUNDS = sizeof bounds / sizeof *bounds };
+    struct hist h;
+    uint64_t found[BOUNDS], below[BOUNDS] = {0};
+    hist_reset(&h);
+    for (uint64_t us = 0; us < 200000; us += 1 + us / 512) {
+        hist_add(&h, us);
+        for (int i = 0; i < BOUNDS; i++)
+            below[i] += us <= bounds[i];
+    }
+    hist_cumulate(&h, bounds, BOUNDS, found);
+    for (int i = 0; i < BOUNDS; i++) {
+        assert_true(found[i] == hist_at_or_below(&h, bounds[i]));
+        assert_true(found[i] <= below[i] && below[i] - found[i] <= below[i] / 32);
+    }
+    assert_true(found[0] == 1 && found[1] == 32 && found[2] == 33 && found[4] == below[4]);
+    assert_true(found[BOUNDS - 1] == h.count);
+}
+
 /* ---- log ---- */
 
 static void log_logfmt(void)
@@ -440,6 +463,7 @@ int main(void)
         cmocka_unit_test(test_mem_overflow_aborts),
         cmocka_unit_test(test_hist_quantiles_against_exact),
         cmocka_unit_test(test_hist_edges),
+        cmocka_unit_test(test_hist_cumulate),
         cmocka_unit_test(test_log_logfmt),
         cmocka_unit_test(test_log_json),
         cmocka_unit_test(test_log_cuts_long_lines),

@@ -77,19 +77,25 @@ static void jump(struct scraper *s, uint64_t ns)
 
 /* ---- instances ---- */
 
-static struct poller *add_member(struct scraper *s, int number)
+static struct fleet_instance *add_instance_only(struct scraper *s, int number)
 {
     char name[32], host[] = "127.0.0.1", user[] = "nobody", db[] = "nothing";
     const struct instance_access access = {.host = host, .port = 1, .user = user, .dbname = db};
     struct fleet_instance *i;
     snprintf(name, sizeof name, "shop-s%d-0", number);
     assert_int_equal(fleet_add_instance(&s->f.fleet, name, "static", &access, &i, NULL), 0);
+    return i;
+}
+
+static struct poller *add_member(struct scraper *s, int number)
+{
+    struct fleet_instance *i = add_instance_only(s, number);
     pollers_sync(s->f.pollers);
     return i->observer;
 }
 
-/* An answer to `query` with so many rows; each cell is its row. */
-static PGresult *make_answer(enum query_id id, int rows)
+/* An answer to `query` with so many rows; each cell is its row's number, from `first`. */
+static PGresult *make_answer_from(enum query_id id, int rows, int first)
 {
     const struct query *query = query_get(id);
     PGresult *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
@@ -103,10 +109,15 @@ static PGresult *make_answer(enum query_id id, int rows)
     assert_true(PQsetResultAttrs(result, columns, attributes));
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < columns; c++) {
-            snprintf(cell, sizeof cell, "%d", r + 100000);
+            snprintf(cell, sizeof cell, "%d", r + first);
             assert_true(PQsetvalue(result, r, c, cell, (int)strlen(cell)));
         }
     return result;
+}
+
+static PGresult *make_answer(enum query_id id, int rows)
+{
+    return make_answer_from(id, rows, 100000);
 }
 
 static void give_answer(struct poller *p, enum query_id id, PGresult *result)
@@ -123,7 +134,6 @@ static void set_up(struct poller *p)
     p->pollers->counts.up++;
     p->tried = true;
     p->values_ns = loop_now(p->pollers->loop);
-    p->status_changed = true;
 }
 
 /* ---- clients ---- */
@@ -197,22 +207,51 @@ static char *scrape(struct scraper *s)
     return body;
 }
 
+/* Lines one after the other, by memchr(): the string functions of the sanitizers look at the whole rest of
+ * the text each time, which takes minutes for one of 20 MB. */
+struct lines {
+    const char *line, *next, *end;
+    size_t length;
+};
+
+static struct lines lines_of(const char *text)
+{
+    return (struct lines){.next = text, .end = text + strlen(text)};
+}
+
+static bool next_line(struct lines *l)
+{
+    if (l->next == l->end)
+        return false;
+    const char *newline = memchr(l->next, '\n', (size_t)(l->end - l->next));
+    assert_non_null(newline);
+    l->line = l->next;
+    l->length = (size_t)(newline - l->line);
+    l->next = newline + 1;
+    return true;
+}
+
+static bool starts_with(const struct lines *l, const char *start, size_t n)
+{
+    return l->length >= n && memcmp(l->line, start, n) == 0;
+}
+
 /* Every family once, samples only below their own head; returns the samples. */
-static size_t check_families(char *text)
+static size_t check_families(const char *text)
 {
     static char seen[4000][64];
     size_t families = 0, samples = 0, name_length = 0;
-    for (char *line = text, *end; *line != '\0'; line = end + 1) {
-        end = strchr(line, '\n');
-        assert_non_null(end);
-        if (strncmp(line, "# HELP ", 7) == 0) {
-            name_length = strcspn(line + 7, " ");
-            snprintf(seen[families], sizeof seen[0], "%.*s", (int)name_length, line + 7);
+    for (struct lines l = lines_of(text); next_line(&l);) {
+        if (starts_with(&l, "# HELP ", 7)) {
+            const char *blank = memchr(l.line + 7, ' ', l.length - 7);
+            assert_non_null(blank);
+            name_length = (size_t)(blank - l.line) - 7;
+            snprintf(seen[families], sizeof seen[0], "%.*s", (int)name_length, l.line + 7);
             for (size_t i = 0; i < families; i++)
                 assert_string_not_equal(seen[i], seen[families]);
             families++;
-        } else if (line[0] != '#') {
-            assert_true(families > 0 && strncmp(line, seen[families - 1], name_length) == 0);
+        } else if (l.line[0] != '#') {
+            assert_true(families > 0 && starts_with(&l, seen[families - 1], name_length));
             samples++;
         }
     }
@@ -221,9 +260,9 @@ static size_t check_families(char *text)
 
 static size_t count_lines(const char *text, const char *start)
 {
-    size_t n = 0;
-    for (const char *at = text; (at = strstr(at, start)) != NULL; at++)
-        n += at == text || at[-1] == '\n';
+    size_t n = 0, length = strlen(start);
+    for (struct lines l = lines_of(text); next_line(&l);)
+        n += starts_with(&l, start, length);
     return n;
 }
 
@@ -340,14 +379,24 @@ static void test_health(void **state)
     scraper_close(&s);
 }
 
+/* Gives every instance this answer, as if all had been polled just now. */
+static void answer_all(struct scraper *s, enum query_id id, PGresult *answer)
+{
+    list_each(node, &s->f.fleet.instances)
+    {
+        struct poller *p = list_item(node, struct fleet_instance, node)->observer;
+        give_answer(p, id, answer);
+    }
+}
+
 static void make_large(struct scraper *s)
 {
     PGresult *answer = make_answer(QUERY_USER_TABLES, 3); /* 57 series */
-    for (int i = 0; i < SERIES_INSTANCES; i++) {
-        struct poller *p = add_member(s, i);
-        give_answer(p, QUERY_USER_TABLES, answer);
-        set_up(p);
-    }
+    for (int i = 0; i < SERIES_INSTANCES; i++)
+        add_instance_only(s, i);
+    pollers_sync(s->f.pollers);
+    answer_all(s, QUERY_USER_TABLES, answer);
+    list_each(node, &s->f.fleet.instances) set_up(list_item(node, struct fleet_instance, node)->observer);
     PQclear(answer);
 }
 
@@ -367,7 +416,7 @@ static void test_a_large_scrape_does_not_stall_the_loop(void **state)
         client_start(&s, &c, "GET");
         const char *body = client_end(&s, &c, "200");
         uint64_t took = loop_clock(&s.f.loop) - start;
-        size_t samples = check_families((char *)(uintptr_t)body);
+        size_t samples = check_families(body);
         assert_true(count_lines(body, "pg_stat_user_tables_seq_scan{") == SERIES_INSTANCES * 3);
         assert_true(samples > 120000);
         print_message("%zu series, %zu bytes: %.1f ms, assembly %.1f ms, longest turn %.1f ms\n", samples,
@@ -393,15 +442,14 @@ static void test_the_set_changes_during_a_scrape(void **state)
     scraper_open(&s);
     make_large(&s);
     client_start(&s, &c, "GET");
-    assert_true(
-        WAIT_UNTIL(&s.f, 5000, s.exposition->making != NULL && s.exposition->cursor.part >= PART_STATUS));
+    assert_true(WAIT_UNTIL(&s.f, 5000, s.exposition->making != NULL && s.exposition->cursor.place > 0));
     struct fleet_instance *gone = fleet_find_instance(&s.f.fleet, "shop-s0-0");
     pollers_forget(s.f.pollers, gone);
     fleet_remove_instance(&s.f.fleet, gone);
     add_member(&s, SERIES_INSTANCES);
     add_member(&s, 0); /* the same name again, in another place */
     const char *body = client_end(&s, &c, "200");
-    check_families((char *)(uintptr_t)body);
+    check_families(body);
     assert_true(count_lines(body, "pg_up{") == SERIES_INSTANCES + 1);
     assert_true(count_lines(body, "pg_up{shard=\"\",member=\"shop-s0-0\"}") == 1);
     assert_true(s.exposition->restarts == 1);
@@ -447,6 +495,116 @@ static void test_slow_readers_are_bounded(void **state)
     scraper_close(&s);
 }
 
+/* A text that is being written stays what it was, whatever comes meanwhile: first by one slow reader alone,
+ * then while a second one makes the next text. */
+static void test_texts_in_flight_do_not_change(void **state)
+{
+    (void)state;
+    struct scraper s;
+    struct client c[2];
+    scraper_open(&s);
+    make_large(&s);
+    for (int i = 0; i < 2; i++) {
+        memset(&c[i], 0, sizeof c[i]);
+        c[i].request = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        c[i].fd = client_socket(http_server_port(s.server), 4096);
+        uint64_t before = s.exposition->scrapes_total;
+        assert_true(write(c[i].fd, c[i].request, strlen(c[i].request)) == (ssize_t)strlen(c[i].request));
+        assert_true(
+            WAIT_UNTIL(&s.f, 10000, s.exposition->scrapes_total > before && s.exposition->making == NULL));
+        PGresult *answer = make_answer_from(QUERY_USER_TABLES, 3, (i + 2) * 100000);
+        answer_all(&s, QUERY_USER_TABLES, answer);
+        PQclear(answer);
+        jump(&s, ENV_NS_PER_S); /* no sharing */
+        assert_true(WAIT_UNTIL(&s.f, 5000, s.exposition->fresh == NULL));
+    }
+    char *now = scrape(&s);
+    for (int i = 0; i < 2; i++) {
+        c[i].request = "\r\n"; /* allowed between requests, and nothing is read any more */
+        assert_int_equal(pthread_create(&c[i].thread, NULL, client_run, &c[i]), 0);
+    }
+    const char *bodies[] = {client_end(&s, &c[0], "200"), client_end(&s, &c[1], "200"), now};
+    for (int i = 0; i < 3; i++) {
+        char start[80];
+        check_families(bodies[i]);
+        for (int value = 1; value <= 3; value++) {
+            snprintf(start, sizeof start,
+                     "pg_stat_user_tables_seq_scan{shard=\"\",member=\"shop-s7-0\",datname=\"%d0000", value);
+            assert_true(count_lines(bodies[i], start) == (value == i + 1 ? 3 : 0));
+        }
+        assert_true(count_lines(bodies[i], "pg_stat_user_tables_seq_scan{") == SERIES_INSTANCES * 3);
+    }
+    free(now);
+    for (int i = 0; i < 2; i++)
+        buf_free(&c[i].answer);
+    scraper_close(&s);
+}
+
+static size_t count_value(const char *text, const char *family, int value)
+{
+    size_t n = 0;
+    char end[16];
+    snprintf(end, sizeof end, " %d", value);
+    for (struct lines l = lines_of(text); next_line(&l);)
+        n += starts_with(&l, family, strlen(family)) && l.length > strlen(end) &&
+             memcmp(l.line + l.length - strlen(end), end, strlen(end)) == 0;
+    return n;
+}
+
+/* What is kept from one scrape to the next is given up where there is something new, and by and by. */
+static void test_kept_blocks(void **state)
+{
+    (void)state;
+    enum { MEMBERS = BLOCK_INSTANCES * 2 + 5, LAST = MEMBERS - 1 };
+    static const char family[] = "pg_wal_segments{";
+    struct scraper s;
+    struct poller *p[MEMBERS];
+    scraper_open(&s);
+    PGresult *old = make_answer(QUERY_WAL, 1), *new = make_answer_from(QUERY_WAL, 1, 200000);
+    for (int i = 0; i < MEMBERS; i++) {
+        p[i] = add_member(&s, i);
+        give_answer(p[i], QUERY_WAL, old);
+        set_up(p[i]);
+    }
+    char *text = scrape(&s);
+    assert_int_equal(count_value(text, family, 100000), MEMBERS);
+    free(text);
+    struct text_block *first = s.exposition->blocks[1 + QUERY_WAL];
+    assert_true(first != NULL && first->users == 1);
+    give_answer(p[LAST], QUERY_WAL, new);
+    give_answer(p[0], QUERY_WAL, old); /* again the same */
+    uint64_t version = first->versions[0];
+    text = scrape(&s);
+    assert_int_equal(count_value(text, family, 100000), MEMBERS - 1);
+    assert_int_equal(count_value(text, family, 200000), 1);
+    assert_true(s.exposition->blocks[1 + QUERY_WAL] == first && first->versions[0] == version);
+    free(text);
+    /* down for long: its values stop; it comes back with the texts it had */
+    p[1]->up = false;
+    p[1]->down_ns = loop_now(&s.f.loop) - 4 * 3600 * ENV_NS_PER_S;
+    text = scrape(&s);
+    assert_int_equal(count_lines(text, family), MEMBERS - 1);
+    free(text);
+    p[1]->up = true;
+    text = scrape(&s);
+    assert_int_equal(count_lines(text, family), MEMBERS);
+    free(text);
+    struct fleet_instance *gone = p[2]->instance;
+    pollers_forget(s.f.pollers, gone);
+    fleet_remove_instance(&s.f.fleet, gone);
+    text = scrape(&s);
+    assert_int_equal(count_lines(text, family), MEMBERS - 1);
+    free(text);
+    jump(&s, 100 * ENV_NS_PER_S);
+    assert_true(s.exposition->blocks == NULL);
+    text = scrape(&s);
+    assert_int_equal(count_lines(text, family), MEMBERS - 1);
+    free(text);
+    PQclear(old);
+    PQclear(new);
+    scraper_close(&s);
+}
+
 /* Scrapes at the same time share one text. */
 static void test_scrapes_share(void **state)
 {
@@ -478,6 +636,8 @@ int main(void)
         cmocka_unit_test(test_a_large_scrape_does_not_stall_the_loop),
         cmocka_unit_test(test_the_set_changes_during_a_scrape),
         cmocka_unit_test(test_slow_readers_are_bounded),
+        cmocka_unit_test(test_texts_in_flight_do_not_change),
+        cmocka_unit_test(test_kept_blocks),
         cmocka_unit_test(test_scrapes_share),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

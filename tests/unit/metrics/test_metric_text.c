@@ -105,6 +105,60 @@ static void test_values(void **state)
     buf_free(&out);
 }
 
+static void test_decimals(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t value;
+        unsigned digits;
+        const char *text;
+    } cases[] = {{0, 0, "0"},
+                 {0, 9, "0"},
+                 {7, 0, "7"},
+                 {1, 9, "0.000000001"},
+                 {1500000, 9, "0.0015"},
+                 {1000000000, 9, "1"},
+                 {12345678901, 9, "12.345678901"},
+                 {1795257839000100, 6, "1795257839.0001"},
+                 {UINT64_MAX, 0, "18446744073709551615"},
+                 {UINT64_MAX, 18, "18.446744073709551615"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf out = {0};
+        metric_add_decimal(&out, cases[i].value, cases[i].digits);
+        assert_string_equal(buf_text(&out), cases[i].text);
+        buf_free(&out);
+    }
+}
+
+static void test_floats(void **state)
+{
+    (void)state;
+    static const struct {
+        float value;
+        const char *text;
+    } cases[] = {{0, "0"}, {0.7F, "0.7"}, {-2.5F, "-2.5"}, {16777216.0F, "16777216"}, {1e30F, "1e+30"}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct buf out = {0};
+        metric_add_float(&out, cases[i].value);
+        assert_string_equal(buf_text(&out), cases[i].text);
+        buf_free(&out);
+    }
+}
+
+static void test_starts(void **state)
+{
+    (void)state;
+    struct buf out = {0};
+    const struct metric_span name = metric_span("up"), a = metric_span("a=\"1\""), b = metric_span("b=\"2\""),
+                             none = metric_span("");
+    metric_add_start(&out, name, a, b);
+    metric_add_start(&out, name, a, none);
+    metric_add_start(&out, name, none, b);
+    metric_add_start(&out, name, none, none);
+    assert_string_equal(buf_text(&out), "up{a=\"1\",b=\"2\"} up{a=\"1\"} up{b=\"2\"} up ");
+    buf_free(&out);
+}
+
 static void test_doubles_read_back(void **state)
 {
     (void)state;
@@ -241,6 +295,9 @@ int main(void)
         cmocka_unit_test(test_long_labels_are_cut_between_characters),
         cmocka_unit_test(test_help),
         cmocka_unit_test(test_values),
+        cmocka_unit_test(test_decimals),
+        cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_starts),
         cmocka_unit_test(test_doubles_read_back),
         cmocka_unit_test(test_histogram),
         cmocka_unit_test(test_names),
