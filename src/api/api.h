@@ -55,6 +55,14 @@ struct api_standing {
     uint64_t refusal_since_ns; /* monotonic */
 };
 
+/* The manager found a server ended that is needed, and tried to start it. */
+struct api_restart {
+    const char *instance, *database, *shard;
+    unsigned tries;        /* in a row */
+    uint64_t next_seconds; /* until another try, should it be needed */
+    const char *error;     /* NULL = it runs again */
+};
+
 struct api_component {
     const char *name; /* "store" */
     bool ok;
@@ -125,6 +133,7 @@ void api_decided(struct api *api, const struct api_decision *decision);
 /* Identity, role, health or address changed, or it is new: not for each poll. */
 void api_instance_changed(struct api *api, const struct fleet_instance *instance);
 void api_instance_removed(struct api *api, const char *name);
+void api_instance_restarted(struct api *api, const struct api_restart *restart);
 /* Its routing stream ends. */
 void api_database_removed(struct api *api, const char *name);
 

@@ -214,6 +214,20 @@ void api_instance_removed(struct api *api, const char *name)
     publish(api->events, "instance_removed", doc);
 }
 
+void api_instance_restarted(struct api *api, const struct api_restart *restart)
+{
+    yyjson_mut_doc *doc;
+    yyjson_mut_val *root = api_object(&doc);
+    json_text(doc, root, "name", restart->instance);
+    json_text(doc, root, "database", restart->database);
+    json_text(doc, root, "shard", restart->shard);
+    yyjson_mut_obj_add_bool(doc, root, "started", restart->error == NULL);
+    yyjson_mut_obj_add_uint(doc, root, "tries", restart->tries);
+    yyjson_mut_obj_add_uint(doc, root, "next_seconds", restart->next_seconds);
+    json_text(doc, root, "error", restart->error);
+    publish(api->events, "instance_restart", doc);
+}
+
 /* ---- operations ---- */
 
 static void operation_tell(struct api_events *events, struct told *told, const struct operation *op)

@@ -30,6 +30,13 @@ static void sentence(const char *event, yyjson_val *data, struct buf *out)
         const char *error = json_get_text(data, "error");
         buf_printf(out, "%s: %s, %s%s%s", json_get_text(data, "name"), json_get_text(data, "role"),
                    json_get_text(data, "health"), error[0] != '\0' ? ": " : "", error);
+    } else if (strcmp(event, "instance_restart") == 0) {
+        if (yyjson_get_bool(yyjson_obj_get(data, "started")))
+            buf_printf(out, "%s: the server had ended and was started again", json_get_text(data, "name"));
+        else
+            buf_printf(out, "%s: the server has ended and does not start, next try in %d s: %s",
+                       json_get_text(data, "name"), yyjson_get_int(yyjson_obj_get(data, "next_seconds")),
+                       json_get_text(data, "error"));
     } else if (strcmp(event, "instance_removed") == 0) {
         buf_printf(out, "%s is gone", json_get_text(data, "name"));
     } else if (strcmp(event, "routing") == 0) {

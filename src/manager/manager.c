@@ -150,6 +150,7 @@ void manager_stop(struct manager *m, const struct err *err)
         log_event(LOG_INFO, "manager stops", NULL);
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
+    keeper_stop(m->keeper);
     manager_watch_stop(m);
     close_next(m);
 }
@@ -201,6 +202,25 @@ void manager_decided(const struct balancer_decision *decision, void *data)
     manager_api_decided(m, decision);
 }
 
+void manager_kept(const struct keeper_event *e, void *data)
+{
+    struct manager *m = data;
+    if (e->err == NULL)
+        log_event(LOG_WARN, "the server had ended and was started", "instance", e->instance, "db",
+                  e->database, "shard", e->shard, "tries", log_num(e->tries), NULL);
+    else
+        log_event(LOG_ERROR, "the server has ended and does not start", "instance", e->instance, "db",
+                  e->database, "shard", e->shard, "tries", log_num(e->tries), "next_s",
+                  log_num((long long)e->next_seconds), "err", e->err->message, NULL);
+    struct api_restart restart = {.instance = e->instance,
+                                  .database = e->database,
+                                  .shard = e->shard,
+                                  .tries = e->tries,
+                                  .next_seconds = e->next_seconds,
+                                  .error = e->err != NULL ? e->err->message : NULL};
+    api_instance_restarted(m->api, &restart);
+}
+
 static void on_sampled(struct fleet_instance *instance, void *data)
 {
     (void)instance;
@@ -237,6 +257,7 @@ static void tear_down(struct manager *m)
     free(m->metric_databases);
     if (m->operations_ready)
         operations_fini(&m->operations);
+    keeper_free(m->keeper);
     databases_free(m->databases);
     fleet_fini(&m->fleet);
     loop_run(&m->loop); /* the last close callbacks */

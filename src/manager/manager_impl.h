@@ -12,6 +12,7 @@
 #include "manager/announcer.h"
 #include "manager/balancer.h"
 #include "manager/databases.h"
+#include "manager/keeper.h"
 #include "manager/manager.h"
 #include "metrics/exposition.h"
 #include "metrics/poller.h"
@@ -51,6 +52,7 @@ struct manager {
     struct pollers *pollers;
     struct balancer *balancer;
     struct announcer *announcer;
+    struct keeper *keeper;
     struct api *api;
     struct exposition *exposition;
     struct http_server *public_server, *admin_server, *metrics_server;
@@ -82,6 +84,7 @@ void manager_stop(struct manager *m, const struct err *err);
 void manager_routing_changed(void *data, struct fleet_database *db);
 void manager_operation_changed(void *data, struct operation *op);
 void manager_decided(const struct balancer_decision *decision, void *data);
+void manager_kept(const struct keeper_event *event, void *data);
 
 /* manager_api.c: what the API needs of the manager */
 void manager_api_init(struct manager *m);

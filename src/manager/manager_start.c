@@ -61,6 +61,13 @@ static void on_resumed(const struct err *err, void *data)
                                        .data = m};
     m->balancer = balancer_start(&options);
     m->announcer = announcer_start(&m->loop, &m->fleet);
+    struct keeper_options keeper = {.loop = &m->loop,
+                                    .fleet = &m->fleet,
+                                    .operations = &m->operations,
+                                    .databases = m->databases,
+                                    .event = manager_kept,
+                                    .data = m};
+    m->keeper = keeper_new(&keeper);
     list_each(node, &m->fleet.databases)
     {
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
@@ -157,8 +164,9 @@ static void adopt(struct manager *m, const struct runtime_instance *instance)
     if (instance->pid != 0 || db == NULL || db->routing == NULL ||
         routing_find_shard(db->routing, instance->shard) == NULL)
         return;
-    if (databases_spec_of(m->databases, db, instance->shard, &spec, &err) == 0 &&
-        runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
+    int rc = databases_spec_of(m->databases, db, instance->shard, &spec, &err);
+    spec.must_exist = true;
+    if (rc == 0 && runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
         m->adopting++;
     else
         log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err",

@@ -88,6 +88,8 @@ static void tick(struct loop_timer *timer, void *data)
     {
         judge(m, list_item(node, struct fleet_instance, node));
     }
+    if (m->keeper != NULL)
+        keeper_look(m->keeper);
     if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
         look_at_file(m);
 }

@@ -551,10 +551,27 @@ static bool belongs(struct ensure *e)
     return false;
 }
 
+/* It can be started, or made. */
+static bool possible(struct ensure *e)
+{
+    struct err err = {0};
+    if (e->must_exist && !e->exists)
+        err_set(&err, ERRC_NOT_FOUND, "there is no such instance");
+    else if (e->exists && e->record.major == 0)
+        err_set(&err, ERRC_CORRUPT,
+                "its data directory %s is missing or empty: restore it, or remove the instance",
+                e->data_path);
+    else
+        return true;
+    e->record.creating = false; /* nothing is ours to undo */
+    fail(e, &err);
+    return false;
+}
+
 static void look_done(struct work *work, int code)
 {
     struct ensure *e = work->data;
-    if (!job_ended_well(e, code))
+    if (!job_ended_well(e, code) || !possible(e))
         return;
     if (e->leftover && !e->exists) {
         if (e->record.pid != 0)
@@ -640,6 +657,7 @@ static void spec_copy(struct ensure *e, const struct runtime_spec *spec)
     e->owner = mem_strdup(spec->owner != NULL ? spec->owner : "");
     e->owner_password = e->owner[0] != '\0' ? mem_strdup(spec->owner_password) : NULL;
     e->settings = settings_copy(spec->settings);
+    e->must_exist = spec->must_exist;
     e->min_free_bytes = spec->min_free_bytes != 0 ? spec->min_free_bytes : LOCAL_MIN_FREE;
 }
 

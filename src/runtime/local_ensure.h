@@ -20,6 +20,7 @@ struct ensure {
     char *database, *shard, *owner, *owner_password;
     char **settings;
     uint64_t min_free_bytes;
+    bool must_exist;
 
     /* found out on the way */
     struct local_user user;

@@ -25,6 +25,7 @@ struct runtime_spec {
     const char *owner_password;  /* set when it differs from the last one; NULL = none given */
     const char *const *settings; /* "name = value" lines for postgresql.conf, NULL-terminated, or NULL */
     uint64_t min_free_bytes;     /* refuse when the disk has less; 0 = 512 MiB */
+    bool must_exist;             /* ERRC_NOT_FOUND rather than make it: it held rows */
 };
 
 struct runtime_instance {
@@ -92,7 +93,8 @@ struct runtime_local_options {
  * runtime_ensure() of an instance that runs adopts it as it is; settings take effect at its next start. One
  * that was never usable is removed when ensure fails or is canceled; one that was stays as it is, and
  * ERRC_TIMEOUT then means that it may still be recovering: ensure it again. ERRC_LIMIT: disk; ERRC_CONFLICT:
- * its port is taken, or the name belongs to another shard; ERRC_REFUSED: a directory of that name is not
+ * its port is taken, or the name belongs to another shard; ERRC_CORRUPT: its data directory is missing;
+ * ERRC_REFUSED: a directory of that name is not
  * ours, or the servers' user cannot get there.
  */
 int runtime_local_open(struct loop *loop, const struct runtime_local_options *options, struct runtime **ret,

@@ -10,13 +10,12 @@ import http.client
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 
 import psycopg
 import pytest
-from conftest import _children, _pid_gone, pg_bin_dir, server_user, wait_until
+from conftest import _children, _pid_gone, wait_until
 from rig import Rig
 
 CUSTOMERS = 2000
@@ -131,16 +130,8 @@ def kill_server(rig, shard):
     wait_until(lambda: all(_pid_gone(pid) for pid in pids), what="a killed server to go")
 
 
-def start_server(rig, shard):
-    data = data_of(rig, shard)
-    (data / "postmaster.pid").unlink()  # where nobody reaps orphans, its process number still exists
-    with open(data.parent / "log", "ab") as log:
-        rig.servers.append(
-            subprocess.Popen(
-                [str(pg_bin_dir(15) / "postgres"), "-D", str(data)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                cwd=data, start_new_session=True, **server_user(),
-            )
-        )  # fmt: skip
+def wait_server(rig, shard):
+    """The manager starts it again."""
     address = rig_address(rig, shard)
     wait_until(lambda: answers(address), timeout=60, what=f"server of {shard}")
 
@@ -179,8 +170,7 @@ def test_server_killed_and_back(rig, shard, place):
     split = Split(rig, place)
     kill_server(rig, shard)
     split.go_on()
-    time.sleep(0.5)  # the manager and the clients meet a server that is not there
-    start_server(rig, shard)
+    wait_server(rig, shard)
     split.end()
 
 

@@ -299,6 +299,30 @@ static void test_what_is_not_ours_stays(void **state)
     fixture_fini(f);
 }
 
+/* One that held rows is started, and never made anew. */
+static void test_what_must_exist(void **state)
+{
+    struct fixture *f = *state;
+    char data[256];
+    char aside[256];
+    struct runtime_spec spec = SPEC("one");
+    spec.must_exist = true;
+    fixture_open(f);
+    ensure_fails(f, &spec, ERRC_NOT_FOUND, "there is no such instance");
+    assert_int_equal(fixture_entries(f), 0);
+    struct answer a = fixture_make(f, "one");
+    assert_int_equal(fixture_stop(f, "one").err.code, ERRC_NONE);
+    snprintf(data, sizeof data, "%s/one/data", f->directory);
+    snprintf(aside, sizeof aside, "%s/one/aside", f->directory);
+    assert_int_equal(rename(data, aside), 0);
+    ensure_fails(f, &spec, ERRC_CORRUPT, "one/data is missing or empty: restore it");
+    assert_int_equal(access(data, F_OK), -1);
+    assert_int_equal(rename(aside, data), 0);
+    assert_int_equal(fixture_ensure(f, &spec).port, a.port);
+    assert_int_equal(fixture_remove(f, "one").err.code, ERRC_NONE);
+    fixture_fini(f);
+}
+
 static void test_a_parent_that_the_user_cannot_pass(void **state)
 {
     struct fixture *f = *state;
@@ -466,6 +490,7 @@ int main(int argc, char **argv)
         TEST(test_a_port_lost_to_another_server),
         TEST(test_a_server_that_does_not_start),
         TEST(test_what_is_not_ours_stays),
+        TEST(test_what_must_exist),
         TEST(test_a_parent_that_the_user_cannot_pass),
         TEST(test_closed_half_way),
         TEST(test_creator_killed_half_way),
