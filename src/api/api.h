@@ -63,6 +63,11 @@ struct api_restart {
     const char *error;     /* NULL = it runs again */
 };
 
+struct api_guards {
+    int64_t checked_us;   /* wall clock of the last look */
+    const char *findings; /* JSON array of {subject, finding, remedy} */
+};
+
 struct api_component {
     const char *name; /* "store" */
     bool ok;
@@ -99,6 +104,8 @@ struct api_services {
     bool (*decision)(void *data, unsigned n, struct api_decision *ret);
     /* What the balancer holds of a shard; false = not known. Optional. */
     bool (*standing)(void *data, const char *database, const char *shard, struct api_standing *ret);
+    /* What the last look at a shard's guards found; false = not looked at. Optional. */
+    bool (*guards)(void *data, const char *database, const char *shard, struct api_guards *ret);
     /* The n-th component of /readyz; false = no more. Optional. */
     bool (*component)(void *data, unsigned n, struct api_component *ret);
     /* Answers GET /metrics. Optional: 404 without. */

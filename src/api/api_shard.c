@@ -86,6 +86,20 @@ static void print_balancer(const struct api *api, yyjson_mut_doc *doc, yyjson_mu
     json_past(api, doc, refusal, "since", standing.refusal_since_ns);
 }
 
+static void print_guards(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                         const char *database, const char *shard)
+{
+    const struct api_services *s = &api->services;
+    struct api_guards guards = {0};
+    if (s->guards == NULL || !s->guards(s->data, database, shard, &guards)) {
+        yyjson_mut_obj_add_null(doc, object, "guards");
+        return;
+    }
+    yyjson_mut_val *out = yyjson_mut_obj_add_obj(doc, object, "guards");
+    json_time(doc, out, "checked", guards.checked_us);
+    yyjson_mut_obj_add_val(doc, out, "findings", yyjson_mut_rawcpy(doc, guards.findings));
+}
+
 /* Ranges and addresses as the routing table has them. */
 static void print_ownership(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct routing_shard *shard)
 {
@@ -120,6 +134,7 @@ static void print_shard(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
         yyjson_mut_obj_add_null(doc, object, "instance");
     print_load(api, doc, object, primary);
     print_balancer(api, doc, object, db->name, shard->name);
+    print_guards(api, doc, object, db->name, shard->name);
     json_text(doc, object, "operation", op != NULL ? op->id : NULL);
 }
 

@@ -258,6 +258,7 @@ void describe_shard(struct session *s, yyjson_val *item, struct buf *out)
     quantiles_line(out, "Probe", yyjson_obj_get(load, "probe_ms"));
     quantiles_line(out, "Age of queries", yyjson_obj_get(load, "query_age_ms"));
     balancer_section(s, out, item);
+    command_findings(yyjson_obj_get(item, "guards"), out);
 }
 
 /* ---- instance ---- */

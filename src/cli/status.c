@@ -169,6 +169,20 @@ static void warn_instances(struct session *s, struct buf *out, const struct pict
     }
 }
 
+static void warn_guards(struct session *s, struct buf *out, const char *shard, yyjson_val *findings)
+{
+    size_t i, max;
+    yyjson_val *finding;
+    yyjson_arr_foreach(findings, i, max, finding)
+    {
+        struct buf text = {0};
+        buf_printf(&text, "%s: %s (%s)", json_get_text(finding, "subject"), json_get_text(finding, "finding"),
+                   json_get_text(finding, "remedy"));
+        warn(s, out, shard, buf_text(&text));
+        buf_free(&text);
+    }
+}
+
 static void warn_shards(struct session *s, struct buf *out, const struct picture *p)
 {
     size_t i, max;
@@ -182,6 +196,7 @@ static void warn_shards(struct session *s, struct buf *out, const struct picture
                    yyjson_get_int(yyjson_obj_get(refusal, "rule")));
         if (yyjson_get_bool(yyjson_obj_get(refusal, "active")))
             warn(s, out, buf_text(&name), buf_text(&text));
+        warn_guards(s, out, buf_text(&name), json_get_path(item, "guards.findings"));
         if (!yyjson_is_obj(yyjson_obj_get(item, "instance")))
             warn(s, out, buf_text(&name), "no instance is known as its primary");
         buf_free(&name);

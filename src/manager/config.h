@@ -56,6 +56,7 @@ struct config {
     int instance_count;
     /* polling */
     uint64_t load_period_ns, replication_period_ns, activity_period_ns, sizes_period_ns, settings_period_ns;
+    uint64_t guards_period_ns;
     /* balance: defaults for databases that do not say otherwise */
     struct balance_policy balance;
     int max_moves; /* at a time in the fleet; 2 */

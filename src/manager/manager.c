@@ -73,6 +73,15 @@ static bool close_announcer(struct manager *m)
     return m->announcer != NULL;
 }
 
+static bool close_guards(struct manager *m)
+{
+    struct guard_watch *guards = m->guards;
+    m->guards = NULL; /* the API may ask until its servers are closed */
+    if (guards != NULL)
+        guard_watch_stop(guards, close_next, m);
+    return guards != NULL;
+}
+
 static bool close_discovery(struct manager *m)
 {
     if (m->discovery != NULL)
@@ -107,20 +116,22 @@ static bool close_part(struct manager *m, int part)
     case 3:
         return close_announcer(m);
     case 4:
-        return close_discovery(m);
+        return close_guards(m);
     case 5:
-        return close_server(m, &m->metrics_server);
+        return close_discovery(m);
     case 6:
+        return close_server(m, &m->metrics_server);
+    case 7:
         exposition_close(m->exposition, close_next, m);
         return true;
-    case 7:
+    case 8:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 8:
-        return close_runtime(m);
     case 9:
-        return close_server(m, &m->public_server);
+        return close_runtime(m);
     case 10:
+        return close_server(m, &m->public_server);
+    case 11:
         return close_store(m);
     default:
         manager_move(m, MANAGER_STOPPED);

@@ -104,6 +104,16 @@ static bool standing(void *data, const char *database, const char *shard, struct
     return true;
 }
 
+static bool guards(void *data, const char *database, const char *shard, struct api_guards *ret)
+{
+    struct manager *m = data;
+    struct guard_state state;
+    if (m->guards == NULL || !guard_watch_get(m->guards, database, shard, &state))
+        return false;
+    *ret = (struct api_guards){.checked_us = state.checked_us, .findings = state.findings};
+    return true;
+}
+
 void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 {
     struct api_decision out;
@@ -160,6 +170,7 @@ void manager_api_init(struct manager *m)
                                     .delete_database = delete_database,
                                     .decision = decision,
                                     .standing = standing,
+                                    .guards = guards,
                                     .component = component,
                                     .metrics = metrics};
     list_init(&m->operations.list); /* readable before operations_init() */

@@ -12,6 +12,7 @@
 #include "manager/announcer.h"
 #include "manager/balancer.h"
 #include "manager/databases.h"
+#include "manager/guard_watch.h"
 #include "manager/keeper.h"
 #include "manager/manager.h"
 #include "metrics/exposition.h"
@@ -53,6 +54,7 @@ struct manager {
     struct balancer *balancer;
     struct announcer *announcer;
     struct keeper *keeper;
+    struct guard_watch *guards;
     struct api *api;
     struct exposition *exposition;
     struct http_server *public_server, *admin_server, *metrics_server;

@@ -61,6 +61,16 @@ static void fill_decisions(struct manager *m, struct exposition_numbers *ret)
     }
 }
 
+static unsigned guard_findings(const struct manager *m, const struct fleet_database *db)
+{
+    unsigned count = 0;
+    struct guard_state state;
+    for (size_t i = 0; m->guards != NULL && db->routing != NULL && i < db->routing->shard_count; i++)
+        if (guard_watch_get(m->guards, db->name, db->routing->shards[i].name, &state))
+            count += state.count;
+    return count;
+}
+
 static void fill_databases(struct manager *m, struct exposition_numbers *ret)
 {
     free(m->metric_databases);
@@ -69,9 +79,9 @@ static void fill_databases(struct manager *m, struct exposition_numbers *ret)
     list_each(node, &m->fleet.databases)
     {
         const struct fleet_database *db = list_item(node, struct fleet_database, node);
-        m->metric_databases[ret->database_count++] =
-            (struct exposition_database){db->name, db->routing != NULL ? db->routing->epoch : 0,
-                                         db->routing != NULL ? (unsigned)db->routing->shard_count : 0};
+        m->metric_databases[ret->database_count++] = (struct exposition_database){
+            db->name, db->routing != NULL ? db->routing->epoch : 0,
+            db->routing != NULL ? (unsigned)db->routing->shard_count : 0, guard_findings(m, db)};
     }
 }
 

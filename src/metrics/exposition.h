@@ -35,6 +35,7 @@ struct exposition_database {
     const char *name;
     uint64_t epoch; /* of its routing table, 0 = none */
     unsigned shards;
+    unsigned guard_findings; /* of its shards, at the last look at them */
 };
 struct exposition_numbers {
     const struct exposition_operation *operations; /* counts now, by kind and status */

@@ -163,6 +163,9 @@ static void add_databases(const struct exposition_numbers *n, struct buf *out)
                                                 "Epoch of the database's routing table."};
     static const struct metric_family shards = {"shardherd_shards", METRIC_GAUGE,
                                                 "Shards in the database's routing table."};
+    static const struct metric_family guards = {
+        "shardherd_guard_findings", METRIC_GAUGE,
+        "Guards switched off and partitions attached or detached, as found on the database's shards."};
     if (n->database_count > 0)
         metric_add_head(out, &epochs);
     for (size_t i = 0; i < n->database_count; i++)
@@ -171,6 +174,10 @@ static void add_databases(const struct exposition_numbers *n, struct buf *out)
         metric_add_head(out, &shards);
     for (size_t i = 0; i < n->database_count; i++)
         add_state(out, shards.name, "db", n->databases[i].name, n->databases[i].shards);
+    if (n->database_count > 0)
+        metric_add_head(out, &guards);
+    for (size_t i = 0; i < n->database_count; i++)
+        add_state(out, guards.name, "db", n->databases[i].name, n->databases[i].guard_findings);
 }
 
 static void add_store(const struct exposition_numbers *n, struct buf *out)

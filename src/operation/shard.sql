@@ -5,6 +5,7 @@
 --   control   the term of the leader: every change below first locks this row (check_term)
 --   shard     what this shard owns; the text of the guards is computed from it
 --   tables    the distributed tables and their keys
+--   parts     these tables and their partitions, as last looked at
 --   gate      one row per move into this shard, never used twice; a row that is not visible is closed
 --   routing   the routing table, for clients that prefer SQL to HTTP
 --
@@ -33,6 +34,13 @@ CREATE TABLE IF NOT EXISTS shardherd.tables (
     name text PRIMARY KEY,          -- quoted and qualified: public.orders, public."Odd Name"
     key text NOT NULL,
     type text NOT NULL
+);
+
+-- Relations of the distributed tables as check_guards() last saw them, so that it notices what was attached since, or
+-- detached.
+CREATE TABLE IF NOT EXISTS shardherd.parts (
+    relation oid PRIMARY KEY,
+    root text NOT NULL              -- shardherd.tables.name
 );
 
 CREATE TABLE IF NOT EXISTS shardherd.gate (
@@ -308,7 +316,18 @@ BEGIN
     SELECT format('%I.%I', n.nspname, c.relname), key_column, column_type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
     ON CONFLICT (name) DO UPDATE SET key = excluded.key, type = excluded.type;
+    INSERT INTO shardherd.parts SELECT r.relation, r.root FROM shardherd.leaves() r ON CONFLICT DO NOTHING;
 END $$;
+
+-- Distributed tables that hold rows of their own, and leaf partitions of the others.
+CREATE OR REPLACE FUNCTION shardherd.leaves() RETURNS TABLE (relation oid, root text, key text, type text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT c.oid, t.name, t.key, t.type
+    FROM shardherd.tables t
+    JOIN LATERAL (SELECT relid::oid FROM pg_partition_tree(to_regclass(t.name))
+                  UNION SELECT to_regclass(t.name)::oid) p ON true
+    JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
+$$;
 
 -- Fails if a table holds a row that this shard does not own: a server that is lent with data of its own.
 CREATE OR REPLACE FUNCTION shardherd.refuse_misplaced() RETURNS void
@@ -778,6 +797,55 @@ $$;
 
 -- ---- checks and comparison ----
 
+-- Writes that nothing would refuse: tables that are gone, guards that are missing or switched off.
+CREATE OR REPLACE FUNCTION shardherd.guard_findings() RETURNS TABLE (subject text, finding text, remedy text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH leaves AS (
+        SELECT t.name, p.relid::oid AS oid FROM shardherd.tables t, pg_partition_tree(to_regclass(t.name)) p
+        UNION SELECT t.name, to_regclass(t.name)::oid FROM shardherd.tables t
+    )
+    SELECT t.name, 'the table is gone', 'create it again, or take it out of the specification'
+    FROM shardherd.tables t WHERE to_regclass(t.name) IS NULL
+    UNION ALL
+    SELECT l.name, format('guard %I is missing or disabled', g.name), 'as a superuser: SELECT shardherd.install_guards()'
+    FROM leaves l, (VALUES ('shardherd_guard_insert'), ('shardherd_guard_update'), ('shardherd_guard_delete')) AS g(name)
+    WHERE l.oid IS NOT NULL
+    AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
+$$;
+
+-- The periodic look: guard_findings(), and what the catalog says of partitions. ATTACH PARTITION brings rows that no
+-- guard has seen: a new partition is looked through (its first million rows), and known from then on if all of them
+-- belong here. DETACH leaves rows behind that no move takes along.
+CREATE OR REPLACE FUNCTION shardherd.check_guards() RETURNS TABLE (subject text, finding text, remedy text)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+    part record;
+    strangers boolean;
+BEGIN
+    RETURN QUERY SELECT DISTINCT g.subject, g.finding, g.remedy FROM shardherd.guard_findings() g;
+    DELETE FROM shardherd.parts p WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = p.relation);
+    RETURN QUERY
+        SELECT p.root, format('partition %s was detached: its rows stay here when their range moves', p.relation::regclass),
+               format('attach it again; if it was meant: DELETE FROM shardherd.parts WHERE relation = %L::regclass',
+                      p.relation::regclass)
+        FROM shardherd.parts p
+        WHERE to_regclass(p.root) IS NOT NULL AND p.relation NOT IN (SELECT l.relation FROM shardherd.leaves() l);
+    SELECT * INTO s FROM shardherd.shard;
+    FOR part IN SELECT * FROM shardherd.leaves() l WHERE l.relation NOT IN (SELECT p.relation FROM shardherd.parts p) LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT %I AS k FROM ONLY %s LIMIT 1000000) x WHERE NOT (%s))', part.key,
+                       part.relation::regclass,
+                       shardherd.inside(shardherd.hash_expression(part.type, 'x.k'), s.los, s.his)) INTO strangers;
+        IF strangers THEN
+            RETURN QUERY SELECT part.root,
+                format('partition %s was attached and holds rows that this shard does not own', part.relation::regclass),
+                'detach it, and insert its rows again through the routing table'::text;
+        ELSE
+            INSERT INTO shardherd.parts (relation, root) VALUES (part.relation, part.root) ON CONFLICT DO NOTHING;
+        END IF;
+    END LOOP;
+END $$;
+
 -- Everything that would make a move fail or lose data, at once: one row per finding with its remedy.
 CREATE OR REPLACE FUNCTION shardherd.check_move() RETURNS TABLE (subject text, finding text, remedy text)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -790,8 +858,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         SELECT d.name, d.key, l.relid::oid AS oid FROM d, pg_partition_tree(d.oid) l WHERE d.relkind = 'p'
         UNION SELECT name, key, oid FROM d
     )
-    SELECT t.name AS subject, 'the table is gone' AS finding, 'create it again, or take it out of the specification' AS remedy
-    FROM shardherd.tables t WHERE to_regclass(t.name) IS NULL
+    SELECT g.subject, g.finding, g.remedy FROM shardherd.guard_findings() g
     UNION ALL
     SELECT 'server', format('wal_level is %s', current_setting('wal_level')),
            'set wal_level = logical in postgresql.conf and restart the server'
@@ -860,10 +927,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
            format('ALTER TABLE %s ENABLE TRIGGER %I', l.oid::regclass, tg.tgname)
     FROM leaves l JOIN pg_trigger tg ON tg.tgrelid = l.oid
     WHERE NOT tg.tgisinternal AND tg.tgenabled IN ('A', 'R') AND tg.tgname NOT LIKE 'shardherd\_%'
-    UNION ALL
-    SELECT l.name, format('guard %I is missing or disabled', g.name), 'as a superuser: SELECT shardherd.install_guards()'
-    FROM leaves l, (VALUES ('shardherd_guard_insert'), ('shardherd_guard_update'), ('shardherd_guard_delete')) AS g(name)
-    WHERE NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
     UNION ALL
     SELECT d.name, 'another subscription writes to the table', 'drop the subscription, or leave the table out of it'
     FROM d WHERE EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_subscription s ON s.oid = r.srsubid

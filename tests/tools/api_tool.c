@@ -244,6 +244,19 @@ static bool standing(void *data, const char *database, const char *shard, struct
     return true;
 }
 
+static bool guards(void *data, const char *database, const char *shard, struct api_guards *ret)
+{
+    (void)data;
+    if (strcmp(database, "shop") != 0 || strcmp(shard, "s1") != 0)
+        return false;
+    *ret =
+        (struct api_guards){.checked_us = 1795245300123456,
+                            .findings = "[{\"subject\":\"public.orders\",\"finding\":\"guard "
+                                        "shardherd_guard_insert is missing or disabled\",\"remedy\":\"as a "
+                                        "superuser: SELECT shardherd.install_guards()\"}]"};
+    return true;
+}
+
 static bool component(void *data, unsigned n, struct api_component *ret)
 {
     (void)data;
@@ -461,6 +474,7 @@ static void serve(const struct err *err, struct store *store, void *data)
                                      .delete_database = delete_it,
                                      .decision = decision,
                                      .standing = standing,
+                                     .guards = guards,
                                      .component = component,
                                      .metrics = metrics};
     tool.api = api_new(&api);

@@ -119,6 +119,7 @@ static void test_defaults(void **state)
     assert_int_equal(c.activity_period_ns, 5 * ENV_NS_PER_S);
     assert_int_equal(c.sizes_period_ns, 60 * ENV_NS_PER_S);
     assert_int_equal(c.settings_period_ns, 300 * ENV_NS_PER_S);
+    assert_int_equal(c.guards_period_ns, 60 * ENV_NS_PER_S);
     assert_int_equal(c.max_moves, 2);
     assert_int_equal(c.instance_count, 0);
     config_free(&c);

@@ -305,7 +305,7 @@ static void test_the_managers_numbers(void **state)
     scraper_open(&s);
     static const struct exposition_operation operations[] = {{"move", "running", 1}, {"move", "failed", 2}};
     static const struct exposition_decision decisions[] = {{"shop", "R7", 5}};
-    static const struct exposition_database databases[] = {{"shop", 42, 2}};
+    static const struct exposition_database databases[] = {{"shop", 42, 2, 3}};
     s.numbers = (struct exposition_numbers){.operations = operations,
                                             .operation_count = 2,
                                             .decisions = decisions,
@@ -320,6 +320,7 @@ static void test_the_managers_numbers(void **state)
     assert_non_null(strstr(text, "\nshardherd_operations{kind=\"move\",status=\"failed\"} 2\n"));
     assert_non_null(strstr(text, "\nshardherd_decisions_total{db=\"shop\",rule=\"R7\"} 5\n"));
     assert_non_null(strstr(text, "\nshardherd_routing_epoch{db=\"shop\"} 42\n"));
+    assert_non_null(strstr(text, "\nshardherd_guard_findings{db=\"shop\"} 3\n"));
     assert_non_null(strstr(text, "\nshardherd_store_up{kind=\"sqlite\"} 1\n"));
     assert_non_null(strstr(text, "\nshardherd_term 7\n"));
     check_families(text);
