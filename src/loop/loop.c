@@ -43,6 +43,11 @@ static void record_turn(struct loop *loop)
         hist_add(&loop->turns, us);
         if (us > loop->longest_turn_us)
             loop->longest_turn_us = us;
+        if (us > LOOP_TURN_ALARM_US) {
+            loop->long_turns++;
+            if (us > loop->alarm_turn_us)
+                loop->alarm_turn_us = us;
+        }
     }
     loop->waited_since_ns = now;
     loop->idle_ns = idle;
@@ -181,6 +186,13 @@ void loop_task_cancel(struct loop_task *task)
         return;
     task->queued = false;
     list_remove(&task->node);
+}
+
+uint64_t loop_take_alarm(struct loop *loop)
+{
+    uint64_t us = loop->alarm_turn_us;
+    loop->alarm_turn_us = 0;
+    return us;
 }
 
 void loop_turns_reset(struct loop *loop)

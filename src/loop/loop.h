@@ -53,6 +53,8 @@ struct loop {
     uint64_t idle_ns;           /* libuv's idle time at that moment */
     struct hist turns;          /* lengths of all turns */
     uint64_t longest_turn_us;   /* since loop_turns_reset() */
+    uint64_t long_turns;        /* longer than LOOP_TURN_ALARM_US, ever */
+    uint64_t alarm_turn_us;     /* the longest of them since loop_take_alarm(), 0 = none */
     int handles;                /* open handles of src/loop, without the loop's own four */
     int jobs;                   /* worker jobs and lookups whose libuv callback is still to come */
     bool stopping;
@@ -84,6 +86,11 @@ uint64_t loop_clock(const struct loop *loop);
 /* Queues task->run(task, task->data) for this turn's end; a queued task is not queued twice. */
 void loop_defer(struct loop *loop, struct loop_task *task);
 void loop_task_cancel(struct loop_task *task);
+
+/* A turn longer than this means that something blocks the loop (U1). */
+#define LOOP_TURN_ALARM_US 100000
+/* The longest turn above that since the last call, 0 = none. */
+uint64_t loop_take_alarm(struct loop *loop);
 
 /* Forgets the longest turn so far (the histogram stays). */
 void loop_turns_reset(struct loop *loop);

@@ -79,11 +79,21 @@ static void judge(struct manager *m, struct fleet_instance *instance)
 
 static void look_at_file(struct manager *m);
 
+/* U1: whatever blocked the loop also delayed polls, deadlines and the fence of a move. */
+static void warn_of_long_turn(struct manager *m)
+{
+    uint64_t us = loop_take_alarm(&m->loop);
+    if (us > 0)
+        log_event(LOG_WARN, "the event loop was blocked", "ms", log_num((long long)(us / 1000)), "limit_ms",
+                  log_num(LOOP_TURN_ALARM_US / 1000), NULL);
+}
+
 static void tick(struct loop_timer *timer, void *data)
 {
     struct manager *m = data;
     static const unsigned file_checks = FILE_CHECKS;
     loop_timer_start(timer, TICK_NS);
+    warn_of_long_turn(m);
     list_each(node, &m->fleet.instances)
     {
         judge(m, list_item(node, struct fleet_instance, node));

@@ -81,7 +81,9 @@ static void add_loop(const struct exposition *e, struct buf *out)
     metric_add_head(out, &turns);
     metric_add_histogram(out, turns.name, "", &e->loop->turns);
     one(out, "shardherd_loop_longest_turn_seconds", METRIC_GAUGE, (double)e->loop->longest_turn_us / 1e6,
-        "Longest turn of the event loop; above 0.1 something blocks it.");
+        "Longest turn of the event loop since the start; above 0.1 something blocked it.");
+    one(out, "shardherd_loop_long_turns_total", METRIC_COUNTER, (double)e->loop->long_turns,
+        "Turns of the event loop longer than 0.1 s: something blocked it.");
 }
 
 static void add_state(struct buf *out, const char *name, const char *label, const char *value, double number)

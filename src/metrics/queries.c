@@ -368,6 +368,13 @@ static const struct query_column wal_columns[] = {
     GAUGE("size", "pg_wal_size_bytes", "", "Total size of WAL segments"),
 };
 
+static const char roles_sql[] =
+    "SELECT rolname, rolconnlimit FROM pg_roles ORDER BY oid LIMIT 500";
+
+static const struct query_column roles_columns[] = {
+    GAUGE("rolconnlimit", "pg_roles_connection_limit", "rolname", "Connection limit set for the role"),
+};
+
 static const char user_tables_sql[] =
     "SELECT current_database() AS datname, schemaname, relname, seq_scan, seq_tup_read, idx_scan,"
     " idx_tup_fetch, n_tup_ins, n_tup_upd, n_tup_del, n_tup_hot_upd, n_live_tup, n_dead_tup,"
@@ -552,6 +559,7 @@ static const struct query queries[QUERIES] = {
                         .variants = {{0, database_sql}},
                         COLUMNS(database)},
     [QUERY_WAL] = {.name = "wal", .group = POLL_SIZES, .variants = {{0, wal_sql}}, COLUMNS(wal)},
+    [QUERY_ROLES] = {.name = "roles", .group = POLL_SIZES, .variants = {{0, roles_sql}}, COLUMNS(roles)},
     [QUERY_USER_TABLES] = {.name = "stat_user_tables",
                            .group = POLL_SIZES,
                            .variants = {{0, user_tables_sql}},

@@ -47,13 +47,13 @@ class Cli:
     def json(self, *words, **more):
         return json.loads(self.out(*words, "-o", "json", **more))
 
-    def terminal(self, *words, until, timeout=60, interrupt=False):
+    def terminal(self, *words, until, timeout=60, interrupt=False, env=None):
         """Runs it on a terminal of its own until its output matches; returns what was seen and its exit code."""
         pid, fd = pty.fork()
         if pid == 0:
             fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 160, 0, 0))
             os.environ.clear()
-            os.environ.update({**ENVIRONMENT, "TERM": "xterm", "LANG": "C.UTF-8"})
+            os.environ.update({**ENVIRONMENT, "TERM": "xterm", "LANG": "C.UTF-8", **(env or {})})
             os.execv(self.program, [self.program, *words, "--state", self.state])
         seen, deadline = b"", time.monotonic() + timeout
         sent = False
@@ -258,6 +258,15 @@ def test_colors_only_on_a_terminal(canned):
     assert "\x1b" not in canned.out("get", "db", env={"TERM": "xterm"})
 
 
+@pytest.mark.parametrize(("value", "colored"), [("1", False), ("anything", False), ("", True)])
+def test_NO_COLOR(canned, value, colored):
+    """no-color.org: set to anything but the empty text, nothing is colored, not even on a terminal."""
+    text, _ = canned.terminal("get", "db", until="provisioned", env={"NO_COLOR": value})
+    assert ("\x1b[32m" in text) == colored, text
+    text, _ = canned.terminal("top", "--once", until="103%", env={"NO_COLOR": value})
+    assert (re.search("\x1b\\[[0-9;]*m", text) is not None) == colored, text
+
+
 def test_environment_names_the_manager(canned):
     ports = json.loads(Path(canned.state, "manager.json").read_text())
     env = {**ENVIRONMENT, "SHARDHERD_SERVER": f"http://127.0.0.1:{ports['public']}/", "SHARDHERD_DATABASE": "docs"}
@@ -273,6 +282,17 @@ def test_help_has_an_example_for_each(shardherd):
         text = subprocess.run([shardherd, command, "--help"], capture_output=True, text=True, check=True).stdout
         assert "sage:" in text, command
         assert f"shardherd {command}" in text.lower().split("example", 1)[1], command
+
+
+def test_describe_says_why(canned):
+    """The refusal that stands with its number and sentence, the last decision, quantiles, guards."""
+    text = canned.out("describe", "shard", "shop/s1")
+    assert re.search(r"Not split: +one key carries 61 % of its writes \(R7 popular-key\)", text), text
+    assert re.search(r"Last decision: +split: shard is hot \(R1 split\)", text), text
+    assert re.search(r"Probe: +p50 \S+ \S+, p95 \S+ \S+, p99 \S+ \S+", text), text
+    assert "guard shardherd_guard_insert is missing or disabled" in text, text
+    text = canned.out("describe", "instance", "shop-s1-0")
+    assert "Found by:" in text and "Role:" in text, text
 
 
 def test_version(shardherd):

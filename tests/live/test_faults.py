@@ -225,6 +225,13 @@ def test_manager_silent_while_copying(rig):
     time.sleep(10 if FULL else 2)
     split.go_on()
     split.end()
+    # U1: it stood still in the middle of a turn, which is told
+    told = re.search(r'msg="the event loop was blocked" ms=(\d+)', rig.log.read_text())
+    assert told and int(told[1]) >= 1900, rig.tail()
+    long_turns = re.search(
+        r"(?m)^shardherd_loop_long_turns_total (\d+)$", rig.fetch("/metrics", port="metrics", raw=True)
+    )
+    assert int(long_turns[1]) >= 1
 
 
 # ---- other users ----

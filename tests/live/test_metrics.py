@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 import urllib.request
+from pathlib import Path
 
+import psycopg
 import pytest
 from conftest import REPO, SUPERUSER, wait_until
 
@@ -171,6 +174,69 @@ def test_every_version_fills_the_default_families(pg_factory, pg_version, metric
     # the names of postgres_exporter are as they are: only naming may be found fault with, never the format
     assert all("no help" not in line and "invalid" not in line for line in found.values())
     assert PASSWORD not in text
+
+
+def reference():
+    """{family of postgres_exporter: (type, labels)}"""
+    lines = (Path(__file__).parent / "data" / "postgres_exporter.txt").read_text().splitlines()
+    rows = [line.split() for line in lines if not line.startswith("#")]
+    return {name: (kind, frozenset(labels.split(",")) - {"-"}) for name, kind, labels in rows}
+
+
+def families(text):
+    """{family: (type, labels of all of its samples)}; ours that postgres_exporter does not have are left out."""
+    kinds = dict(line.split()[2:4] for line in text.splitlines() if line.startswith("# TYPE "))
+    found = {}
+    for name, labels in parse(text):
+        found.setdefault(name, set()).update(re.findall(r'(?:^|,)(\w+)="', labels or ""))
+    return {
+        name: (kinds[name], frozenset(labels) - {"shard", "member"}) for name, labels in found.items() if name in kinds
+    }
+
+
+@contextlib.contextmanager
+def slow_vacuum(server):
+    """A VACUUM that takes its time, so that its progress can be polled."""
+    server.psql("CREATE TABLE slow AS SELECT generate_series(1, 300000) AS n; DELETE FROM slow WHERE n % 2 = 0")
+    with contextlib.closing(server.connect()) as connection:
+        connection.execute("SET vacuum_cost_delay = '100ms'")
+        connection.execute("SET vacuum_cost_limit = 5")
+        thread = threading.Thread(target=vacuum, args=(connection,), daemon=True)
+        thread.start()
+        yield
+        connection.cancel()
+        thread.join(20)
+
+
+def vacuum(connection):
+    with contextlib.suppress(psycopg.errors.QueryCanceled):
+        connection.execute("VACUUM slow")
+
+
+def test_every_default_family_of_the_exporter(pg_factory, pg_version, metrics_tool):
+    """M2: each one, with its type and its labels, on every version: also what only a busy server shows."""
+    server = pg_factory(
+        pg_version, wal_level="logical", max_slot_wal_keep_size="1GB", archive_mode="on", archive_command="true"
+    )
+    server.psql("CREATE TABLE orders (id int PRIMARY KEY, note text); INSERT INTO orders VALUES (1, 'x')")
+    server.psql("SELECT pg_create_physical_replication_slot('kept', true)")
+    make_standby(pg_factory, server)
+    server.psql("SELECT pg_switch_wal()")
+    wait_until(lambda: server.value("SELECT archived_count FROM pg_stat_archiver"), what="a segment to be archived")
+    wanted = reference()
+    if pg_version >= 17:  # the checkpointer has a view of its own since then
+        gone = ("checkpoint", "buffers_backend")
+        wanted = {
+            name: v for name, v in wanted.items() if not name.startswith(tuple(f"pg_stat_bgwriter_{x}" for x in gone))
+        }
+        wanted.pop("pg_stat_bgwriter_buffers_checkpoint_total")
+    with slow_vacuum(server):
+        started = metrics_tool(("shop-s1-0", "s1", server, "postgres"))
+        missing = lambda: set(wanted) - set(families(started.scrape()))  # noqa: E731
+        wait_until(lambda: not missing(), what=f"all families, without {missing()}")
+        found = families(started.scrape())
+    wrong = {name: (found.get(name), wanted[name]) for name in wanted if found.get(name) != wanted[name]}
+    assert not wrong, wrong
 
 
 def test_settings_have_the_exporters_units(pg_factory, metrics_tool):

@@ -103,10 +103,13 @@ def test_a_fault_is_found(tree, check, changes, message):
     ("check", "changes"),
     [
         ("banned", {"src/loop/loop.c": '/* rand() */ const char *t = "time()"; // system()\nrun_time();\n'}),
-        ("banned", {
-            "scripts/lint.d/banned.allow": "# why\nsrc/loop/loop.c waitpid only after SIGCHLD\n",
-            "src/loop/loop.c": "waitpid(p, 0, 0);\n",
-        }),
+        (
+            "banned",
+            {
+                "scripts/lint.d/banned.allow": "# why\nsrc/loop/loop.c waitpid only after SIGCHLD\n",
+                "src/loop/loop.c": "waitpid(p, 0, 0);\n",
+            },
+        ),
         ("size", {"src/loop/loop.c": body(60)}),
         ("words", {"src/base/err.c": '#include "loop/wo' + 'rk.h"\nmkdtemp("aXXXXXX");\n'}),
         ("layering", {"src/loop/loop.c": '#include "version.h"\n/* #include "manager/m.h" */\n'}),

@@ -286,6 +286,48 @@ static void test_longest_turn_counts_work_not_waiting(void **state)
     assert_int_equal(f->loop.longest_turn_us, 0);
 }
 
+static void on_burn_long(struct loop_timer *timer, void *data)
+{
+    struct fixture *f = data;
+    (void)timer;
+    burn(&f->loop, 120 * MS);
+}
+
+/* U1 */
+static void test_U1_long_turns_are_counted_and_told_once(void **state)
+{
+    struct fixture *f = *state;
+    struct loop_timer burner;
+    loop_timer_init(&f->loop, &burner, on_burn, f); /* 30 ms */
+    loop_timer_start(&burner, 0);
+    loop_run(&f->loop);
+    assert_int_equal(f->loop.long_turns, 0);
+    assert_int_equal(loop_take_alarm(&f->loop), 0);
+    loop_timer_init(&f->loop, &burner, on_burn_long, f);
+    loop_timer_start(&burner, 0);
+    loop_run(&f->loop);
+    assert_int_equal(f->loop.long_turns, 1);
+    uint64_t us = loop_take_alarm(&f->loop);
+    assert_true(us >= 120000 && us == f->loop.longest_turn_us);
+    assert_int_equal(loop_take_alarm(&f->loop), 0);
+}
+
+/* U2: as many workers as jobs that block (SCRAM, SQLite, files) want; what the user set stays. */
+static void test_U2_the_pool_has_its_size(void **state)
+{
+    (void)state;
+    struct loop loop;
+    assert_int_equal(unsetenv("UV_THREADPOOL_SIZE"), 0);
+    assert_int_equal(loop_init(&loop, env_system(), NULL), 0);
+    assert_true(atoi(getenv("UV_THREADPOOL_SIZE")) >= 4);
+    assert_int_equal(loop_fini(&loop), 0);
+    assert_int_equal(setenv("UV_THREADPOOL_SIZE", "7", 1), 0);
+    assert_int_equal(loop_init(&loop, env_system(), NULL), 0);
+    assert_string_equal(getenv("UV_THREADPOOL_SIZE"), "7");
+    assert_int_equal(loop_fini(&loop), 0);
+    unsetenv("UV_THREADPOOL_SIZE");
+}
+
 struct poller {
     uv_poll_t poll;
     struct fixture *f;
@@ -556,6 +598,8 @@ int main(void)
         LOOP_TEST(test_task_runs_later_and_once),
         LOOP_TEST(test_endless_tasks_do_not_starve_timers),
         LOOP_TEST(test_longest_turn_counts_work_not_waiting),
+        LOOP_TEST(test_U1_long_turns_are_counted_and_told_once),
+        cmocka_unit_test(test_U2_the_pool_has_its_size),
         LOOP_TEST(test_turn_includes_poll_callbacks),
         LOOP_TEST(test_stop_ends_the_run),
         cmocka_unit_test(test_fini_reports_a_leaked_handle),

@@ -277,6 +277,7 @@ static void test_an_empty_fleet(void **state)
     assert_non_null(strstr(text, "\nshardherd_build_info{version=\"1.2.3\",commit=\"abc\"} 1\n"));
     assert_non_null(strstr(text, "\nprocess_cpu_seconds_total "));
     assert_non_null(strstr(text, "\nshardherd_loop_longest_turn_seconds "));
+    assert_non_null(strstr(text, "\nshardherd_loop_long_turns_total "));
     assert_true(check_families(text) > 10);
     free(text);
     scraper_close(&s);
