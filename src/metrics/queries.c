@@ -368,8 +368,7 @@ static const struct query_column wal_columns[] = {
     GAUGE("size", "pg_wal_size_bytes", "", "Total size of WAL segments"),
 };
 
-static const char roles_sql[] =
-    "SELECT rolname, rolconnlimit FROM pg_roles ORDER BY oid LIMIT 500";
+static const char roles_sql[] = "SELECT rolname, rolconnlimit FROM pg_roles ORDER BY oid LIMIT 500";
 
 static const struct query_column roles_columns[] = {
     GAUGE("rolconnlimit", "pg_roles_connection_limit", "rolname", "Connection limit set for the role"),
