@@ -116,6 +116,14 @@ static void on_connected(struct pg_conn *conn, const struct err *err, void *data
     fail_waiting(l, &why);
 }
 
+static void on_notified(struct pg_conn *conn, const char *channel, const char *payload, void *data)
+{
+    struct link *l = data;
+    (void)conn;
+    if (l->notified != NULL)
+        l->notified(channel, payload, l->data);
+}
+
 static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
 {
     struct link *l = data;
@@ -151,7 +159,7 @@ static int connect_link(struct link *l, struct err *err)
         .application_name = l->application,
         .options = session_options,
     };
-    struct pg_conn_events events = {.connected = on_connected, .lost = on_lost};
+    struct pg_conn_events events = {.connected = on_connected, .lost = on_lost, .notified = on_notified};
     l->conn = pg_conn_new(l->loop, &target, &events, l);
     ++*l->open;
     if (pg_conn_connect(l->conn, err) != 0) {

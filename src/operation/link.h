@@ -22,6 +22,7 @@ struct link {
     uint64_t session;           /* connections that were made so far: the number of the present one */
     int *open;                  /* counts connections not yet closed, of all links of an operation */
     void (*closed)(void *data); /* called after *open fell */
+    void (*notified)(const char *channel, const char *payload, void *data); /* NOTIFY; may be NULL */
     void *data;
 };
 

@@ -61,6 +61,7 @@ enum fence_phase {
     FENCE_NONE,
     FENCE_LOCK,     /* waiting for the lock on S */
     FENCE_INSIDE,   /* guards on S, marker to T and routing table, side by side */
+    FENCE_PREPARE,  /* waiting for the opening's transaction on T, which is not committed yet */
     FENCE_COMMIT,   /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
     FENCE_OPEN,     /* S refuses R; open the gate on T until it is done */
     FENCE_BACK_OUT, /* waiting for what runs side by side, then rollback, then the old owner is published */
@@ -89,11 +90,12 @@ enum move_action {
     ACT_FENCE,         /* in it: S's guards without R */
     ACT_MARKER,        /* on another connection: write a marker, await it on T */
     ACT_ROUTE,         /* routing table: T owns R, epoch + 1 */
+    ACT_PREPARE_OPEN,  /* T: begin the transaction of the opening and do all of it but the COMMIT */
     ACT_COMMIT,        /* commit the fence transaction */
     ACT_ROLLBACK,      /* roll it back (or drop its connection) */
     ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it never said otherwise */
     ACT_RESOLVE,       /* unknown outcome: outcome.source_owns is the truth afterwards */
-    ACT_OPEN,          /* T: sequences and gate: point of no return */
+    ACT_OPEN,          /* T: commit what was prepared, or sequences and gate anew: point of no return */
     ACT_SETTLE,        /* T: range into the shard row, static guards */
     ACT_ANNOUNCE,      /* routing table (again, if a crash lost it), shardherd.routing and NOTIFY */
     ACT_DROP_FORWARD,  /* subscription on T, slot and publication on S, marker tables */

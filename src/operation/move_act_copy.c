@@ -7,6 +7,7 @@
 #include "operation/sqlf.h"
 
 #define MARKER_EAGER_NS   (20 * ENV_NS_PER_MS)
+#define MARKER_LOOK_NS    (1 * ENV_NS_PER_MS)
 #define MARKER_PAUSE_NS   (50 * ENV_NS_PER_MS)
 #define COPY_POLL_NS      (200 * ENV_NS_PER_MS)
 #define CATCH_UP_LIMIT_NS (600 * ENV_NS_PER_S)
@@ -114,15 +115,14 @@ void act_subscribe(struct move_op *op)
     if (op->copy_started_ns == 0)
         op->copy_started_ns = op_now(op);
     /* the statement that makes the subscription holds a password: it must not reach the server's log */
-    act_sql(
-        op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
-        "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = "
-        "'panic'; "
-        "SET log_min_duration_sample = -1; SET track_activities = off; "
-        "SELECT shardherd.check_term(%d); CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY); "
-        "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
-        "(SELECT oid FROM pg_database WHERE datname = current_database())",
-        op_term(op), name, name);
+    act_sql(op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
+            "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = "
+            "'panic'; "
+            "SET log_min_duration_sample = -1; SET track_activities = off; "
+            "SELECT shardherd.await_markers(%d, %L, %L); "
+            "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())",
+            op_term(op), op_record(op)->id, name, name);
 }
 
 /* ---- initial copy ---- */
@@ -220,28 +220,26 @@ static void look_again(struct loop_timer *timer, void *data)
 }
 
 /*
- * At first the answer takes longer than any useful pause. A target that is far behind needs its processors
- * for catching up, not for saying again and again that it has not: from then on a pause of a tenth of the
- * wait.
+ * T tells when the marker is there. If it does not: walsender and apply worker need the processors for
+ * bringing the marker, not for being asked for it, so once in a millisecond, and after a tenth of the wait
+ * when the target is far behind.
  */
 static void look_for_marker_later(struct move_op *op)
 {
     uint64_t waited = op_now(op) - op->marker_started_ns;
-    if (waited < MARKER_EAGER_NS) {
-        look_for_marker(op);
-        return;
-    }
+    uint64_t pause = waited < MARKER_EAGER_NS ? MARKER_LOOK_NS : waited / 10;
     op->poll_timer.fire = look_again;
-    loop_timer_start(&op->poll_timer, waited / 10 < MARKER_PAUSE_NS ? waited / 10 : MARKER_PAUSE_NS);
+    loop_timer_start(&op->poll_timer, pause < MARKER_PAUSE_NS ? pause : MARKER_PAUSE_NS);
 }
 
 static void marker_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct err err = {0};
     (void)action;
+    op->marker_looking = false;
     if (reply->err != NULL)
         marker_end(op, reply->err);
-    else if (pg_rows(reply) > 0)
+    else if (pg_rows(reply) > 0 || op->marker_seen >= op->marker_number)
         marker_end(op, NULL);
     else if (op_now(op) >= op->marker_deadline_ns) {
         err_set(&err, ERRC_TIMEOUT, "marker %lld did not arrive in time: the target is behind",
@@ -255,6 +253,7 @@ static void look_for_marker(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
+    op->marker_looking = true;
     act_sql_any(op, &op->target_poll, ACT_MARKER, marker_timeout(op), marker_looked,
                 "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", name, op->marker_number);
 }
@@ -267,7 +266,25 @@ static void marker_written(struct move_op *op, enum move_action action, const st
         return;
     }
     pg_value_int64(reply, 0, 0, &op->marker_number);
-    look_for_marker(op);
+    if (op->marker_seen >= op->marker_number)
+        marker_end(op, NULL);
+    else
+        look_for_marker(op);
+}
+
+/* T's apply worker has committed this marker: see shardherd.marker_came(). */
+static void marker_notified(const char *channel, const char *payload, void *data)
+{
+    struct move_op *op = data;
+    int64_t number = 0;
+    (void)channel;
+    if (op->stopped || !text_to_int64(payload, &number) || number <= op->marker_seen)
+        return;
+    op->marker_seen = number;
+    if (op->marker_done == NULL || op->marker_looking || op->marker_number == 0 || number < op->marker_number)
+        return; /* who waits for an answer will look at marker_seen when it comes */
+    loop_timer_stop(&op->poll_timer);
+    marker_end(op, NULL);
 }
 
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
@@ -276,6 +293,7 @@ void marker_round_trip(struct move_op *op, uint64_t bound_ns,
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
     op->marker_done = done;
+    op->marker_number = 0;
     op->marker_started_ns = op_now(op);
     op->marker_deadline_ns = op->marker_started_ns + bound_ns;
     act_sql_any(op, &op->source_marker, ACT_MARKER, marker_timeout(op), marker_written,
@@ -360,7 +378,8 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
 }
 
-static void look_for_blockers(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+/* Without the notification markers are found by asking. */
+static void listening(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
     (void)reply;
@@ -379,12 +398,27 @@ static void look_for_blockers(struct move_op *op, enum move_action action, const
         "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
 }
 
-static void source_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void opener_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    char name[MOVE_NAME_SIZE];
+    (void)reply;
+    move_record_name(op_record(op), name);
+    op->target_poll.notified = marker_notified;
+    act_sql_any(op, &op->target_poll, action, SQL_TIMEOUT_NS, listening, "LISTEN %I", name);
+}
+
+static void holders_warm(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
-    (void)reply;
-    act_sql(op, &op->target, action, SQL_TIMEOUT_NS, look_for_blockers,
+    act_sql(op, &op->opener, ACT_REHEARSE, SQL_TIMEOUT_NS, opener_warm,
             "SELECT shardherd.warm_up_opening(%d, %d, %d)", op_term(op), r->range.lo, r->range.hi);
+}
+
+static void source_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    hold_warm_up(op, holders_warm);
 }
 
 void act_rehearse(struct move_op *op)

@@ -7,6 +7,8 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
+#define OPENING_LEAST_NS (20 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
+
 /* ---- gate ---- */
 
 void act_close_gate(struct move_op *op)
@@ -51,6 +53,7 @@ void act_lock(struct move_op *op)
         act_fail(op, ACT_LOCK, ERRC_NOT_FOUND, "the database has no tables any more");
         return;
     }
+    op->fence_started_ns = op_now(op);
     /* statement_timeout bounds the LOCK of all tables together (B4), deadlock_timeout makes autovacuum give
      * way (B1), idle_in_transaction_session_timeout ends the fence of a manager that fell silent (B2) */
     act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, locked,
@@ -98,6 +101,7 @@ void act_fence(struct move_op *op)
         act_fail(op, ACT_FENCE, ERRC_NOT_FOUND, "the database was deleted");
         return;
     }
+    hold_writers(op);
     act_sql_in(op, &op->source, op->fence_session, ACT_FENCE, FENCE_BOUND_NS, fenced,
                "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)",
                r->id, r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
@@ -105,9 +109,14 @@ void act_fence(struct move_op *op)
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
+static bool was_committed(const struct pg_reply *reply)
+{
+    return reply->err == NULL && reply->count == 1 && strcmp(PQcmdStatus(reply->results[0]), "COMMIT") == 0;
+}
+
 static void committed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    if (reply->count == 1 && strcmp(PQcmdStatus(reply->results[0]), "COMMIT") == 0)
+    if (was_committed(reply))
         act_done(op, action, NULL);
     else
         act_fail(op, action, ERRC_CONFLICT, "the fence's transaction was not there to be committed");
@@ -127,6 +136,9 @@ static void rolled_back(struct move_op *op, enum move_action action, const struc
 /* A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. */
 void act_rollback(struct move_op *op)
 {
+    op->untold = false; /* what is told next is that S owns R after all */
+    hold_release(op);
+    opening_forget(op);
     act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
 }
 
@@ -134,6 +146,8 @@ void act_rollback(struct move_op *op)
 
 static void routed(const struct err *err, void *data)
 {
+    struct move_op *op = data;
+    op->untold = err == NULL;
     act_done(data, ACT_ROUTE, err);
 }
 
@@ -155,7 +169,7 @@ void act_route(struct move_op *op)
     if (routing_move(next, r->source, r->target, &r->range, &err) != 0) {
         routing_free(next);
         routed(&err, op);
-    } else if (operation_publish(op->op.owner, db, next, routed, op, &err) != 0)
+    } else if (operation_publish_untold(op->op.owner, db, next, routed, op, &err) != 0)
         routed(&err, op);
 }
 
@@ -194,7 +208,7 @@ static void gate_opened(struct move_op *op, enum move_action action, const struc
         act_done(op, action, NULL);
 }
 
-static void open_gate(struct move_op *op)
+static void add_opening(struct move_op *op, struct buf *sql)
 {
     const struct move_record *r = op_record(op);
     struct buf names = {0};
@@ -205,11 +219,50 @@ static void open_gate(struct move_op *op)
         buf_add_text(&values, i > 0 ? ", " : "");
         sqlf(&values, "%d", op->sequences[i].value);
     }
-    act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened,
-            "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])", op_term(op),
-            r->id, r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
+    sqlf(sql, "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])",
+         op_term(op), r->id, r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
     buf_free(&names);
     buf_free(&values);
+}
+
+void opening_forget(struct move_op *op)
+{
+    op->opener_session = 0;
+    if (op->target_known)
+        link_drop(&op->opener);
+}
+
+static void opening_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    op->opener_session = link_session(&op->opener);
+    gate_opened(op, action, reply);
+}
+
+/*
+ * What the opening writes, among it X, comes after the marker: T has all of S's changes by then. It is not to
+ * be seen before its COMMIT, which is sent after S's was answered, or never. Until then it holds T's control
+ * row, so that a newer manager ends it or waits for it before it reads anything (A5).
+ */
+void act_prepare_open(struct move_op *op)
+{
+    struct buf sql = {0};
+    uint64_t spent = op_now(op) - op->fence_started_ns;
+    uint64_t left = spent < FENCE_BOUND_NS ? FENCE_BOUND_NS - spent : 0;
+    add_opening(op, &sql);
+    act_sql(
+        op, &op->opener, ACT_PREPARE_OPEN, left > OPENING_LEAST_NS ? left : OPENING_LEAST_NS,
+        opening_prepared,
+        "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout = '1s'; %s",
+        buf_text(&sql));
+    buf_free(&sql);
+}
+
+static void open_gate(struct move_op *op)
+{
+    struct buf sql = {0};
+    add_opening(op, &sql);
+    act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened, "%s", buf_text(&sql));
+    buf_free(&sql);
 }
 
 static void sequences_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -219,13 +272,36 @@ static void sequences_read(struct move_op *op, enum move_action action, const st
     open_gate(op);
 }
 
-void act_open(struct move_op *op)
+static void open_anew(struct move_op *op)
 {
+    hold_end(op);
+    opening_forget(op);
     if (op->sequences_known)
         open_gate(op);
     else /* after a crash inside the fence: S is asked again, it hands out none of them for R any more */
         act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read,
                 "SELECT name, value FROM shardherd.sequences(%d)", (int64_t)SEQUENCE_GAP);
+}
+
+/* Whatever became of a COMMIT without a good answer: opening again finds the gate open, or opens it. */
+static void opening_committed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (!was_committed(reply)) {
+        open_anew(op);
+        return;
+    }
+    act_done(op, action, NULL);
+    hold_end(op); /* after its time was taken: what follows shares the processors with the writers */
+}
+
+void act_open(struct move_op *op)
+{
+    bool prepared = op->opener_session != 0 && link_session(&op->opener) == op->opener_session;
+    op->opener_session = 0;
+    if (prepared)
+        act_sql_any(op, &op->opener, ACT_OPEN, SQL_TIMEOUT_NS, opening_committed, "COMMIT");
+    else /* after a crash or a lost answer */
+        open_anew(op);
 }
 
 /* ---- settling ---- */
@@ -235,6 +311,8 @@ void act_settle(struct move_op *op)
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
+    opening_forget(op); /* the sessions of the fence are not needed any more */
+    hold_drop(op);
     act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, NULL,
             "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d)", op_term(op), r->id,
             r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0));

@@ -100,6 +100,8 @@ static void resolved(struct move_op *op, enum move_action action, const struct p
 
 void act_resolve(struct move_op *op)
 {
+    hold_release(op);
+    opening_forget(op);
     link_drop(&op->source); /* whatever became of the COMMIT, that connection will not tell */
     act_sql(op, &op->source, ACT_RESOLVE, SQL_TIMEOUT_NS, resolved,
             END_OLD_BACKENDS "SELECT shardherd.raise_term(%d); SELECT shardherd.owns(%d, %d)", op_term(op),

@@ -1,10 +1,12 @@
 /*
  * The fence and the opening.
  *
- * Happy path: LOCK; then side by side FENCE (S's guards), MARKER (S to T) and ROUTE; COMMIT; OPEN.
- * Failures: anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the
- * rehearsal again, FENCE_TRIES times, then the move is undone. A COMMIT whose answer was lost is resolved by
- * asking S after our old backend is gone. After the commit there is only forward: OPEN until it succeeds.
+ * Happy path: LOCK; then side by side FENCE (S's guards), MARKER (S to T) and ROUTE; PREPARE_OPEN; COMMIT;
+ * OPEN. What can be done of the opening before the COMMIT is done while S's writers wait anyway: as soon as
+ * they may go on, they and we share the processors. Failures: anything before COMMIT was sent rolls back,
+ * publishes the old owner, pauses and goes through the rehearsal again, FENCE_TRIES times, then the move is
+ * undone. A COMMIT whose answer was lost is resolved by asking S after our old backend is gone. After the
+ * commit there is only forward: OPEN until it succeeds.
  */
 #include <string.h>
 
@@ -85,6 +87,16 @@ static void inside_done(struct move *m, const struct move_outcome *o)
     }
     if (m->outstanding > 0)
         return;
+    m->phase = FENCE_PREPARE;
+    move_act(m, ACT_PREPARE_OPEN);
+}
+
+static void prepared(struct move *m, const struct move_outcome *o)
+{
+    if (o->err.code != ERRC_NONE) {
+        back_out(m, &o->err);
+        return;
+    }
     m->phase = FENCE_COMMIT;
     m->committing_ns = m->driver->now(m->driver);
     move_act(m, ACT_COMMIT);
@@ -99,10 +111,10 @@ static void locked(struct move *m, const struct move_outcome *o)
     m->locked_ns = m->driver->now(m->driver);
     m->phase = FENCE_INSIDE;
     m->routed = true;
-    /* counted before the first is started */
-    move_act(m, ACT_FENCE);
+    /* The guards come last: theirs is the one answer that takes a processor all the time, perhaps ours. */
     move_act(m, ACT_MARKER);
     move_act(m, ACT_ROUTE);
+    move_act(m, ACT_FENCE);
 }
 
 static void committed(struct move *m)
@@ -161,6 +173,9 @@ void fence_done(struct move *m, enum move_action action, const struct move_outco
         break;
     case FENCE_INSIDE:
         inside_done(m, o);
+        break;
+    case FENCE_PREPARE:
+        prepared(m, o);
         break;
     case FENCE_COMMIT:
         if (o->err.code == ERRC_NONE)

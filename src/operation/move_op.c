@@ -70,10 +70,12 @@ static void drop_links(struct move_op *op)
     if (op->source_known) {
         link_drop(&op->source);
         link_drop(&op->source_marker);
+        hold_drop(op);
     }
     if (op->target_known) {
         link_drop(&op->target);
         link_drop(&op->target_poll);
+        link_drop(&op->opener);
     }
 }
 
@@ -109,10 +111,12 @@ static void free_move(struct operation *base)
     if (op->source_known) {
         link_fini(&op->source);
         link_fini(&op->source_marker);
+        hold_fini(op);
     }
     if (op->target_known) {
         link_fini(&op->target);
         link_fini(&op->target_poll);
+        link_fini(&op->opener);
     }
     verify_free(op);
     clean_free(op);
@@ -142,6 +146,7 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_FENCE] = act_fence,
     [ACT_MARKER] = act_marker,
     [ACT_ROUTE] = act_route,
+    [ACT_PREPARE_OPEN] = act_prepare_open,
     [ACT_COMMIT] = act_commit,
     [ACT_ROLLBACK] = act_rollback,
     [ACT_UNROUTE] = act_unroute,
@@ -392,26 +397,29 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
 
 /* ---- life ---- */
 
-static void set_links(struct move_op *op, struct link *one, struct link *two,
-                      const struct instance_access *access)
+static void set_link(struct move_op *op, struct link *link, const struct instance_access *access)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", op->core.record.id);
-    link_init(one, op_services(op)->loop, access, application, &op->open_links, link_closed, op);
-    link_init(two, op_services(op)->loop, access, application, &op->open_links, link_closed, op);
+    link_init(link, op_services(op)->loop, access, application, &op->open_links, link_closed, op);
 }
 
 void op_set_target(struct move_op *op, const struct instance_access *access)
 {
     if (op->target_known)
         return;
-    set_links(op, &op->target, &op->target_poll, access);
+    set_link(op, &op->target, access);
+    set_link(op, &op->target_poll, access);
+    set_link(op, &op->opener, access);
     op->target_known = true;
 }
 
 static void set_source(struct move_op *op, const struct instance_access *access)
 {
-    set_links(op, &op->source, &op->source_marker, access);
+    set_link(op, &op->source, access);
+    set_link(op, &op->source_marker, access);
+    for (int i = 0; i < HOLDERS_MOST; i++)
+        set_link(op, &op->holders[i], access);
     op->source_known = true;
 }
 

@@ -13,6 +13,7 @@
 #define FENCE_BOUND_NS  (250 * ENV_NS_PER_MS) /* hard bound of the fence (B3) */
 #define LOCK_TIMEOUT_MS 100                   /* for the one LOCK statement (B4) */
 #define SEQUENCE_GAP    1000
+#define HOLDERS_MOST    8 /* tables whose writers are held until T is open */
 
 struct move_op;
 struct act; /* one SQL statement of an action */
@@ -31,16 +32,24 @@ struct move_op {
     struct operation op; /* first */
     struct move_driver driver;
     struct move core;
-    struct link source;              /* control and fence on S */
-    struct link source_marker;       /* writes markers on S; deletes on S */
-    struct link target;              /* control on T */
-    struct link target_poll;         /* reads markers on T */
-    bool source_known, target_known; /* the links were initialised */
-    int open_links;                  /* connections, statements and programs that have not ended */
-    uint64_t fence_session;          /* of `source`: the one that holds the fence's transaction */
-    uint64_t quiet_session;          /* of `target`: the one that logs no statements */
-    bool driving;                    /* inside driver.act(): outcomes are delivered later */
-    struct process *tool;            /* pg_dump or psql under way */
+    struct link source;                /* control and fence on S */
+    struct link source_marker;         /* writes markers on S; deletes on S */
+    struct link target;                /* control on T */
+    struct link target_poll;           /* reads markers on T */
+    struct link opener;                /* the opening's transaction on T, begun before S's commit */
+    struct link holders[HOLDERS_MOST]; /* on S: see move_act_hold.c */
+    bool source_known, target_known;   /* the links were initialised */
+    int open_links;                    /* connections, statements and programs that have not ended */
+    uint64_t fence_session;            /* of `source`: the one that holds the fence's transaction */
+    uint64_t opener_session;           /* of `opener`: the one that holds the prepared opening; 0 = none */
+    uint64_t fence_started_ns;
+    unsigned warming; /* holders that have not answered */
+    void (*warmed)(struct move_op *op);
+    bool holding;           /* hold_release() is due */
+    bool untold;            /* the new routing table is in the store and the model, but was not announced */
+    uint64_t quiet_session; /* of `target`: the one that logs no statements */
+    bool driving;           /* inside driver.act(): outcomes are delivered later */
+    struct process *tool;   /* pg_dump or psql under way */
     uint64_t
         subscription; /* its oid on T once it was seen, for the names of its table synchronisation slots */
     bool stopped;     /* the process ends or a newer leader exists: outcomes are dropped */
@@ -49,7 +58,9 @@ struct move_op {
     struct loop_timer poll_timer;
     /* one of each at a time */
     uint64_t marker_started_ns;
-    int64_t marker_number; /* of the marker under way */
+    int64_t marker_number; /* of the marker under way; 0 = not written yet */
+    int64_t marker_seen;   /* the last one that T told of */
+    bool marker_looking;   /* a question for it is under way */
     uint64_t marker_deadline_ns;
     void (*marker_done)(struct move_op *op, const struct err *err);
     unsigned fast_markers; /* in a row */
@@ -127,13 +138,26 @@ void act_close_gate(struct move_op *op); /* move_act_cutover.c */
 void act_lock(struct move_op *op);
 void act_fence(struct move_op *op);
 void act_route(struct move_op *op);
+void act_prepare_open(struct move_op *op);
 void act_commit(struct move_op *op);
 void act_rollback(struct move_op *op);
 void act_unroute(struct move_op *op);
 void act_open(struct move_op *op);
+/* Rolls back what act_prepare_open() began. */
+void opening_forget(struct move_op *op);
 void act_settle(struct move_op *op);
 void act_announce(struct move_op *op);
 void act_burn_gate(struct move_op *op);
+/* Connects and warms up the sessions of the holders; `done` comes later, or at once if there are none. */
+void hold_warm_up(struct move_op *op, void (*done)(struct move_op *op)); /* move_act_hold.c */
+/* The fence has its lock: what writes S waits from now on until hold_release(), at most some 400 ms. */
+void hold_writers(struct move_op *op);
+/* Lets the writers go, if they are held. */
+void hold_release(struct move_op *op);
+/* T is open, or it takes longer: tells of the new routing table as well. */
+void hold_end(struct move_op *op);
+void hold_drop(struct move_op *op);
+void hold_fini(struct move_op *op);
 void act_drop_forward(struct move_op *op); /* move_act_clean.c */
 void act_clean_source(struct move_op *op);
 void act_empty_target(struct move_op *op);

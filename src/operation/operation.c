@@ -251,9 +251,16 @@ struct publication {
     struct operations *ops;
     char *database;
     struct routing *routing;
+    bool tell;
     void (*done)(const struct err *err, void *data);
     void *data;
 };
+
+void operation_announce(struct operations *ops, struct fleet_database *db)
+{
+    if (ops->services.routing_changed != NULL)
+        ops->services.routing_changed(ops->services.data, db);
+}
 
 static void on_published(const struct err *err, int64_t revision, void *data)
 {
@@ -265,8 +272,8 @@ static void on_published(const struct err *err, int64_t revision, void *data)
         db->routing_revision = revision;
         p->routing = NULL;
         p->ops->services.fleet->version++;
-        if (p->ops->services.routing_changed != NULL)
-            p->ops->services.routing_changed(p->ops->services.data, db);
+        if (p->tell)
+            operation_announce(p->ops, db);
     }
     void (*done)(const struct err *, void *) = p->done;
     void *done_data = p->data;
@@ -276,8 +283,8 @@ static void on_published(const struct err *err, int64_t revision, void *data)
     done(err, done_data);
 }
 
-int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
-                      void (*done)(const struct err *err, void *data), void *data, struct err *err)
+static int publish(struct operations *ops, struct fleet_database *db, struct routing *routing, bool tell,
+                   void (*done)(const struct err *err, void *data), void *data, struct err *err)
 {
     struct buf json = {0};
     char key[STORE_KEY_MAX];
@@ -286,7 +293,7 @@ int operation_publish(struct operations *ops, struct fleet_database *db, struct 
         return err_wrap(err, "routing table not published");
     }
     struct publication *p = mem_alloc(sizeof *p);
-    *p = (struct publication){ops, mem_strdup(db->name), routing, done, data};
+    *p = (struct publication){ops, mem_strdup(db->name), routing, tell, done, data};
     routing_print(routing, &json);
     snprintf(key, sizeof key, "db/%s/routing", db->name);
     int rc = store_compare_and_swap(ops->services.store, key, db->routing_revision, buf_text(&json),
@@ -298,6 +305,18 @@ int operation_publish(struct operations *ops, struct fleet_database *db, struct 
         free(p);
     }
     return rc;
+}
+
+int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
+                      void (*done)(const struct err *err, void *data), void *data, struct err *err)
+{
+    return publish(ops, db, routing, true, done, data, err);
+}
+
+int operation_publish_untold(struct operations *ops, struct fleet_database *db, struct routing *routing,
+                             void (*done)(const struct err *err, void *data), void *data, struct err *err)
+{
+    return publish(ops, db, routing, false, done, data, err);
 }
 
 /* ---- resuming ---- */

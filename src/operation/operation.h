@@ -136,4 +136,12 @@ void operation_maybe_kill(struct operations *ops, const char *place);
 int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
                       void (*done)(const struct err *err, void *data), void *data, struct err *err);
 
+/*
+ * The same, but services.routing_changed is not called: who asks gets the new table, nobody is told of it
+ * until operation_announce().
+ */
+int operation_publish_untold(struct operations *ops, struct fleet_database *db, struct routing *routing,
+                             void (*done)(const struct err *err, void *data), void *data, struct err *err);
+void operation_announce(struct operations *ops, struct fleet_database *db);
+
 #endif

@@ -569,6 +569,26 @@ BEGIN
     RETURN found;
 END $$;
 
+-- On the target, in the apply worker: tells the manager that waits for a marker, which is named by its channel.
+CREATE OR REPLACE FUNCTION shardherd.marker_came() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM pg_notify(TG_TABLE_NAME, NEW.n::text);
+    RETURN NULL;
+END $$;
+
+-- On the target: the table that markers arrive in.
+CREATE OR REPLACE FUNCTION shardherd.await_markers(my_term bigint, move_id text, name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    EXECUTE format('CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY)', name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_marker AFTER INSERT ON shardherd.%I FOR EACH ROW '
+                   'EXECUTE FUNCTION shardherd.marker_came()', name);
+    EXECUTE format('ALTER TABLE shardherd.%I ENABLE ALWAYS TRIGGER shardherd_marker', name);
+END $$;
+
 -- On the target, before the fence: this move's closed gate, and guards that ask it.
 CREATE OR REPLACE FUNCTION shardherd.close_gate(my_term bigint, move_id text, gate_lo bigint, gate_hi bigint)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -637,6 +657,7 @@ $$;
 
 -- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
 -- that owns the range already (the opening was settled before a crash) answers with its present position.
+-- Called before the fence's COMMIT on the source, after the marker, in a transaction that is committed only after it.
 CREATE OR REPLACE FUNCTION shardherd.open_gate(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
                                                names text[], wanted bigint[])
 RETURNS pg_lsn LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

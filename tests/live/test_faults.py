@@ -220,6 +220,29 @@ def test_manager_silent_inside_the_fence(rig, place):
     split.end()
 
 
+def test_manager_silent_between_the_commits(rig):
+    """The opening that was prepared on T is not to be seen, T ends it by itself, and then it is done anew. Writers of
+    the range that stays are not held for long."""
+    split = Split(rig, "move:after:commit")
+    opened = "SELECT move FROM shardherd.gate WHERE open"
+    assert sql(rig, "s3", opened) == []
+    started = time.monotonic()
+    staying = "hashint8extended(customer_id, 0) BETWEEN 0 AND 4611686018427387903"
+    one = f"SELECT customer_id FROM customers WHERE {staying} LIMIT 1"
+    sql(rig, "s2", f"SET lock_timeout = '8s'; UPDATE customers SET email = email WHERE customer_id = ({one})")
+    waited = time.monotonic() - started
+    assert waited < 2, f"a writer waited for {waited:.1f} s"
+    prepared = (
+        "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' "
+        "AND application_name LIKE 'shardherd op=%'"
+    )
+    wait_until(lambda: sql(rig, "s3", prepared) == [], timeout=10, what="T to end the opening")
+    assert sql(rig, "s3", opened) == []
+    split.go_on()
+    ended, _ = split.end()
+    assert int(ended["record"]["fence_attempts"]) == 1, ended
+
+
 def test_manager_silent_while_copying(rig):
     split = Split(rig, "move:after:publish")
     time.sleep(10 if FULL else 2)

@@ -48,7 +48,7 @@ struct fake {
     enum move_state journaled; /* MOVE_STATE_COUNT = nothing */
     struct move_record journal;
     /* since the last LOCK */
-    bool fence_done, marker_done, route_done, rolled_back;
+    bool fence_done, marker_done, route_done, prepared, rolled_back;
     bool told_gone; /* COMMIT succeeded, or RESOLVE or INSPECT said that S does not own R */
     /* outcomes */
     struct fault faults[2];
@@ -84,9 +84,12 @@ static void check_fence_rules(struct fake *f, enum move_action action)
     case ACT_ROUTE:
         rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
         break;
-    case ACT_COMMIT:
+    case ACT_PREPARE_OPEN:
         rule(f, f->locked && f->fence_done && f->marker_done && f->route_done,
-             "COMMIT only when guards, marker and routing table succeeded in this try");
+             "PREPARE_OPEN only when guards, marker and routing table succeeded in this try");
+        break;
+    case ACT_COMMIT:
+        rule(f, f->locked && f->prepared, "COMMIT only when the opening was prepared in this try");
         break;
     case ACT_UNROUTE:
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
@@ -218,7 +221,7 @@ static void take_effect(struct fake *f, enum move_action action)
         break;
     case ACT_LOCK:
         f->locked = true;
-        f->fence_done = f->marker_done = f->route_done = f->rolled_back = false;
+        f->fence_done = f->marker_done = f->route_done = f->prepared = f->rolled_back = false;
         break;
     case ACT_ROUTE:
         f->table_says_target = true;
@@ -259,6 +262,7 @@ static void tell(struct fake *f, enum move_action action, struct move_outcome *o
     f->fence_done |= action == ACT_FENCE;
     f->marker_done |= action == ACT_MARKER;
     f->route_done |= action == ACT_ROUTE;
+    f->prepared |= action == ACT_PREPARE_OPEN;
     if (action == ACT_COMMIT)
         f->told_gone = true;
     if (action == ACT_RESOLVE || action == ACT_INSPECT) {
