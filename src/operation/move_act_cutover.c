@@ -7,7 +7,7 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define OPENING_LEAST_NS (20 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
+#define OPENING_LEAST_NS (50 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
 
 /* ---- gate ---- */
 
