@@ -22,10 +22,16 @@ need() {
 
 # The same for what the tests can do without.
 optional() {
-    if ! "$2"; then
-        missing_optional+=("$1")
-        later+=("get_$3")
+    local name="$1" probe="$2" how="$3"
+    shift 3
+    if package_installed "$name" || "$probe" "$@"; then
+        return 0
     fi
+    missing_optional+=("$name")
+    case "$how" in
+    apt) apt_packages+=("$name") ;;
+    *) later+=("get_$how") ;;
+    esac
 }
 
 # ---- probes ----

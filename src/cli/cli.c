@@ -10,6 +10,20 @@
 
 static const struct args_flag help_flags[] = {{"help", 'h', NULL, "this text", NULL}, {0}};
 
+const struct cli_exit_code cli_exit_codes[] = {
+    {CLI_OK, "done"},
+    {CLI_FAILED, "failed; also: the operation that was waited for was undone or failed"},
+    {CLI_USAGE, "wrong usage or input: unknown command or flag, a file that does not hold"},
+    {CLI_NOT_FOUND, "what was named does not exist"},
+    {CLI_CONFLICT,
+     "refused, or in conflict with something else; also: the checks of an operation found something"},
+    {CLI_UNREACHABLE, "the manager cannot be reached, or does not lead"},
+    {CLI_TIMEOUT, "timed out"},
+    {CLI_DIFFERENCE, "load: the check found a difference"},
+    {CLI_INTERRUPTED, "load, demo: interrupted"},
+    {0, NULL},
+};
+
 const struct cli_command *cli_find(const char *name)
 {
     for (const struct cli_command *c = cli_commands; c->name != NULL; c++)
@@ -23,7 +37,7 @@ void cli_tables(const struct cli_command *command, const struct args_flag *ret[C
     int count = 0;
     if (command->flags != NULL)
         ret[count++] = command->flags;
-    ret[count++] = command->act != NULL ? session_flags : help_flags;
+    ret[count++] = command->act != NULL || command->globals ? session_flags : help_flags;
     ret[count] = NULL;
 }
 
@@ -68,8 +82,9 @@ void cli_help(const struct cli_command *command)
         puts("\nFlags:");
         print_flags(command->flags);
     }
-    puts(command->act != NULL ? "\nFlags of every command:" : command->flags == NULL ? "\nFlags:" : "");
-    print_flags(command->act != NULL ? session_flags : help_flags);
+    bool globals = command->act != NULL || command->globals;
+    puts(globals ? "\nFlags of every command:" : command->flags == NULL ? "\nFlags:" : "");
+    print_flags(globals ? session_flags : help_flags);
     puts("\nExamples:");
     print_lines("  ", "  ", command->example);
 }
@@ -81,11 +96,12 @@ static void print_commands(void)
     for (const struct cli_command *c = cli_commands; c->name != NULL; c++)
         if (!c->hidden)
             printf("  %-14s %s\n", c->name, c->summary);
-    puts("\nFlags of every command that talks to a manager:");
+    puts("\nFlags of every command but manager, load and demo:");
     print_flags(session_flags);
-    puts(
-        "\nExit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 refused or in conflict,\n"
-        "5 cannot reach the manager, 6 timed out.\n\n\"shardherd COMMAND --help\" says more, with examples.");
+    puts("\nExit codes:");
+    for (const struct cli_exit_code *e = cli_exit_codes; e->meaning != NULL; e++)
+        printf("  %3d  %s\n", e->code, e->meaning);
+    puts("\n\"shardherd COMMAND --help\" says more, with examples.");
 }
 
 static int unknown_command(const char *name)
@@ -117,14 +133,17 @@ int command_help(const struct args *args)
 int command_version(const struct args *args)
 {
     const char *format = args_value(args, "output");
-    if (format != NULL && strcmp(format, "json") == 0)
-        printf("{\"version\": \"%s\", \"commit\": \"%s\"}\n", SHARDHERD_VERSION, SHARDHERD_COMMIT);
-    else if (format != NULL && strcmp(format, "yaml") == 0)
-        printf("version: \"%s\"\ncommit: \"%s\"\n", SHARDHERD_VERSION, SHARDHERD_COMMIT);
-    else if (format != NULL && strcmp(format, "table") != 0)
-        return session_fail(NULL, CLI_USAGE, "flag --output: \"%s\" is not one of table, json, yaml", format);
-    else
+    if (format == NULL || strcmp(format, "table") == 0 || strcmp(format, "wide") == 0)
         printf("shardherd %s (%s)\n", SHARDHERD_VERSION, SHARDHERD_COMMIT);
+    else if (strcmp(format, "json") == 0)
+        printf("{\"version\": \"%s\", \"commit\": \"%s\"}\n", SHARDHERD_VERSION, SHARDHERD_COMMIT);
+    else if (strcmp(format, "yaml") == 0)
+        printf("version: \"%s\"\ncommit: \"%s\"\n", SHARDHERD_VERSION, SHARDHERD_COMMIT);
+    else if (strcmp(format, "name") == 0)
+        puts(SHARDHERD_VERSION);
+    else
+        return session_fail(NULL, CLI_USAGE,
+                            "flag --output: \"%s\" is not one of table, wide, json, yaml, name", format);
     return CLI_OK;
 }
 

@@ -4,8 +4,8 @@
  * A command is a row of a table: name, one-line summary, usage, example, and a function that gets what
  * follows the name and returns the exit code. Data goes to stdout, messages and progress to stderr.
  *
- * Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 refused or in conflict, 5 cannot reach
- * the manager, 6 timed out waiting, 10 load: the check found a difference. docs/cli.md lists them as well.
+ * Exit codes are those of one table, cli_exit_codes; `shardherd help` and docs/cli.md show it, and a test
+ * compares them.
  */
 #ifndef CLI_CLI_H
 #define CLI_CLI_H
@@ -19,8 +19,17 @@ enum cli_exit {
     CLI_NOT_FOUND = 3,
     CLI_CONFLICT = 4,
     CLI_UNREACHABLE = 5,
-    CLI_TIMEOUT = 6
+    CLI_TIMEOUT = 6,
+    CLI_DIFFERENCE = 10,  /* of load */
+    CLI_INTERRUPTED = 130 /* of load and demo */
 };
+
+struct cli_exit_code {
+    int code;
+    const char *meaning;
+};
+/* All of them, in order, ended by a NULL meaning. */
+extern const struct cli_exit_code cli_exit_codes[];
 
 struct args;
 struct args_flag;
@@ -39,6 +48,8 @@ struct cli_command {
     int (*local)(const struct args *args);
     int (*act)(struct session *s);
     const struct args_flag *flags; /* its own; NULL = none */
+    bool
+        globals; /* of a local one: it takes the flags of every command, even those that mean nothing to it */
     int words_least, words_most;
     const char *completes; /* what shells offer for its words, see complete.c; NULL = nothing */
     bool hidden;           /* not in the list of commands */

@@ -88,7 +88,6 @@ static const struct args_flag check_flags[] = {
     {"config", 'c', "FILE", "the configuration of a manager", "file"},
     {"set", 0, "KEY=VALUE", "one key, as for the manager", NULL},
     {"print", 0, NULL, "print all keys with their values", NULL},
-    {"quiet", 'q', NULL, "say nothing when all is well", NULL},
     {0}};
 static const struct args_flag manager_flags[] = {
     {"config", 'c', "FILE", "configuration (docs/configuration.md); without: defaults and environment",
@@ -97,8 +96,6 @@ static const struct args_flag manager_flags[] = {
     {"insecure-listen", 0, NULL, "listen beyond loopback although there is no authentication", NULL},
     {"ports-file", 0, "FILE", "write the ports here (default: manager.json in the state directory)", "file"},
     {0}};
-static const struct args_flag version_flags[] = {
-    {"output", 'o', "FORMAT", "table, json or yaml", "table|json|yaml"}, {0}};
 
 const struct cli_command cli_commands[] = {
     {.name = "get",
@@ -275,6 +272,7 @@ const struct cli_command cli_commands[] = {
      .example =
          "shardherd check-config -c config/shardherd.yaml --print\nshardherd check-config config/*.yaml",
      .local = command_check_config,
+     .globals = true,
      .flags = check_flags,
      .words_most = ARGS_MAX,
      .completes = "files"},
@@ -286,6 +284,7 @@ const struct cli_command cli_commands[] = {
      .example = "source <(shardherd completion bash)\nshardherd completion zsh > ~/.zfunc/_shardherd\n"
                 "shardherd completion fish > ~/.config/fish/completions/shardherd.fish",
      .local = command_completion,
+     .globals = true,
      .words_least = 1,
      .words_most = 1,
      .completes = "bash|zsh|fish"},
@@ -294,12 +293,13 @@ const struct cli_command cli_commands[] = {
      .usage = "version [-o json]",
      .example = "shardherd version -o json",
      .local = command_version,
-     .flags = version_flags},
+     .globals = true},
     {.name = "help",
      .summary = "list the commands, or explain one",
      .usage = "help [COMMAND]",
      .example = "shardherd help split",
      .local = command_help,
+     .globals = true,
      .words_most = 1,
      .completes = "commands"},
     {.name = "__complete", .run = command_complete, .hidden = true},

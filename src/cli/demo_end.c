@@ -10,10 +10,9 @@
 #include "cli/demo_files.h"
 #include "cli/demo_impl.h"
 
-#define LOOK_GONE_NS     (50 * ENV_NS_PER_MS)
-#define FAST_STOP_NS     (10 * ENV_NS_PER_S)
-#define LOG_LINES        8
-#define EXIT_INTERRUPTED 130
+#define LOOK_GONE_NS (50 * ENV_NS_PER_MS)
+#define FAST_STOP_NS (10 * ENV_NS_PER_S)
+#define LOG_LINES    8
 
 /* What UNWIND waits for: then on to what is left to take away. */
 void demo_unwound(struct demo *d)
@@ -193,7 +192,7 @@ int demo_conclude(struct demo *d)
                        "shard %s was split under load, by itself, and nothing was lost: %.1f s in all",
                        d->facts.source, d->total_seconds);
     if (d->interrupted)
-        return EXIT_INTERRUPTED;
+        return CLI_INTERRUPTED;
     return !d->failed                                             ? CLI_OK
            : d->directory == NULL && d->err.code == ERRC_CONFLICT ? CLI_USAGE
                                                                   : CLI_FAILED;

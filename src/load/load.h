@@ -163,8 +163,8 @@ void load_print_summary(const struct load_result *result, const struct load_opti
 
 /*
  * The command line: argv[0] is "load". Its exit code:
- * 0 done and nothing wrong, 1 the check found something, 2 wrong usage, 3 the job could not be done,
- * 4 ended by a signal before the check was complete.
+ * 0 done and nothing wrong, 1 the job could not be done, 2 wrong usage or input, 10 the check found a
+ * difference, 130 ended by a signal before the check was complete.
  */
 int load_main(int argc, char **argv);
 

@@ -12,7 +12,8 @@
 #include "base/text.h"
 #include "load/load.h"
 
-enum { EXIT_FOUND = 1, EXIT_USAGE = 2, EXIT_FAILED = 3, EXIT_SIGNAL = 4 };
+/* Of the table of all commands, cli/cli.h. */
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_FOUND = 10, EXIT_SIGNAL = 130 };
 
 #define COMMAND_SIGNALS 3
 #define SHOW_PERIOD     (1 * ENV_NS_PER_S)
@@ -87,8 +88,8 @@ static const char help_text[] =
     "  --json                     the result as one JSON object\n"
     "  --quiet                    no progress lines\n"
     "\n"
-    "exit codes: 0 nothing wrong, 1 the check found something, 2 usage, 3 could not be done, 4 interrupted\n"
-    "before the check was complete\n"
+    "exit codes: 0 nothing wrong, 1 could not be done, 2 wrong usage or input, 10 the check found a\n"
+    "difference, 130 interrupted before the check was complete\n"
     "\n"
     "examples\n"
     "  shardherd load init --database shop --routing http://127.0.0.1:8080 --customers 200000\n"

@@ -343,6 +343,32 @@ def test_completion(canned):
     assert complete(canned, "completion", "") == ["bash", "zsh", "fish"]
 
 
+def test_completion_of_fish(canned):
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    program = Path(canned.program)
+    environment = {**ENVIRONMENT, "PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(canned.state)}
+
+    def offered(line):
+        script = f"{program.name} completion fish | source; complete -C '{program.name} --state {canned.state} {line}'"
+        done = subprocess.run(["fish", "-c", script], capture_output=True, text=True, check=True, env=environment)
+        return [candidate.split("\t")[0] for candidate in done.stdout.splitlines()]
+
+    assert offered("spl") == ["split"]
+    assert offered("get shards shop/") == ["shop/s1", "shop/s2"]
+
+
+def test_completion_of_zsh(canned):
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    script = 'autoload -U compinit; compinit -D -u; source <("$PROGRAM" completion zsh); print "$_comps[shardherd]"'
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script], capture_output=True, text=True, check=True,
+        env={**ENVIRONMENT, "PROGRAM": canned.program},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("_shardherd\n", "")
+
+
 def test_completion_without_a_manager_is_quick(shardherd):
     began = time.monotonic()
     done = subprocess.run(
