@@ -248,10 +248,10 @@ def test_manager_silent_while_copying(rig):
     time.sleep(10 if FULL else 2)
     split.go_on()
     split.end()
-    # U1: whether the signal caught it inside of a turn is chance; if so, it is told
+    # U1: whether the signal caught it inside of a turn is chance; if so, it is told within a second
     counted = re.search(r"(?m)^shardherd_loop_long_turns_total (\d+)$", rig.fetch("/metrics", port="metrics", raw=True))
-    told = re.search(r'msg="the event loop was blocked" ms=(\d+)', rig.log.read_text())
-    assert (int(counted[1]) > 0) == (told is not None), rig.tail()
+    if int(counted[1]) > 0:
+        wait_until(lambda: "the event loop was blocked" in rig.log.read_text(), what="a long turn to be told")
 
 
 # ---- other users ----

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "pg/pg_impl.h"
+#include "pg/wire.h"
 
 static struct pg_server server;
 
@@ -14,11 +15,14 @@ static int group_setup(void **state)
     return pg_server_start(&server, NULL, "max_connections = 300\n") ? 0 : -1;
 }
 
+static int blocking_calls;
+
+/* P6: whatever any test did, nothing blocking was reached. */
 static int group_teardown(void **state)
 {
     (void)state;
     pg_server_stop(&server);
-    return 0;
+    return blocking_calls;
 }
 
 static int setup(void **state)
@@ -36,9 +40,7 @@ static int teardown(void **state)
     return 0;
 }
 
-/* P6: whatever any test below does, these must not be reached. */
-static int blocking_calls;
-
+/* P6: these must not be reached. */
 PGresult *PQexec(PGconn *conn, const char *query)
 {
     (void)conn;
@@ -510,6 +512,43 @@ static void test_P14_stopped_server(void **state)
     client_close(&late);
 }
 
+static void test_P14_dropped_packets(void **state)
+{
+    struct fixture *f = *state;
+    struct client c, late;
+    struct answer a;
+    struct wire w = {.listener = listen_on("127.0.0.6", server.port), .port = server.port};
+    assert_int_equal(pthread_create(&w.thread, NULL, wire_run, &w), 0);
+    struct pg_target target = server_target(&server);
+    target.host = "127.0.0.6";
+    client_open(&c, f, &target);
+    assert_string_equal(query(&c, "SELECT 14", &a), "14");
+    w.drop = true;
+    while (!w.dropping)
+        run_for(f, 1);
+    const struct pg_request r = {.sql = "SELECT 1", .extended = true, .timeout_ns = 300 * MS};
+    memset(&a, 0, sizeof a);
+    uint64_t start = loop_clock(&f->loop);
+    assert_int_equal(pg_send(c.conn, &r, answer_take, &a, NULL), 0);
+    drop_packets(w.listener); /* a handshake gets no answer either */
+    target.connect_timeout_ns = 300 * MS;
+    client_start(&late, f, &target);
+    assert_true(wait_count(f, &c.lost, 1, 5000));
+    assert_true(wait_count(f, &late.connected, 1, 5000));
+    uint64_t ms = (loop_clock(&f->loop) - start) / MS;
+    assert_true(ms >= 290 && ms < 2000);
+    assert_int_equal(a.err.code, ERRC_TIMEOUT);
+    assert_int_equal(c.err.code, ERRC_TIMEOUT);
+    assert_int_equal(late.err.code, ERRC_TIMEOUT);
+    start = loop_clock(&f->loop);
+    client_close(&c); /* with bytes that were never acknowledged */
+    client_close(&late);
+    assert_true(loop_clock(&f->loop) - start < 1000 * MS);
+    w.stop = true;
+    pthread_join(w.thread, NULL);
+    close(w.listener);
+}
+
 static void test_P14_cancel_of_a_stopped_server_holds_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -711,6 +750,7 @@ int main(void)
         T(test_P12_pacer),
         T(test_P13_restart_is_seen_at_once),
         T(test_P14_stopped_server),
+        T(test_P14_dropped_packets),
         T(test_P14_cancel_of_a_stopped_server_holds_nothing),
         T(test_P15_notices_are_silent),
         T(test_errors_have_a_code),

@@ -20,9 +20,22 @@ static void check_files(const struct fixture *f, const struct answer *a)
     assert_int_not_equal(access(path, F_OK), 0);
 }
 
+/* As root, servers run as somebody else. */
+static void check_user(const struct answer *a)
+{
+    struct stat process, data;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d", a->pid);
+    assert_int_equal(stat(path, &process), 0);
+    assert_int_equal(stat(a->data, &data), 0);
+    assert_int_not_equal(process.st_uid, 0);
+    assert_int_equal(process.st_uid, data.st_uid);
+}
+
 static void check_server(const struct answer *a)
 {
     char value[128];
+    check_user(a);
     assert_string_equal(ask(a, "SHOW data_checksums"), "on");
     assert_string_equal(ask(a, "SHOW wal_level"), "logical");
     assert_string_equal(ask(a, "SHOW fsync"), "on");
