@@ -13,6 +13,9 @@
 #define FRESH_NS         (60 * ENV_NS_PER_S)  /* an outage this young is probed every period (P13) */
 #define SLOW_EXTRA_NS    (5 * ENV_NS_PER_S)   /* the server's statement_timeout */
 #define SLACK_NS         (2 * ENV_NS_PER_MS)  /* groups due this close go in the same pipeline */
+#define PATIENCE_NS      (10 * ENV_NS_PER_MS) /* only the load query's answer is timed */
+#define SLOT_INSTANCES   4
+#define SLOTS_LEAST      5                    /* in a period of the load group */
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
 #define GOLDEN           0.6180339887498949   /* multiples of it spread evenly, however many there are */
 
@@ -389,6 +392,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
             .extended = true,
             .prepared = query->name,
             .timeout_ns = p->pollers->options.deadline_ns + (slow ? SLOW_EXTRA_NS : 0),
+            .patience_ns = q == QUERY_LOAD ? 0 : PATIENCE_NS,
         };
         p->slots[q].sent_ns = loop_clock(p->pollers->loop);
         if (pg_send(p->conn, &request, on_reply, &p->slots[q], NULL) != 0)
@@ -399,6 +403,17 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     group->runs++;
 }
 
+/*
+ * Some instances are polled at the same moment: to be woken, with caches that somebody else has filled, costs
+ * more than polling one of them does. Few enough that the probe's time is that of the server.
+ */
+static uint64_t slot_of(const struct pollers *pollers)
+{
+    uint64_t load = pollers->options.period_ns[POLL_LOAD];
+    uint64_t slot = load / pollers->counts.instances * SLOT_INSTANCES;
+    return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
+}
+
 /* The next moment after `now` that is this instance's in the period. */
 static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now)
 {
@@ -406,7 +421,8 @@ static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now
     uint64_t period = p->pollers->options.period_ns[g];
     if (period == POLL_OFF)
         return UINT64_MAX;
-    uint64_t offset = (uint64_t)(p->phase * (double)load);
+    uint64_t slot = slot_of(p->pollers);
+    uint64_t offset = (uint64_t)(p->phase * (double)load) / slot * slot;
     if (period > load) /* the whole period is used, in steps that fall on a load poll */
         offset += (uint64_t)(p->phase * (double)(period / load)) * load;
     return now - (now + period - offset % period) % period + period;
@@ -414,6 +430,7 @@ static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now
 
 static void groups_send(struct poller *p, uint64_t now)
 {
+    pg_conn_cork(p->conn);
     for (int g = 0; g < POLL_GROUPS; g++) {
         struct poller_group *group = &p->groups[g];
         if (group->due_ns > now + SLACK_NS)
@@ -428,6 +445,7 @@ static void groups_send(struct poller *p, uint64_t now)
         else
             group_send(p, (enum poll_group)g, loop_clock(p->pollers->loop));
     }
+    pg_conn_uncork(p->conn);
 }
 
 static void on_timer(struct loop_timer *timer, void *data)

@@ -38,7 +38,7 @@ static uint64_t fingerprint(const struct poller *p, const PGresult *result)
     for (int row = 0; row < PQntuples(result); row++)
         for (int c = 0; c < columns; c++) {
             size_t length = (size_t)PQgetlength(result, row, c);
-            h = mix(h, length * 2 + (size_t)PQgetisnull(result, row, c));
+            h = mix(h, length != 0 ? length + 1 : (size_t)PQgetisnull(result, row, c));
             h = hash_bytes(h, PQgetvalue(result, row, c), length);
         }
     return mix(h, (uint64_t)PQntuples(result));

@@ -63,7 +63,7 @@ struct query {
     enum poll_group group;
     enum query_scope scope;
     bool once; /* only in the first run of its group on a connection: it cannot change while that lasts */
-    /* The rows are families themselves: columns name, help, value (pg_settings). */
+    /* The answer is one text whose lines are families themselves (pg_settings): see render_result(). */
     bool dynamic;
     struct query_variant variants[QUERY_VARIANTS];
     const struct query_column *columns;

@@ -4,10 +4,9 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/text.h"
 
 #define LABELS_MAX     8
-#define DYNAMIC_PREFIX "pg_settings_" /* keeps servers out of the names of other families */
+#define DYNAMIC_PREFIX "pg_settings_"
 
 /* ---- samples ---- */
 
@@ -105,8 +104,21 @@ const struct metric_family *dynamic_family(const struct dynamic_families *d, uns
     return &d->families[number];
 }
 
+/* A line of the answer. */
+struct setting {
+    const char *name, *unit, *value;
+};
+
+static struct metric_family setting_family(const char *name, const struct setting *setting)
+{
+    bool converted = setting->unit[0] != '\0';
+    char *help = mem_printf("Server Parameter: %s%s%s%s", setting->name,
+                            converted ? " [Units converted to " : "", setting->unit, converted ? ".]" : "");
+    return (struct metric_family){mem_strdup(name), METRIC_GAUGE, help};
+}
+
 /* The family's number, made if need be; -1 if there are too many. */
-static int dynamic_find(struct dynamic_families *d, const char *name, const char *help)
+static int dynamic_find(struct dynamic_families *d, const char *name, const struct setting *setting)
 {
     unsigned at = (unsigned)(text_hash(name, strlen(name)) % d->table_size);
     while (d->table[at] != 0) {
@@ -121,7 +133,7 @@ static int dynamic_find(struct dynamic_families *d, const char *name, const char
         d->capacity = d->capacity > 0 ? d->capacity * 2 : 256;
         d->families = mem_resize(d->families, d->capacity, sizeof *d->families);
     }
-    d->families[d->count] = (struct metric_family){mem_strdup(name), METRIC_GAUGE, mem_strdup(help)};
+    d->families[d->count] = setting_family(name, setting);
     d->table[at] = ++d->count;
     return (int)d->count - 1;
 }
@@ -264,35 +276,74 @@ static struct samples *render_columns(const struct query *query, const PGresult 
     return samples_take(&b);
 }
 
-/* ---- rows that are families ---- */
+/* ---- lines that are families ---- */
+
+/* Cuts the line in place; *rest is what follows it, NULL after the last. False = it is not three parts. */
+static bool setting_parse(char *line, struct setting *ret, char **rest)
+{
+    *rest = strchr(line, '\n');
+    if (*rest != NULL)
+        *(*rest)++ = '\0';
+    char *unit = strchr(line, '\t');
+    char *value = unit != NULL ? strchr(unit + 1, '\t') : NULL;
+    if (value == NULL)
+        return false;
+    *unit++ = *value++ = '\0';
+    *ret = (struct setting){line, unit, value};
+    return true;
+}
+
+/* pg_settings_checkpoint_timeout_seconds */
+static const char *setting_name(struct buf *scratch, const struct setting *setting)
+{
+    buf_reset(scratch);
+    buf_add_text(scratch, DYNAMIC_PREFIX);
+    for (const char *c = setting->name; *c != '\0'; c++)
+        buf_addc(scratch, *c == '.' || *c == '-' ? '_' : *c);
+    if (setting->unit[0] != '\0')
+        buf_addc(scratch, '_');
+    buf_add_text(scratch, setting->unit);
+    return buf_text(scratch);
+}
+
+/* The values of `text`, which is changed, by the numbers of their families. */
+static void settings_place(char *text, const char **values, struct dynamic_families *dynamic,
+                           uint64_t *dropped)
+{
+    struct buf scratch = {0};
+    for (char *line = text, *rest; line != NULL; line = rest) {
+        struct setting setting;
+        int number = -1;
+        bool whole = setting_parse(line, &setting, &rest);
+        if (!whole && *line == '\0')
+            continue;
+        const char *name = whole ? setting_name(&scratch, &setting) : "";
+        if (metric_name_valid(name))
+            number = dynamic_find(dynamic, name, &setting);
+        if (number < 0 || values[number] != NULL)
+            (*dropped)++;
+        else
+            values[number] = setting.value;
+    }
+    buf_free(&scratch);
+}
 
 static struct samples *render_dynamic(const PGresult *result, const char *member_labels,
                                       struct dynamic_families *dynamic, uint64_t *dropped)
 {
-    int rows = PQntuples(result);
-    int *row_of = mem_array(RENDER_DYNAMIC_MAX, sizeof *row_of); /* row + 1 by family */
-    int name = PQfnumber(result, "name"), help = PQfnumber(result, "help"),
-        value = PQfnumber(result, "value");
-    for (int row = 0; name >= 0 && help >= 0 && value >= 0 && row < rows; row++) {
-        const char *text = PQgetvalue(result, row, name);
-        bool ours = text_starts_with(text, DYNAMIC_PREFIX) && metric_name_valid(text);
-        int number = ours && !PQgetisnull(result, row, value)
-                         ? dynamic_find(dynamic, text, PQgetvalue(result, row, help))
-                         : -1;
-        if (number < 0 || row_of[number] != 0)
-            (*dropped)++;
-        else
-            row_of[number] = row + 1;
-    }
+    const char **values = mem_array(RENDER_DYNAMIC_MAX, sizeof *values);
+    char *text = mem_strdup(PQntuples(result) > 0 && PQnfields(result) > 0 ? PQgetvalue(result, 0, 0) : "");
+    settings_place(text, values, dynamic, dropped);
     struct samples_builder b;
     samples_begin(&b);
     for (unsigned f = 0; f < dynamic->count; f++) {
-        if (row_of[f] != 0 && !add_sample(&b.text, dynamic->families[f].name, member_labels,
-                                          strlen(member_labels), PQgetvalue(result, row_of[f] - 1, value)))
+        if (values[f] != NULL &&
+            !add_sample(&b.text, dynamic->families[f].name, member_labels, strlen(member_labels), values[f]))
             (*dropped)++;
         samples_end(&b);
     }
-    free(row_of);
+    free((void *)values);
+    free(text);
     return samples_take(&b);
 }
 

@@ -44,7 +44,8 @@ const struct metric_family *dynamic_family(const struct dynamic_families *d, uns
 /*
  * Renders a result. member_labels (rendered text) stand on every sample. A value that is no number, a label
  * set that occurred before in the result, and what does not fit are left out and counted in *dropped (P17);
- * SQL NULL is left out silently. For dynamic queries family k of the samples is dynamic family k.
+ * SQL NULL is left out silently. For dynamic queries family k of the samples is dynamic family k; each line
+ * of the answer's one text is "name TAB unit TAB value", the unit may be empty.
  */
 struct samples *render_result(const struct query *query, const PGresult *result, const char *member_labels,
                               struct dynamic_families *dynamic, uint64_t *dropped);

@@ -70,6 +70,7 @@ struct pg_conn *pg_conn_new(struct loop *loop, const struct pg_target *target,
     list_init(&conn->statements);
     loop_timer_init(loop, &conn->connect_timer, on_connect_timer, conn);
     loop_timer_init(loop, &conn->deadline_timer, pg_queue_deadline_fired, conn);
+    loop_timer_init(loop, &conn->patience_timer, pg_patience_fired, conn);
     pg_pace_init(&conn->pace, target->pacer, loop, on_paced, conn);
     conn->fault_task.run = on_fault;
     conn->fault_task.data = conn;
@@ -116,6 +117,7 @@ void pg_conn_unhold(struct pg_conn *conn)
 void pg_conn_drop(struct pg_conn *conn)
 {
     pg_io_pause(conn);
+    pg_patience_stop(conn);
     if (conn->poll != NULL) {
         uv_close((uv_handle_t *)conn->poll, (uv_close_cb)free);
         conn->poll = NULL;

@@ -7,6 +7,10 @@
  * sync so that one error does not spoil the others (P9), a client-side deadline stands behind every
  * statement (P10, P14), notices never reach stderr (P15).
  *
+ * Answers are taken in the turn in which they arrive, but for those that their requests call patient: a poll
+ * of twenty queries is twenty small answers, and to be woken for each costs several times what reading them
+ * does.
+ *
  * Requests are answered in the order they were sent. Extended requests (those with `extended` set) that
  * stand in a row are pipelined; a simple one waits for those before it. When the connection fails, every
  * request still waiting completes with the connection's error, then on_closed runs (if it was connected).
@@ -86,6 +90,10 @@ struct pg_request {
     const char *const *params; /* text; copied */
     uint64_t timeout_ns;       /* client-side, from the moment it is sent (a request that waits for its turn
                                   has not begun): at its end the connection is ended (P10); 0 = 30 s */
+    /* 0 = the answer is taken as soon as it is there. Else it may lie unread for up to twice as long (100 ms
+     * if the server is slower than that), together with others, while none that is wanted at once is in
+     * flight before or behind it. The end of a connection is noticed at once all the same. Over TCP only. */
+    uint64_t patience_ns;
 };
 
 /* Results belong to the layer and are cleared after the callback. Simple requests may have several. */
@@ -105,6 +113,13 @@ typedef void (*pg_reply_cb)(struct pg_conn *conn, const struct pg_reply *reply, 
  */
 int pg_send(struct pg_conn *conn, const struct pg_request *request, pg_reply_cb cb, void *data,
             struct err *err);
+
+/*
+ * Requests sent between these two leave together: one packet and one wake-up of the server instead of one
+ * each. Uncork in the same turn. They do nothing on a connection that is not ready.
+ */
+void pg_conn_cork(struct pg_conn *conn);
+void pg_conn_uncork(struct pg_conn *conn);
 
 /* pg_send() of plain SQL text by the simple protocol. */
 int pg_exec(struct pg_conn *conn, const char *sql, pg_reply_cb cb, void *data, struct err *err);

@@ -22,6 +22,7 @@
 #define PG_DEFAULT_CONNECT_NS  (5 * ENV_NS_PER_S)
 #define PG_DEFAULT_REQUEST_NS  (30 * ENV_NS_PER_S)
 #define PG_ITEMS_KEPT          32 /* finished items kept for re-use */
+#define PG_PATIENCE_MAX_NS     (50 * ENV_NS_PER_MS)
 #define PG_STATEMENT_NAME_SIZE 80
 
 /*
@@ -80,6 +81,8 @@ struct pg_item {
     void *owner;          /* COPY and streams: their own object */
     uint64_t timeout_ns;  /* 0 = none */
     uint64_t deadline_ns; /* set when sent; 0 = none */
+    uint64_t patience_ns; /* 0 = the answer is wanted at once */
+    bool hasty;           /* in flight and wanted at once */
 
     /* queries only */
     const struct pg_request *request; /* during send() */
@@ -142,6 +145,11 @@ struct pg_conn {
     struct err fatal; /* the last FATAL the server sent: why it is about to end the connection */
     unsigned notices; /* NOTICE and NOTIFY messages seen */
     bool got_input;   /* during a delivery: the socket was readable */
+    bool corked;
+    unsigned hasty;       /* items in flight that are wanted at once */
+    bool holding;         /* answers may lie in the kernel's buffer until patience_timer fires */
+    uint64_t patience_ns; /* of the last hold: it grows while the server is not done */
+    struct loop_timer patience_timer;
 
     /* requests */
     struct list flight;
@@ -152,6 +160,7 @@ struct pg_conn {
     bool pipeline;
     bool dispatching;
     struct list statements;
+    struct list *statement_turn; /* the one that is likely to be used next; NULL = none yet */
     struct loop_timer deadline_timer;
     struct loop_task fault_task; /* reports a failure found inside a call of the user */
 
@@ -197,6 +206,16 @@ void pg_io_notifies(struct pg_conn *conn);
 void pg_io_ready(struct pg_conn *conn, int status, int events);
 /* Part of pg_conn.c: something happened on the socket while connecting. */
 void pg_conn_step(struct pg_conn *conn);
+
+/* ---- pg_patience.c ---- */
+
+void pg_patience_fired(struct loop_timer *timer, void *data);
+/* Begins or ends to hold answers back, as what is in flight allows. On an established connection. */
+void pg_patience_update(struct pg_conn *conn);
+/* Takes what was held back. Like every delivery it may end the connection. */
+void pg_patience_end(struct pg_conn *conn);
+/* The socket goes. */
+void pg_patience_stop(struct pg_conn *conn);
 
 /* ---- pg_queue.c ---- */
 

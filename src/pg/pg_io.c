@@ -2,7 +2,10 @@
  * The socket of a connection: polled only for what libpq waits for (P8), read only with PQconsumeInput,
  * delivered in the turn in which the bytes arrived.
  */
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 #include "base/mem.h"
 #include "pg/pg_impl.h"
@@ -62,6 +65,7 @@ void pg_io_update(struct pg_conn *conn)
 {
     if (sm_now(&conn->sm) != PG_READY)
         return;
+    pg_patience_update(conn);
     int mask = (conn->read_paused ? 0 : UV_READABLE) | (conn->want_write ? UV_WRITABLE : 0);
     if (mask == conn->mask)
         return;
@@ -71,8 +75,40 @@ void pg_io_update(struct pg_conn *conn)
         pg_conn_fail_later(conn);
 }
 
+/* TCP_CORK, not MSG_MORE: libpq before 17 writes at each sync. */
+static void set_cork(const struct pg_conn *conn, int on)
+{
+#ifdef TCP_CORK
+    if (conn->host[0] != '/')
+        (void)setsockopt(conn->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
+#else
+    (void)conn, (void)on;
+#endif
+}
+
+void pg_conn_cork(struct pg_conn *conn)
+{
+    if (sm_now(&conn->sm) != PG_READY || conn->corked)
+        return;
+    conn->corked = true;
+    set_cork(conn, 1);
+}
+
+void pg_conn_uncork(struct pg_conn *conn)
+{
+    if (!conn->corked)
+        return;
+    conn->corked = false;
+    if (sm_now(&conn->sm) != PG_READY)
+        return;
+    pg_io_flush(conn);
+    set_cork(conn, 0);
+}
+
 void pg_io_flush(struct pg_conn *conn)
 {
+    if (conn->corked)
+        return; /* pg_conn_uncork() does it */
     int rc = PQflush(conn->pg);
     conn->want_write = rc == 1;
     if (rc < 0)

@@ -50,7 +50,7 @@ static void item_give_back(struct pg_conn *conn, struct pg_item *item)
     item->texts = NULL;
     item->statement = NULL;
     item->preparing = item->gap = false;
-    item->deadline_ns = 0;
+    item->deadline_ns = item->patience_ns = 0;
     err_clear(&item->err);
     list_append(&conn->spare, &item->node);
     conn->spare_count++;
@@ -99,14 +99,17 @@ static void item_copy_request(struct pg_item *item, const struct pg_request *req
 
 /* ---- prepared statements ---- */
 
+/* Statements are mostly used in the order in which they were first: the one after the last is tried first. */
 static struct pg_statement *statement_find(const struct pg_conn *conn, const char *name)
 {
-    list_each(node, &conn->statements)
-    {
+    struct list *start = conn->statement_turn != NULL ? conn->statement_turn : conn->statements.next;
+    struct list *node = start;
+    do {
         struct pg_statement *s = list_item(node, struct pg_statement, node);
-        if (strcmp(s->name, name) == 0)
+        if (node != &conn->statements && strcmp(s->name, name) == 0)
             return s;
-    }
+        node = node->next;
+    } while (node != start);
     return NULL;
 }
 
@@ -118,10 +121,9 @@ static struct pg_statement *statement_get(struct pg_conn *conn, const struct pg_
         s->name = mem_strdup(request->prepared);
         s->sql = mem_strdup(request->sql);
         snprintf(s->server_name, sizeof s->server_name, "%s", s->name);
-    } else {
-        list_remove(&s->node);
+        list_append(&conn->statements, &s->node);
     }
-    list_append(conn->statements.next, &s->node); /* at the front: the next search is short */
+    conn->statement_turn = s->node.next;
     return s;
 }
 
@@ -138,6 +140,16 @@ void pg_query_forget(struct pg_conn *conn)
 }
 
 /* ---- extended queries ---- */
+
+/* P9 */
+static int pipeline_sync(PGconn *pg)
+{
+#ifdef LIBPQ_HAS_SEND_PIPELINE_SYNC
+    return PQsendPipelineSync(pg); /* without a write for each */
+#else
+    return PQpipelineSync(pg);
+#endif
+}
 
 static bool extended_send(struct pg_conn *conn, struct pg_item *item)
 {
@@ -158,7 +170,7 @@ static bool extended_send(struct pg_conn *conn, struct pg_item *item)
         }
         ok = PQsendQueryPrepared(conn->pg, s->server_name, r->param_count, params, NULL, NULL, 0);
     }
-    return ok == 1 && PQpipelineSync(conn->pg) == 1;
+    return ok == 1 && pipeline_sync(conn->pg) == 1;
 }
 
 /*
@@ -316,6 +328,7 @@ int pg_send(struct pg_conn *conn, const struct pg_request *request, pg_reply_cb 
     item->cb = cb;
     item->data = data;
     item->timeout_ns = request->timeout_ns != 0 ? request->timeout_ns : PG_DEFAULT_REQUEST_NS;
+    item->patience_ns = request->patience_ns < PG_PATIENCE_MAX_NS ? request->patience_ns : PG_PATIENCE_MAX_NS;
     if (list_empty(&conn->queue) && pg_queue_may_send(conn, item->ops)) {
         item->request = request; /* libpq copies it into its buffer */
         pg_queue_add(conn, item);

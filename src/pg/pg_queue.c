@@ -43,6 +43,8 @@ void pg_queue_deadline(struct pg_conn *conn, uint64_t deadline_ns)
 void pg_queue_send(struct pg_conn *conn, struct pg_item *item)
 {
     list_append(&conn->flight, &item->node);
+    item->hasty = item->patience_ns == 0;
+    conn->hasty += item->hasty;
     if (item->timeout_ns != 0) {
         item->deadline_ns = loop_now(conn->loop) + item->timeout_ns;
         pg_queue_deadline(conn, item->deadline_ns);
@@ -77,6 +79,8 @@ void pg_queue_finish(struct pg_conn *conn, struct pg_item *item, const struct er
 {
     list_remove(&item->node);
     conn->waiting--;
+    conn->hasty -= item->hasty;
+    item->hasty = false;
     item->ops->finish(conn, item, err);
 }
 
@@ -93,6 +97,10 @@ void pg_queue_deadline_fired(struct loop_timer *timer, void *data)
 {
     (void)timer;
     struct pg_conn *conn = data;
+    if (conn->holding)
+        pg_patience_end(conn); /* what came in time counts, read or not */
+    if (sm_now(&conn->sm) != PG_READY)
+        return;
     uint64_t now = loop_now(conn->loop);
     uint64_t next = 0;
     list_each(node, &conn->flight)

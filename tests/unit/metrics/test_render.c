@@ -123,39 +123,45 @@ static void test_text_is_limited_in_whole_lines(void **state)
     PQclear(result);
 }
 
-static const char *const setting_columns[] = {"name", "help", "value"};
+static const char *const setting_columns[] = {"lines"};
 static const struct query setting_query = {.name = "settings", .dynamic = true};
 
-static void test_rows_become_families(void **state)
+static struct samples *render_settings(const char *text, struct dynamic_families *d, uint64_t *dropped)
+{
+    PGresult *result = make_result(setting_columns, 1, &text, 1);
+    struct samples *s = render_result(&setting_query, result, MEMBER, d, dropped);
+    PQclear(result);
+    return s;
+}
+
+static void test_lines_become_families(void **state)
 {
     (void)state;
-    const char *const first[] = {"pg_settings_a", "A", "1", "pg_settings_b", "B", "2"};
-    const char *const second[] = {
-        "pg_settings_b",   "B", "5",  /* known */
-        "pg_settings_c",   "C", "6",  /* new */
-        "pg_settings_b",   "B", "7",  /* twice in one answer */
-        "pg_up",           "P", "1",  /* a name that is not theirs */
-        "pg_settings_d-e", "D", "1",  /* no name */
-        "pg_settings_f",   "F", "on", /* no number */
-        "pg_settings_g",   "G", NULL,
-    };
     struct dynamic_families *d = dynamic_families_new();
-    PGresult *one = make_result(setting_columns, 3, first, 2),
-             *two = make_result(setting_columns, 3, second, 7);
     uint64_t dropped = 0;
-    struct samples *s = render_result(&setting_query, one, MEMBER, d, &dropped);
+    struct samples *s = render_settings("a\t\t1\nb.x-y\tseconds\t0.2", d, &dropped);
     assert_true(dropped == 0 && dynamic_families_count(d) == 2);
-    check_family(s, 1, "pg_settings_b{" MEMBER "} 2\n");
+    check_family(s, 1, "pg_settings_b_x_y_seconds{" MEMBER "} 0.2\n");
+    assert_string_equal(dynamic_family(d, 0)->help, "Server Parameter: a");
+    assert_string_equal(dynamic_family(d, 1)->help, "Server Parameter: b.x-y [Units converted to seconds.]");
     samples_free(s);
-    s = render_result(&setting_query, two, MEMBER, d, &dropped);
+    s = render_settings("b.x-y\tseconds\t5\n" /* known */
+                        "c\t\t6\n"            /* new */
+                        "c\t\t7\n"            /* twice in one answer */
+                        "d e\t\t1\n"          /* no name of a metric */
+                        "f\t\ton\n"           /* no number */
+                        "g\t1\n"              /* a part is missing */
+                        "\n",
+                        d, &dropped);
     check_family(s, 0, "");
-    check_family(s, 1, "pg_settings_b{" MEMBER "} 5\n");
+    check_family(s, 1, "pg_settings_b_x_y_seconds{" MEMBER "} 5\n");
     check_family(s, 2, "pg_settings_c{" MEMBER "} 6\n");
-    assert_true(dropped == 5);
+    assert_true(dropped == 4);
     assert_string_equal(dynamic_family(d, 2)->name, "pg_settings_c");
     samples_free(s);
-    PQclear(one);
-    PQclear(two);
+    s = render_settings(NULL, d, &dropped);
+    assert_true(dropped == 4 && s->offsets[s->families] == 0);
+    samples_free(s);
     dynamic_families_free(d);
 }
 
@@ -163,19 +169,15 @@ static void test_families_of_servers_are_limited(void **state)
 {
     (void)state;
     struct dynamic_families *d = dynamic_families_new();
-    PGresult *result = make_result(setting_columns, 3, NULL, 0);
-    char name[40], one[] = "1";
-    for (int r = 0; r < 2500; r++) {
-        snprintf(name, sizeof name, "pg_settings_%d", r);
-        assert_true(PQsetvalue(result, r, 0, name, (int)strlen(name)));
-        assert_true(PQsetvalue(result, r, 1, one, 1) && PQsetvalue(result, r, 2, one, 1));
-    }
+    struct buf text = {0};
+    for (int r = 0; r < 2500; r++)
+        buf_printf(&text, "%s%d\t\t1", r > 0 ? "\n" : "", r);
     uint64_t dropped = 0;
-    struct samples *s = render_result(&setting_query, result, MEMBER, d, &dropped);
+    struct samples *s = render_settings(buf_text(&text), d, &dropped);
     assert_true(dynamic_families_count(d) == RENDER_DYNAMIC_MAX);
     assert_true(dropped == 2500 - RENDER_DYNAMIC_MAX);
     samples_free(s);
-    PQclear(result);
+    buf_free(&text);
     dynamic_families_free(d);
 }
 
@@ -186,7 +188,7 @@ int main(void)
         cmocka_unit_test(test_duplicates_and_bad_values_are_dropped_and_counted),
         cmocka_unit_test(test_an_empty_result),
         cmocka_unit_test(test_text_is_limited_in_whole_lines),
-        cmocka_unit_test(test_rows_become_families),
+        cmocka_unit_test(test_lines_become_families),
         cmocka_unit_test(test_families_of_servers_are_limited),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
