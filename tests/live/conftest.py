@@ -26,7 +26,7 @@ import psycopg
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-VERSIONS = (15, 16, 18)
+SUPPORTED = (15, 16, 17, 18)
 SUPERUSER = "postgres"
 TEST_SETTINGS = {
     "fsync": "off",  # no test pulls the plug of the machine
@@ -48,6 +48,20 @@ def pg_bin_dir(version):
         if candidate and (Path(candidate) / "postgres").exists():
             return Path(candidate)
     return None
+
+
+def default_version():
+    """SHARDHERD_TEST_PG, else the newest of the distribution (15 on Debian 12, 16 on Ubuntu 24.04, 17 on Debian 13):
+    the one that a manager takes by itself. Else what there is."""
+    if os.environ.get("SHARDHERD_TEST_PG"):
+        return int(os.environ["SHARDHERD_TEST_PG"])
+    packaged = [v for v in SUPPORTED if Path(f"/usr/lib/postgresql/{v}/bin/postgres").exists()]
+    return max(packaged or [v for v in SUPPORTED if pg_bin_dir(v)], default=SUPPORTED[0])
+
+
+# Tests of each version run 16 and 18, which scripts/install-deps unpacks, and what the distribution has: 15 or 17.
+DEFAULT = default_version()
+VERSIONS = tuple(v for v in SUPPORTED if v in (16, 18, DEFAULT) or pg_bin_dir(v))
 
 
 def server_user():
@@ -97,7 +111,7 @@ class PgServer:
     password: the superuser's, and then every connection needs it (scram-sha-256); without it, trust.
     """
 
-    def __init__(self, version=15, password=None, port=None, **settings):
+    def __init__(self, version=DEFAULT, password=None, port=None, **settings):
         self.version = version
         self.bin = pg_bin_dir(version)
         if self.bin is None:
@@ -281,7 +295,7 @@ def _destroy_all():
 def _factory():
     made = []
 
-    def make(version=15, start=True, **options):
+    def make(version=DEFAULT, start=True, **options):
         if pg_bin_dir(version) is None:
             pytest.skip(f"PostgreSQL {version} is not installed (scripts/install-deps gets it)")
         server = PgServer(version, **options)
@@ -295,7 +309,7 @@ def _factory():
 
 @pytest.fixture
 def pg_factory():
-    """pg_factory(version=15, start=True, password=None, **settings): a new server, gone after the test."""
+    """pg_factory(version=DEFAULT, start=True, password=None, **settings): a new server, gone after the test."""
     make, made = _factory()
     yield make
     for server in made:

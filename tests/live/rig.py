@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 
 import psycopg
+from conftest import DEFAULT, pg_bin_dir
 
 SCHEMA_COMMAND = ["load", "--print-schema", "--database", "shop"]
 
@@ -38,7 +39,7 @@ class Rig:
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         os.chmod(self.directory, 0o711)
         self.state = self.directory / "state"
-        self.pg_bin = pg_bin
+        self.pg_bin = pg_bin or pg_bin_dir(DEFAULT)
         self.process = None
         self.ports = {}
         self.log = self.directory / "manager.log"

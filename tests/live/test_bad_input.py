@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import pg_bin_dir, wait_until
+from conftest import DEFAULT, pg_bin_dir, wait_until
 from rig import Problem, Rig
 
 PASSWORD = "open sesame"
@@ -155,7 +155,7 @@ class Static:
 
 
 def lent_server(pg_factory, **settings):
-    server = pg_factory(15, password=PASSWORD, **settings)
+    server = pg_factory(password=PASSWORD, **settings)
     server.psql("CREATE ROLE app LOGIN")
     server.psql("CREATE DATABASE lent OWNER app")
     return server
@@ -270,7 +270,7 @@ def test_a_split_that_the_check_refuses(new_rig):
     with psycopg.connect(rig.dsn("s2")) as conn:
         conn.execute("INSERT INTO notes SELECT n FROM generate_series(1, 100) n WHERE hashint8extended(n, 0) >= 0")
         conn.execute("PREPARE TRANSACTION 'left over'")
-    binaries = pg_bin_dir(15)
+    binaries = pg_bin_dir(DEFAULT)
     wait_until(lambda: rig.sql("s2", "SELECT epoch FROM shardherd.routing"), what="the routing table on the shard")
     routing, before = rig.routing(), dump(binaries, rig.dsn("s2"))
     op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})

@@ -13,7 +13,7 @@ def test_life_of_a_server(pg_server, pg_version):
 
 
 def test_killed_server_recovers(pg_factory):
-    server = pg_factory(15)
+    server = pg_factory()
     server.psql("CREATE TABLE t AS SELECT 1 AS id")
     idle = server.connect()
     server.kill9()
@@ -25,14 +25,14 @@ def test_killed_server_recovers(pg_factory):
 
 
 def test_password_is_needed(pg_factory):
-    server = pg_factory(15, password="s3cret")
+    server = pg_factory(password="s3cret")
     assert server.value("SELECT 1") == 1
     with pytest.raises(psycopg.OperationalError):
         server.connect(password="wrong")
 
 
 def test_nothing_is_left(pg_factory):
-    server = pg_factory(15)
+    server = pg_factory()
     pid = server.pid
     server.kill9()
     server.start()

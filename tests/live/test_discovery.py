@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from conftest import wait_until
+from conftest import DEFAULT, wait_until
 from rig import Rig
 
 MOST = 3.0
@@ -53,7 +53,7 @@ def fleet(shardherd):
 
 @pytest.fixture(scope="module")
 def primary(fleet, pg_factory_module):
-    server = pg_factory_module(15, password=PASSWORD, wal_level="logical")
+    server = pg_factory_module(password=PASSWORD, wal_level="logical")
     fleet.servers["pg-a"] = server
     fleet.write()
     fleet.rig.process.send_signal(signal.SIGHUP)
@@ -64,14 +64,14 @@ def primary(fleet, pg_factory_module):
 def test_found_facts(fleet, primary):
     seen = fleet.listed()["pg-a"]
     assert seen["role"] == "primary" and seen["timeline"] == 1 and seen["source"] == "static", seen
-    assert seen["version"].startswith("15."), seen
+    assert seen["version"].startswith(f"{DEFAULT}."), seen
     assert seen["system_identifier"] == str(primary.value("SELECT system_identifier FROM pg_control_system()"))
     assert {i["source"] for i in fleet.listed().values()} == {"static", "local"}
 
 
 def test_entry_comes_and_goes_without_a_signal(fleet, primary, pg_factory):
     """The file is watched: every 2 s, so its period comes on top."""
-    server = pg_factory(15, password=PASSWORD)
+    server = pg_factory(password=PASSWORD)
     fleet.servers["pg-b"] = server
     fleet.write()
     wait_until(lambda: fleet.listed().get("pg-b", {}).get("health") == "up", timeout=MOST + 2)
@@ -108,7 +108,7 @@ def test_static_server_hangs(fleet, primary):
 
 
 def test_standby_is_promoted(fleet, primary, pg_factory):
-    standby = pg_factory(15, start=False, password=PASSWORD)
+    standby = pg_factory(start=False, password=PASSWORD)
     standby.run(
         "pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "-d", primary.conninfo(),
     )  # fmt: skip

@@ -84,7 +84,7 @@ def hashes_of_server(server, kind, keys):
 
 @pytest.fixture(scope="module")
 def server(pg_factory_module):
-    return pg_factory_module(15)
+    return pg_factory_module()
 
 
 @pytest.mark.parametrize("kind", SQL)

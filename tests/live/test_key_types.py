@@ -9,11 +9,11 @@ import time
 
 import psycopg
 import pytest
-from conftest import pg_bin_dir, wait_until
+from conftest import DEFAULT, VERSIONS, pg_bin_dir, wait_until
 from rig import Rig
 
-CASES = [(15, "smallint"), (15, "integer"), (15, "bigint"), (15, "text"), (15, "varchar"), (15, "uuid")]
-CASES += [(16, "bigint"), (18, "bigint")]
+CASES = [(DEFAULT, kind) for kind in ("smallint", "integer", "bigint", "text", "varchar", "uuid")]
+CASES += [(version, "bigint") for version in VERSIONS if version != DEFAULT]
 numbers = itertools.count(1)
 
 
@@ -185,7 +185,7 @@ class Writer(threading.Thread):
                 link.close()
 
 
-@pytest.mark.parametrize("version", [15, 18], ids=["pg15", "pg18"])
+@pytest.mark.parametrize("version", sorted({DEFAULT, 18}), ids=lambda version: f"pg{version}")
 def test_split_of_every_kind_of_table(shardherd, version):
     rig = new_rig(shardherd, version)
     writers = []

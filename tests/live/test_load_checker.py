@@ -119,7 +119,7 @@ def only(result, **expected):
 
 @pytest.fixture(scope="module")
 def servers(pg_factory_module):
-    return pg_factory_module(15), pg_factory_module(15)
+    return pg_factory_module(), pg_factory_module()
 
 
 @pytest.fixture
@@ -585,7 +585,7 @@ def test_strict_sets_the_epoch(fleet):
 
 def test_passwords_from_file_and_environment(tool, work_dir, pg_factory):
     secret = "pass:word\\1"
-    server = pg_factory(15, password=secret)
+    server = pg_factory(password=secret)
     fleet = Fleet(tool, work_dir, (server, server))
     fleet.publish([(LOWEST, HIGHEST)], None)
     passfile = work_dir / "pass"

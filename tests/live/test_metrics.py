@@ -240,7 +240,7 @@ def test_every_default_family_of_the_exporter(pg_factory, pg_version, metrics_to
 
 
 def test_settings_have_the_exporters_units(pg_factory, metrics_tool):
-    server = pg_factory(15, work_mem="5MB", checkpoint_timeout="7min", max_wal_size="1GB")
+    server = pg_factory(work_mem="5MB", checkpoint_timeout="7min", max_wal_size="1GB")
     series = parse(start_complete(metrics_tool, server).scrape())
     expected = {
         "pg_settings_work_mem_bytes": 5 * 1024**2,
@@ -256,7 +256,7 @@ def test_settings_have_the_exporters_units(pg_factory, metrics_tool):
 
 def test_one_connection_and_none_by_a_scrape(pg_factory, metrics_tool):
     """P11, M3: at most one connection per instance; a scrape opens none."""
-    server = pg_factory(15, log_connections="on")
+    server = pg_factory(log_connections="on")
     started = start_complete(metrics_tool, server)
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shardherd poll'"
     authorized = "connection authorized: user=postgres database=postgres application_name=shardherd"
@@ -269,7 +269,7 @@ def test_one_connection_and_none_by_a_scrape(pg_factory, metrics_tool):
 
 def test_a_locked_relation_does_not_stop_the_poll(pg_factory, metrics_tool):
     """P10: ACCESS EXCLUSIVE on a user's table: its sizes are missing, everything else goes on, one connection."""
-    server = pg_factory(15)
+    server = pg_factory()
     server.psql("CREATE TABLE other (id int PRIMARY KEY)")
     started = start_complete(metrics_tool, server)
     with contextlib.closing(server.connect(autocommit=False)) as locker:
@@ -317,7 +317,7 @@ def make_standby(pg_factory, primary):
 
 def test_lag_grows_while_the_receiver_is_down(pg_factory, metrics_tool):
     """P16: the primary is gone, nothing is left to replay, and still the lag is neither 0 nor unknown."""
-    primary = pg_factory(15)
+    primary = pg_factory()
     standby = make_standby(pg_factory, primary)
     started = metrics_tool(("s1-0", "s1", primary, "postgres"), ("s1-1", "s1", standby, "postgres"))
     wait_until(lambda: started.facts()["s1-1"]["role"] == "standby", what="the standby to be polled")
@@ -348,7 +348,7 @@ def test_lag_grows_while_the_receiver_is_down(pg_factory, metrics_tool):
 
 
 def test_a_promotion_is_seen(pg_factory, metrics_tool):
-    primary = pg_factory(15)
+    primary = pg_factory()
     standby = make_standby(pg_factory, primary)
     started = metrics_tool(("s1-1", "s1", standby, "postgres"))
     wait_until(lambda: started.facts()["s1-1"]["role"] == "standby", what="the standby to be polled")
@@ -359,7 +359,7 @@ def test_a_promotion_is_seen(pg_factory, metrics_tool):
 
 def test_a_hung_server_is_found_by_the_deadline(pg_factory, metrics_tool):
     """P14: every process of the server stopped: down within 2 periods and the deadline (2 s)."""
-    server = pg_factory(15)
+    server = pg_factory()
     started = metrics_tool(("s1-0", "s1", server, "postgres"), period_ms=1000)
     wait_until(lambda: started.facts()["s1-0"]["role"] == "primary", what="a poll")
     time.sleep(1)
