@@ -1,4 +1,4 @@
-"""scripts/install-deps on machines it was made for, each a directory with programs that only note what they are asked."""
+"""scripts/install-deps on machines it was made for: directories with programs that only note what they are asked."""
 
 import os
 import pty
