@@ -220,11 +220,13 @@ BAD_SCHEMAS = {
 
 def test_schemas_that_cannot_be_sharded(new_rig):
     rig = new_rig()
-    answers = {}
-    for name, (schema, _, _) in BAD_SCHEMAS.items():
+    answers, bad = {}, dict(BAD_SCHEMAS)
+    if b"libicui18n" not in (rig.pg_bin / "postgres").read_bytes():
+        del bad["collation"]  # built without ICU: there is no nondeterministic one
+    for name, (schema, _, _) in bad.items():
         answer = rig.fetch(f"/v1/databases/{name}", "PUT", spec(name, schema=schema))
         answers[name] = answer["operation"] if "operation" in answer else answer["id"]
-    for name, (_, finding, remedy) in BAD_SCHEMAS.items():
+    for name, (_, finding, remedy) in bad.items():
         op = rig.wait_operation(answers[name])
         assert op["status"] == "failed", op
         message = op["error"]["message"]
@@ -233,7 +235,7 @@ def test_schemas_that_cannot_be_sharded(new_rig):
         with pytest.raises(Problem) as problem:
             rig.fetch(f"/v1/databases/{name}/routing")
         assert problem.value.status in (404, 409, 503), problem.value
-    for name in BAD_SCHEMAS:
+    for name in bad:
         delete(rig, name)
     nothing_left(rig)
 
