@@ -175,6 +175,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: bench_poller all|load|default CONNECTS_PER_SECOND FILE\n");
         return 2;
     }
+    mem_share_heap();
     if (loop_init(&b.loop, env_system(), NULL) != 0)
         return 1;
     fleet_init(&b.fleet);

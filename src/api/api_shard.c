@@ -22,17 +22,19 @@ static void print_mean(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_va
 }
 
 static void print_quantiles(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name,
-                            const struct hist *h)
+                            const struct hist_sparse *sparse)
 {
     static const struct {
         const char *name;
         double q;
     } shares[] = {{"p50", 0.5}, {"p95", 0.95}, {"p99", 0.99}};
     yyjson_mut_val *out = yyjson_mut_obj_add_obj(doc, object, name);
+    struct hist h;
+    hist_sparse_copy(sparse, &h);
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++)
         json_real(doc, out, shares[i].name,
-                  h->count > 0 ? (double)hist_quantile(h, shares[i].q) / 1e3 : (double)NAN);
-    json_uint64(doc, out, "count", h->count);
+                  h.count > 0 ? (double)hist_quantile(&h, shares[i].q) / 1e3 : (double)NAN);
+    json_uint64(doc, out, "count", h.count);
 }
 
 static void print_load(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,

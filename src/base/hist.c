@@ -1,6 +1,11 @@
 #include "base/hist.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/mem.h"
+
+#define OCTAVE (1u << HIST_SUB_BITS)
 
 static size_t bucket_of(uint64_t us)
 {
@@ -85,4 +90,37 @@ uint64_t hist_at_or_below(const struct hist *h, uint64_t us)
     uint64_t seen;
     hist_cumulate(h, &us, 1, &seen);
     return seen;
+}
+
+/* ---- sparse ---- */
+
+void hist_sparse_add(struct hist_sparse *h, uint64_t us)
+{
+    size_t bucket = bucket_of(us);
+    uint32_t **octave = &h->octaves[bucket / OCTAVE];
+    if (*octave == NULL)
+        *octave = mem_array(OCTAVE, sizeof **octave);
+    (*octave)[bucket % OCTAVE]++;
+    h->count++;
+    h->sum_us += us;
+    if (us > h->max_us)
+        h->max_us = us;
+}
+
+void hist_sparse_copy(const struct hist_sparse *h, struct hist *ret)
+{
+    hist_reset(ret);
+    ret->count = h->count;
+    ret->sum_us = h->sum_us;
+    ret->max_us = h->max_us;
+    for (size_t o = 0; o < HIST_OCTAVES; o++)
+        for (size_t i = 0; h->octaves[o] != NULL && i < OCTAVE; i++)
+            ret->buckets[o * OCTAVE + i] = h->octaves[o][i];
+}
+
+void hist_sparse_free(struct hist_sparse *h)
+{
+    for (size_t o = 0; o < HIST_OCTAVES; o++)
+        free(h->octaves[o]);
+    memset(h, 0, sizeof *h);
 }

@@ -10,7 +10,8 @@
 #include <stdint.h>
 
 #define HIST_SUB_BITS 5
-#define HIST_BUCKETS  ((27 - HIST_SUB_BITS + 2) << HIST_SUB_BITS)
+#define HIST_OCTAVES  (27 - HIST_SUB_BITS + 2)
+#define HIST_BUCKETS  (HIST_OCTAVES << HIST_SUB_BITS)
 
 struct hist {
     uint64_t count;
@@ -31,5 +32,21 @@ uint64_t hist_at_or_below(const struct hist *h, uint64_t us);
 
 /* The same for several that ascend, in one pass: ret[i] belongs to us[i]. */
 void hist_cumulate(const struct hist *h, const uint64_t *us, size_t count, uint64_t *ret);
+
+/*
+ * The same for those that there are thousands of: an octave of buckets is made when the first value falls
+ * into it, so that one takes 1 KB and not 6. Zero-initialised is valid and empty; at most 2^32 - 1 values in
+ * a bucket. To be read it is copied into a hist.
+ */
+struct hist_sparse {
+    uint64_t count;
+    uint64_t sum_us;
+    uint64_t max_us;
+    uint32_t *octaves[HIST_OCTAVES]; /* of 1 << HIST_SUB_BITS buckets; NULL = all zero */
+};
+
+void hist_sparse_add(struct hist_sparse *h, uint64_t us);
+void hist_sparse_copy(const struct hist_sparse *h, struct hist *ret);
+void hist_sparse_free(struct hist_sparse *h); /* empty again */
 
 #endif

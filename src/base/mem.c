@@ -1,5 +1,6 @@
 #include "base/mem.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,13 @@ static void *checked(void *p)
         abort();
     }
     return p;
+}
+
+void mem_share_heap(void)
+{
+#ifdef M_ARENA_MAX
+    (void)mallopt(M_ARENA_MAX, 1); /* where the C library knows it */
+#endif
 }
 
 void *mem_alloc(size_t size)

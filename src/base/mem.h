@@ -10,6 +10,13 @@
 
 #include <stddef.h>
 
+/*
+ * Once, at the start of a program that runs for long, before it has threads: they share one heap. By default
+ * each has its own, and what the workers allocate for connections that end and come back again would stay
+ * behind in one after the other.
+ */
+void mem_share_heap(void);
+
 void *mem_alloc(size_t size);               /* uninitialised */
 void *mem_zalloc(size_t size);              /* zeroed */
 void *mem_array(size_t count, size_t size); /* zeroed; overflow aborts */

@@ -188,6 +188,8 @@ void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
     fleet->version++;
     instance_access_clear(&instance->access);
     load_ring_fini(&instance->load);
+    hist_sparse_free(&instance->probe);
+    hist_sparse_free(&instance->query_age);
     free(instance->name);
     free(instance->database);
     free(instance->shard);

@@ -63,9 +63,9 @@ struct fleet_instance {
     struct instance_access access;
     struct instance_facts facts;
     struct load_ring load;
-    struct hist probe;     /* latency of the load group's poll */
-    struct hist query_age; /* ages of running statements at each activity poll */
-    void *observer;        /* of metrics/: its poller */
+    struct hist_sparse probe;     /* latency of the load group's poll */
+    struct hist_sparse query_age; /* ages of running statements at each activity poll */
+    void *observer;               /* of metrics/: its poller */
 };
 
 enum auto_mode { AUTO_OFF, AUTO_RECOMMEND, AUTO_ON };

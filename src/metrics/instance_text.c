@@ -200,9 +200,9 @@ static void add_family(const struct writer *w, const struct poller *p, unsigned 
         return;
     }
     number -= VALUE_FAMILIES;
-    const struct fleet_instance *i = p->instance;
-    metric_add_histogram(w->out, w->name.text, p->own_labels,
-                         number == HISTOGRAM_PROBE ? &i->probe : &i->query_age);
+    struct hist h;
+    hist_sparse_copy(number == HISTOGRAM_PROBE ? &p->instance->probe : &p->instance->query_age, &h);
+    metric_add_histogram(w->out, w->name.text, p->own_labels, &h);
 }
 
 void instance_text_render(struct text_block *block, struct poller *const *members, const bool *stale)

@@ -94,7 +94,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     facts->wal_lsn = now.lsn;
     facts->connections = (int)int_or(reply, LOAD_CONNECTIONS, 0);
     facts->seen_ns = loop_now(loop);
-    hist_add(&instance->probe, took_ns / 1000);
+    hist_sparse_add(&instance->probe, took_ns / 1000);
     load_ring_add(&instance->load, &sample);
     return true;
 }
@@ -144,7 +144,7 @@ static void take_lag(struct poller *p, const struct pg_reply *reply)
 static void take_ages(struct poller *p, const struct pg_reply *reply)
 {
     for (int row = 0; row < pg_rows(reply); row++)
-        hist_add(&p->instance->query_age, microseconds(double_or_nan(reply, row, 0)));
+        hist_sparse_add(&p->instance->query_age, microseconds(double_or_nan(reply, row, 0)));
 }
 
 static void take_identity(struct poller *p, const struct pg_reply *reply)

@@ -85,7 +85,7 @@ static void add_instance(const char *database, const char *shard, int port, bool
                                 .active_sessions = 4,
                                 .probe_ms = 0.7F};
         load_ring_add(&i->load, &s);
-        hist_add(&i->probe, 700 + n);
+        hist_sparse_add(&i->probe, 700 + n);
     }
 }
 

@@ -286,6 +286,31 @@ static void test_hist_edges(void **state)
     assert_int_equal(hist_at_or_below(&h, 0), 1);
 }
 
+static void test_hist_sparse(void **state)
+{
+    (void)state;
+    struct hist_sparse sparse = {0};
+    struct hist copy, h;
+    hist_reset(&h);
+    hist_sparse_copy(&sparse, &copy);
+    assert_memory_equal(&copy, &h, sizeof h);
+    for (uint64_t us = 1; us < UINT64_MAX / 4; us += us / 3 + 1) {
+        hist_add(&h, us);
+        hist_sparse_add(&sparse, us);
+    }
+    hist_sparse_copy(&sparse, &copy);
+    assert_memory_equal(&copy, &h, sizeof h);
+    hist_sparse_free(&sparse);
+    assert_true(sparse.count == 0 && sparse.octaves[0] == NULL);
+    hist_sparse_add(&sparse, 700);
+    hist_sparse_add(&sparse, 800);
+    int octaves = 0;
+    for (int i = 0; i < HIST_OCTAVES; i++)
+        octaves += sparse.octaves[i] != NULL;
+    assert_int_equal(octaves, 1); /* what nothing fell into takes nothing */
+    hist_sparse_free(&sparse);
+}
+
 /* Several bounds in one pass are what each is by itself, and that is what a walk over all values says. */
 static void test_hist_cumulate(void **state)
 {
@@ -464,6 +489,7 @@ int main(void)
         cmocka_unit_test(test_hist_quantiles_against_exact),
         cmocka_unit_test(test_hist_edges),
         cmocka_unit_test(test_hist_cumulate),
+        cmocka_unit_test(test_hist_sparse),
         cmocka_unit_test(test_log_logfmt),
         cmocka_unit_test(test_log_json),
         cmocka_unit_test(test_log_cuts_long_lines),

@@ -148,6 +148,88 @@ static void test_day_wraps(void **state)
     assert_true(minute(ring, SAMPLES_MINUTES).at_ns == 0);
 }
 
+/* Any pattern of minutes with and without samples, over several days, against a plain list of them. */
+static void test_minutes_of_days(void **state)
+{
+    struct load_ring *ring = *state;
+    enum { DAYS = 5 };
+    static unsigned with[DAYS * SAMPLES_MINUTES];
+    static const unsigned gaps[] = {1, 1, 1, 2, 1, 1, 63, 1, 1, 64, 65, 1, 1, 1, 700, 1, 3};
+    unsigned count = 0;
+    for (unsigned at = 0; at<DAYS * SAMPLES_MINUTES; at += at> 3000 ? 1 + at % 7 / 6 : gaps[count % 17]) {
+        add(ring, 7 + 60ull * at, at % 2000, 1);
+        with[count++] = at;
+        if (count % 50 != 2)
+            continue;
+        unsigned last = count - 2; /* the minute of the newest sample is not over yet */
+        for (unsigned n = 0;; n++) {
+            if (n > last || with[last] - with[last - n] >= SAMPLES_MINUTES) {
+                assert_true(minute(ring, n).at_ns == 0);
+                break;
+            }
+            unsigned expected = with[last - n];
+            assert_true(minute(ring, n).at_ns == (7 + 60ull * (expected + 1)) * S);
+            assert_true(minute(ring, n).value[LOAD_QUERY_RATE] == (float)(expected % 2000));
+        }
+    }
+    assert_true(count > 2000);
+}
+
+/* An instance that answers once a month has no seconds of long ago that look new. */
+static void test_seconds_of_long_ago_end(void **state)
+{
+    struct load_ring *ring = *state;
+    for (unsigned month = 0; month < 20; month++) {
+        add(ring, 100 + month * 30 * 86400ull, month, 1);
+        assert_true(second(ring, 0).at_ns == (100 + month * 30 * 86400ull) * S);
+        assert_true(second(ring, 1).at_ns == 0);
+    }
+    for (unsigned i = 0; i < 40; i++) /* every two days: what is less than 24 days old stays, with its time */
+        add(ring, (700 + i * 2) * 86400ull, i, 1);
+    for (unsigned n = 0; n < 12 && second(ring, n).at_ns != 0; n++)
+        assert_true(second(ring, n).at_ns == (700 + (39 - n) * 2) * 86400ull * S);
+    assert_true(second(ring, 20).at_ns == 0);
+}
+
+static void test_packed_values(void **state)
+{
+    (void)state;
+    for (unsigned packed = 0; packed < UINT16_MAX; packed++) {
+        float value = load_unpack((uint16_t)packed);
+        assert_true(load_pack(value) == packed);
+        if (packed == 0)
+            continue;
+        assert_true(value > load_unpack((uint16_t)(packed - 1)));
+        float between = value * 1.0004F; /* less than half a step of the fraction */
+        double error = (double)load_unpack(load_pack(between)) / (double)between - 1;
+        if (packed >= 1024 && packed < UINT16_MAX - 1)
+            assert_true(fabs(error) <= 1.0 / 2048);
+    }
+    for (unsigned i = 0; i <= 2048; i++)
+        assert_true(load_unpack(load_pack((float)i)) == (float)i);
+    assert_true(load_pack(-1) == 0 && load_pack(1e-9F) == 0);
+    assert_true(isnan(load_unpack(load_pack((float)NAN))));
+    assert_true(load_unpack(load_pack(1e15F)) > 9.99e14F);
+    assert_true(load_pack(1e30F) == UINT16_MAX - 1 && load_pack((float)INFINITY) == UINT16_MAX - 1);
+}
+
+/* What the documents promise: 19 KB for a day of three metrics. */
+static void test_memory(void **state)
+{
+    struct load_ring *ring = *state;
+    for (unsigned i = 0; i < 3000; i++)
+        add(ring, 60ull * i, i, 1);
+    size_t bytes = sizeof *ring + ring->seconds.capacity * sizeof *ring->seconds.at_ms;
+    for (int m = 0; m < LOAD_METRIC_MAX; m++) {
+        bytes +=
+            ring->seconds.column[m] != NULL ? ring->seconds.capacity * sizeof *ring->seconds.column[m] : 0;
+        bytes +=
+            ring->minutes.column[m] != NULL ? ring->minutes.capacity * sizeof *ring->minutes.column[m] : 0;
+    }
+    assert_true(ring->seconds.capacity == SAMPLES_SECONDS && ring->minutes.capacity == SAMPLES_MINUTES);
+    assert_in_range(bytes, 18000, 19000);
+}
+
 static void test_names(void **state)
 {
     (void)state;
@@ -168,6 +250,10 @@ int main(void)
         RING_TEST(test_mean),
         RING_TEST(test_mean_of_an_hour),
         RING_TEST(test_day_wraps),
+        RING_TEST(test_minutes_of_days),
+        RING_TEST(test_seconds_of_long_ago_end),
+        cmocka_unit_test(test_packed_values),
+        RING_TEST(test_memory),
         cmocka_unit_test(test_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
