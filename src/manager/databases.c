@@ -29,6 +29,9 @@ struct databases {
     struct fleet *fleet;
     struct operations *operations;
     struct list secrets;
+    int jobs; /* on workers */
+    void (*stopped)(void *data);
+    void *stopped_data;
     char instance_name[160]; /* for databases_spec_of() */
 };
 
@@ -43,6 +46,41 @@ struct databases *databases_new(struct loop *loop, const char *state_directory, 
     d->operations = operations;
     list_init(&d->secrets);
     return d;
+}
+
+/* ---- jobs ---- */
+
+static int job_start(struct databases *d, struct work *work, void (*run)(struct work *),
+                     void (*done)(struct work *, int), void *data)
+{
+    int rc = work_start(d->loop, work, run, done, data);
+    d->jobs += rc == 0;
+    return rc;
+}
+
+/* First in each job's done(). */
+static void job_ended(struct databases *d)
+{
+    d->jobs--;
+}
+
+/* Last in each job's done(). */
+static void maybe_stopped(struct databases *d)
+{
+    void (*stopped)(void *) = d->stopped;
+    if (d->jobs > 0 || stopped == NULL)
+        return;
+    d->stopped = NULL;
+    stopped(d->stopped_data);
+}
+
+bool databases_stop(struct databases *d, void (*stopped)(void *data), void *data)
+{
+    if (d->jobs == 0)
+        return false;
+    d->stopped = stopped;
+    d->stopped_data = data;
+    return true;
 }
 
 void databases_free(struct databases *d)
@@ -136,10 +174,21 @@ static void run_secret(struct work *work)
     explicit_bzero(line, sizeof line);
 }
 
+static void secret_job_free(struct secret_job *job)
+{
+    explicit_bzero(job->password, sizeof job->password);
+    free(job->path);
+    free(job->directory);
+    free(job->database);
+    free(job->owner);
+    free(job);
+}
+
 static void secret_done(struct work *work, int code)
 {
     struct secret_job *job = work->data;
     struct databases *d = job->databases;
+    job_ended(d);
     if (code != 0)
         err_set(&job->err, ERRC_CANCELED, "canceled");
     if (job->err.code == ERRC_NONE && find_secret(d, job->database) == NULL) {
@@ -152,13 +201,9 @@ static void secret_done(struct work *work, int code)
     void (*done)(const struct err *, void *) = job->done;
     void *data = job->data;
     struct err err = job->err;
-    explicit_bzero(job->password, sizeof job->password);
-    free(job->path);
-    free(job->directory);
-    free(job->database);
-    free(job->owner);
-    free(job);
+    secret_job_free(job);
     done(err.code != ERRC_NONE ? &err : NULL, data);
+    maybe_stopped(d);
 }
 
 static int ensure_secret(struct databases *d, const char *database, const char *owner,
@@ -173,11 +218,15 @@ static int ensure_secret(struct databases *d, const char *database, const char *
     job->done = done;
     job->data = data;
     env_random_text(d->loop->env, job->password, PASSWORD_LENGTH);
-    return work_start(d->loop, &job->work, run_secret, secret_done, job);
+    int rc = job_start(d, &job->work, run_secret, secret_done, job);
+    if (rc != 0)
+        secret_job_free(job);
+    return rc;
 }
 
 struct forget_job {
     struct work work;
+    struct databases *databases;
     char *path;
 };
 
@@ -190,9 +239,12 @@ static void run_forget(struct work *work)
 static void forget_done(struct work *work, int code)
 {
     struct forget_job *job = work->data;
+    struct databases *d = job->databases;
     (void)code;
+    job_ended(d);
     free(job->path);
     free(job);
+    maybe_stopped(d);
 }
 
 void databases_forget(struct databases *d, const char *name)
@@ -207,8 +259,11 @@ void databases_forget(struct databases *d, const char *name)
     free(s);
     struct forget_job *job = mem_zalloc(sizeof *job);
     job->path = mem_printf("%s/%s.pgpass", d->directory, name);
-    if (work_start(d->loop, &job->work, run_forget, forget_done, job) != 0)
-        forget_done(&job->work, ERRC_CANCELED);
+    job->databases = d;
+    if (job_start(d, &job->work, run_forget, forget_done, job) != 0) {
+        free(job->path);
+        free(job);
+    }
 }
 
 int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
@@ -271,24 +326,75 @@ static void loaded_one(const struct err *err, void *data)
     free(l);
 }
 
+/* One specification, read on a worker: a large one takes longer than a turn may. */
+struct load_job {
+    struct work work;
+    struct loading *loading;
+    char *name, *key, *json;
+    int64_t revision;
+    struct database_spec spec;
+    struct err err;
+};
+
+static void run_load(struct work *work)
+{
+    struct load_job *job = work->data;
+    (void)database_spec_parse(job->json, strlen(job->json), job->key, &job->loading->defaults, &job->spec,
+                              &job->err);
+}
+
+static void take_loaded(struct load_job *job)
+{
+    struct loading *l = job->loading;
+    struct fleet_database *db = fleet_find_database(l->databases->fleet, job->name);
+    if (db == NULL)
+        db = fleet_add_database(l->databases->fleet, job->name);
+    free(db->spec_json);
+    db->spec_json = job->json;
+    job->json = NULL;
+    db->spec_revision = job->revision;
+    take_spec(db, &job->spec);
+    l->outstanding++;
+    if (ensure_secret(l->databases, job->name, job->spec.owner, loaded_one, l) != 0) {
+        l->outstanding--;
+        err_set(&job->err, ERRC_INTERNAL, "no worker");
+    }
+}
+
+static void load_done(struct work *work, int code)
+{
+    struct load_job *job = work->data;
+    struct loading *l = job->loading;
+    struct databases *d = l->databases;
+    struct err err = {0};
+    job_ended(d);
+    if (code != 0)
+        err_set(&job->err, ERRC_CANCELED, "canceled");
+    else if (job->err.code == ERRC_NONE)
+        take_loaded(job);
+    err = job->err;
+    database_spec_free(&job->spec);
+    free(job->name);
+    free(job->key);
+    free(job->json);
+    free(job);
+    loaded_one(err.code != ERRC_NONE ? &err : NULL, l);
+    maybe_stopped(d);
+}
+
 static void load_spec(struct loading *l, const struct store_entry *e, const char *name)
 {
-    struct database_spec spec;
-    struct err err = {0};
-    if (database_spec_parse(e->value, strlen(e->value), e->key, &l->defaults, &spec, &err) != 0) {
-        l->err = err;
-        return;
-    }
-    struct fleet_database *db = fleet_find_database(l->databases->fleet, name);
-    if (db == NULL)
-        db = fleet_add_database(l->databases->fleet, name);
-    free(db->spec_json);
-    db->spec_json = mem_strdup(e->value);
-    db->spec_revision = e->revision;
-    take_spec(db, &spec);
+    struct load_job *job = mem_zalloc(sizeof *job);
+    job->loading = l;
+    job->name = mem_strdup(name);
+    job->key = mem_strdup(e->key);
+    job->json = mem_strdup(e->value);
+    job->revision = e->revision;
     l->outstanding++;
-    ensure_secret(l->databases, name, spec.owner, loaded_one, l);
-    database_spec_free(&spec);
+    if (job_start(l->databases, &job->work, run_load, load_done, job) != 0) {
+        l->databases->jobs++;
+        load_done(&job->work, ERRC_CANCELED);
+    }
 }
 
 static void load_routing(struct loading *l, const struct store_entry *e, const char *name)
@@ -343,24 +449,43 @@ int databases_load(struct databases *d, const struct balance_policy *defaults,
 
 /* ---- applying ---- */
 
+/*
+ * Reading the text and comparing it with what is there take up to 30 ms for the largest texts, so both run on
+ * a worker: READ, then, if the database exists, COMPARE; then the secret, the store, and the operation.
+ */
 struct applying {
     struct databases *databases;
+    struct work work;
+    char *name; /* that it must have; NULL = any */
+    char *text;
+    size_t length;
+    struct balance_policy defaults;
+    char *old_json;   /* what the new specification is compared with */
+    int64_t revision; /* of it; 0 = the database is new */
+    struct err err;   /* of the worker */
     struct database_spec spec;
     char *json;
     bool create;
     bool dry_run;
     databases_cb cb;
     void *data;
-    struct loop_task task;
 };
+
+static void apply_free(struct applying *a)
+{
+    database_spec_free(&a->spec);
+    free(a->name);
+    free(a->text);
+    free(a->old_json);
+    free(a->json);
+    free(a);
+}
 
 static void apply_end(struct applying *a, const struct err *err, const char *operation)
 {
     struct databases_answer answer = {.err = err, .created = a->create, .operation = operation};
     a->cb(&answer, a->data);
-    database_spec_free(&a->spec);
-    free(a->json);
-    free(a);
+    apply_free(a);
 }
 
 static int start_provision(struct databases *d, const struct database_spec *spec, struct operation **ret,
@@ -411,15 +536,13 @@ static void spec_written(const struct err *err, int64_t revision, void *data)
     apply_end(a, NULL, op != NULL ? op->id : NULL);
 }
 
+/* Of the revision that was compared with: another change meanwhile is a conflict. */
 static void write_spec(struct applying *a)
 {
-    struct databases *d = a->databases;
-    const struct fleet_database *db = fleet_find_database(d->fleet, a->spec.name);
     struct err err = {0};
     char key[STORE_KEY_MAX];
     snprintf(key, sizeof key, "db/%s/spec", a->spec.name);
-    if (store_compare_and_swap(d->store, key, db != NULL ? db->spec_revision : 0, a->json, spec_written, a,
-                               &err) != 0)
+    if (store_compare_and_swap(a->databases->store, key, a->revision, a->json, spec_written, a, &err) != 0)
         apply_end(a, &err, NULL);
 }
 
@@ -429,16 +552,6 @@ static void secret_ready(const struct err *err, void *data)
         apply_end(data, err, NULL);
     else
         write_spec(data);
-}
-
-static void apply_later(struct loop_task *task, void *data)
-{
-    struct applying *a = data;
-    (void)task;
-    if (a->dry_run)
-        apply_end(a, NULL, NULL);
-    else
-        ensure_secret(a->databases, a->spec.name, a->spec.owner, secret_ready, a);
 }
 
 static int by_lo(const void *a, const void *b)
@@ -482,69 +595,117 @@ static const char *shards_differ(const struct database_spec *old, const struct d
 }
 
 /* What an existing database's new specification may not change. */
-static int check_change(const struct fleet_database *db, const struct database_spec *next,
-                        const struct balance_policy *defaults, struct err *err)
+static int check_change(const struct database_spec *old, const struct database_spec *next, struct err *err)
 {
-    struct database_spec old;
     const char *what = NULL;
-    if (db->spec_json == NULL ||
-        database_spec_parse(db->spec_json, strlen(db->spec_json), "store", defaults, &old, NULL) != 0)
-        return 0;
-    if (old.table_count != next->table_count)
+    if (old->table_count != next->table_count)
         what = "the tables";
-    for (int i = 0; what == NULL && i < old.table_count; i++)
-        if (strcmp(old.tables[i].name, next->tables[i].name) != 0 ||
-            strcmp(old.tables[i].key, next->tables[i].key) != 0)
+    for (int i = 0; what == NULL && i < old->table_count; i++)
+        if (strcmp(old->tables[i].name, next->tables[i].name) != 0 ||
+            strcmp(old->tables[i].key, next->tables[i].key) != 0)
             what = "the tables";
-    if (what == NULL && strcmp(old.owner, next->owner) != 0)
+    if (what == NULL && strcmp(old->owner, next->owner) != 0)
         what = "the owner";
-    if (what == NULL && !same_text(old.schema, next->schema))
+    if (what == NULL && !same_text(old->schema, next->schema))
         what = "the schema";
     if (what == NULL)
-        what = shards_differ(&old, next);
+        what = shards_differ(old, next);
+    if (what == NULL)
+        return 0;
+    return err_set(err, ERRC_CONFLICT,
+                   "database %s exists: %s cannot be changed by applying it again (shards change by split, "
+                   "merge and move)",
+                   next->name, what);
+}
+
+static void run_compare(struct work *work)
+{
+    struct applying *a = work->data;
+    struct database_spec old;
+    if (database_spec_parse(a->old_json, strlen(a->old_json), "store", &a->defaults, &old, NULL) != 0)
+        return; /* of an older version: nothing to compare with */
+    (void)check_change(&old, &a->spec, &a->err);
     database_spec_free(&old);
-    if (what != NULL)
-        return err_set(err, ERRC_CONFLICT,
-                       "database %s exists: %s cannot be changed by applying it again (shards change by "
-                       "split, merge and "
-                       "move)",
-                       db->name, what);
-    return 0;
+}
+
+static void apply_go_on(struct applying *a)
+{
+    if (a->err.code != ERRC_NONE)
+        apply_end(a, &a->err, NULL);
+    else if (a->databases->operations->services.term == 0) {
+        err_set(&a->err, ERRC_UNAVAILABLE, "this manager does not lead");
+        apply_end(a, &a->err, NULL);
+    } else if (a->dry_run)
+        apply_end(a, NULL, NULL);
+    else if (ensure_secret(a->databases, a->spec.name, a->spec.owner, secret_ready, a) != 0) {
+        err_set(&a->err, ERRC_INTERNAL, "no worker");
+        apply_end(a, &a->err, NULL);
+    }
+}
+
+static void compare_done(struct work *work, int code)
+{
+    struct applying *a = work->data;
+    struct databases *d = a->databases;
+    job_ended(d);
+    if (code != 0)
+        err_set(&a->err, ERRC_CANCELED, "canceled");
+    apply_go_on(a);
+    maybe_stopped(d);
+}
+
+static void run_read(struct work *work)
+{
+    struct applying *a = work->data;
+    struct buf json = {0};
+    if (database_spec_parse(a->text, a->length, "request body", &a->defaults, &a->spec, &a->err) != 0)
+        return;
+    if (a->name != NULL && strcmp(a->name, a->spec.name) != 0)
+        err_set(&a->err, ERRC_INVALID, "metadata.name is %s, the address says %s", a->spec.name, a->name);
+    database_spec_print(&a->spec, &json);
+    a->json = buf_take(&json);
+}
+
+static void read_done(struct work *work, int code)
+{
+    struct applying *a = work->data;
+    struct databases *d = a->databases;
+    job_ended(d);
+    if (code != 0)
+        err_set(&a->err, ERRC_CANCELED, "canceled");
+    const struct fleet_database *db =
+        a->err.code == ERRC_NONE ? fleet_find_database(d->fleet, a->spec.name) : NULL;
+    a->create = db == NULL && a->err.code == ERRC_NONE;
+    a->revision = db != NULL ? db->spec_revision : 0;
+    a->old_json = db != NULL ? mem_strdup(db->spec_json) : NULL;
+    if (a->old_json != NULL && job_start(d, &a->work, run_compare, compare_done, a) == 0)
+        return;
+    if (a->old_json != NULL)
+        err_set(&a->err, ERRC_INTERNAL, "no worker");
+    apply_go_on(a);
+    maybe_stopped(d);
 }
 
 int databases_apply(struct databases *d, const char *name, const char *text, size_t length,
                     const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data,
                     struct err *err)
 {
+    if (d->operations->services.term == 0)
+        return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
     struct applying *a = mem_zalloc(sizeof *a);
-    struct buf json = {0};
-    if (database_spec_parse(text, length, "request body", defaults, &a->spec, err) != 0) {
-        free(a);
-        return (int)err->code;
-    }
-    const struct fleet_database *db = fleet_find_database(d->fleet, a->spec.name);
-    int rc = 0;
-    if (name != NULL && strcmp(name, a->spec.name) != 0)
-        rc = err_set(err, ERRC_INVALID, "metadata.name is %s, the address says %s", a->spec.name, name);
-    else if (d->operations->services.term == 0)
-        rc = err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
-    else if (db != NULL)
-        rc = check_change(db, &a->spec, defaults, err);
-    if (rc != 0) {
-        database_spec_free(&a->spec);
-        free(a);
-        return rc;
-    }
-    database_spec_print(&a->spec, &json);
-    a->json = buf_take(&json);
     a->databases = d;
-    a->create = db == NULL;
+    a->name = mem_strdup(name);
+    a->text = mem_alloc(length + 1);
+    memcpy(a->text, text, length);
+    a->length = length;
+    a->defaults = *defaults;
     a->dry_run = dry_run;
     a->cb = cb;
     a->data = data;
-    a->task = (struct loop_task){.run = apply_later, .data = a};
-    loop_defer(d->loop, &a->task);
-    return 0;
+    if (job_start(d, &a->work, run_read, read_done, a) == 0)
+        return 0;
+    apply_free(a);
+    return err_set(err, ERRC_INTERNAL, "no worker");
 }
 
 /* ---- deleting ---- */

@@ -17,6 +17,9 @@ struct databases;
 /* All pointers outlive it. */
 struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store,
                                 struct fleet *fleet, struct operations *operations);
+/* True: `stopped` runs when its last job has ended. False: none is under way, and it does not run. */
+bool databases_stop(struct databases *d, void (*stopped)(void *data), void *data);
+/* After databases_stop() and the end of the store. NULL is fine. */
 void databases_free(struct databases *d);
 
 /* Reads everything under db/ into the fleet. Documents that are not understood are reported and left alone.
@@ -36,7 +39,8 @@ typedef void (*databases_cb)(const struct databases_answer *answer, void *data);
 
 /*
  * A new database is written and provisioned. Of one that exists only `balance` may change; anything else is
- * ERRC_CONFLICT naming it. name: must equal metadata.name when not NULL. dry_run: only checked.
+ * ERRC_CONFLICT naming it. The text is read on a worker, so everything it lacks is told by the answer. name:
+ * must equal metadata.name when not NULL. dry_run: only checked.
  */
 int databases_apply(struct databases *d, const char *name, const char *text, size_t length,
                     const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data,

@@ -66,6 +66,11 @@ static bool close_balancer(struct manager *m)
     return m->balancer != NULL;
 }
 
+static bool close_databases(struct manager *m)
+{
+    return m->databases != NULL && databases_stop(m->databases, close_next, m);
+}
+
 static bool close_announcer(struct manager *m)
 {
     if (m->announcer != NULL)
@@ -110,28 +115,30 @@ static bool close_part(struct manager *m, int part)
     case 0:
         return close_server(m, &m->admin_server);
     case 1:
-        return close_balancer(m);
+        return close_databases(m);
     case 2:
-        return close_operations(m);
+        return close_balancer(m);
     case 3:
-        return close_announcer(m);
+        return close_operations(m);
     case 4:
-        return close_guards(m);
+        return close_announcer(m);
     case 5:
-        return close_discovery(m);
+        return close_guards(m);
     case 6:
-        return close_server(m, &m->metrics_server);
+        return close_discovery(m);
     case 7:
+        return close_server(m, &m->metrics_server);
+    case 8:
         exposition_close(m->exposition, close_next, m);
         return true;
-    case 8:
+    case 9:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 9:
-        return close_runtime(m);
     case 10:
-        return close_server(m, &m->public_server);
+        return close_runtime(m);
     case 11:
+        return close_server(m, &m->public_server);
+    case 12:
         return close_store(m);
     default:
         manager_move(m, MANAGER_STOPPED);
