@@ -17,6 +17,13 @@ import pytest
 
 SMALL = ["--customers", "20000", "--rate", "600", "--clients", "8"]
 WRONG = ["lost", "resurrected", "duplicated", "misplaced", "unexpected"]
+# What whoever reads the report may rely on.
+REPORTED = {
+    **dict.fromkeys(["moved_rows", "moved_bytes", "refused_writes", "acked_writes", "manager_rss_peak_bytes"], int),
+    **dict.fromkeys(["lost", "duplicated", "misplaced"], int),
+    **dict.fromkeys(["decision_seconds", "copy_seconds", "write_block_ms"], float),
+    **dict.fromkeys(["loop_longest_turn_ms", "manager_cpu_seconds"], float),
+}
 STATES = ["check", "target", "copy", "catch_up", "verify", "rehearse", "fence", "settle", "watch", "clean"]
 
 
@@ -122,7 +129,20 @@ def test_story(demo):
     assert report["phases"]["watch"] >= 5, report["phases"]
     assert report["manager_rss_peak_bytes"] > 1e6 and report["manager_cpu_seconds"] > 0, report
     assert report["postgresql"] and report["version"] and report["commit"], report
+    assert {name: type(report[name]) for name in REPORTED} == REPORTED
+    assert report["moved_bytes"] > 1e6 and report["refused_writes"] >= 0 and report["loop_longest_turn_ms"] > 0, report
     assert "\x1b" not in run.text()  # not a terminal: nothing steers one
+    assert_nothing_left(run)
+
+
+@pytest.mark.slow
+def test_full_size_in_time(demo):
+    """As a newcomer runs it: at least 200,000 and 600,000 rows, in less than 90 s on two processors."""
+    run = demo(small=False)
+    assert run.wait() == 0, run.text()
+    report = run.figures()
+    assert report["rows_made"] >= 800_000 and report["customers"] >= 200_000, report
+    assert report["total_seconds"] < 90, report
     assert_nothing_left(run)
 
 
