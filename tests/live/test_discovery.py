@@ -1,4 +1,4 @@
-"""Servers that come, go, restart or change their role are noticed within two poll periods, 3 s at the most."""
+"""Servers that come, go, restart or change their role are noticed within two poll periods."""
 
 import json
 import os
@@ -9,7 +9,8 @@ import pytest
 from conftest import DEFAULT, wait_until
 from rig import Rig
 
-MOST = 3.0
+PERIOD = 1.0
+MOST = 2 * PERIOD + 0.5  # half a second for asking the API, on a machine that is busy with other things
 PASSWORD = "open sesame"
 
 
@@ -35,10 +36,10 @@ class Fleet:
     def listed(self):
         return {i["name"]: i for i in self.rig.fetch("/v1/instances")["items"]}
 
-    def noticed(self, what, condition):
+    def noticed(self, what, condition, most=MOST):
         """Waits until the API shows it; fails if that takes too long, prints how long it took."""
         started = time.monotonic()
-        wait_until(lambda: condition(self.listed()), timeout=MOST, what=f"{what} is seen in /v1/instances")
+        wait_until(lambda: condition(self.listed()), timeout=most, what=f"{what} is seen in /v1/instances")
         print(f"{what}: seen after {time.monotonic() - started:.2f} s")
 
 
@@ -101,7 +102,7 @@ def test_static_server_restarts(fleet, primary):
 def test_static_server_hangs(fleet, primary):
     primary.pause_all()
     try:
-        fleet.noticed("a hang", lambda seen: seen["pg-a"]["health"] != "up")
+        fleet.noticed("a hang", lambda seen: seen["pg-a"]["health"] != "up", MOST + PERIOD)  # its deadline comes on top
     finally:
         primary.resume()
     fleet.noticed("the end of a hang", lambda seen: seen["pg-a"]["health"] == "up")
