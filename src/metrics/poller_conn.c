@@ -391,6 +391,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
             .sql = sql,
             .extended = true,
             .prepared = query->name,
+            .constant = true,
             .timeout_ns = p->pollers->options.deadline_ns + (slow ? SLOW_EXTRA_NS : 0),
             .patience_ns = q == QUERY_LOAD ? 0 : PATIENCE_NS,
         };

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 
 #define LABELS_MAX     8
+#define LINE_EXTRA     72 /* braces, blank, value and line end */
 #define DYNAMIC_PREFIX "pg_settings_"
 
 /* ---- samples ---- */
@@ -176,6 +177,7 @@ struct label_sets {
     struct buf text;
     size_t *ends;
     bool *duplicate;
+    int last; /* column that was rendered, -1 = none */
 };
 
 struct label_column {
@@ -183,15 +185,28 @@ struct label_column {
     int number;
 };
 
+/* Columns are mostly asked for in their order: the one after `last` is tried first. -1 = there is none. */
+static int column_number(const PGresult *result, const char *name, int last)
+{
+    int columns = PQnfields(result);
+    for (int i = 1; i <= columns; i++) {
+        int number = (last + i) % columns;
+        if (strcmp(PQfname(result, number), name) == 0)
+            return number;
+    }
+    return -1;
+}
+
 static size_t label_columns(const PGresult *result, const char *labels, struct label_column *columns)
 {
     size_t n = 0;
+    int last = -1;
     while (*labels != '\0' && n < LABELS_MAX) {
         size_t length = strcspn(labels, ",");
         size_t copied = length < sizeof columns[n].name - 1 ? length : sizeof columns[n].name - 1;
         memcpy(columns[n].name, labels, copied);
         columns[n].name[copied] = '\0';
-        columns[n].number = PQfnumber(result, columns[n].name);
+        last = columns[n].number = column_number(result, columns[n].name, last);
         n++;
         labels += length + (labels[length] == ',');
     }
@@ -222,17 +237,12 @@ static void label_sets_make(struct label_sets *sets, const PGresult *result, con
     free(seen.table);
 }
 
-static bool add_sample(struct buf *out, const char *name, const char *labels, size_t labels_length,
-                       const char *value)
+static bool add_sample(struct buf *out, struct metric_span name, struct metric_span labels, const char *value)
 {
     size_t start = out->length;
-    buf_add_text(out, name);
-    if (labels_length > 0) {
-        buf_addc(out, '{');
-        buf_add(out, labels, labels_length);
-        buf_addc(out, '}');
-    }
-    buf_addc(out, ' ');
+    if (out->limit - start < name.length + labels.length + LINE_EXTRA)
+        return false;
+    metric_add_start(out, name, labels, (struct metric_span){"", 0});
     bool ok = metric_add_value(out, value);
     if (ok && buf_addc(out, '\n') && !out->overflowed)
         return true;
@@ -242,17 +252,19 @@ static bool add_sample(struct buf *out, const char *name, const char *labels, si
 }
 
 static void render_column(struct samples_builder *b, const struct query_column *column,
-                          const PGresult *result, const struct label_sets *sets, uint64_t *dropped)
+                          const PGresult *result, struct label_sets *sets, uint64_t *dropped)
 {
-    int number = PQfnumber(result, column->column);
+    const struct metric_span name = metric_span(column->family.name);
+    int number = column_number(result, column->column, sets->last);
     for (int row = 0; number >= 0 && row < PQntuples(result); row++) {
         if (PQgetisnull(result, row, number))
             continue;
         size_t start = row > 0 ? sets->ends[row - 1] : 0;
-        if (sets->duplicate[row] || !add_sample(&b->text, column->family.name, sets->text.data + start,
-                                                sets->ends[row] - start, PQgetvalue(result, row, number)))
+        const struct metric_span labels = {sets->text.data + start, sets->ends[row] - start};
+        if (sets->duplicate[row] || !add_sample(&b->text, name, labels, PQgetvalue(result, row, number)))
             (*dropped)++;
     }
+    sets->last = number;
 }
 
 static struct samples *render_columns(const struct query *query, const PGresult *result,
@@ -260,7 +272,8 @@ static struct samples *render_columns(const struct query *query, const PGresult 
 {
     size_t rows = (size_t)PQntuples(result);
     struct samples_builder b;
-    struct label_sets sets = {.ends = mem_array(rows + 1, sizeof *sets.ends),
+    struct label_sets sets = {.last = -1,
+                              .ends = mem_array(rows + 1, sizeof *sets.ends),
                               .duplicate = mem_array(rows + 1, sizeof *sets.duplicate)};
     samples_begin(&b);
     for (size_t c = 0; c < query->column_count; c++) {
@@ -334,11 +347,12 @@ static struct samples *render_dynamic(const PGresult *result, const char *member
     const char **values = mem_array(RENDER_DYNAMIC_MAX, sizeof *values);
     char *text = mem_strdup(PQntuples(result) > 0 && PQnfields(result) > 0 ? PQgetvalue(result, 0, 0) : "");
     settings_place(text, values, dynamic, dropped);
+    const struct metric_span labels = metric_span(member_labels);
     struct samples_builder b;
     samples_begin(&b);
     for (unsigned f = 0; f < dynamic->count; f++) {
         if (values[f] != NULL &&
-            !add_sample(&b.text, dynamic->families[f].name, member_labels, strlen(member_labels), values[f]))
+            !add_sample(&b.text, metric_span(dynamic->families[f].name), labels, values[f]))
             (*dropped)++;
         samples_end(&b);
     }

@@ -86,6 +86,7 @@ struct pg_request {
     const char *sql;      /* copied */
     bool extended;        /* one statement, pipelined; false = simple protocol, may be many statements */
     const char *prepared; /* extended only: prepare once per connection under this name, then execute */
+    bool constant;        /* sql and prepared stay as they are while the connection lives: no copy is kept */
     int param_count;
     const char *const *params; /* text; copied */
     uint64_t timeout_ns;       /* client-side, from the moment it is sent (a request that waits for its turn

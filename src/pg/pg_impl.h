@@ -68,8 +68,9 @@ struct pg_item_ops {
 /* A statement prepared on this connection under a name of the caller. */
 struct pg_statement {
     struct list node;
-    char *name;
-    char *sql;
+    const char *name;
+    const char *sql;
+    bool constant;                            /* both are the caller's */
     char server_name[PG_STATEMENT_NAME_SIZE]; /* name, with a suffix after the server forgot or refused it */
     unsigned generation;
     enum { STATEMENT_ABSENT, STATEMENT_SENT, STATEMENT_READY } state;

@@ -106,7 +106,7 @@ static struct pg_statement *statement_find(const struct pg_conn *conn, const cha
     struct list *node = start;
     do {
         struct pg_statement *s = list_item(node, struct pg_statement, node);
-        if (node != &conn->statements && strcmp(s->name, name) == 0)
+        if (node != &conn->statements && (s->name == name || strcmp(s->name, name) == 0))
             return s;
         node = node->next;
     } while (node != start);
@@ -118,8 +118,9 @@ static struct pg_statement *statement_get(struct pg_conn *conn, const struct pg_
     struct pg_statement *s = statement_find(conn, request->prepared);
     if (s == NULL) {
         s = mem_zalloc(sizeof *s);
-        s->name = mem_strdup(request->prepared);
-        s->sql = mem_strdup(request->sql);
+        s->constant = request->constant;
+        s->name = s->constant ? request->prepared : mem_strdup(request->prepared);
+        s->sql = s->constant ? request->sql : mem_strdup(request->sql);
         snprintf(s->server_name, sizeof s->server_name, "%s", s->name);
         list_append(&conn->statements, &s->node);
     }
@@ -132,8 +133,10 @@ void pg_query_forget(struct pg_conn *conn)
     list_each(node, &conn->statements)
     {
         struct pg_statement *s = list_item(node, struct pg_statement, node);
-        free(s->name);
-        free(s->sql);
+        if (!s->constant) {
+            free((void *)(uintptr_t)s->name);
+            free((void *)(uintptr_t)s->sql);
+        }
         free(s);
     }
     list_each(spare, &conn->spare) item_free(list_item(spare, struct pg_item, node));
@@ -310,7 +313,7 @@ static int request_check(struct pg_conn *conn, const struct pg_request *request,
         const struct pg_statement *s = statement_find(conn, request->prepared);
         if (strlen(request->prepared) >= PG_STATEMENT_NAME_SIZE - 20 || request->prepared[0] == '\0')
             return err_set(err, ERRC_INVALID, "%s: bad statement name", conn->name);
-        if (s != NULL && strcmp(s->sql, request->sql) != 0)
+        if (s != NULL && s->sql != request->sql && strcmp(s->sql, request->sql) != 0)
             return err_set(err, ERRC_INVALID, "%s: statement name %s is taken by other SQL", conn->name,
                            request->prepared);
     }

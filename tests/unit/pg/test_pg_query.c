@@ -178,6 +178,31 @@ static void test_P9_an_error_leaves_its_neighbours_valid(void **state)
     assert_string_equal(a[5].err.sqlstate, "42601");
 }
 
+/* Texts that stay are not copied; those that do not are, and compared. */
+static void test_constant_and_other_statements(void **state)
+{
+    struct session *s = *state;
+    static struct answer a[6];
+    static const char *const sql[] = {"SELECT 0", "SELECT 1"};
+    static const char *const names[] = {"zero", "one"};
+    for (int i = 0; i < 6; i++) {
+        char copy[20];
+        snprintf(copy, sizeof copy, "%s", sql[i % 2]);
+        const struct pg_request r = {.sql = i < 4 ? sql[i % 2] : copy,
+                                     .extended = true,
+                                     .prepared = names[i % 2],
+                                     .constant = i < 4 && i % 2 == 0};
+        memset(&a[i], 0, sizeof a[i]);
+        assert_int_equal(pg_send(s->c.conn, &r, answer_take, &a[i], NULL), 0);
+        assert_true(wait_count(&s->f, &a[i].done, 1, 5000));
+        assert_int_equal(atoi(a[i].value), i % 2);
+    }
+    const struct pg_request taken = {.sql = "SELECT 2", .extended = true, .prepared = "zero"};
+    assert_int_equal(pg_send(s->c.conn, &taken, answer_take, &a[0], NULL), ERRC_INVALID);
+    query(&s->c, "SELECT count(*) FROM pg_prepared_statements", &a[0]);
+    assert_string_equal(a[0].value, "2");
+}
+
 static void test_failed_prepare_is_tried_again(void **state)
 {
     struct session *s = *state;
@@ -417,6 +442,7 @@ int main(void)
         T(test_P7_results_only_when_complete),
         T(test_P8_big_request_is_polled_for_writing_only_until_sent),
         T(test_P9_an_error_leaves_its_neighbours_valid),
+        T(test_constant_and_other_statements),
         T(test_failed_prepare_is_tried_again),
         T(test_prepared_statement_survives_the_server_forgetting_it),
         T(test_P10_locked_relation),
