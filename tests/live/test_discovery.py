@@ -118,8 +118,8 @@ def test_standby_is_promoted(fleet, primary, pg_factory):
     fleet.write()
     fleet.rig.process.send_signal(signal.SIGHUP)
     fleet.noticed("a standby", lambda seen: seen.get("pg-standby", {}).get("role") == "standby")
-    found = fleet.listed()
-    assert found["pg-standby"]["system_identifier"] == found["pg-a"]["system_identifier"]
+    system = fleet.listed()["pg-a"]["system_identifier"]  # asked for in the same poll, answered after the role
+    fleet.noticed("its system", lambda seen: seen["pg-standby"]["system_identifier"] == system != "0")
     primary.psql("CREATE TABLE IF NOT EXISTS lag (n int)")
     standby.psql("SELECT pg_wal_replay_pause()")
     wait_until(lambda: standby.value("SELECT pg_get_wal_replay_pause_state()") == "paused")
