@@ -35,6 +35,7 @@ if(SHARDHERD_LTO)
   check_ipo_supported(RESULT lto OUTPUT why LANGUAGES C)
   if(lto)
     set(CMAKE_INTERPROCEDURAL_OPTIMIZATION ON)
+    add_link_options(-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.) # it writes debug information of its own
   else()
     message(WARNING "no link-time optimisation: ${why}")
   endif()

@@ -309,6 +309,32 @@ def test_a_killed_server_goes_and_comes_back(pg_factory, metrics_tool):
     wait_until(lambda: "pg_stat_database" in started.scrape(), what="values to come back")
 
 
+def test_odd_names_and_series_that_vanish(pg_factory, metrics_tool):
+    """P17: whatever tables and databases are called, and while they come and go, no scrape fails."""
+    server = pg_factory()
+    odd = ['we"ird', "back\\slash", "new\nline", "größe 日本", "a,b={c}", "x" * 63]
+    quoted = {name: psycopg.sql.Identifier(name).as_string(None) for name in odd}
+    for name in odd:
+        server.psql(f"CREATE TABLE {quoted[name]} (id int PRIMARY KEY)")
+    server.psql(f"CREATE DATABASE {quoted[odd[0]]}")
+    started = start_complete(metrics_tool, server)
+    shown = lambda: {labels for name, labels in parse(started.scrape()) if name == "pg_stat_user_tables_seq_scan"}  # noqa: E731
+    escaped = [n.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") for n in odd]
+    wait_until(
+        lambda: all(any(f'relname="{n}"' in labels for labels in shown()) for n in escaped), what="every table's series"
+    )
+    for number in range(30):
+        server.psql(f"CREATE TABLE t{number} (id int PRIMARY KEY); DROP TABLE IF EXISTS t{max(number - 3, 0)}")
+        if number % 5 == 0 and odd:
+            server.psql(f"DROP TABLE {quoted[odd.pop()]}")
+        series = parse(started.scrape())
+        assert value(series, "pg_up") == 1 and value(series, "shardherd_series_dropped_total") == 0
+        assert 'relname="orders"' in " ".join(labels or "" for _, labels in series)
+    wait_until(lambda: not any('relname="t0"' in labels for labels in shown()), what="a dropped table's series to end")
+    assert started.facts()["shop-s1-0"]["errors"] == 0
+    assert not {name for name in complaints(started.scrape()) if not name.startswith("pg_")}
+
+
 def make_standby(pg_factory, primary):
     standby = pg_factory(primary.version, start=False, wal_receiver_timeout="2s")
     standby.run("pg_basebackup", "-D", standby.data, "-d", primary.conninfo(), "-R", "-X", "stream", "-c", "fast")
