@@ -180,14 +180,15 @@ void announcer_stop(struct announcer *a, void (*closed)(void *data), void *data)
     a->stopping = true;
     a->closed = closed;
     a->data = data;
+    a->open++; /* our own hold: it must not be freed while we go through its lists */
     list_each(node, &a->databases)
     {
         loop_timer_stop(&list_item(node, struct announced, node)->timer);
     }
-    if (list_empty(&a->tellings))
-        maybe_stopped(a);
     list_each(telling, &a->tellings)
     {
         link_drop(&list_item(telling, struct telling, node)->link);
     }
+    a->open--;
+    maybe_stopped(a);
 }

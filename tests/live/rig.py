@@ -104,6 +104,7 @@ class Rig:
                 self.process.kill()
                 self.process.wait()
                 raise AssertionError(f"the manager did not end in {timeout} s:\n{self.tail()}") from None
+            assert self.process.returncode == 0, f"it ended with {self.process.returncode}:\n{self.tail()}"
         return self.process.returncode if self.process else None
 
     def tail(self, lines=40):
