@@ -393,7 +393,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
             .prepared = query->name,
             .constant = true,
             .timeout_ns = p->pollers->options.deadline_ns + (slow ? SLOW_EXTRA_NS : 0),
-            .patience_ns = q == QUERY_LOAD ? 0 : PATIENCE_NS,
+            .patience_ns = g == POLL_LOAD ? 0 : PATIENCE_NS,
         };
         p->slots[q].sent_ns = loop_clock(p->pollers->loop);
         if (pg_send(p->conn, &request, on_reply, &p->slots[q], NULL) != 0)
