@@ -166,12 +166,19 @@ static int plan_cut(const struct routing_shard *shard, int64_t at, struct range 
     return 0;
 }
 
+/* NULL if it has none. */
+static const struct range *widest_of(const struct range_set *set)
+{
+    const struct range *best = NULL;
+    for (size_t i = 0; i < set->count; i++)
+        if (best == NULL || range_width_minus_one(&set->items[i]) > range_width_minus_one(best))
+            best = &set->items[i];
+    return best;
+}
+
 static int plan_half(const struct routing_shard *shard, struct range *ret, struct err *err)
 {
-    const struct range *widest = NULL;
-    for (size_t i = 0; i < shard->ranges.count; i++)
-        if (widest == NULL || range_width_minus_one(&shard->ranges.items[i]) > range_width_minus_one(widest))
-            widest = &shard->ranges.items[i];
+    const struct range *widest = widest_of(&shard->ranges);
     if (widest == NULL || widest->lo == widest->hi)
         return err_set(err, ERRC_REFUSED, "shard \"%s\" owns %s: there is nothing to cut", shard->name,
                        widest == NULL ? "no range" : "only single hashes");
@@ -195,14 +202,54 @@ static int plan_bounds(const struct routing_shard *shard, const struct api_move_
     return 0;
 }
 
-static int plan_all(const struct routing_shard *shard, struct range *ret, struct err *err)
+/* The shard that a merge goes to unless told: the owner of the hashes beside the range. */
+static const char *neighbour(const struct routing *routing, const struct routing_shard *shard,
+                             const struct range *range)
 {
-    if (shard->ranges.count != 1)
-        return err_set(err, ERRC_REFUSED,
-                       "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
-                       shard->name, shard->ranges.count);
-    *ret = shard->ranges.items[0];
-    return 0;
+    const struct routing_shard *above = range->hi < INT64_MAX ? routing_owner(routing, range->hi + 1) : NULL;
+    const struct routing_shard *below = range->lo > INT64_MIN ? routing_owner(routing, range->lo - 1) : NULL;
+    if (above != NULL && above != shard)
+        return above->name;
+    return below != NULL && below != shard ? below->name : NULL;
+}
+
+/* The refusal names the moves that make it possible, the first REMEDIES of them. */
+static int refuse_many(const struct routing *routing, const struct routing_shard *shard, const char *target,
+                       struct err *err)
+{
+    enum { REMEDIES = 3 };
+    struct buf text = {0};
+    const struct range *stays = widest_of(&shard->ranges);
+    size_t named = 0;
+    for (size_t i = 0; i < shard->ranges.count && named < REMEDIES; i++) {
+        const struct range *r = &shard->ranges.items[i];
+        const char *to = target != NULL ? target : neighbour(routing, shard, r);
+        if (r != stays && to != NULL)
+            buf_printf(&text, "%s\"shardherd move %s/%s --to %s --lo %" PRId64 " --hi %" PRId64 "\"",
+                       named++ > 0 ? ", " : "", routing->database, shard->name, to, r->lo, r->hi);
+    }
+    if (shard->ranges.count - 1 > named)
+        buf_printf(&text, " and %zu more", shard->ranges.count - 1 - named);
+    int rc = err_set(err, ERRC_REFUSED,
+                     "shard \"%s\" owns %zu ranges and a merge moves one: first give the others away, one "
+                     "after the other: %s",
+                     shard->name, shard->ranges.count, buf_text(&text));
+    buf_free(&text);
+    return rc;
+}
+
+static int plan_all(const struct routing *routing, const struct routing_shard *shard, enum move_kind kind,
+                    const struct api_move_body *body, struct range *ret, struct err *err)
+{
+    if (shard->ranges.count == 1) {
+        *ret = shard->ranges.items[0];
+        return 0;
+    }
+    if (kind == MOVE_KIND_MERGE && shard->ranges.count > 1)
+        return refuse_many(routing, shard, body->target[0] != '\0' ? body->target : NULL, err);
+    return err_set(err, ERRC_REFUSED,
+                   "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
+                   shard->name, shard->ranges.count);
 }
 
 static int hash_of_body(const struct routing *routing, const struct api_move_body *body, int64_t *ret,
@@ -224,8 +271,9 @@ static int plan_range(const struct routing *routing, const struct routing_shard 
     if (body->has_lo || body->has_hi)
         return plan_bounds(shard, body, ret, err);
     if (!body->has_at && !body->has_key)
-        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE ? plan_all(shard, ret, err)
-                                                                 : plan_half(shard, ret, err);
+        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE
+                   ? plan_all(routing, shard, kind, body, ret, err)
+                   : plan_half(shard, ret, err);
     if (hash_of_body(routing, body, &hash, err) != 0)
         return (int)err->code;
     if (kind != MOVE_KIND_ISOLATE)
@@ -264,17 +312,6 @@ static int check_members(const struct api_move_body *b, enum move_kind kind, str
     if (kind == MOVE_KIND_REBALANCE && b->target[0] == '\0')
         return err_set(err, ERRC_INVALID, "a rebalance needs \"target\", a shard that exists");
     return 0;
-}
-
-/* The shard that a merge goes to unless told: the owner of the hashes beside the range. */
-static const char *neighbour(const struct routing *routing, const struct routing_shard *shard,
-                             const struct range *range)
-{
-    const struct routing_shard *above = range->hi < INT64_MAX ? routing_owner(routing, range->hi + 1) : NULL;
-    const struct routing_shard *below = range->lo > INT64_MIN ? routing_owner(routing, range->lo - 1) : NULL;
-    if (above != NULL && above != shard)
-        return above->name;
-    return below != NULL && below != shard ? below->name : NULL;
 }
 
 static int kind_parse(const char *name, enum move_kind *ret, struct err *err)

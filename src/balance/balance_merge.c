@@ -55,9 +55,12 @@ static bool pair_measure(const struct round *round, size_t a, size_t b, struct p
         return false;
     bool first = cost(&facts->shards[a], load_a) <= cost(&facts->shards[b], load_b);
     size_t into = first ? b : a;
-    if (!facts->shards[into].may_receive)
+    /* a move carries one range, so only a shard of one can be given away whole */
+    if (!facts->shards[into].may_receive || facts->shards[into == a ? b : a].ranges->count != 1)
         into = into == a ? b : a;
     ret->from = into == a ? b : a;
+    if (facts->shards[ret->from].ranges->count != 1)
+        return false;
     ret->into = into;
     ret->peak = peak;
     ret->now = load_a + load_b;

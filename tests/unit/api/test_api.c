@@ -269,6 +269,28 @@ static void test_plans(void **state)
     routing_free(r);
 }
 
+/* The remedy is given as commands that can be run. */
+static void test_merge_of_a_shard_of_many_ranges(void **state)
+{
+    static const char *const texts[] = {"{\"kind\":\"merge\",\"shard\":\"s2\"}",
+                                        "{\"kind\":\"merge\",\"shard\":\"s2\",\"target\":\"s1\"}"};
+    static const char *const remedies[] = {"\"shardherd move shop/s2 --to s3 --lo 0 --hi 99\"",
+                                           "\"shardherd move shop/s2 --to s1 --lo 0 --hi 99\""};
+    struct routing *r = sample_routing();
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        struct api_move_body body;
+        struct api_move_plan plan;
+        struct err err = {0};
+        assert_int_equal(api_move_parse(texts[i], strlen(texts[i]), &body, &err), 0);
+        assert_int_equal(api_move_plan(r, &body, &plan, &err), ERRC_REFUSED);
+        if (strstr(err.message, "owns 2 ranges and a merge moves one") == NULL ||
+            strstr(err.message, remedies[i]) == NULL)
+            fail_msg("%s", err.message);
+    }
+    routing_free(r);
+}
+
 static void test_merge_of_the_only_shard(void **state)
 {
     static const char text[] = "{\"kind\":\"merge\",\"shard\":\"s1\"}";
@@ -581,6 +603,7 @@ int main(void)
         cmocka_unit_test(test_hosts),
         cmocka_unit_test(test_etags),
         cmocka_unit_test(test_plans),
+        cmocka_unit_test(test_merge_of_a_shard_of_many_ranges),
         cmocka_unit_test(test_merge_of_the_only_shard),
         cmocka_unit_test(test_keys),
         RIG_TEST(test_created),

@@ -68,6 +68,22 @@ static void not_neighbours(struct world *w)
 {
     w->sets[1].count = 0; /* the middle one owns nothing: s1 and s3 are far apart */
 }
+static void two_ranges(struct world *w, size_t shard)
+{
+    struct range *own = w->ranges[shard];
+    own[1] = (struct range){own[0].lo + 1000, own[0].hi};
+    own[0].hi = own[0].lo + 500; /* nobody's gap: enough for this */
+    w->sets[shard].count = 2;
+}
+static void the_small_in_pieces(struct world *w)
+{
+    two_ranges(w, 0);
+}
+static void both_in_pieces(struct world *w)
+{
+    two_ranges(w, 0);
+    two_ranges(w, 1);
+}
 static void operations_full(struct world *w)
 {
     w->facts.running_operations = w->facts.max_operations = 1;
@@ -107,6 +123,17 @@ static const struct merge_case merge_cases[] = {
      "shards s1 and s2 together stayed at or below 250 tx/s, under 0.5 x 1000 tx/s, for 1 h: merge s1 "
      "into s2",
      true},
+    {"one that has several ranges cannot be given away in one move",
+     2,
+     {100, 150},
+     the_small_in_pieces,
+     NULL,
+     "merge R18 s2>s1",
+     HOUR,
+     HOUR + 130,
+     NULL,
+     false},
+    {"both have several ranges", 2, {100, 150}, both_in_pieces, NULL, "", 0, 0, NULL, false},
     {"together half the threshold", 2, {250, 250}, NULL, NULL, "", 0, 0, NULL, false},
     {"just below", 2, {250, 249}, NULL, applied, "merge R18 s2>s1", HOUR, HOUR + 130, NULL, false},
     {"only the cool pair of three",
