@@ -483,6 +483,11 @@ struct http_client *http_client_new(struct loop *loop, struct tls_context *tls)
     return client;
 }
 
+void http_client_set_server_name(struct http_client *client, const char *name)
+{
+    pool_set_server_name(client->pool, name);
+}
+
 void http_client_close(struct http_client *client, void (*closed)(void *data), void *data)
 {
     if (client == NULL || client->closing) {

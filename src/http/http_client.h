@@ -49,6 +49,8 @@ typedef void (*http_answer_cb)(const struct http_answer *answer, void *data);
 
 /* tls: for https URLs; NULL = the system's trust. */
 struct http_client *http_client_new(struct loop *loop, struct tls_context *tls);
+/* The name to ask and verify https servers by, in place of each URL's host; NULL = the host. Copied. */
+void http_client_set_server_name(struct http_client *client, const char *name);
 /* Cancels running calls (their callbacks come), closes the pool; `closed` runs last. */
 void http_client_close(struct http_client *client, void (*closed)(void *data), void *data);
 

@@ -17,6 +17,7 @@
 struct http_pool {
     struct loop *loop;
     struct tls_context *tls;
+    char *server_name;
     struct list idle; /* the newest last */
     int open;         /* connections not yet gone, and the pool itself until pool_close() */
     bool closing;
@@ -53,6 +54,7 @@ static void pool_gone(struct loop_task *task, void *data)
     void (*closed)(void *data) = pool->closed;
     void *closed_data = pool->closed_data;
     tls_context_unref(pool->tls);
+    free(pool->server_name);
     free(pool);
     closed(closed_data);
 }
@@ -137,6 +139,12 @@ struct pool_conn *pool_take(struct http_pool *pool, const struct http_url *url,
     return found;
 }
 
+void pool_set_server_name(struct http_pool *pool, const char *name)
+{
+    free(pool->server_name);
+    pool->server_name = mem_strdup(name);
+}
+
 static int pool_tls(struct http_pool *pool, struct err *err)
 {
     static const struct tls_options system_trust = {.verify_peer = true};
@@ -156,6 +164,7 @@ int pool_connect(struct http_pool *pool, const struct http_url *url, uint64_t ti
         .port = url->port,
         .connect_timeout_ns = timeout_ns < CONNECT_TIMEOUT_NS ? timeout_ns : CONNECT_TIMEOUT_NS,
         .tls = url->tls ? pool->tls : NULL,
+        .tls_server_name = pool->server_name,
         .write_limit = WRITE_LIMIT,
     };
     code = stream_connect(pool->loop, &options, conn_event, conn, &conn->stream, err);

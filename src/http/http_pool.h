@@ -26,6 +26,8 @@ struct pool_conn_user {
 
 /* tls: NULL = the system's trust, made when the first https connection needs it. */
 struct http_pool *pool_new(struct loop *loop, struct tls_context *tls);
+/* For TLS, in place of the host of each URL; NULL = the host. Copied. */
+void pool_set_server_name(struct http_pool *pool, const char *name);
 /* Every connection must have been released. `closed` runs later, once, when all are gone and the pool is
  * freed. */
 void pool_close(struct http_pool *pool, void (*closed)(void *data), void *data);

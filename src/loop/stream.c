@@ -5,9 +5,12 @@
 #include "loop/stream.h"
 
 #include <assert.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "base/mem.h"
 #include "loop/stream_impl.h"
@@ -15,6 +18,7 @@
 #define FINISH_NS         (5 * ENV_NS_PER_S)
 #define LINGER_NS         (1 * ENV_NS_PER_S)
 #define KEEPALIVE_SECONDS 20
+#define USER_TIMEOUT_MS   30000
 
 #define FAIL_OR_CLOSE (SM_NEXT(STATE_FAILED) | SM_NEXT(STATE_CLOSING))
 
@@ -245,6 +249,10 @@ static void connection_stands(struct stream *s)
     peer_name(s);
     (void)uv_tcp_nodelay(&s->tcp, 1);
     (void)uv_tcp_keepalive(&s->tcp, 1, KEEPALIVE_SECONDS);
+    uv_os_fd_t fd;
+    const unsigned unacknowledged_ms = USER_TIMEOUT_MS; /* a peer that is gone without a word (K14) */
+    if (uv_fileno((const uv_handle_t *)&s->tcp, &fd) == 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &unacknowledged_ms, sizeof unacknowledged_ms);
 }
 
 void stream_accepted(struct stream *s)

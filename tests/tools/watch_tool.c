@@ -1,0 +1,154 @@
+/* links: k8s */
+/*
+ * watch_tool: the Kubernetes client of src/k8s as a program, for the tests in tests/kube and for bench/.
+ *
+ *   watch_tool KUBECONFIG watch PATH [SELECTOR] [metadata]   prints "+key@version", "*...", "-...", "synced
+ * N" watch_tool KUBECONFIG METHOD PATH [BODY]                 one call; prints status and body
+ *
+ * Ends orderly at SIGTERM; then prints CPU time, memory and what the reflector counted.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/mem.h"
+#include "k8s/access.h"
+#include "k8s/client.h"
+#include "k8s/watch.h"
+#include "loop/loop.h"
+
+struct tool {
+    struct loop loop;
+    struct k8s_client *client;
+    struct k8s_watch *watch;
+    struct loop_signal term;
+    bool quiet;
+    uint64_t changes;
+    int result;
+};
+
+static void changed(enum k8s_change change, const struct k8s_object *now, const struct k8s_object *before,
+                    void *data)
+{
+    struct tool *t = data;
+    const struct k8s_object *object = now != NULL ? now : before;
+    t->changes++;
+    if (!t->quiet)
+        printf("%c%s@%s\n", "+*-"[change], object -> key, object -> version);
+}
+
+static void synced(struct k8s_watch *watch, void *data)
+{
+    (void)data;
+    printf("synced %zu\n", reflector_store(k8s_watch_reflector(watch))->count);
+    fflush(stdout);
+}
+
+static void client_closed(void *data)
+{
+    struct tool *t = data;
+    loop_signal_stop(&t->term);
+}
+
+static void watch_closed(void *data)
+{
+    struct tool *t = data;
+    k8s_client_close(t->client, client_closed, t);
+}
+
+static void report(const struct tool *t)
+{
+    struct reflector_facts f;
+    struct rusage usage;
+    reflector_facts(k8s_watch_reflector(t->watch), &f);
+    getrusage(RUSAGE_SELF, &usage);
+    printf("{\"state\":\"%s\",\"version\":\"%s\",\"objects\":%zu,\"changes\":%llu,\"lists\":%llu,\"watches\":"
+           "%llu,"
+           "\"watch_lists\":%llu,\"events\":%llu,\"bookmarks\":%llu,\"relists\":%llu,\"skipped\":%llu,"
+           "\"errors\":%llu,\"last_error\":\"%s\",\"cpu_us\":%lld,\"max_rss_kib\":%ld,\"longest_turn_us\":%"
+           "llu}\n",
+           f.state, f.version, reflector_store(k8s_watch_reflector(t->watch))->count,
+           (unsigned long long)t->changes, (unsigned long long)f.lists, (unsigned long long)f.watches,
+           (unsigned long long)f.watch_lists, (unsigned long long)f.events, (unsigned long long)f.bookmarks,
+           (unsigned long long)f.relists, (unsigned long long)f.skipped, (unsigned long long)f.errors,
+           f.last_error.code != ERRC_NONE ? f.last_error.message : "",
+           (long long)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 + usage.ru_utime.tv_usec +
+               usage.ru_stime.tv_usec,
+           usage.ru_maxrss, (unsigned long long)t->loop.longest_turn_us);
+}
+
+static void caught(struct loop_signal *s, int number, void *data)
+{
+    struct tool *t = data;
+    (void)s;
+    (void)number;
+    if (t->watch != NULL) {
+        report(t);
+        k8s_watch_close(t->watch, watch_closed, t);
+        t->watch = NULL;
+    }
+}
+
+static void answered(const struct k8s_answer *a, void *data)
+{
+    struct tool *t = data;
+    if (a->err != NULL)
+        fprintf(stderr, "%s\n", a->err->message);
+    printf("%d %s\n", a->http_status, a->http_status != 0 ? a->body : "");
+    t->result = a->err != NULL;
+    k8s_client_close(t->client, client_closed, t);
+}
+
+static void call(struct tool *t, char **argv)
+{
+    const char *body = argv[4];
+    struct k8s_call *started;
+    struct err err = {0};
+    const struct k8s_request request = {
+        .method = argv[2], .path = argv[3], .body = body, .body_length = body != NULL ? strlen(body) : 0};
+    if (k8s_call_start(t->client, &request, answered, t, &started, &err) != 0) {
+        fprintf(stderr, "%s\n", err.message);
+        exit(1);
+    }
+}
+
+static void watch(struct tool *t, int argc, char **argv)
+{
+    const struct k8s_watch_options o = {
+        .path = argv[3],
+        .selector = argc > 4 && argv[4][0] != '\0' ? argv[4] : NULL,
+        .metadata_only = argc > 5 && strcmp(argv[5], "metadata") == 0,
+        .changed = changed,
+        .synced = synced,
+        .data = t,
+    };
+    t->quiet = argc > 6;
+    t->watch = k8s_watch_start(t->client, &o);
+}
+
+int main(int argc, char **argv)
+{
+    static struct tool t;
+    struct err err = {0};
+    struct k8s_access *access = NULL;
+    if (argc < 4) {
+        fprintf(stderr,
+                "usage: watch_tool KUBECONFIG watch PATH [SELECTOR] [metadata] | METHOD PATH [BODY]\n");
+        return 2;
+    }
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    if (kubeconfig_load(argv[1], NULL, &access, &err) != 0 || loop_init(&t.loop, env_system(), &err) != 0) {
+        fprintf(stderr, "%s\n", err.message);
+        return 2;
+    }
+    t.client = k8s_client_new(&t.loop, access);
+    (void)loop_signal_start(&t.loop, &t.term, SIGTERM, caught, &t, NULL);
+    if (strcmp(argv[2], "watch") == 0)
+        watch(&t, argc, argv);
+    else
+        call(&t, argv);
+    loop_run(&t.loop);
+    return loop_fini(&t.loop) != 0 ? 3 : t.result;
+}
