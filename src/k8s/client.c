@@ -387,13 +387,15 @@ static bool call_again(struct k8s_call *call, const struct k8s_status *status)
     if (++call->tries > TRIES_MAX)
         return false;
     if (status == NULL) {
-        if (is_write(call))
+        if (is_write(call) || call->request.once)
             return false; /* it may have been done */
         pause = backoff_next(&call->backoff, call->client->loop->env, loop_now(call->client->loop));
     } else if (status->fault == K8S_FAULT_UNAUTHORIZED) {
         if (call->renewed)
             return false;
         call->renewed = true;
+    } else if (call->request.once) {
+        return false;
     } else if ((status->code == 429 || status->code >= 500) && status->retry_after_ns > 0) {
         pause = status->retry_after_ns < RETRY_AFTER_MAX ? status->retry_after_ns : RETRY_AFTER_MAX;
     } else if (status->code == 429) {

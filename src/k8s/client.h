@@ -10,6 +10,7 @@
 #ifndef K8S_CLIENT_H
 #define K8S_CLIENT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -42,6 +43,7 @@ struct k8s_request {
     size_t body_length;
     uint64_t timeout_ns; /* of each try; 0 = 30 s */
     size_t body_limit;   /* of the answer; 0 = 16 MiB */
+    bool once;           /* no second try but after a 401 */
 };
 
 struct k8s_answer {

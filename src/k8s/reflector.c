@@ -118,6 +118,11 @@ bool reflector_synced(const struct reflector *r)
     return r->synced;
 }
 
+const char *reflector_version(const struct reflector *r)
+{
+    return r->version != NULL ? r->version : "";
+}
+
 const struct object_store *reflector_store(const struct reflector *r)
 {
     return &r->store;
@@ -429,9 +434,9 @@ static void event_object(struct reflector *r, yyjson_val *object, bool deleted)
         object_changed(r, object, deleted, &r->next, NULL);
         return;
     }
-    object_changed(r, object, deleted, &r->store, r->o.changed);
     if (version[0] != '\0')
-        set_text(&r->version, version);
+        set_text(&r->version, version); /* first: it is the version of a deletion, too */
+    object_changed(r, object, deleted, &r->store, r->o.changed);
 }
 
 static bool event_take(char *text, size_t length, void *data)

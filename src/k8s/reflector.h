@@ -59,6 +59,9 @@ void reflector_data(struct reflector *r, uint64_t now_ns, const char *bytes, siz
 void reflector_end(struct reflector *r, uint64_t now_ns, const struct err *err, struct reflector_step *step);
 void reflector_tick(struct reflector *r, uint64_t now_ns, struct reflector_step *step);
 
+/* The last resource version heard of, "" before the first. Inside `changed`: that of the change. */
+const char *reflector_version(const struct reflector *r);
+
 /* True once the store was complete for the first time. */
 bool reflector_synced(const struct reflector *r);
 const struct object_store *reflector_store(const struct reflector *r);

@@ -84,4 +84,15 @@ const char *store_name(const struct store *store);
 typedef void (*store_open_cb)(const struct err *err, struct store *store, void *data);
 int store_sqlite_open(struct loop *loop, const char *path, store_open_cb cb, void *data, struct err *err);
 
+/*
+ * ConfigMaps in the namespace of `access`, which is taken over; id names the store (a DNS label: its objects
+ * are ID-..., its Lease ID), so that several managers can share a namespace. The leader is elected:
+ * store_lease() waits until everybody else has given way. Errors at open: ERRC_UNAVAILABLE after 30 s without
+ * a first list, with the API server's reason. Revisions must be numbers, as they are since Kubernetes 1.35
+ * and ever were.
+ */
+struct k8s_access;
+int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const char *id, store_open_cb cb,
+                          void *data, struct err *err);
+
 #endif
