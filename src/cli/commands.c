@@ -89,6 +89,21 @@ static const struct args_flag check_flags[] = {
     {"set", 0, "KEY=VALUE", "one key, as for the manager", NULL},
     {"print", 0, NULL, "print all keys with their values", NULL},
     {0}};
+static const struct args_flag agent_flags[] = {
+    {"data", 0, "DIR", "the data directory; its parent must exist", "file"},
+    {"password-file", 0, "FILE", "the superuser's password, one line", "file"},
+    {"bin", 0, "DIR", "where postgres and initdb are (default: PATH)", "file"},
+    {"run", 0, "DIR", "where the server's socket goes (default: /tmp)", "file"},
+    {"settings", 0, "FILE", "settings to include into the server's configuration", "file"},
+    {"tls", 0, "DIR", "tls.crt, tls.key and perhaps ca.crt: connections are then encrypted", "file"},
+    {"listen", 0, "LIST", "addresses that the server listens on (default: *)", NULL},
+    {"port", 0, "PORT", "its port (default: 5432)", NULL},
+    {"http-address", 0, "ADDRESS", "where probes are answered (default: 0.0.0.0)", NULL},
+    {"http-port", 0, "PORT", "the port of that (default: 8008)", NULL},
+    {"stop-timeout", 0, "DURATION", "how long an orderly stop may take (default: 60s)", NULL},
+    {NULL, 0, NULL, NULL, NULL},
+};
+
 static const struct args_flag manager_flags[] = {
     {"config", 'c', "FILE", "configuration (docs/configuration.md); without: defaults and environment",
      "file"},
@@ -245,6 +260,19 @@ const struct cli_command cli_commands[] = {
          "shardherd manager -c config/shardherd.yaml\nshardherd manager --set state_directory=/var/tmp/sh",
      .local = command_manager,
      .flags = manager_flags},
+    {.name = "agent",
+     .summary = "run one PostgreSQL server and answer for it, as in a pod",
+     .usage = "agent --data DIR --password-file FILE [--bin DIR] [--run DIR] [--settings FILE] [--tls DIR]\n"
+              "[--listen LIST] [--port PORT] [--http-address ADDRESS] [--http-port PORT] [--stop-timeout "
+              "DURATION]",
+     .details =
+         "Makes the data directory when there is none, starts the server and starts it again when it dies,\n"
+         "applies settings, certificates and password when their files change, and stops it in order on\n"
+         "SIGTERM. /livez, /readyz and /v1/status answer on the HTTP port. Run it as the server's own user.",
+     .example =
+         "shardherd agent --data /var/lib/postgresql/data/pgdata --password-file /run/secrets/password",
+     .local = command_agent,
+     .flags = agent_flags},
     {.name = "load", .summary = "drive load, and check that nothing was lost", .run = load_main},
     {.name = "demo",
      .summary = "show the main job on this machine: a hot shard, split under load",

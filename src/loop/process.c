@@ -326,8 +326,7 @@ static char **arguments_copy(const char *const *argv)
     return copy;
 }
 
-static void stdio_prepare(struct process *p, const struct process_options *o, int output_fd,
-                          uv_stdio_container_t io[3])
+static void stdio_prepare(struct process *p, int output_fd, uv_stdio_container_t io[3])
 {
     memset(io, 0, 3 * sizeof io[0]); /* zero is UV_IGNORE: /dev/null */
     if (p->input != NULL) {
@@ -335,7 +334,7 @@ static void stdio_prepare(struct process *p, const struct process_options *o, in
         io[0].flags = UV_CREATE_PIPE | UV_READABLE_PIPE;
         io[0].data.stream = (uv_stream_t *)&p->input_pipe;
     }
-    if (o->output_path != NULL) {
+    if (output_fd >= 0) {
         io[1].flags = io[2].flags = UV_INHERIT_FD;
         io[1].data.fd = io[2].data.fd = output_fd;
         return;
@@ -351,7 +350,7 @@ static void stdio_prepare(struct process *p, const struct process_options *o, in
 static int spawn(struct process *p, const struct process_options *o, int output_fd)
 {
     uv_stdio_container_t io[3];
-    stdio_prepare(p, o, output_fd, io);
+    stdio_prepare(p, output_fd, io);
     char **argv = arguments_copy(o->argv);
     char **environment = o->env != NULL ? environment_make(o->env) : NULL;
     uv_process_options_t uv = {
@@ -396,6 +395,10 @@ static struct process *process_new(struct loop *loop, const struct process_optio
 
 static int output_file_open(const struct process_options *o, int *ret, struct err *err)
 {
+    if (o->output_ours) {
+        *ret = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+        return *ret >= 0 ? 0 : err_set_errno(err, errno, "cannot share our stderr");
+    }
     if (o->output_path == NULL)
         return 0;
     /* no symbolic links: as root we may be writing into another user's directory */
@@ -423,7 +426,7 @@ int process_start(struct loop *loop, const struct process_options *o, process_cb
     }
     if (p->input != NULL)
         input_send(p);
-    if (o->output_path == NULL) {
+    if (output_fd < 0) {
         output_read(p, &p->out);
         output_read(p, &p->errors);
     }

@@ -26,6 +26,7 @@ struct process_options {
     const char *input;       /* bytes for stdin or NULL */
     size_t input_length;
     const char *output_path; /* append stdout and stderr to this file instead of capturing, or NULL */
+    bool output_ours;        /* stdout and stderr go to our stderr instead of being captured */
     uid_t uid;               /* run as this user and group when uid != 0 (needs root) */
     gid_t gid;
     bool detached;        /* own session, not ended with us */

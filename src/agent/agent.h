@@ -1,0 +1,42 @@
+/*
+ * agent: lives beside one PostgreSQL and owns its life.
+ *
+ * Makes the data directory when there is none, writes the configuration, starts the server as its child,
+ * starts it again when it dies, applies files that change (settings, certificates, password) and stops it in
+ * order. In a pod it is process 1: it also reaps what others leave behind. It is to be run as the server's
+ * own user.
+ *
+ * HTTP on its own port, for probes and the manager:
+ *   /livez       200 while the agent turns; 503 when it has given up (the container is then started again)
+ *   /readyz      200 when the server accepts connections
+ *   /v1/status   what is known, as JSON
+ */
+#ifndef AGENT_AGENT_H
+#define AGENT_AGENT_H
+
+#include <stdint.h>
+
+#include "base/env.h"
+#include "base/err.h"
+
+#define AGENT_SUPERUSER "shardherd"
+
+struct agent_options {
+    struct env *env;
+    const char *data;          /* data directory; made if missing, its parent must exist */
+    const char *bin;           /* folder with postgres and initdb; NULL = PATH */
+    const char *run;           /* folder for the socket, must exist */
+    const char *settings;      /* file included last into the server's configuration, or NULL */
+    const char *password_file; /* of the superuser; must exist */
+    const char *tls;           /* folder with tls.crt, tls.key and perhaps ca.crt, or NULL */
+    const char *listen;        /* listen_addresses */
+    int port;
+    const char *http_address;
+    int http_port;
+    uint64_t stop_ns; /* for an orderly stop; then immediately */
+};
+
+/* Runs until SIGTERM or SIGINT has stopped the server. The error is logged by the caller. */
+int agent_run(const struct agent_options *options, struct err *err);
+
+#endif

@@ -1,0 +1,373 @@
+#include "agent/agent_files.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pwd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+
+#define FILE_LIMIT (1024u * 1024u)
+
+static char *file_read(const char *path)
+{
+    struct buf b = {.limit = FILE_LIMIT};
+    char piece[4096];
+    ssize_t n = -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    while (fd >= 0 && (n = read(fd, piece, sizeof piece)) > 0 && buf_add(&b, piece, (size_t)n))
+        continue;
+    if (fd >= 0)
+        (void)close(fd);
+    char *text = n == 0 ? mem_strdup(buf_text(&b)) : NULL;
+    if (b.data != NULL)
+        memset(b.data, 0, b.length);
+    buf_free(&b);
+    return text;
+}
+
+static int sync_path(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int rc = fd < 0 || fsync(fd) != 0 ? err_set_errno(err, errno, "cannot sync %s", path) : 0;
+    if (fd >= 0)
+        (void)close(fd);
+    return rc;
+}
+
+/* Durably, in place of what was there. */
+static int file_write(const char *path, const struct buf *text, struct err *err)
+{
+    char *draft = mem_printf("%s.new", path);
+    int fd = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    int rc = fd < 0 ? err_set_errno(err, errno, "cannot write %s", draft) : 0;
+    if (rc == 0 && (write(fd, text->data, text->length) != (ssize_t)text->length || fsync(fd) != 0))
+        rc = err_set_errno(err, errno, "cannot write %s", draft);
+    if (fd >= 0)
+        (void)close(fd);
+    if (rc == 0 && rename(draft, path) != 0)
+        rc = err_set_errno(err, errno, "cannot put %s in its place", path);
+    free(draft);
+    return rc;
+}
+
+static int parent_sync(const char *path, struct err *err)
+{
+    char *parent = mem_strdup(path);
+    char *slash = strrchr(parent, '/');
+    int rc = 0;
+    if (slash != NULL && slash != parent) {
+        *slash = '\0';
+        rc = sync_path(parent, err);
+    }
+    free(parent);
+    return rc;
+}
+
+/* ---- the data directory ---- */
+
+static bool is_empty(const char *path)
+{
+    DIR *dir = opendir(path);
+    const struct dirent *entry;
+    bool empty = true;
+    while (dir != NULL && empty && (entry = readdir(dir)) != NULL)
+        empty = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+                strcmp(entry->d_name, "lost+found") == 0;
+    if (dir != NULL)
+        (void)closedir(dir);
+    return empty;
+}
+
+int agent_data_look(const struct agent_options *o, enum agent_data *ret, struct err *err)
+{
+    char *version = mem_printf("%s/PG_VERSION", o->data);
+    bool there = access(version, R_OK) == 0;
+    int error = errno;
+    free(version);
+    *ret = there ? AGENT_DATA_THERE : AGENT_DATA_NONE;
+    if (there || access(o->data, F_OK) != 0)
+        return 0;
+    if (error != ENOENT)
+        return err_set_errno(err, error, "cannot read the data directory %s as uid %d", o->data,
+                             (int)geteuid());
+    if (is_empty(o->data))
+        return rmdir(o->data) == 0
+                   ? 0
+                   : err_set_errno(err, errno,
+                                   "the empty data directory %s cannot be replaced: give a folder "
+                                   "inside the volume, not its mount point",
+                                   o->data);
+    return err_set(err, ERRC_REFUSED,
+                   "%s is not empty and is no data directory of PostgreSQL: it is left alone", o->data);
+}
+
+char *agent_draft_path(const struct agent_options *o)
+{
+    return mem_printf("%s.new", o->data);
+}
+
+static int tree_delete(const char *path, struct err *err)
+{
+    DIR *dir = opendir(path);
+    const struct dirent *entry;
+    int rc = 0;
+    if (dir == NULL)
+        return errno == ENOENT ? 0 : err_set_errno(err, errno, "cannot read %s", path);
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)
+            continue;
+        char *inner = mem_printf("%s/%s", path, entry->d_name);
+        if (entry->d_type == DT_DIR)
+            rc = tree_delete(inner, err);
+        else if (unlink(inner) != 0)
+            rc = err_set_errno(err, errno, "cannot delete %s", inner);
+        free(inner);
+    }
+    (void)closedir(dir);
+    if (rc == 0 && rmdir(path) != 0)
+        rc = err_set_errno(err, errno, "cannot delete %s", path);
+    return rc;
+}
+
+int agent_draft_clear(const struct agent_options *o, struct err *err)
+{
+    char *draft = agent_draft_path(o);
+    int rc = tree_delete(draft, err);
+    free(draft);
+    return rc;
+}
+
+int agent_draft_finish(const struct agent_options *o, struct err *err)
+{
+    char *draft = agent_draft_path(o);
+    int rc = sync_path(draft, err);
+    if (rc == 0 && rename(draft, o->data) != 0)
+        rc = err_set_errno(err, errno, "cannot move %s to %s", draft, o->data);
+    if (rc == 0)
+        rc = parent_sync(o->data, err);
+    free(draft);
+    return rc;
+}
+
+/* ---- configuration ---- */
+
+static void quoted(struct buf *out, const char *name, const char *value)
+{
+    (void)buf_printf(out, "%s = '", name);
+    for (; *value != '\0'; value++) {
+        if (*value == '\'' || *value == '\\')
+            (void)buf_addc(out, *value);
+        (void)buf_addc(out, *value);
+    }
+    (void)buf_add_text(out, "'\n");
+}
+
+static bool has_file(const char *folder, const char *name)
+{
+    char *path = mem_printf("%s/%s", folder, name);
+    bool there = access(path, R_OK) == 0;
+    free(path);
+    return there;
+}
+
+static void tls_settings(struct buf *out, const struct agent_options *o)
+{
+    char *certificate = mem_printf("%s/shardherd.crt", o->data),
+         *key = mem_printf("%s/shardherd.key", o->data);
+    char *ca = mem_printf("%s/ca.crt", o->tls);
+    (void)buf_add_text(out, "ssl = on\n");
+    quoted(out, "ssl_cert_file", certificate);
+    quoted(out, "ssl_key_file", key);
+    if (has_file(o->tls, "ca.crt"))
+        quoted(out, "ssl_ca_file", ca);
+    free(certificate);
+    free(key);
+    free(ca);
+}
+
+static void settings_text(struct buf *out, const struct agent_options *o)
+{
+    char *hba = mem_printf("%s/shardherd_hba.conf", o->data),
+         *ident = mem_printf("%s/shardherd_ident.conf", o->data);
+    (void)buf_add_text(out,
+                       "# Written by the shardherd agent before each start; changes made here are lost.\n"
+                       "max_wal_senders = 20\n"
+                       "max_replication_slots = 20\n"
+                       "max_worker_processes = 32\n"
+                       "max_logical_replication_workers = 20\n");
+    if (o->settings != NULL)
+        quoted(out, "include_if_exists", o->settings);
+    (void)buf_add_text(out, "# What shardherd relies on comes last, so that nothing overrides it.\n"
+                            "wal_level = logical\n"
+                            "password_encryption = 'scram-sha-256'\n"
+                            "log_destination = 'stderr'\n"
+                            "logging_collector = off\n"
+                            "log_line_prefix = '%m [%p] '\n"
+                            "log_statement = 'none'\n"
+                            "log_min_error_statement = 'panic'\n"
+                            "log_error_verbosity = 'terse'\n");
+    quoted(out, "listen_addresses", o->listen);
+    (void)buf_printf(out, "port = %d\n", o->port);
+    quoted(out, "unix_socket_directories", o->run);
+    quoted(out, "hba_file", hba);
+    quoted(out, "ident_file", ident);
+    if (o->tls != NULL && has_file(o->tls, "tls.crt"))
+        tls_settings(out, o);
+    free(hba);
+    free(ident);
+}
+
+static void hba_text(struct buf *out, bool tls)
+{
+    const char *type = tls ? "hostssl" : "host";
+    (void)buf_add_text(out,
+                       "# Written by the shardherd agent before each start; changes made here are lost.\n"
+                       "local all " AGENT_SUPERUSER " peer map=shardherd\n"
+                       "local all all scram-sha-256\n");
+    static const char *const from[] = {"0.0.0.0/0", "::/0"};
+    for (int i = 0; i < 2; i++) {
+        (void)buf_printf(out, "%s all all %s scram-sha-256\n", type, from[i]);
+        (void)buf_printf(out, "%s replication all %s scram-sha-256\n", type, from[i]);
+    }
+}
+
+static int ident_text(struct buf *out, struct err *err)
+{
+    const struct passwd *user = getpwuid(geteuid());
+    if (user == NULL)
+        return err_set(err, ERRC_REFUSED, "uid %d has no name in /etc/passwd; PostgreSQL cannot run as it",
+                       (int)geteuid());
+    (void)buf_printf(out, "shardherd %s " AGENT_SUPERUSER "\n", user->pw_name);
+    return 0;
+}
+
+static int write_one(const struct agent_options *o, const char *name, struct buf *text, struct err *err)
+{
+    char *path = mem_printf("%s/%s", o->data, name);
+    int rc = file_write(path, text, err);
+    free(path);
+    buf_free(text);
+    return rc;
+}
+
+/* The server wants its key owned by itself and closed to others, which mounted Secrets are not: copy them. */
+static int tls_copy(const struct agent_options *o, const char *from, const char *to, struct err *err)
+{
+    char *path = mem_printf("%s/%s", o->tls, from);
+    char *text = file_read(path);
+    struct buf b = {0};
+    int rc = text == NULL ? err_set(err, ERRC_IO, "cannot read %s", path) : 0;
+    if (rc == 0) {
+        (void)buf_add_text(&b, text);
+        rc = write_one(o, to, &b, err);
+    }
+    mem_wipe_free(text);
+    free(path);
+    return rc;
+}
+
+static int include_once(const struct agent_options *o, struct err *err)
+{
+    static const char line[] = "include = 'shardherd.conf'";
+    char *path = mem_printf("%s/postgresql.conf", o->data);
+    char *text = file_read(path);
+    struct buf b = {0};
+    int rc = 0;
+    if (text == NULL || strstr(text, line) == NULL) {
+        (void)buf_printf(&b, "%s\n%s\n", text != NULL ? text : "", line);
+        rc = file_write(path, &b, err);
+    }
+    buf_free(&b);
+    free(text);
+    free(path);
+    return rc;
+}
+
+/* A container has pids of its own: after a crash the old number may be ours or a stranger's, and the server
+ * would refuse to start. Nobody else can have this directory: the volume is mounted by one pod. */
+static void pid_file_clear(const struct agent_options *o)
+{
+    char *path = mem_printf("%s/postmaster.pid", o->data);
+    if (getpid() == 1)
+        (void)unlink(path);
+    free(path);
+}
+
+int agent_configure(const struct agent_options *o, struct err *err)
+{
+    struct buf settings = {0}, hba = {0}, ident = {0};
+    bool tls = o->tls != NULL && has_file(o->tls, "tls.crt");
+    int rc = ident_text(&ident, err);
+    if (rc != 0)
+        return rc;
+    settings_text(&settings, o);
+    hba_text(&hba, tls);
+    rc = write_one(o, "shardherd.conf", &settings, err);
+    if (rc == 0)
+        rc = write_one(o, "shardherd_hba.conf", &hba, err);
+    else
+        buf_free(&hba);
+    if (rc == 0)
+        rc = write_one(o, "shardherd_ident.conf", &ident, err);
+    else
+        buf_free(&ident);
+    if (rc == 0 && tls)
+        rc = tls_copy(o, "tls.crt", "shardherd.crt", err);
+    if (rc == 0 && tls)
+        rc = tls_copy(o, "tls.key", "shardherd.key", err);
+    if (rc == 0)
+        rc = include_once(o, err);
+    if (rc == 0)
+        pid_file_clear(o);
+    return rc;
+}
+
+/* ---- what changes ---- */
+
+/* FNV-1a of 64 bits; never 0. http://www.isthe.com/chongo/tech/comp/fnv/ */
+static uint64_t sum_add(uint64_t sum, const char *text)
+{
+    for (; text != NULL && *text != '\0'; text++)
+        sum = (sum ^ (unsigned char)*text) * 1099511628211ull;
+    return sum;
+}
+
+static uint64_t sum_of(const char *folder, const char *const *names)
+{
+    uint64_t sum = 0;
+    for (; *names != NULL; names++) {
+        char *path = folder != NULL ? mem_printf("%s/%s", folder, *names) : mem_strdup(*names);
+        char *text = file_read(path);
+        if (text != NULL)
+            sum = sum_add(sum != 0 ? sum : 14695981039346656037ull, text);
+        mem_wipe_free(text);
+        free(path);
+    }
+    return sum;
+}
+
+void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret)
+{
+    const char *const settings[] = {o->settings, NULL}, *const tls[] = {"tls.crt", "tls.key", "ca.crt", NULL};
+    const char *const password[] = {o->password_file, NULL};
+    memset(ret, 0, sizeof *ret);
+    ret->settings = sum_of(NULL, settings);
+    ret->tls = o->tls != NULL ? sum_of(o->tls, tls) : 0;
+    ret->password = sum_of(NULL, password);
+    ret->password_text = file_read(o->password_file);
+    if (ret->password_text != NULL)
+        ret->password_text[strcspn(ret->password_text, "\r\n")] = '\0';
+}
+
+void agent_inputs_clear(struct agent_inputs *inputs)
+{
+    mem_wipe_free(inputs->password_text);
+    memset(inputs, 0, sizeof *inputs);
+}
