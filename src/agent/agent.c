@@ -250,6 +250,7 @@ static void initdb(struct agent *a)
     char *name = program(a, "initdb"), *draft = agent_draft_path(&a->o);
     char *directory = mem_printf("--pgdata=%s", draft),
          *password = mem_printf("--pwfile=%s", a->o.password_file);
+    char *wal = agent_wal_draft_path(&a->o), *waldir = wal != NULL ? mem_printf("--waldir=%s", wal) : NULL;
     const char *const argv[] = {name,
                                 directory,
                                 password,
@@ -258,6 +259,7 @@ static void initdb(struct agent *a)
                                 "--data-checksums",
                                 "--encoding=UTF8",
                                 "--locale=C.UTF-8",
+                                waldir,
                                 NULL};
     const struct process_options o = {.argv = argv, .timeout_ns = INITDB_NS};
     sm_move(&a->sm, INITDB);
@@ -268,6 +270,8 @@ static void initdb(struct agent *a)
     free(draft);
     free(directory);
     free(password);
+    free(wal);
+    free(waldir);
 }
 
 static void make_run(struct work *work)

@@ -24,6 +24,7 @@
 struct agent_options {
     struct env *env;
     const char *data;          /* data directory; made if missing, its parent must exist */
+    const char *wal;           /* folder of a volume of its own for the write-ahead log, or NULL */
     const char *bin;           /* folder with postgres and initdb; NULL = PATH */
     const char *run;           /* folder for the socket, must exist */
     const char *settings;      /* file included last into the server's configuration, or NULL */

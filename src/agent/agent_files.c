@@ -136,18 +136,58 @@ static int tree_delete(const char *path, struct err *err)
     return rc;
 }
 
+char *agent_wal_draft_path(const struct agent_options *o)
+{
+    return o->wal != NULL ? mem_printf("%s/pg_wal.new", o->wal) : NULL;
+}
+
+static int wal_draft_clear(const struct agent_options *o, struct err *err)
+{
+    char *draft = agent_wal_draft_path(o), *wal = mem_printf("%s/pg_wal", o->wal);
+    int rc = tree_delete(draft, err);
+    if (rc == 0 && !is_empty(wal))
+        rc = err_set(
+            err, ERRC_REFUSED,
+            "%s holds a write-ahead log, but %s does not exist: the log is left alone; bring the data back, "
+            "or delete the log",
+            wal, o->data);
+    free(draft);
+    free(wal);
+    return rc;
+}
+
 int agent_draft_clear(const struct agent_options *o, struct err *err)
 {
     char *draft = agent_draft_path(o);
     int rc = tree_delete(draft, err);
+    if (rc == 0 && o->wal != NULL)
+        rc = wal_draft_clear(o, err);
     free(draft);
+    return rc;
+}
+
+/* The log first: a data directory in its place always has one. */
+static int wal_draft_finish(const struct agent_options *o, const char *draft, struct err *err)
+{
+    char *from = agent_wal_draft_path(o), *to = mem_printf("%s/pg_wal", o->wal),
+         *link = mem_printf("%s/pg_wal", draft);
+    int rc = sync_path(from, err);
+    if (rc == 0 && (rename(from, to) != 0 || unlink(link) != 0 || symlink(to, link) != 0))
+        rc = err_set_errno(err, errno, "cannot put the write-ahead log at %s", to);
+    if (rc == 0)
+        rc = sync_path(o->wal, err);
+    free(from);
+    free(to);
+    free(link);
     return rc;
 }
 
 int agent_draft_finish(const struct agent_options *o, struct err *err)
 {
     char *draft = agent_draft_path(o);
-    int rc = sync_path(draft, err);
+    int rc = o->wal != NULL ? wal_draft_finish(o, draft, err) : 0;
+    if (rc == 0)
+        rc = sync_path(draft, err);
     if (rc == 0 && rename(draft, o->data) != 0)
         rc = err_set_errno(err, errno, "cannot move %s to %s", draft, o->data);
     if (rc == 0)

@@ -14,8 +14,12 @@ enum agent_data { AGENT_DATA_NONE, AGENT_DATA_THERE };
 /* Is there a data directory? What is there and is none of PostgreSQL's is refused: it may be somebody's. */
 int agent_data_look(const struct agent_options *o, enum agent_data *ret, struct err *err);
 
-/* Where initdb works: beside the data directory. What a crash left there is removed. */
+/* Where initdb works: beside the data directory, and beside the log's place on its volume (NULL without one).
+ */
 char *agent_draft_path(const struct agent_options *o);
+char *agent_wal_draft_path(const struct agent_options *o);
+/* Removes what a crash left of drafts. ERRC_REFUSED when the log's volume holds a log that is not ours to
+ * lose. */
 int agent_draft_clear(const struct agent_options *o, struct err *err);
 /* The draft becomes the data directory, durably. */
 int agent_draft_finish(const struct agent_options *o, struct err *err);

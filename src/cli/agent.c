@@ -26,6 +26,7 @@ int command_agent(const struct args *args)
     struct agent_options o = {
         .env = env_system(),
         .data = args_value(args, "data"),
+        .wal = args_value(args, "wal"),
         .bin = args_value(args, "bin"),
         .run = value_or(args, "run", "/tmp"),
         .settings = args_value(args, "settings"),

@@ -26,6 +26,7 @@ int command_version(const struct args *args);
 int command_help(const struct args *args);
 int command_manager(const struct args *args);
 int command_agent(const struct args *args);
+int command_render(const struct args *args);
 /* The candidates for the last word, for the scripts: `shardherd __complete WORD...`. */
 int command_complete(int argc, char **argv);
 

@@ -89,9 +89,15 @@ static const struct args_flag check_flags[] = {
     {"set", 0, "KEY=VALUE", "one key, as for the manager", NULL},
     {"print", 0, NULL, "print all keys with their values", NULL},
     {0}};
+static const struct args_flag render_flags[] = {
+    {"namespace", 'n', "NAME", "for all objects (default: that of the ShardedDatabase)", NULL},
+    {"image", 0, "IMAGE", "where the specification names none (default: shardherd:latest)", NULL},
+    {0}};
+
 static const struct args_flag agent_flags[] = {
     {"data", 0, "DIR", "the data directory; its parent must exist", "file"},
     {"password-file", 0, "FILE", "the superuser's password, one line", "file"},
+    {"wal", 0, "DIR", "a volume of its own for the write-ahead log", "file"},
     {"bin", 0, "DIR", "where postgres and initdb are (default: PATH)", "file"},
     {"run", 0, "DIR", "where the server's socket goes (default: /tmp)", "file"},
     {"settings", 0, "FILE", "settings to include into the server's configuration", "file"},
@@ -262,7 +268,8 @@ const struct cli_command cli_commands[] = {
      .flags = manager_flags},
     {.name = "agent",
      .summary = "run one PostgreSQL server and answer for it, as in a pod",
-     .usage = "agent --data DIR --password-file FILE [--bin DIR] [--run DIR] [--settings FILE] [--tls DIR]\n"
+     .usage = "agent --data DIR --password-file FILE [--wal DIR] [--bin DIR] [--run DIR] [--settings FILE] "
+              "[--tls DIR]\n"
               "[--listen LIST] [--port PORT] [--http-address ADDRESS] [--http-port PORT] [--stop-timeout "
               "DURATION]",
      .details =
@@ -273,6 +280,15 @@ const struct cli_command cli_commands[] = {
          "shardherd agent --data /var/lib/postgresql/data/pgdata --password-file /run/secrets/password",
      .local = command_agent,
      .flags = agent_flags},
+    {.name = "render",
+     .summary = "print the Kubernetes objects of a ShardedDatabase, as a manager applies them",
+     .usage = "render FILE [--namespace NAME] [--image IMAGE]",
+     .example = "shardherd render shop.yaml | kubectl diff -f -",
+     .local = command_render,
+     .flags = render_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "file"},
     {.name = "load", .summary = "drive load, and check that nothing was lost", .run = load_main},
     {.name = "demo",
      .summary = "show the main job on this machine: a hot shard, split under load",

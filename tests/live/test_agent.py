@@ -152,6 +152,24 @@ def test_a_life(agent):
     assert "not properly shut down" not in agent.log()[before:]
 
 
+def test_a_volume_for_the_log(agent):
+    wal = agent.dir / "wal"
+    wal.mkdir()
+    if POSTGRES:
+        shutil.chown(wal, POSTGRES, POSTGRES)
+    agent.start(f"--wal={wal}")
+    agent.wait_ready()
+    assert (agent.data / "pg_wal").resolve() == wal / "pg_wal"
+    assert sorted(path.name for path in wal.iterdir()) == ["pg_wal"]
+    assert agent.stop() == 0
+    # data that was lost is not made anew beside a log that is still there
+    shutil.rmtree(agent.data)
+    agent.start(f"--wal={wal}")
+    wait_until(lambda: "the log is left alone" in agent.log(), what="refusal")
+    assert agent.stop() == 0
+    assert not agent.data.exists()
+
+
 def test_what_is_no_data_directory_is_left_alone(agent):
     agent.data.mkdir()
     (agent.data / "thesis.txt").write_text("mine")
