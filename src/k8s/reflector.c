@@ -75,9 +75,10 @@ struct reflector {
     uint64_t asked_ns, heard_ns; /* request sent; last byte, or last object of a snapshot */
     uint64_t watch_ends_ns;
     uint64_t events_of_watch;
-    bool bookmarks; /* one was seen */
-    bool broken;    /* the running answer is of no use: its state was left */
-    int after;      /* PAUSED: the state that follows */
+    struct k8s_status stream_fault; /* of an ERROR event in the present feed */
+    bool bookmarks;                 /* one was seen */
+    bool broken;                    /* the running answer is of no use: its state was left */
+    int after;                      /* PAUSED: the state that follows */
     uint64_t pause_ends_ns;
     struct backoff backoff;
     struct buf query;
@@ -418,14 +419,6 @@ static void bookmark(struct reflector *r, yyjson_val *object)
     }
 }
 
-static void event_error(struct reflector *r, yyjson_val *object)
-{
-    struct k8s_status status;
-    k8s_status_from_object(object, &status);
-    drop(r);
-    refused(r, &status);
-}
-
 static void event_object(struct reflector *r, yyjson_val *object, bool deleted)
 {
     const char *version = text_of(yyjson_obj_get(object, "metadata"), "resourceVersion");
@@ -451,7 +444,7 @@ static bool event_take(char *text, size_t length, void *data)
     if (strcmp(type, "BOOKMARK") == 0)
         bookmark(r, object);
     else if (strcmp(type, "ERROR") == 0)
-        event_error(r, object);
+        k8s_status_from_object(object, &r->stream_fault); /* acted on when the feed has returned */
     else if (strcmp(type, "ADDED") == 0 || strcmp(type, "MODIFIED") == 0)
         event_object(r, object, false);
     else if (strcmp(type, "DELETED") == 0)
@@ -459,7 +452,7 @@ static bool event_take(char *text, size_t length, void *data)
     else
         r->facts.skipped++;
     yyjson_doc_free(doc);
-    return !r->broken;
+    return r->stream_fault.fault == K8S_FAULT_NONE;
 }
 
 /* ---- lists ---- */
@@ -571,6 +564,14 @@ static void nonsense(struct reflector *r, const struct err *err)
     pause_then(r, sm_now(&r->sm) == LISTING ? LISTING : SNAPSHOT, 0);
 }
 
+static void stream_refused(struct reflector *r)
+{
+    struct k8s_status status = r->stream_fault;
+    r->stream_fault.fault = K8S_FAULT_NONE;
+    drop(r);
+    refused(r, &status);
+}
+
 void reflector_data(struct reflector *r, uint64_t now_ns, const char *bytes, size_t length,
                     struct reflector_step *step)
 {
@@ -585,6 +586,8 @@ void reflector_data(struct reflector *r, uint64_t now_ns, const char *bytes, siz
         bool listing = sm_now(&r->sm) == LISTING;
         if (json_split_feed(&r->split, bytes, length, listing ? item_take : event_take, r, &err) != 0)
             nonsense(r, &err);
+        else if (r->stream_fault.fault != K8S_FAULT_NONE)
+            stream_refused(r);
     }
     step_end(r);
 }

@@ -456,6 +456,21 @@ static void test_K15_events_in_any_pieces(void **state)
     }
 }
 
+static void test_what_follows_an_error_in_a_stream_is_not_read(void **state)
+{
+    struct fixture f;
+    struct reflector_facts facts;
+    (void)state;
+    to_watch(&f);
+    data(&f, EVENT("ADDED", POD("c", "20")) FAILURE(410, "Expired") EVENT("ADDED", POD("d", "21"))
+                 FAILURE(410, "Expired"));
+    expect_changes(&f, "+ns/c@20 ");
+    expect_query(&f, "resourceVersion=20");
+    reflector_facts(f.r, &facts);
+    assert_int_equal(facts.relists, 1);
+    fixture_free(&f);
+}
+
 static void test_K16_vanished_objects_are_reported(void **state)
 {
     struct fixture f;
@@ -538,6 +553,7 @@ int main(void)
         cmocka_unit_test(test_K13_a_refused_connection_does_not_relist),
         cmocka_unit_test(test_K14_silent_connections_are_given_up),
         cmocka_unit_test(test_K15_events_in_any_pieces),
+        cmocka_unit_test(test_what_follows_an_error_in_a_stream_is_not_read),
         cmocka_unit_test(test_K16_vanished_objects_are_reported),
         cmocka_unit_test(test_K16_the_old_store_stays_until_the_new_one_is_complete),
         cmocka_unit_test(test_what_makes_no_sense_is_skipped_or_asked_again),
