@@ -1,5 +1,7 @@
 """The Kubernetes client against a real API server."""
 
+import json
+
 from conftest import wait_until
 
 MAPS = "/api/v1/namespaces/default/configmaps"
@@ -116,3 +118,34 @@ def test_the_api_server_dies_and_comes_back(own_plane, watch):
     stays = [line for line in w.lines() if "default/stays" in line]
     assert len(stays) == 1, stays
     assert wait_until(lambda: True)
+
+
+def test_K22_apply_tells_who_owns_what(plane, call):
+    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied", "namespace": "default"},
+            "data": {"a": "1", "b": "http://x/\u00e9"}}
+    text = json.dumps(body)
+    got = call(plane.kubeconfig, "apply", MAPS, "applied", "one", text)
+    assert got.returncode == 0, got.stderr
+    made = plane.must("GET", f"{MAPS}/applied")
+    assert made["data"] == body["data"]
+    assert [(f["manager"], f["operation"]) for f in made["metadata"]["managedFields"]] == [("one", "Apply")]
+
+    other = json.dumps({**body, "data": {"a": "2"}})
+    got = call(plane.kubeconfig, "apply", MAPS, "applied", "two", other)
+    assert got.returncode == 1
+    assert 'others own what we would change: .data.a (conflict with "one")' in got.stderr
+    assert plane.must("GET", f"{MAPS}/applied")["data"]["a"] == "1"
+    assert call(plane.kubeconfig, "apply", MAPS, "applied", "two", other, "force").returncode == 0
+
+    # what the server sent back, managedFields and all, can be applied again; what is left out is taken back
+    made = plane.must("GET", f"{MAPS}/applied")
+    made["data"] = {"a": "2"}
+    for field in ("resourceVersion", "uid", "creationTimestamp"):
+        del made["metadata"][field]
+    assert call(plane.kubeconfig, "apply", MAPS, "applied", "one", json.dumps(made)).returncode == 0
+    assert plane.must("GET", f"{MAPS}/applied")["data"] == {"a": "2"}
+    plane.must("DELETE", f"{MAPS}/applied")
+
+    wrong = json.dumps({**body, "dat": {}})
+    assert "field not declared" in call(plane.kubeconfig, "apply", MAPS, "applied", "one", wrong).stderr
+

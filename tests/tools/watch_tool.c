@@ -14,7 +14,10 @@
 #include <sys/resource.h>
 
 #include "base/mem.h"
+#include <yyjson.h>
+
 #include "k8s/access.h"
+#include "k8s/apply.h"
 #include "k8s/client.h"
 #include "k8s/watch.h"
 #include "loop/loop.h"
@@ -114,6 +117,28 @@ static void call(struct tool *t, char **argv)
     }
 }
 
+/* apply COLLECTION NAME MANAGER BODY [force] */
+static void apply(struct tool *t, int argc, char **argv)
+{
+    struct err err = {0};
+    struct k8s_call *started;
+    yyjson_doc *doc = argc > 6 ? yyjson_read(argv[6], strlen(argv[6]), 0) : NULL;
+    yyjson_mut_doc *copy = doc != NULL ? yyjson_doc_mut_copy(doc, NULL) : NULL;
+    const struct k8s_apply a = {
+        .collection = argv[3],
+        .name = argc > 4 ? argv[4] : "",
+        .manager = argc > 5 ? argv[5] : "",
+        .force = argc > 7,
+        .object = yyjson_mut_doc_get_root(copy),
+    };
+    if (copy == NULL || k8s_apply_start(t->client, &a, answered, t, &started, &err) != 0) {
+        fprintf(stderr, "apply: %s\n", copy == NULL ? "no JSON" : err.message);
+        exit(2);
+    }
+    yyjson_mut_doc_free(copy);
+    yyjson_doc_free(doc);
+}
+
 static void watch(struct tool *t, int argc, char **argv)
 {
     const struct k8s_watch_options o = {
@@ -147,6 +172,8 @@ int main(int argc, char **argv)
     (void)loop_signal_start(&t.loop, &t.term, SIGTERM, caught, &t, NULL);
     if (strcmp(argv[2], "watch") == 0)
         watch(&t, argc, argv);
+    else if (strcmp(argv[2], "apply") == 0)
+        apply(&t, argc, argv);
     else
         call(&t, argv);
     loop_run(&t.loop);
