@@ -533,7 +533,7 @@ static void child_ended(struct loop_signal *s, int number, void *data)
         if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0 ||
             info.si_pid == own)
             return;
-        (void)waitpid(info.si_pid, NULL, WNOHANG);
+        (void)waitid(P_PID, (id_t)info.si_pid, &info, WEXITED | WNOHANG);
     }
 }
 

@@ -52,7 +52,9 @@ class Watcher:
         self.out = log.open("wb")
         self.process = subprocess.Popen(
             [build_dir() / "tests" / "watch_tool", str(kubeconfig), "watch", path, *more],
-            stdout=self.out, stderr=subprocess.STDOUT)
+            stdout=self.out,
+            stderr=subprocess.STDOUT,
+        )
 
     def lines(self):
         return self.log.read_text().splitlines()
@@ -97,7 +99,12 @@ def call():
     """call(kubeconfig, method, path, body) through the client; returns the finished process."""
 
     def run(kubeconfig, method, path, *body, timeout=60):
-        return subprocess.run([build_dir() / "tests" / "watch_tool", str(kubeconfig), method, path, *body],
-                              capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            [build_dir() / "tests" / "watch_tool", str(kubeconfig), method, path, *body],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
 
     return run

@@ -61,14 +61,42 @@ def make_certificate(directory, name, subject, ca="ca", san=None, days=30):
     """NAME.crt and NAME.key, signed by CA (or by itself)."""
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     if name == ca:
-        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", subject,
-                "-days", str(days), cwd=directory)
+        openssl(
+            "req",
+            "-x509",
+            *key,
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.crt",
+            "-subj",
+            subject,
+            "-days",
+            str(days),
+            cwd=directory,
+        )
         return
     openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", subject, cwd=directory)
     extensions = directory / f"{name}.ext"
     extensions.write_text(f"subjectAltName={san}\n" if san else "basicConstraints=CA:FALSE\n")
-    openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.crt", "-CAkey", f"{ca}.key", "-CAcreateserial",
-            "-out", f"{name}.crt", "-days", str(days), "-extfile", extensions.name, cwd=directory)
+    openssl(
+        "x509",
+        "-req",
+        "-in",
+        f"{name}.csr",
+        "-CA",
+        f"{ca}.crt",
+        "-CAkey",
+        f"{ca}.key",
+        "-CAcreateserial",
+        "-out",
+        f"{name}.crt",
+        "-days",
+        str(days),
+        "-extfile",
+        extensions.name,
+        cwd=directory,
+    )
 
 
 class Part:
@@ -127,8 +155,9 @@ class ControlPlane:
 
     def make_pki(self):
         make_certificate(self.dir, "ca", "/CN=test-ca")
-        make_certificate(self.dir, "server", "/CN=kube-apiserver",
-                         san="DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1")
+        make_certificate(
+            self.dir, "server", "/CN=kube-apiserver", san="DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1"
+        )
         make_certificate(self.dir, "admin", "/O=system:masters/CN=admin")
         openssl("genrsa", "-out", "sa.key", "2048", cwd=self.dir)
         openssl("rsa", "-in", "sa.key", "-pubout", "-out", "sa.pub", cwd=self.dir)
@@ -143,8 +172,9 @@ class ControlPlane:
             "kind": "Config",
             "current-context": "test",
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-            "clusters": [{"name": "test",
-                          "cluster": {"server": self.url, "certificate-authority": "ca.crt", **(cluster or {})}}],
+            "clusters": [
+                {"name": "test", "cluster": {"server": self.url, "certificate-authority": "ca.crt", **(cluster or {})}}
+            ],
             "users": [{"name": "test", "user": user}],
         }
         path.write_text(json.dumps(config, indent=1))
@@ -155,19 +185,38 @@ class ControlPlane:
 
     def etcd_argv(self):
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self.peer_port}"
-        return [self.bin / "etcd", "--name=test", f"--data-dir={self.dir / 'etcd'}", f"--listen-client-urls={client}",
-                f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}", f"--initial-cluster=test={peer}", "--log-level=warn"]
+        return [
+            self.bin / "etcd",
+            "--name=test",
+            f"--data-dir={self.dir / 'etcd'}",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=test={peer}",
+            "--log-level=warn",
+        ]
 
     def api_argv(self):
-        return [self.bin / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
-                "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self.port}",
-                f"--tls-cert-file={self.dir / 'server.crt'}", f"--tls-private-key-file={self.dir / 'server.key'}",
-                f"--client-ca-file={self.dir / 'ca.crt'}", f"--token-auth-file={self.dir / 'tokens.csv'}",
-                "--authorization-mode=RBAC", "--service-account-issuer=https://kubernetes.default.svc",
-                f"--service-account-signing-key-file={self.dir / 'sa.key'}",
-                f"--service-account-key-file={self.dir / 'sa.pub'}", "--service-cluster-ip-range=10.96.0.0/16",
-                "--enable-aggregator-routing=true", "--shutdown-delay-duration=0s", *self.api_flags]
+        return [
+            self.bin / "kube-apiserver",
+            f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
+            "--bind-address=127.0.0.1",
+            "--advertise-address=127.0.0.1",
+            f"--secure-port={self.port}",
+            f"--tls-cert-file={self.dir / 'server.crt'}",
+            f"--tls-private-key-file={self.dir / 'server.key'}",
+            f"--client-ca-file={self.dir / 'ca.crt'}",
+            f"--token-auth-file={self.dir / 'tokens.csv'}",
+            "--authorization-mode=RBAC",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-account-signing-key-file={self.dir / 'sa.key'}",
+            f"--service-account-key-file={self.dir / 'sa.pub'}",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--enable-aggregator-routing=true",
+            "--shutdown-delay-duration=0s",
+            *self.api_flags,
+        ]
 
     def start(self):
         for part in self.parts.values():
@@ -216,5 +265,9 @@ class ControlPlane:
         return answer
 
     def config_map(self, name, namespace="default", **data):
-        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace},
-                "data": data}
+        return {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": name, "namespace": namespace},
+            "data": data,
+        }

@@ -32,8 +32,12 @@ def test_selectors_and_metadata_only(plane, watch):
     plane.must("POST", MAPS, plane.config_map("plain"))
     w = watch(plane.kubeconfig, MAPS, "labelSelector=herd%3Dyes", "metadata")
     w.wait("synced 1")
-    plane.must("PATCH", f"{MAPS}/labelled", {"metadata": {"labels": {"herd": None}}},
-               content_type="application/merge-patch+json")
+    plane.must(
+        "PATCH",
+        f"{MAPS}/labelled",
+        {"metadata": {"labels": {"herd": None}}},
+        content_type="application/merge-patch+json",
+    )
     w.wait("-default/labelled@")
     w.end()
     for name in ("labelled", "plain"):
@@ -46,7 +50,9 @@ def test_calls_and_their_errors(plane, call):
     assert got.stdout.startswith("200 {")
     got = call(plane.kubeconfig, "GET", f"{MAPS}/nothing")
     assert got.returncode == 1
-    assert 'GET /api/v1/namespaces/default/configmaps/nothing: 404 NotFound: configmaps "nothing" not found' in got.stderr
+    assert (
+        'GET /api/v1/namespaces/default/configmaps/nothing: 404 NotFound: configmaps "nothing" not found' in got.stderr
+    )
     nobody = plane.write_kubeconfig("nobody.kubeconfig", {"token": "nobody-token"})
     assert "403 Forbidden" in call(nobody, "GET", MAPS).stderr
     stranger = plane.write_kubeconfig("stranger.kubeconfig", {"token": "secret-but-wrong"})
@@ -68,8 +74,12 @@ def test_client_certificates_and_server_names(plane, call):
 
 def test_impersonation(plane, call):
     path = plane.write_kubeconfig("as.kubeconfig", {"token": "admin-token", "as": "nobody", "as-groups": ["a", "b"]})
-    got = call(path, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews",
-               '{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}')
+    got = call(
+        path,
+        "POST",
+        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
+        '{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}',
+    )
     assert got.returncode == 0, got.stderr
     assert '"username":"nobody"' in got.stdout
     assert '"groups":["a","b"' in got.stdout
@@ -82,8 +92,14 @@ case "$KUBERNETES_EXEC_INFO" in *ExecCredential*) ;; *) exit 9 ;; esac
 echo '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"'"$GIVE"'"}}'
 """)
     plugin.chmod(0o755)
-    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(plugin),
-                     "interactiveMode": "Never", "env": [{"name": "GIVE", "value": "admin-token"}]}}
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": str(plugin),
+            "interactiveMode": "Never",
+            "env": [{"name": "GIVE", "value": "admin-token"}],
+        }
+    }
     got = call(plane.write_kubeconfig("exec.kubeconfig", user), "GET", MAPS)
     assert got.returncode == 0, got.stderr
 
@@ -121,8 +137,12 @@ def test_the_api_server_dies_and_comes_back(own_plane, watch):
 
 
 def test_K22_apply_tells_who_owns_what(plane, call):
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied", "namespace": "default"},
-            "data": {"a": "1", "b": "http://x/\u00e9"}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "applied", "namespace": "default"},
+        "data": {"a": "1", "b": "http://x/\u00e9"},
+    }
     text = json.dumps(body)
     got = call(plane.kubeconfig, "apply", MAPS, "applied", "one", text)
     assert got.returncode == 0, got.stderr
@@ -148,4 +168,3 @@ def test_K22_apply_tells_who_owns_what(plane, call):
 
     wrong = json.dumps({**body, "dat": {}})
     assert "field not declared" in call(plane.kubeconfig, "apply", MAPS, "applied", "one", wrong).stderr
-

@@ -67,11 +67,19 @@ def test_the_least_and_its_defaults(crd):
     spec = accepted(crd, LEAST)["spec"]
     assert spec["postgresql"]["version"] == "16"
     assert (spec["instances"], spec["deletionPolicy"], spec["tls"]["mode"]) == (1, "retain", "on")
-    assert spec["balance"] == {"split": "auto", "merge": "recommend", "rebalance": "recommend", "objective": "query_rate"}
+    assert spec["balance"] == {
+        "split": "auto",
+        "merge": "recommend",
+        "rebalance": "recommend",
+        "objective": "query_rate",
+    }
 
 
 def test_R4_what_is_refused(crd):
-    halves = [{"name": "a", "lo": "-9223372036854775808", "hi": "-1"}, {"name": "b", "lo": "0", "hi": "9223372036854775807"}]
+    halves = [
+        {"name": "a", "lo": "-9223372036854775808", "hi": "-1"},
+        {"name": "b", "lo": "0", "hi": "9223372036854775807"},
+    ]
     accepted(crd, changed(shards=None, ranges=halves))
     refused(crd, changed(ranges=halves), "either shards")
     refused(crd, changed(shards=None), "either shards")
@@ -115,8 +123,12 @@ def test_R6_status_and_scale_are_their_own(crd):
     try:
         answer = crd.must("PATCH", item, {"status": {"shards": 7}}, content_type="application/merge-patch+json")
         assert "shards" not in answer["status"]
-        answer = crd.must("PATCH", f"{item}/status", {"status": {"shards": 7}, "spec": {"shards": 9}},
-                          content_type="application/merge-patch+json")
+        answer = crd.must(
+            "PATCH",
+            f"{item}/status",
+            {"status": {"shards": 7}, "spec": {"shards": 9}},
+            content_type="application/merge-patch+json",
+        )
         assert (answer["status"]["shards"], answer["spec"]["shards"]) == (7, 2)
         scale = crd.must("GET", f"{item}/scale")
         assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (2, 7)

@@ -47,8 +47,9 @@ spec: {shards: 1, tables: [{name: orders, key: customer_id}]}
 def render(tmp_path, text, *more, code=0):
     path = tmp_path / "sdb.yaml"
     path.write_text(text)
-    run = subprocess.run([build_dir() / "shardherd", "render", path, *more], capture_output=True, text=True,
-                         timeout=20, check=False)
+    run = subprocess.run(
+        [build_dir() / "shardherd", "render", path, *more], capture_output=True, text=True, timeout=20, check=False
+    )
     assert run.returncode == code, run.stderr
     return run.stdout if code == 0 else run.stderr
 
@@ -67,29 +68,61 @@ def test_the_api_server_takes_every_field(plane, tmp_path, text):
     texts = [text for text in out.split("---\n") if yaml.safe_load(text)]
     documents = [yaml.safe_load(text) for text in texts]
     kinds = [document["kind"] for document in documents if document["metadata"]["labels"]["shardherd.io/shard"] == "s1"]
-    assert kinds == ["ServiceAccount", "Role", "RoleBinding", "Service", "ConfigMap", "Service", "Service",
-                     "NetworkPolicy", "PodDisruptionBudget", "StatefulSet"]
+    assert kinds == [
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ConfigMap",
+        "Service",
+        "Service",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "StatefulSet",
+    ]
     for document, text in zip(documents, texts, strict=True):
         path = f"{collection(document)}/{document['metadata']['name']}"
-        answer = plane.must("PATCH", f"{path}?fieldManager=test&force=true&dryRun=All&fieldValidation=Strict",
-                            text, content_type="application/apply-patch+yaml")
+        answer = plane.must(
+            "PATCH",
+            f"{path}?fieldManager=test&force=true&dryRun=All&fieldValidation=Strict",
+            text,
+            content_type="application/apply-patch+yaml",
+        )
         assert answer["metadata"]["name"] == document["metadata"]["name"]
 
 
 def test_pods_satisfy_the_restricted_standard(plane, tmp_path):
-    plane.must("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {
-        "name": "strict", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}})
+    plane.must(
+        "POST",
+        "/api/v1/namespaces",
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": "strict", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        },
+    )
     for text in (RICH, LEAST):
         for document in yaml.safe_load_all(render(tmp_path, text, "--namespace=strict")):
             if not document or document["kind"] != "StatefulSet":
                 continue
             template = document["spec"]["template"]
             volumes = [{"name": name, "emptyDir": {}} for name in ("data", "wal")]
-            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "try", "namespace": "strict"},
-                   "spec": {**template["spec"], "serviceAccountName": "default", "priorityClassName": "",
-                            "volumes": [*template["spec"]["volumes"], *volumes]}}
-            plane.must("POST", "/api/v1/namespaces/strict/serviceaccounts?dryRun=All", {
-                "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}})
+            pod = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "try", "namespace": "strict"},
+                "spec": {
+                    **template["spec"],
+                    "serviceAccountName": "default",
+                    "priorityClassName": "",
+                    "volumes": [*template["spec"]["volumes"], *volumes],
+                },
+            }
+            plane.must(
+                "POST",
+                "/api/v1/namespaces/strict/serviceaccounts?dryRun=All",
+                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}},
+            )
             status, answer = plane.request("POST", "/api/v1/namespaces/strict/pods?dryRun=All", pod)
             assert status == 201 or "serviceaccount" in str(answer).lower(), answer
             assert "PodSecurity" not in str(answer)
@@ -109,5 +142,7 @@ def test_settings_follow_the_memory(tmp_path):
 def test_what_cannot_be_rendered(tmp_path):
     assert "holds no ShardedDatabase" in render(tmp_path, "kind: Pod\n", code=2)
     assert "sdb.yaml:2:5:" in render(tmp_path, "a:\n  - : : x\n", code=2)
-    assert "spec.storage.size" in render(tmp_path, LEAST.replace("shards: 1", "shards: 1, storage: {size: big}"), code=2)
+    assert "spec.storage.size" in render(
+        tmp_path, LEAST.replace("shards: 1", "shards: 1, storage: {size: big}"), code=2
+    )
     assert "spec.shards" in render(tmp_path, LEAST.replace("shards: 1", "shards: many"), code=2)

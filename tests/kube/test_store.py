@@ -7,6 +7,12 @@ from conftest import build_dir
 
 
 def test_the_suite_on_config_maps(plane):
-    run = subprocess.run([build_dir() / "tests" / "kube_store_kubernetes"], capture_output=True, text=True, timeout=300,
-                         env={**os.environ, "SHARDHERD_TEST_KUBECONFIG": str(plane.kubeconfig)}, check=False)
+    run = subprocess.run(
+        [build_dir() / "tests" / "kube_store_kubernetes"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "SHARDHERD_TEST_KUBECONFIG": str(plane.kubeconfig)},
+        check=False,
+    )
     assert run.returncode == 0, run.stdout + run.stderr

@@ -36,13 +36,24 @@ class Agent:
                 shutil.chown(path, POSTGRES, POSTGRES)
 
     def start(self, *more):
-        argv = [self.program, "agent", f"--data={self.data}", f"--bin={self.bin}",
-                f"--run={self.dir / 'run'}", f"--settings={self.settings}", f"--password-file={self.password}",
-                "--listen=127.0.0.1", f"--port={self.port}", "--http-address=127.0.0.1", f"--http-port={self.http}",
-                *more]
+        argv = [
+            self.program,
+            "agent",
+            f"--data={self.data}",
+            f"--bin={self.bin}",
+            f"--run={self.dir / 'run'}",
+            f"--settings={self.settings}",
+            f"--password-file={self.password}",
+            "--listen=127.0.0.1",
+            f"--port={self.port}",
+            "--http-address=127.0.0.1",
+            f"--http-port={self.http}",
+            *more,
+        ]
         log = (self.dir / "log").open("ab")
-        self.process = subprocess.Popen(argv, stderr=log, stdout=log, user=POSTGRES, group=POSTGRES,
-                                        cwd="/", start_new_session=True)
+        self.process = subprocess.Popen(
+            argv, stderr=log, stdout=log, user=POSTGRES, group=POSTGRES, cwd="/", start_new_session=True
+        )
         log.close()
 
     def get(self, path):
@@ -67,8 +78,15 @@ class Agent:
         return (self.dir / "log").read_text()
 
     def connect(self, password="first-secret", user="shardherd"):
-        return psycopg.connect(host="127.0.0.1", port=self.port, user=user, password=password, dbname="postgres",
-                               connect_timeout=5, autocommit=True)
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user=user,
+            password=password,
+            dbname="postgres",
+            connect_timeout=5,
+            autocommit=True,
+        )
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
