@@ -1,33 +1,14 @@
 """Fixtures of the tests against a real API server."""
 
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from control_plane import ControlPlane
-
-ROOT = Path(__file__).parents[2]
-
-
-def build_dir():
-    return Path(os.environ.get("SHARDHERD_BUILD") or ROOT / "build" / "release")
-
-
-def wait_until(condition, timeout=20.0, what="condition", interval=0.02):
-    """Calls condition until it returns something true and returns that; fails after timeout seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() >= deadline:
-            pytest.fail(f"{what}: not true within {timeout} s")
-        time.sleep(interval)
+from kube import Watcher, build_folder
 
 
 @pytest.fixture(scope="session")
@@ -42,42 +23,6 @@ def own_plane(tmp_path):
     """An API server for one test that kills or changes it."""
     with ControlPlane(tmp_path / "plane") as plane:
         yield plane
-
-
-class Watcher:
-    """watch_tool on one kind; `lines` grows as it prints."""
-
-    def __init__(self, kubeconfig, path, *more, log):
-        self.log = log
-        self.out = log.open("wb")
-        self.process = subprocess.Popen(
-            [build_dir() / "tests" / "watch_tool", str(kubeconfig), "watch", path, *more],
-            stdout=self.out,
-            stderr=subprocess.STDOUT,
-        )
-
-    def lines(self):
-        return self.log.read_text().splitlines()
-
-    def has(self, start):
-        return any(line.startswith(start) for line in self.lines())
-
-    def wait(self, start, timeout=20.0):
-        wait_until(lambda: self.has(start), timeout, f"line {start!r} of the watch")
-
-    def end(self):
-        """Ends it orderly and returns its report."""
-        import json
-
-        self.process.terminate()
-        assert self.process.wait(timeout=10) == 0, self.log.read_text()
-        self.out.close()
-        return json.loads(self.lines()[-1])
-
-    def kill(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture
@@ -100,7 +45,7 @@ def call():
 
     def run(kubeconfig, method, path, *body, timeout=60):
         return subprocess.run(
-            [build_dir() / "tests" / "watch_tool", str(kubeconfig), method, path, *body],
+            [build_folder() / "tests" / "watch_tool", str(kubeconfig), method, path, *body],
             capture_output=True,
             text=True,
             timeout=timeout,

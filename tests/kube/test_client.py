@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import wait_until
+from kube import wait_until
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import wait_until
+from kube import wait_until
 
 CRD = Path(__file__).parents[2] / "deploy" / "crd"
 PATH = "/apis/shardherd.io/v1alpha1/namespaces/default/shardeddatabases"

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import build_dir
+from kube import build_folder
 
 RICH = """
 apiVersion: shardherd.io/v1alpha1
@@ -48,7 +48,7 @@ def render(tmp_path, text, *more, code=0):
     path = tmp_path / "sdb.yaml"
     path.write_text(text)
     run = subprocess.run(
-        [build_dir() / "shardherd", "render", path, *more], capture_output=True, text=True, timeout=20, check=False
+        [build_folder() / "shardherd", "render", path, *more], capture_output=True, text=True, timeout=20, check=False
     )
     assert run.returncode == code, run.stderr
     return run.stdout if code == 0 else run.stderr

@@ -3,12 +3,12 @@
 import os
 import subprocess
 
-from conftest import build_dir
+from kube import build_folder
 
 
 def test_the_suite_on_config_maps(plane):
     run = subprocess.run(
-        [build_dir() / "tests" / "kube_store_kubernetes"],
+        [build_folder() / "tests" / "kube_store_kubernetes"],
         capture_output=True,
         text=True,
         timeout=300,
