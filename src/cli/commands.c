@@ -285,6 +285,7 @@ const struct cli_command cli_commands[] = {
      .usage = "render FILE [--namespace NAME] [--image IMAGE]",
      .example = "shardherd render shop.yaml | kubectl diff -f -",
      .local = command_render,
+     .globals = true,
      .flags = render_flags,
      .words_least = 1,
      .words_most = 1,

@@ -10,7 +10,8 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 BUILD_PACKAGES = (
-    "cmake ninja-build gcc libc6-dev pkg-config ccache git libuv1-dev libssl-dev libpq-dev libyaml-dev libsqlite3-dev"
+    "cmake ninja-build gcc libc6-dev pkg-config ccache git libuv1-dev libssl-dev libpq-dev libyaml-dev zlib1g-dev "
+    "libsqlite3-dev"
 ).split()
 FROM_DEBIAN_13 = {"libllhttp-dev": ("libllhttp9.2", "llhttp.h"), "libyyjson-dev": ("libyyjson0", "yyjson.h")}
 TOOLS = (
