@@ -10,6 +10,8 @@
 #include "operation/sqlf.h"
 
 #define DUMP_LIMIT      (64u * 1024 * 1024)
+#define ROOM_LEAST      (512ull << 20) /* what an empty instance wants free */
+#define ROOM_COPIES     3              /* the rows, their indexes, and WAL that waits for the copy to end */
 #define DUMP_TIMEOUT_NS (300 * ENV_NS_PER_S)
 
 /* ---- instance ---- */
@@ -75,8 +77,9 @@ void act_provision(struct move_op *op)
         act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
         return;
     }
-    if (s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err) != 0 ||
-        runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
+    int rc = s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err);
+    spec.min_free_bytes = ROOM_LEAST + ROOM_COPIES * op_record(op)->total_bytes;
+    if (rc != 0 || runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
         act_done(op, ACT_PROVISION, &err);
 }
 

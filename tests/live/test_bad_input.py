@@ -677,6 +677,36 @@ def test_no_room_for_an_instance(new_rig, small_disk):
     nothing_left(rig)
 
 
+def test_no_room_for_what_moves(new_rig, small_disk):
+    """A split needs room for the rows as well: a disk that fills while they are copied would stop the source, too."""
+    rig = new_rig(start=False)
+    small_disk(rig.state, "1200m")
+    rig.start()
+    rig.make_shop(customers=0)
+    rig.sql(
+        "s2",
+        "SET session_replication_role = replica; INSERT INTO customers SELECT n, repeat('x', 200) "
+        "FROM generate_series(1, 200000) n WHERE hashint8extended(n, 0) >= 0",
+    )
+    ((size,),) = rig.sql("s2", "SELECT pg_table_size('customers')")
+    stat = os.statvfs(rig.state)
+    room = (512 << 20) + size // 2 * 3 // 2  # more than an empty instance wants, less than this one
+    assert stat.f_bavail * stat.f_frsize > room, "the disk of this test is too small"
+    (rig.state / "filler").write_bytes(bytes(stat.f_bavail * stat.f_frsize - room))
+    before = rig.routing()
+    op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})
+    ended = rig.wait_operation(op["id"])
+    assert ended["status"] == "undone", ended
+    message = ended["error"]["message"]
+    assert re.search(r"has \d+ MiB free, \d+ MiB are needed: free some space", message), message
+    assert rig.routing() == before
+    rig.assert_consistent()
+    (rig.state / "filler").unlink()
+    op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})
+    assert rig.wait_operation(op["id"])["status"] == "done"
+    rig.assert_consistent()
+
+
 def test_store_on_a_full_disk(new_rig, small_disk):
     """Writes are refused with the reason; nothing that was acknowledged is lost; with room again all goes on."""
     rig = new_rig(start=False)
