@@ -12,6 +12,7 @@
 #include "metrics/poller_impl.h"
 #include "metrics/render.h"
 
+#define HANDSHAKES_MAX 8 /* an address that is silent keeps its place for 250 ms only */
 #define TOKENS_MAX     4.0
 #define SENDS_PER_TURN 32 /* instances whose queries are sent in one turn: some 30 us each */
 
@@ -103,6 +104,7 @@ static void on_closed(struct loop_task *task, void *data)
     void (*closed)(void *) = pollers->closed;
     void *closed_data = pollers->closed_data;
     loop_timer_stop(&pollers->pacer);
+    pg_pacer_free(pollers->handshakes);
     dynamic_families_free(pollers->dynamic);
     free((void *)pollers->table);
     free(pollers);
@@ -125,6 +127,7 @@ struct pollers *pollers_new(struct loop *loop, struct fleet *fleet, const struct
     list_init(&pollers->all);
     list_init(&pollers->closing);
     list_init(&pollers->waiting);
+    pollers->handshakes = pg_pacer_new(loop, HANDSHAKES_MAX);
     loop_timer_init(loop, &pollers->pacer, on_pacer, pollers);
     pollers->tokens = TOKENS_MAX;
     pollers->tokens_ns = loop_now(loop);

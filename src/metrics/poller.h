@@ -36,7 +36,9 @@ struct pollers_options {
     uint64_t connect_timeout_ns; /* per address; 0 = 2 s */
     /* Connects per second over all instances; 0 = 50. A SCRAM handshake costs a worker 5 to 7 ms of CPU. */
     unsigned connects_per_second;
-    unsigned connecting_max; /* handshakes at the same time; 0 = 64 */
+    /* Connects under way; 0 = 64. Of those that are answered at once 8 go on at a time, so that servers and
+     * workers that authenticate a fleet do not keep the loop from a processor. */
+    unsigned connecting_max;
 };
 
 /* Each may be NULL. None runs from inside a call of this header. */

@@ -160,6 +160,7 @@ void poller_connect(struct poller *p)
         .application_name = "shardherd poll",
         .options = SESSION_OPTIONS,
         .connect_timeout_ns = p->pollers->options.connect_timeout_ns,
+        .pacer = p->pollers->handshakes,
     };
     sm_move(&p->sm, POLLER_CONNECTING);
     p->pollers->connecting++;

@@ -116,6 +116,7 @@ struct pollers {
     double tokens;
     uint64_t tokens_ns;
     unsigned connecting;
+    struct pg_pacer *handshakes; /* of those that connect, so many are answered to at the same time */
     /* sends of this turn */
     uint64_t turn_ns;
     unsigned turn_sends;
