@@ -4,6 +4,7 @@ The programs are built once from Go modules (tests/kube/tools pins the versions)
 folder. Every part can be killed and started again on the same data.
 """
 
+import http.client
 import json
 import os
 import shutil
@@ -99,6 +100,23 @@ def make_certificate(directory, name, subject, ca="ca", san=None, days=30):
     )
 
 
+class Connection(http.client.HTTPSConnection):
+    """HTTPS over sockets that `connector(address, timeout)` makes."""
+
+    def __init__(self, host, connector, **kwargs):
+        super().__init__(host, **kwargs)
+        self._create_connection = lambda address, timeout, _source=None: connector(address, timeout)
+
+
+class Opener(urllib.request.HTTPSHandler):
+    def __init__(self, connector, context):
+        super().__init__(context=context)
+        self.connector, self.ssl = connector, context
+
+    def https_open(self, request):
+        return self.do_open(lambda host, **kw: Connection(host, self.connector, context=self.ssl, **kw), request)
+
+
 class Part:
     """One process of the control plane."""
 
@@ -121,14 +139,20 @@ class Part:
 
 
 class ControlPlane:
-    """etcd and an API server in `directory`; `with` starts and ends them."""
+    """etcd and an API server in `directory`; `with` starts and ends them.
+
+    `address` is what the API server calls itself towards others; a subclass may wrap commands and connections to
+    have all of it in another network namespace.
+    """
+
+    address = "127.0.0.1"
 
     def __init__(self, directory, api_flags=()):
         self.dir = Path(directory)
         self.bin = build_programs()
         self.api_flags = list(api_flags)
         self.etcd_port, self.peer_port, self.port = free_port(), free_port(), free_port()
-        self.url = f"https://127.0.0.1:{self.port}"
+        self.url = f"https://{self.address}:{self.port}"
         self.parts = {}
 
     def __enter__(self):
@@ -147,8 +171,14 @@ class ControlPlane:
         for part in reversed(self.parts.values()):
             part.kill()
 
+    def wrap(self, argv):
+        return argv
+
+    def connect(self, address, timeout):
+        return socket.create_connection(address, timeout)
+
     def add(self, name, argv):
-        self.parts[name] = Part(name, argv, self.dir / f"{name}.log")
+        self.parts[name] = Part(name, self.wrap(argv), self.dir / f"{name}.log")
         return self.parts[name]
 
     # ---- identities ----
@@ -156,7 +186,10 @@ class ControlPlane:
     def make_pki(self):
         make_certificate(self.dir, "ca", "/CN=test-ca")
         make_certificate(
-            self.dir, "server", "/CN=kube-apiserver", san="DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1"
+            self.dir,
+            "server",
+            "/CN=kube-apiserver",
+            san=f"DNS:kubernetes.default.svc,IP:127.0.0.1,IP:10.96.0.1,IP:{self.address}",
         )
         make_certificate(self.dir, "admin", "/O=system:masters/CN=admin")
         openssl("genrsa", "-out", "sa.key", "2048", cwd=self.dir)
@@ -201,8 +234,8 @@ class ControlPlane:
         return [
             self.bin / "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
+            f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
             f"--secure-port={self.port}",
             f"--tls-cert-file={self.dir / 'server.crt'}",
             f"--tls-private-key-file={self.dir / 'server.key'}",
@@ -250,7 +283,8 @@ class ControlPlane:
         request.add_header("Authorization", f"Bearer {token}")
         request.add_header("Content-Type", content_type)
         try:
-            with urllib.request.urlopen(request, context=context, timeout=timeout) as answer:
+            opener = urllib.request.build_opener(Opener(self.connect, context))
+            with opener.open(request, timeout=timeout) as answer:
                 status, text = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, text = error.code, error.read()
