@@ -15,20 +15,38 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 from urllib.parse import urlencode
 
-from control_plane import TOOLS, ControlPlane, Part, cache_dir
+from control_plane import TOOLS, ControlPlane, cache_dir
 
 ADDRESS = "10.244.0.1"
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-GROUPS = {"Deployment": "/apis/apps/v1", "StatefulSet": "/apis/apps/v1", "Role": "/apis/rbac.authorization.k8s.io/v1",
-          "RoleBinding": "/apis/rbac.authorization.k8s.io/v1", "PodDisruptionBudget": "/apis/policy/v1",
-          "Job": "/apis/batch/v1"}
+CLUSTER_WIDE = (
+    "Node",
+    "Namespace",
+    "PersistentVolume",
+    "StorageClass",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+)
+PLURALS = {"s": "ses", "y": "ies"}  # by the last letter
+GROUPS = {
+    "Deployment": "/apis/apps/v1",
+    "StatefulSet": "/apis/apps/v1",
+    "Role": "/apis/rbac.authorization.k8s.io/v1",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1",
+    "PodDisruptionBudget": "/apis/policy/v1",
+    "Job": "/apis/batch/v1",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1",
+    "Lease": "/apis/coordination.k8s.io/v1",
+    "StorageClass": "/apis/storage.k8s.io/v1",
+}
 
 
 def build_kubelet():
@@ -44,6 +62,27 @@ def build_kubelet():
         subprocess.run(["go", "build", "-ldflags", "-s -w", "-o", partial, "./cmd/kubelet"], cwd=TOOLS, check=True)
         partial.rename(out)
     return out
+
+
+def postgres_image(version=15, program=None):
+    """An image with this machine's PostgreSQL, running as uid 999; with `program`, also that as shardherd."""
+    env = {"PATH": f"/usr/lib/postgresql/{version}/bin:/usr/local/bin:/usr/bin:/bin"}
+    binds = {}
+    if program is not None:
+        binds["/usr/local/bin/shardherd"] = str(program)
+        for line in subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout.splitlines():
+            name, _, place = line.strip().partition(" => ")
+            library = place.split(" (")[0]
+            if library and not library.startswith(("/lib", "/usr/lib")):  # one that was built with it
+                binds[f"/usr/local/lib/shardherd/{name}"] = os.path.realpath(library)
+                env["LD_LIBRARY_PATH"] = "/usr/local/lib/shardherd"
+    return {
+        "User": "999:999",
+        "Env": env,
+        "Binds": binds,
+        "Dirs": {"/run/postgresql": "3777"},
+        "Passwd": ["postgres:x:999:999:PostgreSQL:/var/lib/postgresql:/bin/sh"],
+    }
 
 
 def check(result, what):
@@ -93,7 +132,11 @@ class Control(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
+        directory = os.open(self.path.parent, os.O_PATH)  # the path of a unix socket is short
+        try:
+            self.sock.connect(f"/proc/self/fd/{directory}/{self.path.name}")
+        finally:
+            os.close(directory)
 
 
 class Cluster(ControlPlane):
@@ -151,8 +194,13 @@ class Cluster(ControlPlane):
                 inner.rmdir()
 
     def make_network(self):
-        lines = ["link set lo up", "link add br0 address 02:00:0a:f4:00:01 type bridge",
-                 f"addr add {ADDRESS}/16 dev br0", "link set br0 up", "route add local 10.96.0.0/16 dev lo"]
+        lines = [
+            "link set lo up",
+            "link add br0 address 02:00:0a:f4:00:01 type bridge",
+            f"addr add {ADDRESS}/16 dev br0",
+            "link set br0 up",
+            "route add local 10.96.0.0/16 dev lo",
+        ]
         self.inside(["ip", "-batch", "-"], input="\n".join(lines) + "\n")
         switches = {"ip_forward": 1, "conf/all/send_redirects": 0, "conf/br0/send_redirects": 0}
         script = "".join(f"echo {value} > /proc/sys/net/ipv4/{name};" for name, value in switches.items())
@@ -161,18 +209,39 @@ class Cluster(ControlPlane):
     def start_others(self):
         grace = ["--node-monitor-period=500ms", "--node-monitor-grace-period=6s"] if self.quick else []
         common = [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false"]
-        self.add("kube-controller-manager", [
-            self.bin / "kube-controller-manager", *common, "--secure-port=0",
-            f"--service-account-private-key-file={self.dir / 'sa.key'}", f"--root-ca-file={self.dir / 'ca.crt'}",
-            "--kube-api-qps=200", "--kube-api-burst=400", *grace]).start()
-        self.add("kube-scheduler", [self.bin / "kube-scheduler", *common, "--secure-port=0", "--kube-api-qps=200",
-                                    "--kube-api-burst=400"]).start()
+        self.add(
+            "kube-controller-manager",
+            [
+                self.bin / "kube-controller-manager",
+                *common,
+                "--secure-port=0",
+                f"--service-account-private-key-file={self.dir / 'sa.key'}",
+                f"--root-ca-file={self.dir / 'ca.crt'}",
+                "--kube-api-qps=200",
+                "--kube-api-burst=400",
+                *grace,
+            ],
+        ).start()
+        self.add(
+            "kube-scheduler",
+            [self.bin / "kube-scheduler", *common, "--secure-port=0", "--kube-api-qps=200", "--kube-api-burst=400"],
+        ).start()
 
     def start_kubelet(self):
         path = self.dir / "kubelet.json"
-        path.write_text(json.dumps({
-            "Name": self.name, "Dir": str(self.dir), "Kubeconfig": str(self.kubeconfig), "Nodes": self.nodes,
-            "Images": self.images, "LeaseSeconds": 1 if self.quick else 10, "BackoffSeconds": self.backoff}))
+        path.write_text(
+            json.dumps(
+                {
+                    "Name": self.name,
+                    "Dir": str(self.dir),
+                    "Kubeconfig": str(self.kubeconfig),
+                    "Nodes": self.nodes,
+                    "Images": self.images,
+                    "LeaseSeconds": 1 if self.quick else 10,
+                    "BackoffSeconds": self.backoff,
+                }
+            )
+        )
         part = self.add("kubelet", [self.kubelet, path])
         part.start()
         self.wait(lambda: self.control("GET", "/ready") is None, 30, "the test kubelet")
@@ -191,6 +260,9 @@ class Cluster(ControlPlane):
         if done.returncode != 0:
             raise RuntimeError(f"{argv}: {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
+
+    def succeeds(self, argv):
+        return subprocess.run(self.wrap(argv), capture_output=True, timeout=60, check=False).returncode == 0
 
     # ---- waiting ----
 
@@ -216,7 +288,9 @@ class Cluster(ControlPlane):
         lines = []
         for pod in self.list("Pod", None):
             states = [c.get("state") for c in pod["status"].get("containerStatuses", [])]
-            lines.append(f"{pod['metadata']['namespace']}/{pod['metadata']['name']} {pod['status'].get('phase')} {states}")
+            lines.append(
+                f"{pod['metadata']['namespace']}/{pod['metadata']['name']} {pod['status'].get('phase')} {states}"
+            )
         for event in self.list("Event", None)[-30:]:
             lines.append(f"{event['involvedObject'].get('name')} {event['reason']}: {event.get('message')}")
         if "kubelet" in self.parts:
@@ -227,9 +301,10 @@ class Cluster(ControlPlane):
 
     @staticmethod
     def path(kind, namespace="default", name=None, api=None):
-        plural = {"EndpointSlice": "endpointslices"}.get(kind) or kind.lower() + ("es" if kind.endswith("s") else "s")
+        plural = PLURALS.get(kind[-1], kind[-1] + "s")
+        plural = kind[:-1].lower() + plural
         base = (f"/apis/{api}" if api and "/" in api else None) or GROUPS.get(kind, "/api/v1")
-        where = f"/namespaces/{namespace}" if namespace and kind not in ("Node", "Namespace", "PersistentVolume") else ""
+        where = f"/namespaces/{namespace}" if namespace and kind not in CLUSTER_WIDE else ""
         return f"{base}{where}/{plural}" + (f"/{name}" if name else "")
 
     def apply(self, *objects, namespace="default"):
@@ -237,7 +312,9 @@ class Cluster(ControlPlane):
         for one in objects:
             meta = one["metadata"]
             where = self.path(one["kind"], meta.get("namespace", namespace), meta["name"], one["apiVersion"])
-            self.must("PATCH", f"{where}?fieldManager=test&force=true", one, content_type="application/apply-patch+yaml")
+            self.must(
+                "PATCH", f"{where}?fieldManager=test&force=true", one, content_type="application/apply-patch+yaml"
+            )
 
     def get(self, kind, name, namespace="default"):
         status, answer = self.request("GET", self.path(kind, namespace, name))
@@ -261,8 +338,11 @@ class Cluster(ControlPlane):
 
     def wait_ready_pods(self, *names, namespace="default", timeout=60):
         for name in names:
-            self.wait(lambda name=name: self.condition("Pod", name, "Ready", namespace) == "True", timeout,
-                      f"pod {name} ready")
+            self.wait(
+                lambda name=name: self.condition("Pod", name, "Ready", namespace) == "True",
+                timeout,
+                f"pod {name} ready",
+            )
 
     # ---- the nodes ----
 
@@ -296,8 +376,9 @@ class Cluster(ControlPlane):
     def exec(self, name, *command, container="", stdin="", timeout=30, namespace="default"):
         """Runs a command in a container; returns an object with code, out and err."""
         query = urlencode({"container": container, "timeout": timeout})
-        answer = self.control("POST", f"/pods/{namespace}/{name}/exec?{query}",
-                              {"Command": list(command), "Stdin": stdin})
+        answer = self.control(
+            "POST", f"/pods/{namespace}/{name}/exec?{query}", {"Command": list(command), "Stdin": stdin}
+        )
         return subprocess.CompletedProcess(command, answer["Code"], answer["Stdout"], answer["Stderr"])
 
     def logs(self, name, namespace="default"):

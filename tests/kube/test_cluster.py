@@ -9,16 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, postgres_image
 from conftest import wait_until
 
 PG = "/usr/lib/postgresql/15/bin"
-IMAGES = {
-    "base": {},
-    "postgres:15": {
-        "User": "999:999", "Env": {"PATH": f"{PG}:/usr/local/bin:/usr/bin:/bin"}, "Dirs": {"/run/postgresql": "3777"},
-        "Passwd": ["postgres:x:999:999:PostgreSQL:/var/lib/postgresql:/bin/sh"]},
-}
+IMAGES = {"base": {}, "postgres:15": postgres_image()}
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
@@ -31,8 +26,12 @@ def cluster(tmp_path_factory):
 def pod(name, script, image="base", **spec):
     """A pod that runs a shell script; keys of the container go in `container`."""
     container = {"name": "main", "image": image, "command": ["sh", "-ec", script], **spec.pop("container", {})}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": spec.pop("labels", {})},
-            "spec": {"containers": [container], "terminationGracePeriodSeconds": 1, **spec}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": spec.pop("labels", {})},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1, **spec},
+    }
 
 
 def config_map(name, **data):
@@ -59,47 +58,92 @@ SERVE = "exec python3 -m http.server --bind 0.0.0.0 --directory /srv 8080"
 
 # ---- PostgreSQL ----
 
-INIT = 'test -s $PGDATA/PG_VERSION || { initdb -A trust --no-sync >/dev/null; echo "host all all all trust" >> $PGDATA/pg_hba.conf; }'
+INIT = """
+test -s $PGDATA/PG_VERSION && exit
+initdb -A trust --no-sync >/dev/null
+echo "host all all all trust" >> $PGDATA/pg_hba.conf
+"""
 
 
 def stateful_set(name):
     labels = {"app": name}
     mount = [{"name": "data", "mountPath": "/var/lib/postgresql/data"}]
-    common = {"image": "postgres:15", "volumeMounts": mount, "env": [
-        {"name": "PGDATA", "value": "/var/lib/postgresql/data/pg"},
-        {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": f"{name}-mode", "key": "mode"}}},
-        {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": f"{name}-word", "key": "word"}}},
-        {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-        {"name": "ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-        {"name": "BOTH", "value": "$(POD)-$(MODE)"}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}}
+    common = {
+        "image": "postgres:15",
+        "volumeMounts": mount,
+        "env": [
+            {"name": "PGDATA", "value": "/var/lib/postgresql/data/pg"},
+            {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": f"{name}-mode", "key": "mode"}}},
+            {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": f"{name}-word", "key": "word"}}},
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "BOTH", "value": "$(POD)-$(MODE)"},
+        ],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
     ready = {"exec": {"command": ["pg_isready", "-q", "-h", "127.0.0.1"]}, "periodSeconds": 1}
-    spread = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-        {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}]}}
+    spread = {
+        "podAntiAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": [
+                {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+            ]
+        }
+    }
     return {
-        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": name},
         "spec": {
-            "serviceName": name, "replicas": 3, "podManagementPolicy": "Parallel", "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {
-                "securityContext": {"runAsNonRoot": True, "fsGroup": 999}, "affinity": spread,
-                "initContainers": [{"name": "init", "command": ["sh", "-ec", INIT], **common}],
-                "containers": [{"name": "postgres", "args": ["-c", "listen_addresses=*"], "command": ["postgres"],
-                                "readinessProbe": ready, "ports": [{"name": "pg", "containerPort": 5432}], **common}]}},
-            "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {
-                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]}}
+            "serviceName": name,
+            "replicas": 3,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "securityContext": {"runAsNonRoot": True, "fsGroup": 999},
+                    "affinity": spread,
+                    "initContainers": [{"name": "init", "command": ["sh", "-ec", INIT], **common}],
+                    "containers": [
+                        {
+                            "name": "postgres",
+                            "args": ["-c", "listen_addresses=*"],
+                            "command": ["postgres"],
+                            "readinessProbe": ready,
+                            "ports": [{"name": "pg", "containerPort": 5432}],
+                            **common,
+                        }
+                    ],
+                },
+            },
+            "volumeClaimTemplates": [
+                {
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+                }
+            ],
+        },
+    }
 
 
 def service(name, selector, port, **spec):
-    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
-            "spec": {"selector": selector, "ports": [{"port": port}], **spec}}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"selector": selector, "ports": [{"port": port}], **spec},
+    }
 
 
 @pytest.fixture(scope="module")
 def postgres(cluster):
-    cluster.apply(config_map("pg-mode", mode="calm"),
-                  {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg-word"}, "stringData": {"word": "hush"}},
-                  service("pg", {"app": "pg"}, 5432, clusterIP="None"), service("pg-any", {"app": "pg"}, 5432),
-                  stateful_set("pg"))
+    cluster.apply(
+        config_map("pg-mode", mode="calm"),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "pg-word"}, "stringData": {"word": "hush"}},
+        service("pg", {"app": "pg"}, 5432, clusterIP="None"),
+        service("pg-any", {"app": "pg"}, 5432),
+        stateful_set("pg"),
+    )
     names = [f"pg-{i}" for i in range(3)]
     cluster.wait_ready_pods(*names)
     return names
@@ -148,8 +192,11 @@ def test_a_deleted_pod_is_back_with_its_data(cluster, postgres):
     before = cluster.get("Pod", "pg-0")
     psql(cluster, "pg-0.pg", "CREATE TABLE kept AS SELECT 42 AS n", pod="pg-1")
     cluster.delete("Pod", "pg-0")
-    cluster.wait(lambda: (cluster.get("Pod", "pg-0") or before)["metadata"]["uid"] != before["metadata"]["uid"], 60,
-                 "another pg-0")
+    cluster.wait(
+        lambda: (cluster.get("Pod", "pg-0") or before)["metadata"]["uid"] != before["metadata"]["uid"],
+        60,
+        "another pg-0",
+    )
     cluster.wait_ready_pods("pg-0")
     assert psql(cluster, "127.0.0.1", "SELECT n FROM kept") == "42"
     assert status(cluster, "pg-0")["podIP"] != before["status"]["podIP"]
@@ -157,8 +204,12 @@ def test_a_deleted_pod_is_back_with_its_data(cluster, postgres):
 
 
 def test_a_claim_grows_and_goes(cluster):
-    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "grow"},
-             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "grow"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
     cluster.apply(claim)
 
     def capacity():
@@ -176,25 +227,40 @@ def test_a_claim_grows_and_goes(cluster):
 
 # ---- volumes and tokens ----
 
+ASK = f"""
+import os, ssl, sys, urllib.error, urllib.request
+server = "https://" + os.environ["KUBERNETES_SERVICE_HOST"] + ":" + os.environ["KUBERNETES_SERVICE_PORT"]
+namespace, token = open("{TOKEN}/namespace").read(), open("{TOKEN}/token").read()
+url = server + "/api/v1/namespaces/" + namespace + "/" + sys.argv[1]
+request = urllib.request.Request(url, headers={{"Authorization": "Bearer " + token}})
+try:
+    print(urllib.request.urlopen(request, context=ssl.create_default_context(cafile="{TOKEN}/ca.crt")).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
 def test_a_token_gets_what_rbac_allows(cluster):
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}}
     rbac = "rbac.authorization.k8s.io"
-    role = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "reader"},
-            "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}]}
-    binding = {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", "metadata": {"name": "reader"},
-               "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "reader"},
-               "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}]}
+    role = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "Role",
+        "metadata": {"name": "reader"},
+        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list"]}],
+    }
+    binding = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": "reader"},
+        "roleRef": {"apiGroup": rbac, "kind": "Role", "name": "reader"},
+        "subjects": [{"kind": "ServiceAccount", "name": "reader", "namespace": "default"}],
+    }
     cluster.apply(account, role, binding, pod("token", "sleep 1000", serviceAccountName="reader"))
     cluster.wait_ready_pods("token")
-    script = (f"import ssl, sys, urllib.request, urllib.error, os; c = ssl.create_default_context(cafile='{TOKEN}/ca.crt'); "
-              "r = urllib.request.Request('https://%s:%s/api/v1/namespaces/%s/' % (os.environ['KUBERNETES_SERVICE_HOST'],"
-              f" os.environ['KUBERNETES_SERVICE_PORT'], open('{TOKEN}/namespace').read()) + sys.argv[1], headers="
-              f"{{'Authorization': 'Bearer ' + open('{TOKEN}/token').read()}})\n"
-              "try: print(urllib.request.urlopen(r, context=c).status)\n"
-              "except urllib.error.HTTPError as e: print(e.code)")
 
     def ask(what):
-        return cluster.exec("token", "python3", "-c", script, what).stdout.strip()
+        return cluster.exec("token", "python3", "-c", ASK, what).stdout.strip()
 
     assert ask("configmaps") == "200"
     assert ask("secrets") == "403"
@@ -212,12 +278,23 @@ def test_config_maps_and_labels_reach_their_files(cluster):
     volumes = [
         {"name": "map", "configMap": {"name": "shown"}},
         {"name": "down", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
-        {"name": "scratch", "emptyDir": {}}]
-    mounts = [{"name": "map", "mountPath": "/map"}, {"name": "down", "mountPath": "/down"},
-              {"name": "scratch", "mountPath": "/scratch/deep"}]
+        {"name": "scratch", "emptyDir": {}},
+    ]
+    mounts = [
+        {"name": "map", "mountPath": "/map"},
+        {"name": "down", "mountPath": "/down"},
+        {"name": "scratch", "mountPath": "/scratch/deep"},
+    ]
     script = "cat /map/a /map/b > /scratch/deep/read; ! touch /sealed 2>/dev/null; sleep 1000"
-    cluster.apply(pod("files", script, labels={"tier": "one"}, volumes=volumes, container={
-        "volumeMounts": mounts, "securityContext": {"readOnlyRootFilesystem": True, "runAsUser": 1234}}))
+    cluster.apply(
+        pod(
+            "files",
+            script,
+            labels={"tier": "one"},
+            volumes=volumes,
+            container={"volumeMounts": mounts, "securityContext": {"readOnlyRootFilesystem": True, "runAsUser": 1234}},
+        )
+    )
     cluster.wait_ready_pods("files")
 
     def read(path):
@@ -230,23 +307,33 @@ def test_config_maps_and_labels_reach_their_files(cluster):
     assert read("/map/c") == "3"
     assert cluster.exec("files", "ls", "/map").stdout.split() == ["a", "c"]
     assert cluster.exec("files", "readlink", "/map/a").stdout.strip() == "..data/a"
-    cluster.request("PATCH", cluster.path("Pod", name="files"), {"metadata": {"labels": {"tier": "two"}}},
-                    content_type="application/merge-patch+json")
+    cluster.request(
+        "PATCH",
+        cluster.path("Pod", name="files"),
+        {"metadata": {"labels": {"tier": "two"}}},
+        content_type="application/merge-patch+json",
+    )
     cluster.wait(lambda: 'tier="two"' in read("/down/labels"), 10, "the new label")
     remove(cluster, "files")
 
 
 # ---- life and death of containers ----
 
+
 def test_liveness_restarts_and_readiness_takes_out_of_service(cluster):
     get = {"httpGet": {"path": "/ok", "port": "web"}, "periodSeconds": 1, "timeoutSeconds": 2}
-    probes = {"livenessProbe": {**get, "failureThreshold": 3, "httpGet": {"path": "/alive", "port": 8080}},
-              "readinessProbe": {**get, "failureThreshold": 1}, "ports": [{"name": "web", "containerPort": 8080}],
-              "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60}}
+    probes = {
+        "livenessProbe": {**get, "failureThreshold": 3, "httpGet": {"path": "/alive", "port": 8080}},
+        "readinessProbe": {**get, "failureThreshold": 1},
+        "ports": [{"name": "web", "containerPort": 8080}],
+        "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 60},
+    }
     volumes = {"volumes": [{"name": "srv", "emptyDir": {}}]}
     probes["volumeMounts"] = [{"name": "srv", "mountPath": "/srv"}]
-    cluster.apply(service("site", {"app": "web"}, 8080),
-                  pod("web", f"touch /srv/ok /srv/alive; {SERVE}", labels={"app": "web"}, container=probes, **volumes))
+    cluster.apply(
+        service("site", {"app": "web"}, 8080),
+        pod("web", f"touch /srv/ok /srv/alive; {SERVE}", labels={"app": "web"}, container=probes, **volumes),
+    )
     cluster.wait_ready_pods("web")
     url = "http://site:8080/ok"
     probe = ["python3", "-c", f"import urllib.request; print(urllib.request.urlopen('{url}', timeout=3).status)"]
@@ -264,10 +351,14 @@ def test_liveness_restarts_and_readiness_takes_out_of_service(cluster):
 
 
 def test_crashes_back_off_and_jobs_end(cluster):
-    cluster.apply(pod("crash", "echo out of luck > /dev/termination-log; exit 3"),
-                  pod("once", "exit 0", restartPolicy="Never"), pod("fails", "exit 7", restartPolicy="Never"),
-                  pod("nocommand", "", container={"command": ["/no/such/program"]}), pod("noimage", "", image="nothing:1"),
-                  pod("nomap", "", container={"envFrom": [{"configMapRef": {"name": "absent"}}]}))
+    cluster.apply(
+        pod("crash", "echo out of luck > /dev/termination-log; exit 3"),
+        pod("once", "exit 0", restartPolicy="Never"),
+        pod("fails", "exit 7", restartPolicy="Never"),
+        pod("nocommand", "", container={"command": ["/no/such/program"]}),
+        pod("noimage", "", image="nothing:1"),
+        pod("nomap", "", container={"envFrom": [{"configMapRef": {"name": "absent"}}]}),
+    )
     cluster.wait(lambda: container_status(cluster, "crash").get("restartCount", 0) >= 2, 30, "restarts")
 
     def waiting(name, where="state"):
@@ -283,14 +374,22 @@ def test_crashes_back_off_and_jobs_end(cluster):
     cluster.wait(lambda: waiting("noimage") == "ErrImagePull", 10, "no image")
     cluster.wait(lambda: waiting("nomap") == "CreateContainerConfigError", 10, "no map")
     cluster.apply(config_map("absent", K="v"))
-    cluster.wait(lambda: container_status(cluster, "nomap").get("state", {}).get("terminated") or
-                 container_status(cluster, "nomap").get("restartCount"), 20, "goes on when the map is there")
+    cluster.wait(
+        lambda: (
+            container_status(cluster, "nomap").get("state", {}).get("terminated")
+            or container_status(cluster, "nomap").get("restartCount")
+        ),
+        20,
+        "goes on when the map is there",
+    )
     remove(cluster, "crash", "once", "fails", "nocommand", "noimage", "nomap")
 
 
 def test_grace_is_given_and_ends(cluster):
-    cluster.apply(pod("polite", "trap 'echo asked; exit 0' TERM; sleep 1000 & wait", terminationGracePeriodSeconds=60),
-                  pod("stubborn", "trap '' TERM; sleep 1000 & while :; do wait; done", terminationGracePeriodSeconds=2))
+    cluster.apply(
+        pod("polite", "trap 'echo asked; exit 0' TERM; sleep 1000 & wait", terminationGracePeriodSeconds=60),
+        pod("stubborn", "trap '' TERM; sleep 1000 & while :; do wait; done", terminationGracePeriodSeconds=2),
+    )
     cluster.wait_ready_pods("polite", "stubborn")
     wait_until(lambda: cluster.exec("stubborn", "sh", "-c", "grep SigIgn /proc/1/status").stdout.strip()[-4] != "0")
     start = time.monotonic()
@@ -313,6 +412,7 @@ def test_memory_is_limited(cluster):
 
 
 # ---- faults ----
+
 
 def test_a_cut_pod_hangs_and_comes_back(cluster, postgres):
     address = status(cluster, "pg-1")["podIP"]
@@ -374,7 +474,45 @@ def test_a_cut_node_is_missed_while_its_pods_run(cluster, postgres):
     assert cluster.info("pg-1")["pids"]["postgres"] == pid
 
 
+def test_a_frozen_node_neither_beats_nor_obeys(cluster, postgres):
+    victim = cluster.info("pg-0")["node"]
+    cluster.node(victim, "freeze")
+    uid = cluster.get("Pod", "pg-0")["metadata"]["uid"]
+    cluster.delete("Pod", "pg-0", gracePeriodSeconds=1)
+    cluster.wait(lambda: cluster.condition("Node", victim, "Ready") == "Unknown", 30, "NotReady")
+    assert cluster.get("Pod", "pg-0")["metadata"]["uid"] == uid, "still terminating"
+    cluster.node(victim, "thaw")
+    cluster.wait(
+        lambda: (cluster.get("Pod", "pg-0") or {"metadata": {"uid": uid}})["metadata"]["uid"] != uid, 60, "new"
+    )
+    cluster.wait_ready_pods("pg-0")
+
+
+def test_pods_and_services_outlive_the_api_server(cluster, postgres):
+    api = cluster.parts["kube-apiserver"]
+    api.kill()
+    assert psql(cluster, "pg-any", "SELECT 1") == "1"
+    pid = cluster.info("pg-2")["pids"]["postgres"]
+    cluster.crash("pg-2")
+    wait_until(lambda: cluster.info("pg-2")["pids"].get("postgres", pid) != pid, what="restarted without an API server")
+    cluster.start()
+    cluster.wait_ready_pods(*postgres)
+    assert container_status(cluster, "pg-2")["lastState"]["terminated"]["exitCode"] == 137
+    assert len(cluster.ready_nodes()) == 3
+
+
+def test_a_node_port_is_open_on_every_node(cluster, postgres):
+    cluster.apply(service("pg-out", {"app": "pg"}, 5432, type="NodePort"))
+    port = cluster.get("Service", "pg-out")["spec"]["ports"][0]["nodePort"]
+    for node in cluster.list("Node"):
+        address = node["status"]["addresses"][0]["address"]
+        ready = [f"{PG}/pg_isready", "-q", "-h", address, "-p", str(port)]
+        cluster.wait(lambda ready=ready: cluster.succeeds(ready), 10, f"{address}:{port}")
+    cluster.delete("Service", "pg-out")
+
+
 # ---- the end ----
+
 
 def leftovers(name):
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if name in line]
@@ -393,7 +531,7 @@ def leftovers(name):
 def test_nothing_is_left(tmp_path, how):
     marker = f"marker-{os.getpid()}-{how.split()[0]}"
     with Cluster(tmp_path / "c", nodes=1, images=IMAGES) as own:
-        own.apply(pod("busy", f"exec -a {marker} sleep 1000", container={"command": ["bash", "-c", f"exec -a {marker} sleep 1000"]}))
+        own.apply(pod("busy", "", container={"command": ["bash", "-c", f"exec -a {marker} sleep 1000"]}))
         own.wait_ready_pods("busy")
         assert leftovers(marker)[2], "the pod runs"
         if how == "kubelet killed":

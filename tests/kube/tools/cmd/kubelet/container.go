@@ -398,8 +398,9 @@ func (c *container) mounts(env map[string]string, s *initSpec) error {
 					return err
 				}
 				if group := fsGroup(c.pod.object()); group >= 0 {
-					_ = os.Chown(source, -1, group)
-					_ = os.Chmod(source, 0o775|os.ModeSetgid)
+					if err := giveGroup(source, group); err != nil {
+						return err
+					}
 				}
 			}
 			resolved, err := filepath.EvalSymlinks(source)

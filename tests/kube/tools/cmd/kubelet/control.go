@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -29,7 +28,7 @@ const logsPort = 10250
 //	GET  /pods/NAMESPACE/NAME                                addresses and processes
 //	GET  /ready
 func (r *rig) serveControl(ctx context.Context) error {
-	listener, err := net.Listen("unix", filepath.Join(r.Dir, "control.sock"))
+	listener, err := net.Listen("unix", "control.sock")
 	if err != nil {
 		return err
 	}

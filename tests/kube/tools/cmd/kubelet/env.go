@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 )
 
@@ -40,9 +39,8 @@ func (c *container) environment(obj *v1.Pod, img image) (map[string]string, erro
 }
 
 func (c *container) envFrom(namespace string, from *v1.EnvFromSource, env map[string]string) error {
-	client := c.pod.node.client.CoreV1()
 	if s := from.ConfigMapRef; s != nil {
-		m, err := client.ConfigMaps(namespace).Get(c.pod.ctx, s.Name, metav1.GetOptions{})
+		m, err := c.pod.node.configMap(c.pod.ctx, namespace, s.Name)
 		if err != nil {
 			return ignoreMissing(err, s.Optional)
 		}
@@ -51,7 +49,7 @@ func (c *container) envFrom(namespace string, from *v1.EnvFromSource, env map[st
 		}
 	}
 	if s := from.SecretRef; s != nil {
-		m, err := client.Secrets(namespace).Get(c.pod.ctx, s.Name, metav1.GetOptions{})
+		m, err := c.pod.node.secret(c.pod.ctx, namespace, s.Name)
 		if err != nil {
 			return ignoreMissing(err, s.Optional)
 		}
@@ -64,7 +62,6 @@ func (c *container) envFrom(namespace string, from *v1.EnvFromSource, env map[st
 
 // valueFrom is false when something optional is not there.
 func (c *container) valueFrom(obj *v1.Pod, from *v1.EnvVarSource) (string, bool, error) {
-	client := c.pod.node.client.CoreV1()
 	var value string
 	var there bool
 	var err error
@@ -78,14 +75,14 @@ func (c *container) valueFrom(obj *v1.Pod, from *v1.EnvVarSource) (string, bool,
 		s := from.ConfigMapKeyRef
 		what, key, optional = "ConfigMap", s.Key, s.Optional
 		var m *v1.ConfigMap
-		if m, err = client.ConfigMaps(obj.Namespace).Get(c.pod.ctx, s.Name, metav1.GetOptions{}); err == nil {
+		if m, err = c.pod.node.configMap(c.pod.ctx, obj.Namespace, s.Name); err == nil {
 			value, there = m.Data[s.Key]
 		}
 	case from.SecretKeyRef != nil:
 		s := from.SecretKeyRef
 		what, key, optional = "Secret", s.Key, s.Optional
 		var m *v1.Secret
-		if m, err = client.Secrets(obj.Namespace).Get(c.pod.ctx, s.Name, metav1.GetOptions{}); err == nil {
+		if m, err = c.pod.node.secret(c.pod.ctx, obj.Namespace, s.Name); err == nil {
 			var bytes []byte
 			bytes, there = m.Data[s.Key]
 			value = string(bytes)

@@ -79,7 +79,7 @@ func (s *initSpec) enter() error {
 
 // makeRoot lays a tmpfs over the host's root and pivots there; the host stays at /.host for what is bound from it.
 func (s *initSpec) makeRoot() error {
-	upper, work, root := s.Work+"/upper", s.Work+"/work", s.Work+"/root"
+	upper, work, root := s.Work+"/upper", s.Work+"/overlay", s.Work+"/root"
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}

@@ -92,6 +92,9 @@ func main() {
 }
 
 func (r *rig) run(ctx context.Context) error {
+	if err := os.Chdir(r.Dir); err != nil { // the path of a unix socket is short
+		return err
+	}
 	for _, name := range []string{"mnt", "pods", "volumes", "logs"} {
 		if err := os.MkdirAll(filepath.Join(r.Dir, name), 0o755); err != nil {
 			return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
@@ -38,12 +40,14 @@ type node struct {
 	lastIP int
 
 	// of one life, from start to kill
-	link   *link
-	client kubernetes.Interface
-	events record.EventRecorder
-	cancel context.CancelFunc
-	frozen atomic.Bool
-	held   []func() // what a frozen node was told
+	link    *link
+	client  kubernetes.Interface
+	maps    corelisters.ConfigMapLister
+	secrets corelisters.SecretLister
+	events  record.EventRecorder
+	cancel  context.CancelFunc
+	frozen  atomic.Bool
+	held    []func() // what a frozen node was told
 }
 
 const leaseDuration = 40 // seconds, as the kubelet's default
@@ -228,8 +232,8 @@ func (n *node) beat(ctx context.Context) error {
 		ready = ready || c.Type == v1.NodeReady && c.Status == v1.ConditionTrue
 	}
 	if !ready {
-		have.Status = n.status()
-		if _, err := nodes.UpdateStatus(ctx, have, metav1.UpdateOptions{}); err != nil {
+		patch, _ := json.Marshal(map[string]any{"status": n.status()})
+		if _, err := nodes.PatchStatus(ctx, n.name, patch); err != nil {
 			return err
 		}
 	}
@@ -272,13 +276,35 @@ func (n *node) watch(ctx context.Context) {
 			n.podGone(o.(*v1.Pod))
 		},
 	})
-	bound.Start(ctx.Done())
 	shown := informers.NewSharedInformerFactory(n.client, 0)
 	changed := cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, o any) { n.refresh(o.(metav1.Object).GetNamespace()) },
 		AddFunc: func(o any) { n.refresh(o.(metav1.Object).GetNamespace()) }}
 	_, _ = shown.Core().V1().ConfigMaps().Informer().AddEventHandler(changed)
 	_, _ = shown.Core().V1().Secrets().Informer().AddEventHandler(changed)
+	n.maps, n.secrets = shown.Core().V1().ConfigMaps().Lister(), shown.Core().V1().Secrets().Lister()
 	shown.Start(ctx.Done())
+	bound.Start(ctx.Done())
+}
+
+// configMap asks the API server; while that cannot be reached, what was last seen has to do.
+func (n *node) configMap(ctx context.Context, namespace, name string) (*v1.ConfigMap, error) {
+	limit, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	m, err := n.client.CoreV1().ConfigMaps(namespace).Get(limit, name, metav1.GetOptions{})
+	if seen, missing := n.maps.ConfigMaps(namespace).Get(name); err != nil && !apierrors.IsNotFound(err) && missing == nil {
+		return seen, nil
+	}
+	return m, err
+}
+
+func (n *node) secret(ctx context.Context, namespace, name string) (*v1.Secret, error) {
+	limit, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	m, err := n.client.CoreV1().Secrets(namespace).Get(limit, name, metav1.GetOptions{})
+	if seen, missing := n.secrets.Secrets(namespace).Get(name); err != nil && !apierrors.IsNotFound(err) && missing == nil {
+		return seen, nil
+	}
+	return m, err
 }
 
 func (n *node) refresh(namespace string) {

@@ -38,8 +38,8 @@ type services struct {
 }
 
 type servicePort struct {
-	listeners []net.Listener
-	backends  []string
+	listener net.Listener
+	backends []string
 }
 
 func (r *rig) startServices(ctx context.Context) error {
@@ -118,14 +118,14 @@ func (s *services) sync() {
 	defer s.mu.Unlock()
 	for key, port := range s.ports {
 		if wanted[key] == nil {
-			port.close()
+			port.listener.Close()
 			delete(s.ports, key)
 		}
 	}
 	for key, backends := range wanted {
 		if s.ports[key] == nil {
 			if l, err := s.listen(key); err == nil {
-				s.ports[key] = &servicePort{listeners: []net.Listener{l}}
+				s.ports[key] = &servicePort{listener: l}
 				go s.accept(key, l)
 			} else if !strings.HasPrefix(key, "node/") {
 				log.Printf("service on %s: %v", key, err)
@@ -134,12 +134,6 @@ func (s *services) sync() {
 		if port := s.ports[key]; port != nil {
 			port.backends = backends
 		}
-	}
-}
-
-func (p *servicePort) close() {
-	for _, l := range p.listeners {
-		l.Close()
 	}
 }
 
@@ -204,12 +198,9 @@ func relay(client *net.TCPConn, address string) {
 
 // ---- DNS ----
 
+// serveDNS answers over UDP only: no answer here is too long for it.
 func (s *services) serveDNS() error {
 	packets, err := net.ListenPacket("udp4", dnsAddress+":53")
-	if err != nil {
-		return err
-	}
-	streams, err := net.Listen("tcp4", dnsAddress+":53")
 	if err != nil {
 		return err
 	}
@@ -225,35 +216,7 @@ func (s *services) serveDNS() error {
 			}
 		}
 	}()
-	go func() {
-		for {
-			conn, err := streams.Accept()
-			if err != nil {
-				return
-			}
-			go s.serveStream(conn)
-		}
-	}()
 	return nil
-}
-
-func (s *services) serveStream(conn net.Conn) {
-	defer conn.Close()
-	head := make([]byte, 2)
-	for {
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-		if _, err := io.ReadFull(conn, head); err != nil {
-			return
-		}
-		question := make([]byte, int(head[0])<<8|int(head[1]))
-		if _, err := io.ReadFull(conn, question); err != nil {
-			return
-		}
-		answer := s.answer(question)
-		if _, err := conn.Write(append([]byte{byte(len(answer) >> 8), byte(len(answer))}, answer...)); err != nil {
-			return
-		}
-	}
 }
 
 func (s *services) answer(packet []byte) []byte {

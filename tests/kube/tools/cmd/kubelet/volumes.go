@@ -76,13 +76,22 @@ func (v *volumes) prepareOne(ctx context.Context, obj *v1.Pod, volume *v1.Volume
 	}
 	v.path[volume.Name] = path
 	if group := fsGroup(obj); group >= 0 && (volume.EmptyDir != nil || volume.PersistentVolumeClaim != nil) {
-		// Only the root of the volume: PostgreSQL refuses a data directory that its group may write.
-		if err := os.Chown(path, -1, group); err != nil {
-			return err
-		}
-		return os.Chmod(path, 0o775|os.ModeSetgid)
+		return giveGroup(path, group)
 	}
 	return nil
+}
+
+// giveGroup is what fsGroup does, to the root of a volume only: PostgreSQL refuses a data directory that its group may
+// write, and a kubelet that finds the root right (OnRootMismatch) leaves the rest alone too.
+func giveGroup(path string, group int) error {
+	info, err := os.Stat(path)
+	if err == nil {
+		err = os.Chown(path, -1, group)
+	}
+	if err == nil {
+		err = os.Chmod(path, info.Mode().Perm()|0o770|os.ModeSetgid)
+	}
+	return err
 }
 
 func fsGroup(obj *v1.Pod) int {
@@ -162,10 +171,9 @@ func (v *volumes) project(ctx context.Context, obj *v1.Pod, volume *v1.Volume, p
 }
 
 func (v *volumes) collect(ctx context.Context, obj *v1.Pod, name string, s v1.VolumeProjection, mode os.FileMode, files map[string]file) error {
-	client := v.pod.node.client.CoreV1()
 	switch {
 	case s.ConfigMap != nil:
-		m, err := client.ConfigMaps(obj.Namespace).Get(ctx, s.ConfigMap.Name, metav1.GetOptions{})
+		m, err := v.pod.node.configMap(ctx, obj.Namespace, s.ConfigMap.Name)
 		if err != nil {
 			return ignoreMissing(err, s.ConfigMap.Optional)
 		}
@@ -178,7 +186,7 @@ func (v *volumes) collect(ctx context.Context, obj *v1.Pod, name string, s v1.Vo
 		}
 		return pick(data, s.ConfigMap.Items, s.ConfigMap.Optional, mode, files)
 	case s.Secret != nil:
-		m, err := client.Secrets(obj.Namespace).Get(ctx, s.Secret.Name, metav1.GetOptions{})
+		m, err := v.pod.node.secret(ctx, obj.Namespace, s.Secret.Name)
 		if err != nil {
 			return ignoreMissing(err, s.Secret.Optional)
 		}
