@@ -188,10 +188,18 @@ class Cluster(ControlPlane):
             shutil.rmtree(self.dir / name, ignore_errors=True)
 
     def remove_cgroups(self):
-        """What a kubelet that was killed left."""
+        """What a kubelet that was killed left; a killed process leaves its cgroup a moment later."""
         for path in Path("/sys/fs/cgroup").rglob(f"shardherd-{self.name}"):
+            deadline = time.monotonic() + 10
             for inner in [*path.glob("*/"), path]:
-                inner.rmdir()
+                while True:
+                    try:
+                        inner.rmdir()
+                        break
+                    except OSError:
+                        if time.monotonic() > deadline:
+                            raise
+                        time.sleep(0.02)
 
     def make_network(self):
         lines = [

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -269,10 +270,7 @@ func (c *container) grace(probe *v1.Probe) time.Duration {
 // describe turns the API's container into what its first process is told.
 func (c *container) describe(obj *v1.Pod, img image) (*initSpec, error) {
 	ip := c.pod.network().ip
-	hostname := obj.Name
-	if obj.Spec.Hostname != "" {
-		hostname = obj.Spec.Hostname
-	}
+	hostname := cmp.Or(obj.Spec.Hostname, obj.Name)
 	hosts := "127.0.0.1\tlocalhost\n" + ip + "\t"
 	if obj.Spec.Subdomain != "" {
 		hosts += hostname + "." + obj.Spec.Subdomain + "." + obj.Namespace + ".svc." + domain + "\t"
@@ -281,14 +279,9 @@ func (c *container) describe(obj *v1.Pod, img image) (*initSpec, error) {
 	for _, alias := range obj.Spec.HostAliases {
 		hosts += alias.IP + "\t" + strings.Join(alias.Hostnames, "\t") + "\n"
 	}
-	s := &initSpec{Work: filepath.Join(c.pod.node.rig.Dir, "mnt"), Hostname: hostname, Image: img, Dir: "/",
+	s := &initSpec{Work: filepath.Join(c.pod.node.rig.Dir, "mnt"), Hostname: hostname, Image: img, Dir: cmp.Or(c.spec.WorkingDir, img.WorkingDir, "/"),
 		Files: map[string]string{"/etc/hosts": hosts, "/etc/hostname": hostname + "\n", "/etc/resolv.conf": fmt.Sprintf(
 			"nameserver %s\nsearch %s.svc.%s svc.%s %s\noptions ndots:5\n", dnsAddress, obj.Namespace, domain, domain, domain)}}
-	for _, dir := range []string{img.WorkingDir, c.spec.WorkingDir} {
-		if dir != "" {
-			s.Dir = dir
-		}
-	}
 	env, err := c.environment(obj, img)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	v1 "k8s.io/api/core/v1"
@@ -9,7 +10,7 @@ import (
 
 // environment: image, the API server's address, envFrom, env; later ones win, and may use $(EARLIER).
 func (c *container) environment(obj *v1.Pod, img image) (map[string]string, error) {
-	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": obj.Name}
+	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": cmp.Or(obj.Spec.Hostname, obj.Name)}
 	for name, value := range img.Env {
 		env[name] = value
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -89,22 +91,24 @@ func (n *node) start() error {
 // tells the API server anything.
 func (n *node) kill() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	if !n.alive {
+		n.mu.Unlock()
 		return
 	}
 	n.alive = false
 	_ = n.link.cut(true)
 	n.cancel()
-	for _, p := range n.pods {
+	pods := slices.Collect(maps.Values(n.pods))
+	n.mu.Unlock()
+	for _, p := range pods {
 		if l := p.network(); l != nil {
 			_ = l.cut(true)
 		}
 	}
-	for _, p := range n.pods {
+	for _, p := range pods {
 		p.die()
 	}
-	for _, p := range n.pods {
+	for _, p := range pods {
 		<-p.done
 	}
 	n.link.close()
@@ -243,19 +247,13 @@ func (n *node) beat(ctx context.Context) error {
 func (n *node) renewLease(ctx context.Context, owner *v1.Node) error {
 	leases := n.client.CoordinationV1().Leases(v1.NamespaceNodeLease)
 	now, duration := metav1.NewMicroTime(time.Now()), int32(leaseDuration)
-	lease, err := leases.Get(ctx, n.name, metav1.GetOptions{})
+	spec := coordv1.LeaseSpec{HolderIdentity: &n.name, LeaseDurationSeconds: &duration, RenewTime: &now}
+	patch, _ := json.Marshal(map[string]any{"spec": spec})
+	_, err := leases.Patch(ctx, n.name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) {
-		lease = &coordv1.Lease{
-			ObjectMeta: metav1.ObjectMeta{Name: n.name, OwnerReferences: []metav1.OwnerReference{
-				{APIVersion: "v1", Kind: "Node", Name: n.name, UID: owner.UID}}},
-			Spec: coordv1.LeaseSpec{HolderIdentity: &n.name, LeaseDurationSeconds: &duration, RenewTime: &now},
-		}
-		_, err = leases.Create(ctx, lease, metav1.CreateOptions{})
-		return err
-	}
-	if err == nil {
-		lease.Spec.RenewTime = &now
-		_, err = leases.Update(ctx, lease, metav1.UpdateOptions{})
+		_, err = leases.Create(ctx, &coordv1.Lease{Spec: spec, ObjectMeta: metav1.ObjectMeta{Name: n.name,
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: n.name, UID: owner.UID}}},
+		}, metav1.CreateOptions{})
 	}
 	return err
 }
@@ -277,8 +275,8 @@ func (n *node) watch(ctx context.Context) {
 		},
 	})
 	shown := informers.NewSharedInformerFactory(n.client, 0)
-	changed := cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, o any) { n.refresh(o.(metav1.Object).GetNamespace()) },
-		AddFunc: func(o any) { n.refresh(o.(metav1.Object).GetNamespace()) }}
+	changed := cache.ResourceEventHandlerFuncs{UpdateFunc: func(_, o any) { n.refresh(o) },
+		AddFunc: func(o any) { n.refresh(o) }}
 	_, _ = shown.Core().V1().ConfigMaps().Informer().AddEventHandler(changed)
 	_, _ = shown.Core().V1().Secrets().Informer().AddEventHandler(changed)
 	n.maps, n.secrets = shown.Core().V1().ConfigMaps().Lister(), shown.Core().V1().Secrets().Lister()
@@ -307,11 +305,14 @@ func (n *node) secret(ctx context.Context, namespace, name string) (*v1.Secret, 
 	return m, err
 }
 
-func (n *node) refresh(namespace string) {
+// refresh has the pods look that show this ConfigMap or Secret in a volume.
+func (n *node) refresh(changed any) {
+	object := changed.(metav1.Object)
+	_, secret := changed.(*v1.Secret)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, p := range n.pods {
-		if p.namespace == namespace {
+		if p.namespace == object.GetNamespace() && shows(p.object(), object.GetName(), secret) {
 			wake(p.stale)
 		}
 	}

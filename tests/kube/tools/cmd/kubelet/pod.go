@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,7 +119,9 @@ func (p *pod) update(obj *v1.Pod) {
 	if obj.Generation != before.Generation || len(obj.Spec.ReadinessGates) > 0 {
 		wake(p.dirty)
 	}
-	wake(p.stale)
+	if !maps.Equal(obj.Labels, before.Labels) || !maps.Equal(obj.Annotations, before.Annotations) {
+		wake(p.stale)
+	}
 	if obj.DeletionTimestamp == nil {
 		return
 	}
@@ -214,7 +217,7 @@ func (p *pod) closeLink() {
 
 // keepFresh follows ConfigMaps, Secrets, labels and the age of tokens.
 func (p *pod) keepFresh() {
-	tick := time.NewTicker(10 * time.Second)
+	tick := time.NewTicker(time.Minute)
 	defer tick.Stop()
 	for {
 		select {

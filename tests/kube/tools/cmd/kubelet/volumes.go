@@ -120,6 +120,23 @@ func (v *volumes) claimPath(ctx context.Context, namespace, name string) (string
 	return volume.Spec.HostPath.Path, nil
 }
 
+// shows tells whether a volume of the pod has a ConfigMap or Secret of that name in it.
+func shows(obj *v1.Pod, name string, secret bool) bool {
+	for _, volume := range obj.Spec.Volumes {
+		switch s := volume.VolumeSource; {
+		case s.ConfigMap != nil && !secret && s.ConfigMap.Name == name, s.Secret != nil && secret && s.Secret.SecretName == name:
+			return true
+		case s.Projected != nil:
+			for _, p := range s.Projected.Sources {
+				if p.ConfigMap != nil && !secret && p.ConfigMap.Name == name || p.Secret != nil && secret && p.Secret.Name == name {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
 // refresh writes anew what changed in the projected volumes.
 func (v *volumes) refresh(ctx context.Context, obj *v1.Pod) error {
 	for i := range obj.Spec.Volumes {
