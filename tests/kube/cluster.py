@@ -124,6 +124,35 @@ class Namespace:
         os.close(self.fd)
 
 
+# Waits for the end of its input, which comes with the end of whoever holds the pipe, and kills what is in a namespace.
+GUARD = """
+cat
+for process in /proc/[0-9]*; do
+    if [ "$(readlink "$process/ns/net")" = "$1" ]; then kill -9 "${process#/proc/}"; fi
+done
+"""
+
+
+class Guard:
+    """Ends everything in a namespace when this program ends, however it does."""
+
+    def __init__(self, namespace):
+        target = os.readlink(namespace.path())
+        if not target.startswith("net:") or target == os.readlink("/proc/self/ns/net"):
+            raise RuntimeError("not a namespace of the tests")
+        self.process = subprocess.Popen(
+            ["sh", "-c", GUARD, "guard", target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(timeout=30)
+
+
 class Control(http.client.HTTPConnection):
     def __init__(self, path):
         super().__init__("kubelet", timeout=120)
@@ -162,7 +191,9 @@ class Cluster(ControlPlane):
 
     def __enter__(self):
         self.namespace = Namespace()
+        self.guard = Guard(self.namespace)
         try:
+            self.remove_old_cgroups()
             self.make_network()
             super().__enter__()
             self.start_others()
@@ -182,19 +213,29 @@ class Cluster(ControlPlane):
             except subprocess.TimeoutExpired:
                 kubelet.kill()  # its pods die with it
         super().__exit__()
+        self.guard.close()
         self.namespace.close()
-        self.remove_cgroups()
+        self.remove_cgroups(self.name)
         for name in ("pods", "volumes"):
             shutil.rmtree(self.dir / name, ignore_errors=True)
 
-    def remove_cgroups(self):
+    def remove_old_cgroups(self):
+        """Those of a test run that was killed; its processes its guard has ended."""
+        for path in Path("/sys/fs/cgroup").rglob("shardherd-*-*"):
+            name = path.name.removeprefix("shardherd-")
+            if not Path("/proc", name.split("-")[0]).exists():
+                self.remove_cgroups(name)
+
+    def remove_cgroups(self, name):
         """What a kubelet that was killed left; a killed process leaves its cgroup a moment later."""
-        for path in Path("/sys/fs/cgroup").rglob(f"shardherd-{self.name}"):
+        for path in Path("/sys/fs/cgroup").rglob(f"shardherd-{name}"):
             deadline = time.monotonic() + 10
             for inner in [*path.glob("*/"), path]:
                 while True:
                     try:
                         inner.rmdir()
+                        break
+                    except FileNotFoundError:
                         break
                     except OSError:
                         if time.monotonic() > deadline:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -516,7 +517,7 @@ def test_a_node_port_is_open_on_every_node(cluster, postgres):
 
 def leftovers(name):
     mounts = [line for line in Path("/proc/mounts").read_text().splitlines() if name in line]
-    groups = list(Path("/sys/fs/cgroup").rglob(f"shardherd-{name}"))
+    groups = list(Path("/sys/fs/cgroup").rglob(f"shardherd-{name}*"))
     processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -541,3 +542,33 @@ def test_nothing_is_left(tmp_path, how):
     assert not leftovers(str(tmp_path))[2]
     shutil.rmtree(tmp_path / "c")
     assert "br0" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
+
+
+def test_nothing_runs_on_when_the_tests_are_killed(tmp_path):
+    marker = f"marker-{os.getpid()}-orphan"
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from cluster import Cluster
+with Cluster({str(tmp_path / "c")!r}, nodes=1, images={{"base": {{}}}}) as own:
+    container = {{"name": "main", "image": "base", "command": ["bash", "-c", "exec -a {marker} sleep 1000"]}}
+    spec = {{"containers": [container]}}
+    own.apply({{"apiVersion": "v1", "kind": "Pod", "metadata": {{"name": "busy"}}, "spec": spec}})
+    own.wait_ready_pods("busy")
+    print("up", flush=True)
+    sys.stdin.read()
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with child:
+        assert child.stdout.readline() == "up\n"
+        assert leftovers(marker)[2], "the pod runs"
+        child.kill()
+    wait_until(lambda: not leftovers(str(tmp_path))[2] and not leftovers(marker)[2], what="all ended")
+    with Cluster(tmp_path / "d", nodes=1, images=IMAGES):
+        assert not leftovers(str(child.pid))[1], "the next cluster removes what is left of cgroups"
