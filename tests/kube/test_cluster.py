@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, postgres_image
-from conftest import wait_until
+from kube import wait_until
 
 PG = "/usr/lib/postgresql/15/bin"
 IMAGES = {"base": {}, "postgres:15": postgres_image()}
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
