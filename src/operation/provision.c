@@ -16,6 +16,7 @@
 #include "operation/sqlf.h"
 #include "operation/transient.h"
 
+#define OLDEST_VERSION    150000
 #define SCHEMA_TIMEOUT_NS (300 * ENV_NS_PER_S)
 #define TRIES             60
 #define RETRY_NS          (1 * ENV_NS_PER_S)
@@ -276,6 +277,13 @@ static int ensure_shard(struct provision *p, struct provisioned_shard *shard, st
         if (instance == NULL)
             return err_set(err, ERRC_NOT_FOUND, "shard %s: instance %s is not known", shard->name,
                            shard->instance);
+        int version = instance->facts.server_version; /* 0 = not seen yet: asked with the schema */
+        if (version != 0 && version < OLDEST_VERSION)
+            return err_set(
+                err, ERRC_UNSUPPORTED,
+                "shard %s: instance %s runs PostgreSQL %d.%d, and %d or newer is needed: upgrade it, or "
+                "name another instance",
+                shard->name, shard->instance, version / 10000, version % 10000, OLDEST_VERSION / 10000);
         own_instance(p, shard, instance);
         set_link(p, shard, &instance->access);
         return 0;
@@ -364,6 +372,19 @@ static void add_install(const struct shard_call *call, struct buf *sql)
          term, p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi);
 }
 
+static bool server_fits(const struct pg_reply *reply, struct err *err)
+{
+    int64_t version = 0;
+    const char *level = pg_value(reply, 0, 1);
+    if (pg_value_int64(reply, 0, 2, &version) && version < OLDEST_VERSION)
+        err_set(err, ERRC_UNSUPPORTED, "PostgreSQL is %d.%d, and %d or newer is needed: upgrade it",
+                (int)version / 10000, (int)version % 10000, OLDEST_VERSION / 10000);
+    else if (strcmp(level, "logical") != 0)
+        err_set(err, ERRC_REFUSED,
+                "wal_level is %s: set wal_level = logical in postgresql.conf and restart the server", level);
+    return err->code == ERRC_NONE;
+}
+
 static void fill_shard(const struct pg_reply *reply, void *data)
 {
     struct shard_call *call = data;
@@ -374,11 +395,8 @@ static void fill_shard(const struct pg_reply *reply, void *data)
         on_schema(reply, data);
         return;
     }
-    if (strcmp(pg_value(reply, 0, 1), "logical") != 0) {
-        struct err err = {0};
-        err_set(&err, ERRC_REFUSED,
-                "wal_level is %s: set wal_level = logical in postgresql.conf and restart the server",
-                pg_value(reply, 0, 1));
+    struct err err = {0};
+    if (!server_fits(reply, &err)) {
         struct pg_reply refused = {.err = &err};
         on_schema(&refused, data);
         return;
@@ -407,7 +425,8 @@ static void run_schema(struct provision *p)
         struct shard_call *call = mem_alloc(sizeof *call);
         *call = (struct shard_call){p, &p->shards[i]};
         link_exec(&p->shards[i].link,
-                  "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level')",
+                  "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level'), "
+                  "current_setting('server_version_num')::int",
                   SCHEMA_TIMEOUT_NS, fill_shard, call);
     }
 }

@@ -8,7 +8,9 @@ import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -171,6 +173,78 @@ def test_wrong_password(new_rig, pg_factory):
     assert "not the right one" not in shown
 
 
+def test_wrong_password_and_a_new_database(new_rig, pg_factory):
+    """The operation says why, and the server is as it was."""
+    server = lent_server(pg_factory, wal_level="logical")
+    static = Static(new_rig(start=False), server, password="not the right one")
+    before = dump(server.bin, server.conninfo("lent"))
+    wait_until(lambda: static.instance()["error"], what="the error of the instance")
+    op = static.apply()
+    assert op["status"] == "failed", op
+    message = op["error"]["message"]
+    assert "shard s1" in message and "password authentication failed" in message, message
+    assert "not the right one" not in json.dumps(op)
+    assert dump(server.bin, server.conninfo("lent")) == before
+
+
+class Old:
+    """Answers as a PostgreSQL 14.2 that lets everybody in and can do nothing."""
+
+    bin = None
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                conn, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(conn,), daemon=True).start()
+
+    @staticmethod
+    def message(kind, body=b""):
+        return kind + struct.pack("!I", len(body) + 4) + body
+
+    def serve(self, conn):
+        with conn, contextlib.suppress(OSError):
+            while len(conn.recv(8192)) == 8:  # SSLRequest, GSSENCRequest
+                conn.sendall(b"N")
+            status = {"server_version": "14.2", "client_encoding": "UTF8", "standard_conforming_strings": "on"}
+            hello = self.message(b"R", struct.pack("!I", 0))
+            for name, value in status.items():
+                hello += self.message(b"S", f"{name}\0{value}\0".encode())
+            conn.sendall(hello + self.message(b"K", struct.pack("!II", 1, 1)) + self.message(b"Z", b"I"))
+            refusal = self.message(b"E", b"SERROR\0VERROR\0C0A000\0Mtoo old for that\0\0") + self.message(b"Z", b"I")
+            while conn.recv(65536):
+                conn.sendall(refusal)
+
+    def close(self):
+        self.listener.close()
+
+
+def test_a_lent_server_too_old(new_rig):
+    server = Old()
+    try:
+        static = Static(new_rig(start=False), server)
+        wait_until(lambda: static.instance()["version"] == "14.2", what="its version")
+        said = "shard s1: instance pg-a runs PostgreSQL 14.2, and 15 or newer is needed: upgrade it"
+        document = spec("lent")
+        document["spec"]["shards"] = [{"name": "s1", "range": f"{-(2**63)}..{2**63 - 1}", "instance": "pg-a"}]
+        file = static.rig.directory / "lent.json"
+        file.write_text(json.dumps(document))
+        done = subprocess.run(
+            [static.rig.shardherd, "apply", "-f", str(file), "--wait", "--state", str(static.rig.state)],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 1 and said in done.stderr, done
+    finally:
+        server.close()
+
+
 def test_wal_level_is_not_logical(new_rig, pg_factory):
     server = lent_server(pg_factory)
     static = Static(new_rig(start=False), server)
@@ -319,37 +393,6 @@ def test_key_update_across_shards(shop):
     shop.sql("s2", update.format(-stays))
     shop.sql("s2", f"SELECT 1; UPDATE customers SET customer_id = customer_id WHERE customer_id = {leaves}")
     assert shop.sql("s2", "SELECT count(*), sum(customer_id) FROM customers") == count
-
-
-def test_merge_of_a_shard_of_many_ranges(new_rig):
-    """The refusal names the moves that make it possible; they and the merge then work as they stand there."""
-    rig = new_rig()
-    rig.make_shop(customers=300)
-    merge = {"kind": "merge", "shard": "s2", "target": "s1", "bake": "0s"}
-    lowest = {
-        "kind": "rebalance",
-        "shard": "s1",
-        "target": "s2",
-        "lo": str(-(2**63)),
-        "hi": str(-(2**62)),
-        "bake": "0s",
-    }
-    assert rig.wait_operation(rig.post("/v1/databases/shop/operations", lowest)["id"])["status"] == "done"
-    with pytest.raises(Problem) as problem:
-        rig.post("/v1/databases/shop/operations", merge)
-    assert problem.value.status == 422, problem.value
-    detail = json.loads(problem.value.body)["detail"]
-    assert 'shard "s2" owns 2 ranges and a merge moves one' in detail, detail
-    (remedy,) = re.findall(r'"shardherd (move .*?)"', detail)
-    done = subprocess.run(
-        [rig.shardherd, *remedy.split(), "--bake", "0s", "--wait", "--state", str(rig.state)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done
-    assert rig.wait_operation(rig.post("/v1/databases/shop/operations", merge)["id"])["status"] == "done"
-    assert [shard["name"] for shard in rig.routing()["shards"]] == ["s1"]
-    assert rig.sql("s1", "SELECT count(*) FROM customers") == [(300,)]
-    rig.assert_consistent()
 
 
 # ---- ports and directories ----
