@@ -56,7 +56,7 @@ struct etcd_call {
     struct sm sm;
     struct etcd_request request;
     char *body;
-    int endpoint; /* of this try */
+    int endpoint;   /* of this try */
     uint64_t token; /* of this try */
     bool had_token, renewed, unknown, canceled;
     int tries;
@@ -302,7 +302,7 @@ static void call_again(struct etcd_call *c)
         return;
     }
     if (pause)
-        c->pause_ns = c->pause_ns == 0                ? PAUSE_NS
+        c->pause_ns = c->pause_ns == 0                 ? PAUSE_NS
                       : c->pause_ns < PAUSE_MAX_NS / 2 ? c->pause_ns * 2
                                                        : PAUSE_MAX_NS;
     uint64_t wait = pause ? c->pause_ns / 2 + env_random_below(client->loop->env, c->pause_ns) : 0;
@@ -373,7 +373,8 @@ static void call_judge(struct etcd_call *c, int status)
     } else if (failed)
         call_refused(c, fault, message);
     else
-        call_refused(c, fault, status == 404 ? "not found: etcd 3.4 or newer is needed" : "not etcd's answer");
+        call_refused(c, fault,
+                     status == 404 ? "not found: etcd 3.4 or newer is needed" : "not etcd's answer");
 }
 
 static void try_answered(const struct http_answer *answer, void *data)
@@ -456,8 +457,7 @@ int etcd_call_start(struct etcd_client *client, const struct etcd_request *reque
     c->request = *request;
     c->body = mem_strndup(request->body, request->body_length);
     c->request.try_ns = request->try_ns != 0 ? request->try_ns : ETCD_TRY_NS;
-    c->give_up_ns =
-        loop_now(client->loop) + (request->limit_ns != 0 ? request->limit_ns : ETCD_LIMIT_NS);
+    c->give_up_ns = loop_now(client->loop) + (request->limit_ns != 0 ? request->limit_ns : ETCD_LIMIT_NS);
     c->cb = cb;
     c->data = data;
     c->task = (struct loop_task){.run = call_report, .data = c};

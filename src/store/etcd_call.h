@@ -2,10 +2,10 @@
  * etcd_call: one request to a cluster of etcd members: which member, with which token, how often.
  *
  * A call is tried at one member after the other until one gives an answer that counts, or its time is up
- * (E8). Bodies must therefore be such that repeating them does no harm: reads, and transactions whose compares
- * fail once they were applied. A token that the cluster does not take (any more) is replaced once per call
- * (E5); what was not executed for want of a token is no unknown outcome. A member that belongs to another
- * cluster than the first that answered is not listened to.
+ * (E8). Bodies must therefore be such that repeating them does no harm: reads, and transactions whose
+ * compares fail once they were applied. A token that the cluster does not take (any more) is replaced once
+ * per call (E5); what was not executed for want of a token is no unknown outcome. A member that belongs to
+ * another cluster than the first that answered is not listened to.
  */
 #ifndef STORE_ETCD_CALL_H
 #define STORE_ETCD_CALL_H
@@ -43,9 +43,9 @@ struct etcd_request {
     const char *path; /* "/v3/kv/range", static */
     const char *body; /* copied */
     size_t body_length;
-    uint64_t try_ns;  /* 0 = ETCD_TRY_NS */
+    uint64_t try_ns;   /* 0 = ETCD_TRY_NS */
     uint64_t limit_ns; /* 0 = ETCD_LIMIT_NS */
-    bool once;        /* one try, the caller has its own patience (and a second one with a new token) */
+    bool once;         /* one try, the caller has its own patience (and a second one with a new token) */
 };
 
 struct etcd_answer {

@@ -28,8 +28,7 @@ static const struct sm_state states[STATE_MAX] = {
     [LOOKING] = {"looking",
                  SM_NEXT(STANDING) | SM_NEXT(GRANTING) | SM_NEXT(CLAIMING) | SM_NEXT(HOLDING) | ENDS, false},
     [GRANTING] = {"granting", SM_NEXT(STANDING) | SM_NEXT(CLAIMING) | ENDS, false},
-    [CLAIMING] = {"claiming",
-                  SM_NEXT(STANDING) | SM_NEXT(CLAIMING) | SM_NEXT(HOLDING) | ENDS, false},
+    [CLAIMING] = {"claiming", SM_NEXT(STANDING) | SM_NEXT(CLAIMING) | SM_NEXT(HOLDING) | ENDS, false},
     [HOLDING] = {"holding", SM_NEXT(BEATING) | ENDS, false},
     [BEATING] = {"beating", SM_NEXT(STANDING) | SM_NEXT(HOLDING) | SM_NEXT(CHECKING) | ENDS, false},
     [CHECKING] = {"checking", SM_NEXT(STANDING) | SM_NEXT(HOLDING) | ENDS, false},
@@ -40,12 +39,12 @@ static const struct sm_state states[STATE_MAX] = {
 struct etcd_election {
     struct env *env;
     struct sm sm;
-    int64_t ttl_s;   /* asked for */
-    int64_t lease;   /* 0 = none */
-    uint64_t ttl_ns; /* of the lease, as granted */
-    uint64_t sent_ns;   /* when the running request was sent */
-    uint64_t lease_ns;  /* when the grant or beat that was last answered had been sent */
-    uint64_t wake_ns;   /* of STANDING and HOLDING */
+    int64_t ttl_s;     /* asked for */
+    int64_t lease;     /* 0 = none */
+    uint64_t ttl_ns;   /* of the lease, as granted */
+    uint64_t sent_ns;  /* when the running request was sent */
+    uint64_t lease_ns; /* when the grant or beat that was last answered had been sent */
+    uint64_t wake_ns;  /* of STANDING and HOLDING */
     int64_t term, term_mod, created;
     bool leads;
 };

@@ -1,12 +1,12 @@
 /*
  * etcd_election: who leads, by a key that lives as long as a lease. No I/O, no clock.
  *
- * A candidate looks for the leader's key; while there is none it has a lease granted and makes the key with it,
- * in one transaction with the next term, so a term belongs to one leadership and only grows. The leader beats
- * every third of the lease's time. etcd counts a lease's time from the beat it received, we from the moment
- * the beat was sent, and only two thirds of it: whoever asks etcd_election_valid_until() has stopped before
- * anybody else may begin, also after a pause of the process. Every beat is followed by a look at the key: a
- * key that was removed by hand ends the leadership.
+ * A candidate looks for the leader's key; while there is none it has a lease granted and makes the key with
+ * it, in one transaction with the next term, so a term belongs to one leadership and only grows. The leader
+ * beats every third of the lease's time. etcd counts a lease's time from the beat it received, we from the
+ * moment the beat was sent, and only two thirds of it: whoever asks etcd_election_valid_until() has stopped
+ * before anybody else may begin, also after a pause of the process. Every beat is followed by a look at the
+ * key: a key that was removed by hand ends the leadership.
  */
 #ifndef STORE_ETCD_ELECTION_H
 #define STORE_ETCD_ELECTION_H
@@ -19,7 +19,8 @@
 enum etcd_election_ask {
     ETCD_ASK_LOOK,  /* read the leader's key and the term */
     ETCD_ASK_GRANT, /* a lease of ttl_s */
-    ETCD_ASK_CLAIM, /* if there is no leader's key and the term is `term_mod`: make it with `lease`, and `term` */
+    ETCD_ASK_CLAIM, /* if there is no leader's key and the term is `term_mod`: make it with `lease`, and
+                       `term` */
     ETCD_ASK_BEAT,  /* keep `lease` alive */
     ETCD_ASK_REVOKE /* end `lease` */
 };
@@ -55,8 +56,8 @@ void etcd_election_free(struct etcd_election *e);
 
 void etcd_election_start(struct etcd_election *e, uint64_t now_ns, struct etcd_election_step *step);
 void etcd_election_tick(struct etcd_election *e, uint64_t now_ns, struct etcd_election_step *step);
-void etcd_election_answered(struct etcd_election *e, uint64_t now_ns, const struct etcd_election_answer *answer,
-                            struct etcd_election_step *step);
+void etcd_election_answered(struct etcd_election *e, uint64_t now_ns,
+                            const struct etcd_election_answer *answer, struct etcd_election_step *step);
 /* What needed the leadership has stopped: gives the lease back, if there is one, then it is over. */
 void etcd_election_release(struct etcd_election *e, uint64_t now_ns, struct etcd_election_step *step);
 

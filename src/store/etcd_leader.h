@@ -13,7 +13,7 @@ struct etcd_leader;
 
 struct etcd_leader_options {
     const char *prefix;
-    const char *holder;  /* for humans */
+    const char *holder; /* for humans */
     int64_t ttl_s;
     /* Each at most once: led (or `err` for good), and after that led no longer; not after close. */
     void (*won)(const struct err *err, int64_t term, void *data);

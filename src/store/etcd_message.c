@@ -70,7 +70,9 @@ char *etcd_base64_text(const char *text, bool *ret_clean)
     size_t length = strlen(text);
     if (length % 4 != 0)
         return NULL;
-    size_t padding = length == 0 ? 0 : text[length - 2] == '=' ? 2 : text[length - 1] == '=' ? 1 : 0;
+    size_t padding = 0;
+    while (padding < 2 && padding < length && text[length - 1 - padding] == '=')
+        padding++;
     char *out = mem_alloc(length / 4 * 3 + 1), *end = out;
     for (size_t i = 0; i < length; i += 4) {
         size_t n = i + 4 == length ? 3 - padding : 3;
@@ -266,10 +268,18 @@ static bool has(const char *message, const char *part)
 /* 'not a primary lessor' comes as Unknown and means: ask the leader (etcd#21671). */
 static bool member_cannot(const char *m)
 {
-    static const char *const parts[] = {"not a primary lessor", "leader changed",   "no leader",
-                                        "request timed out",    "server stopped",   "not capable",
-                                        "Closing",              "stopping",         "not ready",
-                                        "member not found",     "connection error", "transport is closing"};
+    static const char *const parts[] = {"not a primary lessor",
+                                        "leader changed",
+                                        "no leader",
+                                        "request timed out",
+                                        "server stopped",
+                                        "not capable",
+                                        "Closing",
+                                        "stopping",
+                                        "not ready",
+                                        "member not found",
+                                        "connection error",
+                                        "transport is closing"};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (has(m, parts[i]))
             return true;
@@ -342,10 +352,10 @@ bool etcd_error_read(yyjson_val *answer, int64_t *ret_code, const char **ret_mes
 enum err_code etcd_fault_code(enum etcd_fault fault)
 {
     static const enum err_code codes[] = {
-        [ETCD_FAULT_NONE] = ERRC_NONE,         [ETCD_FAULT_ENDPOINT] = ERRC_UNAVAILABLE,
-        [ETCD_FAULT_BUSY] = ERRC_UNAVAILABLE,  [ETCD_FAULT_TOKEN] = ERRC_AUTH,
-        [ETCD_FAULT_DENIED] = ERRC_AUTH,       [ETCD_FAULT_NO_AUTH] = ERRC_AUTH,
-        [ETCD_FAULT_NO_SPACE] = ERRC_LIMIT,    [ETCD_FAULT_TOO_LARGE] = ERRC_LIMIT,
+        [ETCD_FAULT_NONE] = ERRC_NONE,          [ETCD_FAULT_ENDPOINT] = ERRC_UNAVAILABLE,
+        [ETCD_FAULT_BUSY] = ERRC_UNAVAILABLE,   [ETCD_FAULT_TOKEN] = ERRC_AUTH,
+        [ETCD_FAULT_DENIED] = ERRC_AUTH,        [ETCD_FAULT_NO_AUTH] = ERRC_AUTH,
+        [ETCD_FAULT_NO_SPACE] = ERRC_LIMIT,     [ETCD_FAULT_TOO_LARGE] = ERRC_LIMIT,
         [ETCD_FAULT_NO_LEASE] = ERRC_NOT_FOUND, [ETCD_FAULT_COMPACTED] = ERRC_STALE,
         [ETCD_FAULT_OTHER] = ERRC_REFUSED,
     };

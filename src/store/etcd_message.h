@@ -1,8 +1,8 @@
 /*
  * etcd_message: requests and answers of etcd's JSON gateway (v3), as text. No I/O, no clock.
  *
- * Keys and values travel in base64, 64-bit numbers as strings; what is zero, false or empty is left out. Every
- * body is made by the caller's buf, every answer is parsed by the caller's yyjson document.
+ * Keys and values travel in base64, 64-bit numbers as strings; what is zero, false or empty is left out.
+ * Every body is made by the caller's buf, every answer is parsed by the caller's yyjson document.
  */
 #ifndef STORE_ETCD_MESSAGE_H
 #define STORE_ETCD_MESSAGE_H
@@ -30,9 +30,9 @@ struct etcd_range {
     const char *key;
     const char *end; /* NULL = just the key */
     size_t end_length;
-    int64_t limit;             /* 0 = none */
-    int64_t revision;          /* 0 = now */
-    int64_t min_mod_revision;  /* 0 = all */
+    int64_t limit;            /* 0 = none */
+    int64_t revision;         /* 0 = now */
+    int64_t min_mod_revision; /* 0 = all */
     bool keys_only;
 };
 void etcd_add_range(struct buf *b, const struct etcd_range *r);
@@ -87,12 +87,12 @@ yyjson_val *etcd_txn_read(yyjson_val *answer, size_t index);
 /* One line of a watch's stream. */
 struct etcd_watch_message {
     bool created;
-    bool ended;               /* it will say no more: see the others */
-    bool compacted;           /* what it was to start from is gone: reload */
-    bool fragment;            /* the rest of the events follows */
-    const char *reason;       /* NULL or why it ended */
+    bool ended;         /* it will say no more: see the others */
+    bool compacted;     /* what it was to start from is gone: reload */
+    bool fragment;      /* the rest of the events follows */
+    const char *reason; /* NULL or why it ended */
     int64_t revision, cluster;
-    yyjson_val *events;       /* array or NULL */
+    yyjson_val *events; /* array or NULL */
 };
 /* ERRC_PROTOCOL if it is none. Texts live as long as the document. */
 int etcd_watch_read(yyjson_val *line, struct etcd_watch_message *ret, struct err *err);

@@ -176,8 +176,8 @@ static void list_take(struct job *j, yyjson_val *root)
         struct etcd_kv kv;
         if (etcd_kv_read(item, true, &kv) && kv.value != NULL) {
             j->entries = mem_resize(j->entries, (size_t)j->count + 1, sizeof *j->entries);
-            j->entries[j->count++] = (struct store_entry){
-                mem_strdup(kv.key + strlen(j->store->prefix)), kv.value, kv.mod};
+            j->entries[j->count++] =
+                (struct store_entry){mem_strdup(kv.key + strlen(j->store->prefix)), kv.value, kv.mod};
             kv.value = NULL;
         }
         if (kv.key != NULL && at + 1 == n && more)
@@ -249,11 +249,8 @@ static void write_start(struct job *j)
 {
     struct etcd_store *s = j->store;
     char *key = etcd_key(s, j->key), *leader = etcd_key(s, ETCD_LEADER_KEY);
-    const struct etcd_write write = {.key = key,
-                                     .value = j->value,
-                                     .expected = j->expected,
-                                     .fence_key = leader,
-                                     .fence = j->fence};
+    const struct etcd_write write = {
+        .key = key, .value = j->value, .expected = j->expected, .fence_key = leader, .fence = j->fence};
     etcd_write_start(s->writer, &write, written, j);
     free(key);
     free(leader);
@@ -539,11 +536,8 @@ static void open_too_late(struct loop_timer *timer, void *data)
 static void watch_begin(struct etcd_store *s)
 {
     char *begin = etcd_key(s, FIRST_KEY);
-    struct etcd_watch_options o = {.begin = begin,
-                                   .changed = key_changed,
-                                   .loaded = watch_loaded,
-                                   .failed = watch_failed,
-                                   .data = s};
+    struct etcd_watch_options o = {
+        .begin = begin, .changed = key_changed, .loaded = watch_loaded, .failed = watch_failed, .data = s};
     char *end = etcd_prefix_end(s->prefix, strlen(s->prefix), &o.end_length);
     o.end = end;
     s->watch = etcd_watch_start(s->client, &o);

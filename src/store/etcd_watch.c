@@ -9,11 +9,11 @@
 #include "store/etcd_keys.h"
 #include "store/etcd_watch.h"
 
-#define PAGE_KEYS   64
-#define LINE_LIMIT  (16u * 1024u * 1024u)       /* fragments have etcd's request limit, 1.5 MiB */
-#define HELD_LIMIT  (256u * 1024u * 1024u)      /* of the fragments of one message */
-#define SILENCE_NS  (60 * ENV_NS_PER_S)
-#define PAUSE_NS    (100 * ENV_NS_PER_MS)
+#define PAGE_KEYS  64
+#define LINE_LIMIT (16u * 1024u * 1024u)  /* fragments have etcd's request limit, 1.5 MiB */
+#define HELD_LIMIT (256u * 1024u * 1024u) /* of the fragments of one message */
+#define SILENCE_NS (60 * ENV_NS_PER_S)
+#define PAUSE_NS   (100 * ENV_NS_PER_MS)
 
 /*
  * State     waits for                                woken by
@@ -28,7 +28,8 @@ enum { LOADING, PROBING, WATCHING, PAUSED, CLOSING, STATE_MAX };
 static const struct sm_state states[STATE_MAX] = {
     [LOADING] = {"loading", SM_NEXT(LOADING) | SM_NEXT(PROBING) | SM_NEXT(PAUSED) | SM_NEXT(CLOSING), false},
     [PROBING] = {"probing", SM_NEXT(LOADING) | SM_NEXT(WATCHING) | SM_NEXT(PAUSED) | SM_NEXT(CLOSING), false},
-    [WATCHING] = {"watching", SM_NEXT(PROBING) | SM_NEXT(LOADING) | SM_NEXT(PAUSED) | SM_NEXT(CLOSING), false},
+    [WATCHING] = {"watching", SM_NEXT(PROBING) | SM_NEXT(LOADING) | SM_NEXT(PAUSED) | SM_NEXT(CLOSING),
+                  false},
     [PAUSED] = {"paused", SM_NEXT(LOADING) | SM_NEXT(PROBING) | SM_NEXT(CLOSING), false},
     [CLOSING] = {"closing", 0, true},
 };
@@ -102,8 +103,8 @@ static void hold(struct etcd_watch *w, struct etcd_kv *kv)
 
 static void show(struct etcd_watch *w, const struct etcd_kv *kv)
 {
-    bool news = kv->value != NULL ? etcd_keys_put(&w->keys, kv->key, kv->mod)
-                                  : etcd_keys_remove(&w->keys, kv->key);
+    bool news =
+        kv->value != NULL ? etcd_keys_put(&w->keys, kv->key, kv->mod) : etcd_keys_remove(&w->keys, kv->key);
     if (news && w->loaded)
         w->o.changed(kv->key, kv->value, kv->mod, w->o.data);
 }

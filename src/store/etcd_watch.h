@@ -4,8 +4,8 @@
  * First all keys are read at one revision, then a watch starts at the next (E1). When it breaks it goes on
  * where it stopped; when that revision was compacted away everything is read again, and what differs from
  * what was known is reported: the changes in between are lost, but no state is. A stream that is silent for
- * long is made anew, for etcd gives no sign of life; what the position may be moved on to is asked first, so that
- * a store at rest does not fall behind the compaction.
+ * long is made anew, for etcd gives no sign of life; what the position may be moved on to is asked first, so
+ * that a store at rest does not fall behind the compaction.
  */
 #ifndef STORE_ETCD_WATCH_H
 #define STORE_ETCD_WATCH_H

@@ -7,13 +7,14 @@
 #include "base/text.h"
 #include "store/etcd_write.h"
 
-#define LEASE_S       3600
-#define LEASE_USE_NS  (1200 * ENV_NS_PER_S) /* then another: no write comes near the end of one */
-#define ROUNDS_MAX    5
-#define NO_SPACE_NS   ENV_NS_PER_S /* before etcd is asked again; doubled up to: */
-#define NO_SPACE_MAX  (30 * ENV_NS_PER_S)
+#define LEASE_S      3600
+#define LEASE_USE_NS (1200 * ENV_NS_PER_S) /* then another: no write comes near the end of one */
+#define ROUNDS_MAX   5
+#define NO_SPACE_NS  ENV_NS_PER_S /* before etcd is asked again; doubled up to: */
+#define NO_SPACE_MAX (30 * ENV_NS_PER_S)
 #define NO_SPACE_TEXT                                                                                        \
-    "etcd's space quota is used up: it takes no writes until it is compacted, defragmented and its alarm disarmed"
+    "etcd's space quota is used up: it takes no writes until it is compacted, defragmented and its alarm "   \
+    "disarmed"
 
 /*
  * State     waits for                                              woken by
@@ -97,9 +98,9 @@ static void write_fail(struct etcd_writer *w, enum err_code code, const char *wh
 
 static void write_no_space(struct etcd_writer *w)
 {
-    w->no_space_pause_ns = w->no_space_pause_ns == 0                  ? NO_SPACE_NS
+    w->no_space_pause_ns = w->no_space_pause_ns == 0                 ? NO_SPACE_NS
                            : w->no_space_pause_ns < NO_SPACE_MAX / 2 ? w->no_space_pause_ns * 2
-                                                                      : NO_SPACE_MAX;
+                                                                     : NO_SPACE_MAX;
     w->no_space_until_ns = loop_now(w->loop) + w->no_space_pause_ns;
     write_fail(w, ERRC_LIMIT, NO_SPACE_TEXT);
 }

@@ -1,8 +1,8 @@
 /*
  * etcd_write: compare-and-swap writes of which the outcome is known, one at a time.
  *
- * Each write is one transaction: the key has the revision expected, and our marker has the revision we left it
- * at; then the key is changed and the marker gets the number of this write. A transaction whose answer was
+ * Each write is one transaction: the key has the revision expected, and our marker has the revision we left
+ * it at; then the key is changed and the marker gets the number of this write. A transaction whose answer was
  * lost can therefore be repeated: it cannot take effect twice, and when it fails the same answer reads back,
  * by the marker, whether an earlier try was applied (E6, E8) - also if somebody has changed the key since, or
  * had written the same value. What is reported as a conflict can no longer be applied by a try that is still
@@ -30,6 +30,7 @@ struct etcd_writer *etcd_writer_new(struct etcd_client *client, const char *pref
 void etcd_writer_close(struct etcd_writer *writer, void (*closed)(void *data), void *data);
 
 /* No other may run. */
-void etcd_write_start(struct etcd_writer *writer, const struct etcd_write *write, etcd_write_cb cb, void *data);
+void etcd_write_start(struct etcd_writer *writer, const struct etcd_write *write, etcd_write_cb cb,
+                      void *data);
 
 #endif

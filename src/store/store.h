@@ -97,16 +97,16 @@ int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const ch
 
 /*
  * Keys that begin with `prefix` in an etcd (3.4 or newer), over its JSON gateway. The leader is elected;
- * while this process leads, its writes are refused with ERRC_STALE once another may lead. A write whose answer
- * was lost is repeated in a way that cannot take effect twice, so only a cluster that stays away for 30 s
- * leaves an outcome unknown. ERRC_LIMIT: etcd's space quota is used up (reading and deleting still work).
- * Errors at open: ERRC_AUTH; ERRC_UNAVAILABLE after 30 s, with the last reason.
+ * while this process leads, its writes are refused with ERRC_STALE once another may lead. A write whose
+ * answer was lost is repeated in a way that cannot take effect twice, so only a cluster that stays away for
+ * 30 s leaves an outcome unknown. ERRC_LIMIT: etcd's space quota is used up (reading and deleting still
+ * work). Errors at open: ERRC_AUTH; ERRC_UNAVAILABLE after 30 s, with the last reason.
  */
 struct tls_context;
 struct store_etcd_options {
     const char *const *endpoints; /* "https://10.0.0.5:2379", members of one cluster; copied, as all texts */
     int endpoint_count;
-    const char *prefix;          /* "shardherd/", at least a byte; what begins with it belongs to this store */
+    const char *prefix; /* "shardherd/", at least a byte; what begins with it belongs to this store */
     const char *user, *password; /* NULL = none */
     struct tls_context *tls;     /* for https; NULL = the system's trust */
     int lease_s;                 /* of the leader, who has two thirds of it; 0 = 15, at least 2 */

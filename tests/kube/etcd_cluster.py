@@ -120,18 +120,19 @@ class EtcdCluster:
     def compact(self, i=0):
         self.request("/v3/kv/compaction", {"revision": str(self.revision(i)), "physical": True}, i)
 
-    def leader(self):
+    def leader(self, timeout=20):
         """The number of the member that leads."""
-        for i, member in enumerate(self.members):
-            if member.process.poll() is not None:
-                continue
-            try:
-                status = self.request("/v3/maintenance/status", {}, i, timeout=3)
-            except (OSError, EtcdError):
-                continue
-            if status.get("leader") == status["header"]["member_id"]:
-                return i
-        return None
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            for i in range(len(self.members)):
+                try:
+                    status = self.request("/v3/maintenance/status", {}, i, timeout=3)
+                except (OSError, EtcdError):
+                    continue
+                if status.get("leader") == status["header"]["member_id"]:
+                    return i
+            time.sleep(0.05)
+        raise RuntimeError("no member leads")
 
     def enable_auth(self, user="root", password="secret"):
         self.request("/v3/auth/user/add", {"name": user, "password": password})

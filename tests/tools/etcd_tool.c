@@ -4,10 +4,9 @@
  *
  * A store in etcd at the end of a pipe. Prints "opened" or "failed CODE MESSAGE". Each line that comes is a
  * number and a command, each answer begins with that number:
- *   N get KEY | N list PREFIX | N put KEY REVISION VALUE | N delete KEY REVISION | N watch PREFIX | N lease NAME
- *   N close
- * Answers: "N ok REVISION [VALUE]" (list: "N ok COUNT KEY..."), "N CODE MESSAGE"; besides "event KEY REVISION
- * VALUE" ("-" = deleted) and "lost".
+ *   N get KEY | N list PREFIX | N put KEY REVISION VALUE | N delete KEY REVISION | N watch PREFIX | N lease
+ * NAME N close Answers: "N ok REVISION [VALUE]" (list: "N ok COUNT KEY..."), "N CODE MESSAGE"; besides "event
+ * KEY REVISION VALUE" ("-" = deleted) and "lost".
  */
 #include <errno.h>
 #include <stdio.h>
@@ -121,8 +120,10 @@ static int command_run(struct tool *t, struct command *c, char *verb, struct err
     revision = strtok(NULL, " ");
     value = strtok(NULL, "\n");
     return store_compare_and_swap(t->store, key, strtoll(revision != NULL ? revision : "0", NULL, 10),
-                                  strcmp(verb, "delete") == 0 ? NULL : value != NULL ? value : "", on_write,
-                                  c, err);
+                                  strcmp(verb, "delete") == 0 ? NULL
+                                  : value != NULL             ? value
+                                                              : "",
+                                  on_write, c, err);
 }
 
 static void line_run(struct tool *t, char *line)
@@ -195,8 +196,7 @@ int main(int argc, char **argv)
     o.user = argc > 5 ? argv[4] : NULL;
     o.password = argc > 5 ? argv[5] : NULL;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (loop_init(&t.loop, env_system(), &err) != 0 ||
-        store_etcd_open(&t.loop, &o, on_open, &t, &err) != 0) {
+    if (loop_init(&t.loop, env_system(), &err) != 0 || store_etcd_open(&t.loop, &o, on_open, &t, &err) != 0) {
         printf("failed %s %s\n", err_code_name(err.code), err.message);
         return 1;
     }
