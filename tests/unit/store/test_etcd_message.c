@@ -183,9 +183,8 @@ static void test_e1_compaction_is_seen_in_every_shape(void **state)
     static const char *const texts[] = {
         "{\"result\":{\"canceled\":true,\"compact_revision\":\"2\"}}",
         "{\"result\":{\"compact_revision\":\"2\"}}", /* etcd#8231: canceled was once not set */
-        "{\"error\":{\"grpc_code\":11,\"message\":\"etcdserver: mvcc: required revision has been "
-        "compacted\"}}",
-        "{\"error\":{\"code\":11,\"message\":\"etcdserver: mvcc: required revision has been compacted\"}}",
+        "{\"error\":{\"grpc_code\":11,\"message\":\"mvcc: required revision has been compacted\"}}",
+        "{\"error\":{\"code\":11,\"message\":\"mvcc: required revision has been compacted\"}}",
     };
     yyjson_doc *doc;
     (void)state;
