@@ -67,6 +67,7 @@ struct etcd_store {
     void *lease_data;
     bool closing;
     enum closing stage;
+    bool stage_runs; /* the part of this stage is not gone yet */
     void (*closed)(void *data);
     void *closed_data;
 };
@@ -331,6 +332,7 @@ static int store_etcd_watch(struct store *store, const char *prefix, store_watch
 static void part_closed(void *data)
 {
     struct etcd_store *s = data;
+    s->stage_runs = false;
     loop_defer(s->loop, &s->task);
 }
 
@@ -338,7 +340,7 @@ static void former_closed(void *data)
 {
     struct etcd_store *s = data;
     s->former = NULL;
-    part_closed(s);
+    loop_defer(s->loop, &s->task);
 }
 
 /* The election is over, another can begin once this one is gone. */
@@ -425,9 +427,11 @@ static void close_next(struct etcd_store *s)
         job_end(j, &canceled, NULL);
         return;
     }
-    if (s->running != NULL || s->former != NULL)
-        return; /* its answer comes, and says whether it was done */
-    switch (++s->stage) {
+    if (s->running != NULL || s->former != NULL || s->stage_runs)
+        return; /* its end comes: that of a job says whether it was done */
+    s->stage++;
+    s->stage_runs = s->stage != CLOSE_LEADER; /* that one is `former` */
+    switch (s->stage) {
     case CLOSE_LEADER:
         close_leader(s);
         loop_defer(s->loop, &s->task);
