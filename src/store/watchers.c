@@ -24,6 +24,7 @@ void watchers_init(struct watchers *w)
 {
     list_init(&w->events);
     list_init(&w->watches);
+    w->showing = 0;
 }
 
 static void event_free(struct event *e)
@@ -55,7 +56,7 @@ struct store_watch *watchers_begin(struct watchers *w, struct store *store, cons
     struct watch *watch = mem_zalloc(sizeof *watch);
     watch->base.store = store;
     watch->prefix = mem_strdup(prefix);
-    watch->after = after;
+    watch->after = w->showing != 0 && w->showing < after ? w->showing : after;
     watch->cb = cb;
     watch->data = data;
     list_append(&w->watches, &watch->node);
@@ -99,7 +100,9 @@ void watchers_show(struct watchers *w, const char *held, const bool *stop)
         if (held != NULL && strcmp(held, e->key) == 0)
             return;
         list_remove(&e->node);
+        w->showing = e->revision;
         event_show(w, e);
+        w->showing = 0;
         event_free(e);
     }
 }

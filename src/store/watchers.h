@@ -9,12 +9,13 @@
 
 struct watchers {
     struct list events, watches;
+    int64_t showing; /* revision of the change whose callbacks run, else 0 */
 };
 
 void watchers_init(struct watchers *w);
 void watchers_free(struct watchers *w);
 
-/* Shows only what came after revision `after`. */
+/* Shows what came after revision `after`; begun in a callback of a change, what came after that one. */
 struct store_watch *watchers_begin(struct watchers *w, struct store *store, const char *prefix, int64_t after,
                                    store_watch_cb cb, void *data);
 /* Also in its own callback. */
