@@ -82,6 +82,7 @@ struct kubernetes_store {
     char *collection; /* path */
     char *name;
     int64_t highest; /* revision of any of our writes */
+    int64_t showing; /* revision of the event that is being shown, else 0 */
     store_open_cb opened;
     void *opened_data;
     struct loop_timer open_limit;
@@ -394,6 +395,7 @@ static void event_free(struct event *e)
 static void event_show(struct kubernetes_store *s, const struct event *e)
 {
     const struct store_entry entry = {e->key, e->value, e->revision};
+    s->showing = e->revision;
     struct list *last = s->watchers.prev; /* one that begins in a callback does not see this event */
     for (struct list *node = s->watchers.next, *next; node != &s->watchers; node = next) {
         struct watcher *w = list_item(node, struct watcher, node);
@@ -410,6 +412,7 @@ static void event_show(struct kubernetes_store *s, const struct event *e)
         if (end)
             break;
     }
+    s->showing = 0;
 }
 
 /* In order; what a running write may have made waits for its callback. */
@@ -476,7 +479,7 @@ static int kubernetes_watch(struct store *store, const char *prefix, store_watch
     struct watcher *w = mem_zalloc(sizeof *w);
     w->base.store = store;
     w->prefix = mem_strdup(prefix);
-    w->after = s->highest;
+    w->after = s->showing != 0 ? s->showing : s->highest; /* in a callback: behind that change */
     w->cb = cb;
     w->data = data;
     list_append(&s->watchers, &w->node);

@@ -36,12 +36,19 @@ class EtcdCluster:
         etcd = build_programs(("etcd",)) / "etcd"
         initial = ",".join(f"m{i}=http://127.0.0.1:{port}" for i, port in enumerate(self.peer_ports))
         for i, (client, peer) in enumerate(zip(self.client_ports, self.peer_ports, strict=True)):
-            argv = [etcd, f"--name=m{i}", f"--data-dir={self.dir / f'm{i}'}",
-                    f"--listen-client-urls=http://127.0.0.1:{client}",
-                    f"--advertise-client-urls=http://127.0.0.1:{client}",
-                    f"--listen-peer-urls=http://127.0.0.1:{peer}",
-                    f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}", f"--initial-cluster={initial}",
-                    f"--initial-cluster-token={self.dir.name}", "--log-level=warn", *self.flags]
+            argv = [
+                etcd,
+                f"--name=m{i}",
+                f"--data-dir={self.dir / f'm{i}'}",
+                f"--listen-client-urls=http://127.0.0.1:{client}",
+                f"--advertise-client-urls=http://127.0.0.1:{client}",
+                f"--listen-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+                f"--initial-cluster={initial}",
+                f"--initial-cluster-token={self.dir.name}",
+                "--log-level=warn",
+                *self.flags,
+            ]
             self.members.append(Part(f"etcd m{i}", argv, self.dir / f"m{i}.log"))
         try:
             self.start()

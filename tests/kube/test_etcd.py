@@ -18,8 +18,13 @@ class Store:
 
     def __init__(self, endpoints, prefix, log, lease=0, user=()):
         self.log = log.open("wb")
-        self.process = subprocess.Popen([build_dir() / "tests" / "etcd_tool", endpoints, prefix, str(lease), *user],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen(
+            [build_dir() / "tests" / "etcd_tool", endpoints, prefix, str(lease), *user],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+        )
         self.numbers = itertools.count(1)
         self.answers = {}
         self.events = []
@@ -142,8 +147,14 @@ def proxy():
 
 
 def test_the_suite_on_etcd(shared):
-    run = subprocess.run([build_dir() / "tests" / "kube_store_etcd"], capture_output=True, text=True, timeout=300,
-                         env={**os.environ, "SHARDHERD_TEST_ETCD": shared.urls()}, check=False)
+    run = subprocess.run(
+        [build_dir() / "tests" / "kube_store_etcd"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "SHARDHERD_TEST_ETCD": shared.urls()},
+        check=False,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     left = [key for key in shared.keys("test-") if b"!" in key]
     assert left == [], "what is not the user's goes with the store that made it"
@@ -152,6 +163,7 @@ def test_the_suite_on_etcd(shared):
 # ---- E1 ----
 
 
+@pytest.mark.slow
 def test_e1_the_watch_begins_behind_what_was_read(shared, store):
     shared.put("e1/old", "before")
     s = store(shared.urls(), "e1/")
@@ -165,6 +177,7 @@ def test_e1_the_watch_begins_behind_what_was_read(shared, store):
     assert [value for _, _, value in s.events[1:]] == [f"v{i}" for i in range(50)], "each once and in order"
 
 
+@pytest.mark.slow
 def test_e1_a_cut_watch_goes_on_where_it_stopped(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     s = store(between.url, "cut/")
@@ -182,6 +195,7 @@ def test_e1_a_cut_watch_goes_on_where_it_stopped(shared, store, proxy):
     assert s.events == wanted
 
 
+@pytest.mark.slow
 def test_e1_compaction_under_a_cut_watch_reloads(cluster, store, proxy):
     etcd = cluster(1)
     between = proxy(etcd.client_ports[0])
@@ -204,11 +218,16 @@ def test_e1_compaction_under_a_cut_watch_reloads(cluster, store, proxy):
     s.wait_events(5)
     time.sleep(0.2)
     assert sorted((key, value) for key, _, value in s.events[:4]) == [
-        ("fresh", "made"), ("k001", "new"), ("k002", "-"), ("k150", "newer")]
+        ("fresh", "made"),
+        ("k001", "new"),
+        ("k002", "-"),
+        ("k150", "newer"),
+    ]
     assert [(key, value) for key, _, value in s.events[4:]] == [("k003", "later")], "nothing lost, nothing repeated"
     assert [revision for _, revision, _ in s.events] == sorted(revision for _, revision, _ in s.events)
 
 
+@pytest.mark.slow
 def test_e1_events_in_fragments_arrive_once_and_in_order(shared, store, proxy):
     """What was missed is more than etcd sends in one message."""
     between = proxy(shared.client_ports[0])
@@ -221,9 +240,11 @@ def test_e1_events_in_fragments_arrive_once_and_in_order(shared, store, proxy):
     s.wait_events(20)
     time.sleep(0.2)
     assert [(revision, value.split(".")[0]) for _, revision, value in s.events] == [
-        (revision, str(i)) for i, revision in enumerate(revisions)]
+        (revision, str(i)) for i, revision in enumerate(revisions)
+    ]
 
 
+@pytest.mark.slow
 def test_e1_compaction_of_a_store_at_rest_reads_nothing_again(cluster, store, proxy):
     etcd = cluster(1)
     between = proxy(etcd.client_ports[0])
@@ -250,6 +271,7 @@ def test_e1_compaction_of_a_store_at_rest_reads_nothing_again(cluster, store, pr
 # ---- E2 to E4, E7 (the wire's side; tests/unit/store/test_etcd_message has the rest) ----
 
 
+@pytest.mark.slow
 def test_e2_a_missing_succeeded_is_a_lost_comparison(shared, store):
     s = store(shared.urls(), "e2/")
     first = s.put("k", 0, "one")
@@ -259,6 +281,7 @@ def test_e2_a_missing_succeeded_is_a_lost_comparison(shared, store):
     assert s.do("get", "k") == ["ok", str(first), "one"]
 
 
+@pytest.mark.slow
 def test_e3_a_lease_that_is_gone_ends_the_leadership(shared, store):
     s = store(shared.urls(), "e3/", lease=6)
     assert s.do("lease", "me") == ["ok", "1"]
@@ -270,6 +293,7 @@ def test_e3_a_lease_that_is_gone_ends_the_leadership(shared, store):
     assert s.do("lease", "me") == ["ok", "2"], "and may stand again, under a new term"
 
 
+@pytest.mark.slow
 def test_e3_a_leaders_key_removed_by_hand_ends_the_leadership(shared, store):
     s = store(shared.urls(), "hand/", lease=3)
     assert s.do("lease", "me") == ["ok", "1"]
@@ -278,6 +302,7 @@ def test_e3_a_leaders_key_removed_by_hand_ends_the_leadership(shared, store):
     s.wait(lambda: "lost" in s.lines, "the loss", 10)
 
 
+@pytest.mark.slow
 def test_e4_numbers_beyond_2_to_the_53_round_trip(cluster, store):
     """Leases have 63-bit numbers; revisions that large take a snapshot made for them, see the unit test."""
     etcd = cluster(1)
@@ -291,6 +316,7 @@ def test_e4_numbers_beyond_2_to_the_53_round_trip(cluster, store):
 
 
 @pytest.mark.parametrize("prefix", [b"p\xff", b"\xff", b"\xff\xff", b"q"])
+@pytest.mark.slow
 def test_e7_the_end_of_a_prefix_with_0xff(shared, store, prefix):
     s = store(shared.urls(), os.fsdecode(prefix))
     s.do("watch", "")
@@ -309,6 +335,7 @@ def test_e7_the_end_of_a_prefix_with_0xff(shared, store, prefix):
 # ---- E5 ----
 
 
+@pytest.mark.slow
 def test_e5_an_expired_token_is_renewed(cluster, store, proxy):
     etcd = cluster(1, "--auth-token=simple", "--auth-token-ttl=2")
     etcd.enable_auth()
@@ -327,6 +354,7 @@ def test_e5_an_expired_token_is_renewed(cluster, store, proxy):
     assert [value for key, _, value in s.events if key == "k"] == ["v0", "v1", "v2"]
 
 
+@pytest.mark.slow
 def test_e5_a_token_forgotten_by_a_restart_is_renewed(cluster, store):
     etcd = cluster(1, "--auth-token=simple")
     etcd.enable_auth()
@@ -340,6 +368,7 @@ def test_e5_a_token_forgotten_by_a_restart_is_renewed(cluster, store):
     assert s.events == [("k", first, "one"), ("k", second, "two")]
 
 
+@pytest.mark.slow
 def test_e5_an_empty_reply_renews_the_token_once(cluster, store, proxy):
     """Some versions answer an invalid token by closing the connection (etcd#15256)."""
     etcd = cluster(1, "--auth-token=simple")
@@ -358,6 +387,7 @@ def test_e5_an_empty_reply_renews_the_token_once(cluster, store, proxy):
 
 
 @pytest.mark.parametrize(("user", "code"), [(("root", "wrong"), "auth"), (("stranger", "x"), "auth")])
+@pytest.mark.slow
 def test_e5_a_wrong_password_is_said_at_once_and_not_tried_again(cluster, store, proxy, user, code):
     etcd = cluster(1)
     etcd.enable_auth()
@@ -368,6 +398,7 @@ def test_e5_a_wrong_password_is_said_at_once_and_not_tried_again(cluster, store,
     assert between.count(b"/v3/auth/authenticate") <= 2
 
 
+@pytest.mark.slow
 def test_e5_a_password_for_a_cluster_without_logins_is_not_needed(shared, store):
     s = store(shared.urls(), "e5/", user=("root", "secret"))
     assert s.put("k", 0, "v") > 0
@@ -376,6 +407,7 @@ def test_e5_a_password_for_a_cluster_without_logins_is_not_needed(shared, store)
 # ---- E6, E8 ----
 
 
+@pytest.mark.slow
 def test_e6_a_write_whose_answer_was_lost_is_verified(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     s = store(f"{between.url},{shared.url()}", "e6/")
@@ -389,6 +421,7 @@ def test_e6_a_write_whose_answer_was_lost_is_verified(shared, store, proxy):
     assert now["version"] == "2", "applied once, reported with its own revision"
 
 
+@pytest.mark.slow
 def test_e6_also_if_somebody_else_wrote_since(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     s = store(f"{between.url},{shared.url()}", "e6b/")
@@ -401,6 +434,7 @@ def test_e6_also_if_somebody_else_wrote_since(shared, store, proxy):
     assert s.answer(number) == ["ok", applied]
 
 
+@pytest.mark.slow
 def test_e6_a_write_that_did_not_arrive_and_lost_is_a_conflict(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     s = store(f"{between.url},{shared.url()}", "e6c/")
@@ -414,6 +448,7 @@ def test_e6_a_write_that_did_not_arrive_and_lost_is_a_conflict(shared, store, pr
     assert shared.keys("e6c/k")[b"e6c/k"]["version"] == "2"
 
 
+@pytest.mark.slow
 def test_e6_a_try_that_arrives_late_cannot_win_after_a_conflict(shared, store, proxy):
     """A create that was held up on its way, while the key was made and removed by others."""
     between = proxy(shared.client_ports[0])
@@ -433,6 +468,7 @@ def test_e6_a_try_that_arrives_late_cannot_win_after_a_conflict(shared, store, p
     assert b"e6d/k" not in shared.keys("e6d/")
 
 
+@pytest.mark.slow
 def test_e6_an_outcome_that_stays_unknown_is_said_to_be(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     s = store(between.url, "e6e/")
@@ -448,6 +484,7 @@ def test_e6_an_outcome_that_stays_unknown_is_said_to_be(shared, store, proxy):
     assert s.put("k", revision, "next") > int(revision), "the store goes on"
 
 
+@pytest.mark.slow
 def test_e8_fails_over_to_the_next_endpoint(cluster, store):
     etcd = cluster(3)
     s = store(etcd.urls(), "e8/")
@@ -464,6 +501,7 @@ def test_e8_fails_over_to_the_next_endpoint(cluster, store):
     assert [value for _, _, value in s.events] == wanted
 
 
+@pytest.mark.slow
 def test_e8_a_silent_member_is_left_for_the_next(cluster, store, proxy):
     etcd = cluster(3)
     between = proxy(etcd.client_ports[0])
@@ -476,6 +514,7 @@ def test_e8_a_silent_member_is_left_for_the_next(cluster, store, proxy):
     assert s.do("get", "k")[2] == "two"
 
 
+@pytest.mark.slow
 def test_e8_a_member_without_a_quorum_does_not_answer_for_the_cluster(cluster, store):
     etcd = cluster(3)
     s = store(etcd.url(0), "e8/")
@@ -490,6 +529,7 @@ def test_e8_a_member_without_a_quorum_does_not_answer_for_the_cluster(cluster, s
     assert etcd.keys("e8/k")[b"e8/k"]["version"] == "2"
 
 
+@pytest.mark.slow
 def test_e8_a_member_of_another_cluster_is_not_listened_to(cluster, store):
     ours, other = cluster(1), cluster(1)
     s = store(f"{ours.url()},{other.url()}", "e8/")
@@ -526,6 +566,7 @@ class Counter(threading.Thread):
                 self.unknown.append(answer)
 
 
+@pytest.mark.slow
 def test_leader_change_in_the_middle_loses_no_write_and_lets_none_win_twice(cluster, store):
     etcd = cluster(3)
     stores = [store(etcd.urls(), "lc/") for _ in range(3)]
@@ -559,6 +600,7 @@ def test_leader_change_in_the_middle_loses_no_write_and_lets_none_win_twice(clus
 # ---- E9 ----
 
 
+@pytest.mark.slow
 def test_e9_no_space_is_reported_without_a_hot_loop(cluster, store, proxy):
     etcd = cluster(1, f"--quota-backend-bytes={2 * 1024 * 1024}")
     between = proxy(etcd.client_ports[0])
@@ -599,6 +641,7 @@ def leader_of(etcd, prefix):
     return next(iter(found.values()))["value"].decode() if found else None
 
 
+@pytest.mark.slow
 def test_one_leads_and_the_next_follows_with_the_next_term(shared, store):
     a, b = (store(shared.urls(), "one/", lease=3) for _ in range(2))
     assert a.do("lease", "a") == ["ok", "1"]
@@ -611,6 +654,7 @@ def test_one_leads_and_the_next_follows_with_the_next_term(shared, store):
     assert shared.keys("one/leader/term")[b"one/leader/term"]["value"] == b"2"
 
 
+@pytest.mark.slow
 def test_a_paused_leader_is_stopped_before_and_after(shared, store):
     a, b = (store(shared.urls(), "pause/", lease=3) for _ in range(2))
     assert a.do("lease", "a") == ["ok", "1"]
@@ -628,6 +672,7 @@ def test_a_paused_leader_is_stopped_before_and_after(shared, store):
     assert "lost" not in b.lines
 
 
+@pytest.mark.slow
 def test_a_leader_that_is_cut_off_stops_before_its_lease_ends(shared, store, proxy):
     between = proxy(shared.client_ports[0])
     a = store(between.url, "off/", lease=6)
@@ -641,6 +686,7 @@ def test_a_leader_that_is_cut_off_stops_before_its_lease_ends(shared, store, pro
     assert b.answer(number, 15) == ["ok", "2"]
 
 
+@pytest.mark.slow
 def test_leadership_outlives_a_change_of_etcds_leader(cluster, store):
     etcd = cluster(3)
     s = store(etcd.urls(), "ll/", lease=9)
@@ -654,6 +700,7 @@ def test_leadership_outlives_a_change_of_etcds_leader(cluster, store):
     assert s.put("k", 0, "v") > 0
 
 
+@pytest.mark.slow
 def test_terms_grow_over_every_kind_of_end(shared, store):
     for term in range(1, 5):
         s = store(shared.urls(), "terms/", lease=2)
@@ -667,6 +714,7 @@ def test_terms_grow_over_every_kind_of_end(shared, store):
 # ---- opening and closing ----
 
 
+@pytest.mark.slow
 def test_open_fails_with_the_reason_when_no_member_is_there(store, tmp_path):
     began = time.monotonic()
     s = store("http://127.0.0.1:1", "x/")
@@ -677,6 +725,7 @@ def test_open_fails_with_the_reason_when_no_member_is_there(store, tmp_path):
     assert s.process.wait(timeout=10) == 0, "and nothing leaks"
 
 
+@pytest.mark.slow
 def test_a_refused_role_is_said_at_once(cluster, store):
     etcd = cluster(1)
     etcd.request("/v3/auth/user/add", {"name": "joe", "password": "joe"})
@@ -685,6 +734,7 @@ def test_a_refused_role_is_said_at_once(cluster, store):
     assert s.lines[0].startswith("failed auth ")
 
 
+@pytest.mark.slow
 def test_close_while_etcd_is_away_takes_seconds(cluster, store):
     etcd = cluster(1)
     s = store(etcd.urls(), "x/", lease=3)
