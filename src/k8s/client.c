@@ -287,6 +287,8 @@ static int try_start(struct k8s_client *client, const struct k8s_request *reques
                      const struct try_user *user, void *data, struct try **ret, struct err *err)
 {
     const struct k8s_access *a = k8s_client_access(client);
+    if (a->proxy_url != NULL)
+        return err_set(err, ERRC_UNSUPPORTED, "%s: proxy-url is not supported", a->source);
     struct try *t = mem_zalloc(sizeof *t);
     size_t slashes = strlen(a->server);
     while (slashes > 0 && a->server[slashes - 1] == '/')
