@@ -305,3 +305,7 @@ class ControlPlane:
             "metadata": {"name": name, "namespace": namespace},
             "data": data,
         }
+
+
+if __name__ == "__main__":
+    print(f"etcd and Kubernetes {KUBERNETES} are in {build_programs()}")

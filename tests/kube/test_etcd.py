@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
-from conftest import build_dir, wait_until
 from etcd_cluster import EtcdCluster, Proxy
+from kube import build_folder, wait_until
 
 
 class Store:
@@ -19,7 +19,7 @@ class Store:
     def __init__(self, endpoints, prefix, log, lease=0, user=()):
         self.log = log.open("wb")
         self.process = subprocess.Popen(
-            [build_dir() / "tests" / "etcd_tool", endpoints, prefix, str(lease), *user],
+            [build_folder() / "tests" / "etcd_tool", endpoints, prefix, str(lease), *user],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
@@ -148,7 +148,7 @@ def proxy():
 
 def test_the_suite_on_etcd(shared):
     run = subprocess.run(
-        [build_dir() / "tests" / "kube_store_etcd"],
+        [build_folder() / "tests" / "kube_store_etcd"],
         capture_output=True,
         text=True,
         timeout=300,
