@@ -18,7 +18,7 @@ import urllib.request
 from pathlib import Path
 
 import psycopg
-from conftest import DEFAULT, pg_bin_dir
+from conftest import DEFAULT, pg_bin_dir, wait_until
 
 SCHEMA_COMMAND = ["load", "--print-schema", "--database", "shop"]
 
@@ -243,6 +243,10 @@ class Rig:
 
     # ---- what must be true when nothing runs ----
 
+    def listeners(self, shard):
+        """Temporary slots of the change stream: those of a shard that was hot until a moment ago end by themselves."""
+        return self.sql(shard, "SELECT slot_name::text FROM pg_replication_slots WHERE temporary")
+
     def assert_consistent(self):
         """One owner per hash, guards as the routing table says, nothing of a move left over."""
         routing = self.routing()
@@ -253,6 +257,7 @@ class Rig:
             assert ranges == sorted((int(r["lo"]), int(r["hi"])) for r in shard["ranges"]), (shard, ranges)
             assert epoch == int(shard["epoch"]), (shard, epoch)
             owned += ranges
+            wait_until(lambda name=shard["name"]: self.listeners(name) == [], what="the end of listening")
             left = self.sql(
                 shard["name"],
                 "SELECT 'slot', slot_name::text FROM pg_replication_slots UNION ALL "

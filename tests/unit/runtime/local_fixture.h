@@ -98,7 +98,10 @@ static inline int fixture_processes(const struct fixture *f)
         char link[300], target[512];
         snprintf(link, sizeof link, "/proc/%s/cwd", entry->d_name);
         ssize_t n = atoi(entry->d_name) > 0 ? readlink(link, target, sizeof target - 1) : -1;
-        if (n > 0 && strncmp(target, f->directory, strlen(f->directory)) == 0)
+        if (n <= 0)
+            continue;
+        target[n] = '\0';
+        if (strncmp(target, f->directory, strlen(f->directory)) == 0)
             count++;
     }
     closedir(proc);
