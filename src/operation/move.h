@@ -44,7 +44,7 @@ enum move_state {
     MOVE_COPY,     /* 4: publication, subscription, initial copy */
     MOVE_CATCH_UP, /* 5: markers come back fast */
     MOVE_VERIFY,   /* 6: counts and checksums agree */
-    MOVE_REHEARSE, /* 7: closed gate on T, several markers under 50 ms, no blocker */
+    MOVE_REHEARSE, /* 7: closed gate on T, markers show a calm moment, no blocker */
     MOVE_FENCE,    /* 8 and 9: see fence_phase */
     MOVE_SETTLE,   /* 10: static guards on T, routing announced */
     MOVE_WATCH,    /* 11: forward replication goes; bake time */
@@ -85,7 +85,7 @@ enum move_action {
     ACT_CATCH_UP,      /* several marker round trips in a row are short */
     ACT_VERIFY,        /* both sides equal; ERRC_CORRUPT with the keys that differ */
     ACT_CLOSE_GATE,    /* gate row and gate guards on T */
-    ACT_REHEARSE,      /* three markers under 50 ms in a row and nobody holds the tables */
+    ACT_REHEARSE,      /* markers as calm.h asks, and nobody holds the tables */
     ACT_LOCK,          /* begin the fence transaction on S and lock the tables */
     ACT_FENCE,         /* in it: S's guards without R */
     ACT_MARKER,        /* on another connection: write a marker, await it on T */

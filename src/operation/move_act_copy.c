@@ -358,13 +358,23 @@ static void rehearsed_once(struct move_op *op, const struct err *err)
         act_done(op, ACT_REHEARSE, err);
         return;
     }
-    if (op_record(op)->marker_us * 1000 >= MARKER_FAST_NS)
-        act_fail(op, ACT_REHEARSE, ERRC_TIMEOUT, "a marker took %llu ms, the fence allows 50",
-                 (unsigned long long)(op_record(op)->marker_us / 1000));
-    else if (++op->fast_markers < FAST_MARKERS)
+    uint64_t trip_ns = op_record(op)->marker_us * 1000;
+    switch (calm_add(&op->calm, trip_ns, op_now(op))) {
+    case CALM_AGAIN:
+        if (op->core.undo_wanted) {
+            act_fail(op, ACT_REHEARSE, ERRC_CANCELED, "taken back");
+            break;
+        }
         marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
-    else
+        break;
+    case CALM_GO:
         act_done(op, ACT_REHEARSE, NULL);
+        break;
+    case CALM_BUSY:
+        act_fail(op, ACT_REHEARSE, ERRC_TIMEOUT, "a marker took %llu ms, the fence allows 50",
+                 (unsigned long long)(trip_ns / ENV_NS_PER_MS));
+        break;
+    }
 }
 
 static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -374,7 +384,7 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
         act_fail(op, action, ERRC_TIMEOUT, "%s", who);
         return;
     }
-    op->fast_markers = 0;
+    calm_begin(&op->calm, op_now(op));
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
 }
 

@@ -4,12 +4,13 @@
 #define OPERATION_MOVE_OP_INTERNAL_H
 
 #include "base/buf.h"
+#include "operation/calm.h"
 #include "operation/link.h"
 #include "operation/move_internal.h"
 #include "operation/move_op.h"
 
 #define SQL_TIMEOUT_NS  (30 * ENV_NS_PER_S)
-#define MARKER_FAST_NS  (50 * ENV_NS_PER_MS)  /* a round trip this short counts as caught up (B5) */
+#define MARKER_FAST_NS  CALM_SLOW_NS          /* a round trip this short counts as caught up (B5) */
 #define FENCE_BOUND_NS  (250 * ENV_NS_PER_MS) /* hard bound of the fence (B3) */
 #define LOCK_TIMEOUT_MS 100                   /* for the one LOCK statement (B4) */
 #define SEQUENCE_GAP    1000
@@ -64,6 +65,7 @@ struct move_op {
     uint64_t marker_deadline_ns;
     void (*marker_done)(struct move_op *op, const struct err *err);
     unsigned fast_markers; /* in a row */
+    struct calm calm;      /* of the rehearsal */
     uint64_t catch_up_until_ns;
     uint64_t copy_started_ns;
     struct sequence *sequences; /* of S, read inside the fence */
