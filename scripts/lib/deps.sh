@@ -248,10 +248,17 @@ debian13_unpack() {
     done
 }
 
-# One program out of a package that would otherwise start a service: unpacked, not installed.
+# One program out of a package that would otherwise start a service: unpacked, not installed. Of the packages
+# the first that apt has: newer systems have one for the program alone.
 get_debian_tool() {
-    local program="$2" package="$3" folder status=1
-    apt_has "$package" || { warn "apt has no package $package"; return 1; }
+    local program="$2" packages=("${@:3}") package='' folder status=1
+    for package in "${packages[@]}" ''; do
+        if [ -n "$package" ] && apt_has "$package"; then break; fi
+    done
+    if [ -z "$package" ]; then
+        warn "apt has no package ${packages[*]}"
+        return 1
+    fi
     folder="$(mktemp -d /var/tmp/shardherd-tool.XXXXXXXX)"
     chmod 755 "$folder"
     if [ "$(id -u)" -eq 0 ] && id _apt >/dev/null 2>&1; then chown _apt "$folder"; fi
