@@ -275,13 +275,17 @@ class ControlPlane:
 
     # ---- the API, as an administrator ----
 
-    def request(self, method, path, body=None, content_type="application/json", token="admin-token", timeout=30):
+    def request(
+        self, method, path, body=None, content_type="application/json", token="admin-token", timeout=30, accept=""
+    ):
         """Status and body, JSON where it is JSON."""
         context = ssl.create_default_context(cafile=str(self.dir / "ca.crt"))
         data = None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
         request.add_header("Authorization", f"Bearer {token}")
         request.add_header("Content-Type", content_type)
+        if accept:
+            request.add_header("Accept", accept)
         try:
             opener = urllib.request.build_opener(Opener(self.connect, context))
             with opener.open(request, timeout=timeout) as answer:
