@@ -37,7 +37,7 @@ def crd(plane):
     names = [read(plural)["metadata"]["name"] for plural in PLURALS]
     where = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     for plural in PLURALS:
-        plane.must("POST", where, read(plural))
+        plane.must("POST", where + "?fieldValidation=Strict", read(plural))
     wait_until(lambda: all(plane.request("GET", path(plural))[0] == 200 for plural in PLURALS), what="the new API")
     yield plane
     for name in names:
