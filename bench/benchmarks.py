@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("poll", "fleet", "scrape", "split", "decide")
+NAMES = ("poll", "fleet", "scrape", "split", "decide", "watch-sync", "watch-events")
 PASSWORD = "bench-of-loopback"
 sys.path.insert(0, str(ROOT / "tests" / "live"))
 
@@ -260,8 +260,8 @@ class Poller:
 def usage(out):
     print("usage: bench/run NAME [--json] [--full]   (--help says more)\n", file=out)
     for name in NAMES:
-        module = importlib.import_module(name)
-        print(f"  {name:8}{module.TITLE}\n{'':10}goal: {module.GOAL}", file=out)
+        module = importlib.import_module(name.replace("-", "_"))
+        print(f"  {name:14}{module.TITLE}\n{'':16}goal: {module.GOAL}", file=out)
 
 
 def main(argv):
@@ -273,7 +273,7 @@ def main(argv):
     if options - {"--json", "--full"} or len(names) != 1 or names[0] not in NAMES:
         usage(sys.stderr)
         return 2
-    module = importlib.import_module(names[0])
+    module = importlib.import_module(names[0].replace("-", "_"))
     bench = Bench("--full" in options)
     start = time.monotonic()
     try:

@@ -465,6 +465,13 @@ void http_call_cancel(struct http_call *call)
     }
 }
 
+void http_call_gather(struct http_call *call, uint64_t pause_ns)
+{
+    if (call->conn != NULL) {
+        pool_conn_gather(call->conn, pause_ns);
+    }
+}
+
 const char *http_answer_header(const struct http_call *call, const char *name)
 {
     return http_parser_field(&call->parser, name);

@@ -57,6 +57,8 @@ void http_client_close(struct http_client *client, void (*closed)(void *data), v
 int http_call_start(struct http_client *client, const struct http_call_options *options, http_answer_cb cb,
                     void *data, struct http_call **ret, struct err *err);
 void http_call_cancel(struct http_call *call);
+/* From on_body: reads of the body are so far apart, see stream_gather(); 0 = off. */
+void http_call_gather(struct http_call *call, uint64_t pause_ns);
 /* Header of the answer by lower-case name, or NULL; valid during the callbacks. */
 const char *http_answer_header(const struct http_call *call, const char *name);
 

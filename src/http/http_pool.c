@@ -190,6 +190,11 @@ int pool_conn_write(struct pool_conn *conn, const void *bytes, size_t length, st
     return stream_write(conn->stream, bytes, length, err);
 }
 
+void pool_conn_gather(struct pool_conn *conn, uint64_t pause_ns)
+{
+    stream_gather(conn->stream, pause_ns);
+}
+
 bool pool_conn_was_kept(const struct pool_conn *conn)
 {
     return conn->kept;
@@ -222,6 +227,7 @@ void pool_conn_release(struct pool_conn *conn, bool reusable)
         return;
     }
     pool_make_room(conn->pool, conn);
+    stream_gather(conn->stream, 0);
     conn->user = NULL;
     conn->data = NULL;
     list_append(&conn->pool->idle, &conn->node);

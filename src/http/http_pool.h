@@ -39,6 +39,8 @@ struct pool_conn *pool_take(struct http_pool *pool, const struct http_url *url,
 int pool_connect(struct http_pool *pool, const struct http_url *url, uint64_t timeout_ns,
                  const struct pool_conn_user *user, void *data, struct pool_conn **ret, struct err *err);
 int pool_conn_write(struct pool_conn *conn, const void *bytes, size_t length, struct err *err);
+/* See stream_gather(); ends with the use. */
+void pool_conn_gather(struct pool_conn *conn, uint64_t pause_ns);
 /* Whether it came from pool_take(). */
 bool pool_conn_was_kept(const struct pool_conn *conn);
 /* Ends the use: kept for the next call if `reusable`, else closed. */

@@ -596,3 +596,9 @@ void k8s_stream_cancel(struct k8s_stream *stream)
 {
     try_cancel(stream->try);
 }
+
+void k8s_stream_gather(struct k8s_stream *stream, uint64_t pause_ns)
+{
+    if (stream->try->call != NULL)
+        http_call_gather(stream->try->call, pause_ns);
+}

@@ -74,5 +74,7 @@ int k8s_stream_start(struct k8s_client *client, const struct k8s_request *reques
                      const struct k8s_stream_user *user, void *data, struct k8s_stream **ret,
                      struct err *err);
 void k8s_stream_cancel(struct k8s_stream *stream);
+/* From head or data: reads of the answer are so far apart, see loop/stream.h; 0 = off. */
+void k8s_stream_gather(struct k8s_stream *stream, uint64_t pause_ns);
 
 #endif

@@ -13,6 +13,7 @@
 #include "base/sm.h"
 #include "base/text.h"
 #include "k8s/backoff.h"
+#include "k8s/json_cut.h"
 #include "k8s/json_split.h"
 #include "k8s/reflector.h"
 #include "k8s/status.h"
@@ -432,10 +433,20 @@ static void event_object(struct reflector *r, yyjson_val *object, bool deleted)
     object_changed(r, object, deleted, &r->store, r->o.changed);
 }
 
+/* The text without what nobody reads. */
+static yyjson_doc *text_parse(char *text, size_t length, const char *const *without)
+{
+    size_t left = json_cut(text, length, without);
+    if (left < length)
+        memset(text + left, 0, JSON_SPLIT_PADDING);
+    return yyjson_read_opts(text, left, YYJSON_READ_INSITU, NULL, NULL);
+}
+
 static bool event_take(char *text, size_t length, void *data)
 {
+    static const char *const without[] = {"object", "metadata", "managedFields", NULL};
     struct reflector *r = data;
-    yyjson_doc *doc = yyjson_read_opts(text, length, YYJSON_READ_INSITU, NULL, NULL);
+    yyjson_doc *doc = text_parse(text, length, without);
     yyjson_val *root = yyjson_doc_get_root(doc);
     yyjson_val *object = yyjson_obj_get(root, "object");
     const char *type = text_of(root, "type");
@@ -459,8 +470,9 @@ static bool event_take(char *text, size_t length, void *data)
 
 static bool item_take(char *text, size_t length, void *data)
 {
+    static const char *const without[] = {"metadata", "managedFields", NULL};
     struct reflector *r = data;
-    yyjson_doc *doc = yyjson_read_opts(text, length, YYJSON_READ_INSITU, NULL, NULL);
+    yyjson_doc *doc = text_parse(text, length, without);
     if (doc == NULL)
         r->facts.skipped++;
     else

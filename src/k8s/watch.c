@@ -7,6 +7,11 @@
 #define METADATA_ONLY "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 #define METADATA_LIST "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
+/* The server writes each event by itself. Woken up for each, we would spend more on waking than on events;
+ * nobody misses 2 ms, and nobody sees the objects of a snapshot before the last one. */
+#define GATHER_NS       (2 * ENV_NS_PER_MS)
+#define GATHER_FIRST_NS (10 * ENV_NS_PER_MS)
+
 struct k8s_watch {
     struct k8s_client *client;
     struct k8s_watch_options o;
@@ -52,6 +57,7 @@ static void stream_head(int status, const char *retry_after, void *data)
         return;
     reflector_head(s->watch->reflector, loop_now(k8s_client_loop(s->watch->client)), status, retry_after,
                    &step);
+    k8s_stream_gather(s->stream, s->watch->synced ? GATHER_NS : GATHER_FIRST_NS);
     watch_step(s->watch, &step);
 }
 
@@ -129,6 +135,8 @@ static void watch_step(struct k8s_watch *w, const struct reflector_step *step)
         loop_timer_stop(&w->timer);
     if (!w->synced && reflector_synced(w->reflector)) {
         w->synced = true;
+        if (w->stream != NULL && !step->send)
+            k8s_stream_gather(w->stream, GATHER_NS);
         if (w->o.synced != NULL)
             w->o.synced(w, w->o.data);
     }

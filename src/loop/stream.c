@@ -124,6 +124,14 @@ static void read_failed(struct stream *s, int code)
         stream_ended(s);
 }
 
+static void gather(struct stream *s)
+{
+    if (s->gather_ns == 0 || stream_state(s) != STATE_OPEN)
+        return;
+    loop_timer_start(&s->timer, s->gather_ns);
+    stream_reading_update(s);
+}
+
 static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
 {
     struct stream *s = tcp->data;
@@ -140,6 +148,8 @@ static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
     } else {
         stream_emit(s, STREAM_DATA, buf->base, (size_t)n);
     }
+    if (n > 0 && (size_t)n < buf->len)
+        gather(s);
 }
 
 static bool reading_wanted(const struct stream *s)
@@ -151,7 +161,7 @@ static bool reading_wanted(const struct stream *s)
     case STATE_FINISHING:
         return true;
     case STATE_OPEN:
-        return !s->paused;
+        return !s->paused && !loop_timer_armed(&s->timer);
     default:
         return false;
     }
@@ -187,6 +197,15 @@ void stream_resume(struct stream *s)
     if (s->ssl != NULL)
         loop_defer(s->loop, &s->task); /* plaintext may lie in OpenSSL, with no socket event to come */
     stream_reading_update(s);
+}
+
+void stream_gather(struct stream *s, uint64_t pause_ns)
+{
+    s->gather_ns = pause_ns;
+    if (pause_ns == 0 && stream_state(s) == STATE_OPEN && loop_timer_armed(&s->timer)) {
+        loop_timer_stop(&s->timer);
+        stream_reading_update(s);
+    }
 }
 
 void stream_ended(struct stream *s)
@@ -395,6 +414,9 @@ static void on_timer(struct loop_timer *timer, void *data)
         break;
     case STATE_FINISHING:
         stream_close(s);
+        break;
+    case STATE_OPEN:
+        stream_reading_update(s);
         break;
     default:
         break;

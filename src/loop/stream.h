@@ -83,6 +83,12 @@ void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
 /*
+ * For streams that bring many small pieces: once what had come is read, nothing is read for `pause_ns`, so
+ * that one wake-up takes what comes meanwhile. What comes after silence is still read at once. 0 = off.
+ */
+void stream_gather(struct stream *s, uint64_t pause_ns);
+
+/*
  * Sends what is queued, then close_notify and FIN, waits up to 1 s for the peer's EOF (an earlier close could
  * destroy what was sent), then closes; after 5 s, or an error, closes anyway. Before STREAM_CONNECTED it is
  * stream_close(). No event but STREAM_CLOSED follows.

@@ -29,7 +29,8 @@
  *
  * RESOLVING waits for the resolver. CONNECTING waits for connect(). RETRYING waits for the close callback of
  * the failed attempt's handle. ACCEPTED waits for the end of the turn. HANDSHAKING waits for the peer's
- * bytes. These are also woken by the timer, which fails them. OPEN waits for bytes, and for writes to end;
+ * bytes. These are also woken by the timer, which fails them. OPEN waits for bytes (or the timer, see
+ * stream_gather()), and for writes to end;
  * ENDED for writes to end. FINISHING waits for the writes, the shutdown and the peer's EOF, or its timer.
  * FAILED waits for the user. CLOSING waits until `holds` is 0, then for the end of the turn.
  */
@@ -77,6 +78,7 @@ struct stream {
     uv_tcp_t tcp;
     bool tcp_open;
     bool paused;
+    uint64_t gather_ns;  /* OPEN: the timer runs while nothing is read, see stream_gather() */
     bool peer_ended;     /* TCP EOF was read */
     struct err err;      /* of FAILED */
     bool error_reported; /* STREAM_ERROR was delivered */
