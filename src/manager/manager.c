@@ -19,7 +19,8 @@ static const struct sm_state states[MANAGER_STATE_COUNT] = {
     [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_SECRETS) | STOP, false},
     [MANAGER_SECRETS] = {"secrets", SM_NEXT(MANAGER_STORE) | STOP, false},
     [MANAGER_STORE] = {"store", SM_NEXT(MANAGER_LEADING) | STOP, false},
-    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_KUBERNETES) | SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_KUBERNETES] = {"kubernetes", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
     [MANAGER_RUNTIME] = {"runtime", SM_NEXT(MANAGER_DATABASES) | STOP, false},
     [MANAGER_DATABASES] = {"databases", SM_NEXT(MANAGER_ADOPTING) | STOP, false},
     [MANAGER_ADOPTING] = {"adopting", SM_NEXT(MANAGER_DISCOVERING) | STOP, false},
@@ -148,10 +149,14 @@ static bool close_part(struct manager *m, int part)
     case 10:
         return close_runtime(m);
     case 11:
-        return close_server(m, &m->public_server);
+        return manager_kube_close(m, close_next);
     case 12:
-        return close_store(m);
+        return manager_kube_close_events(m, close_next);
     case 13:
+        return close_server(m, &m->public_server);
+    case 14:
+        return close_store(m);
+    case 15:
         return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -187,6 +192,8 @@ void manager_stop(struct manager *m, const struct err *err)
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
     keeper_stop(m->keeper);
+    if (m->kube_databases != NULL)
+        kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);
     if (!m->reading_secrets && !m->opening_store)
         close_next(m);
@@ -217,6 +224,7 @@ void manager_operation_changed(void *data, struct operation *op)
 {
     struct manager *m = data;
     api_operation_changed(m->api, op);
+    manager_kube_operation(m, op);
     if (op->status == OPERATION_RUNNING)
         return;
     if (move_op_is(op) && !move_op_record(op)->dry_run && m->balancer != NULL) {
@@ -237,6 +245,7 @@ void manager_decided(const struct balancer_decision *decision, void *data)
 {
     struct manager *m = data;
     manager_api_decided(m, decision);
+    manager_kube_decided(m, decision);
 }
 
 void manager_kept(const struct keeper_event *e, void *data)
@@ -295,6 +304,7 @@ static void tear_down(struct manager *m)
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);
+    kube_databases_free(m->kube_databases);
     databases_free(m->databases);
     fleet_fini(&m->fleet);
     loop_run(&m->loop); /* the last close callbacks */

@@ -42,9 +42,9 @@ static int list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *
 
 static void kubernetes_free(struct kubernetes *k)
 {
-    free((char *)k->options.name_space);
-    free((char *)k->options.image);
-    free((char *)k->options.directory);
+    free((char *)(uintptr_t)k->options.name_space);
+    free((char *)(uintptr_t)k->options.image);
+    free((char *)(uintptr_t)k->options.directory);
     free(k);
 }
 
