@@ -374,6 +374,10 @@ void kdb_look(struct kdb *k)
     bool leads = k->all->running && k->all->o.operations->services.term > 0 && !k->all->closing;
     if (!leads || kept == NULL)
         return;
+    if (k->seen != kept->generation) { /* a person changed it, or deleted it: what hindered may be gone */
+        k->seen = kept->generation;
+        kdb_trouble_ends(k);
+    }
     leave_walk(k, kept);
     if (now(k) == KDB_IDLE && loop_now(k->all->loop) >= k->retry_ns)
         look_next(k, kept);

@@ -116,6 +116,12 @@ void kube_databases_look(struct kube_databases *all)
     }
 }
 
+void kube_databases_wake(struct kube_databases *all)
+{
+    if (!all->closing)
+        loop_defer(all->loop, &all->look);
+}
+
 /* ---- life ---- */
 
 struct kube_databases *kube_databases_start(const struct kube_databases_options *options)

@@ -38,8 +38,10 @@ struct kube_databases_options {
 struct kube_databases *kube_databases_start(const struct kube_databases_options *options);
 /* From now on objects are brought about. */
 void kube_databases_run(struct kube_databases *all);
-/* Call it each second, and when something about a database changed. */
+/* Call it each second. */
 void kube_databases_look(struct kube_databases *all);
+/* The same, at the end of this turn: from anywhere, when something about a database changed. */
+void kube_databases_wake(struct kube_databases *all);
 /* Nothing is begun any more; answers may still come. */
 void kube_databases_stop(struct kube_databases *all);
 /* The watch and our requests end. Calls to runtime and databases may still answer: free it after those. */

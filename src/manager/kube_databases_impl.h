@@ -42,7 +42,7 @@ struct kdb {
     struct k8s_call *call; /* of FINALIZER, SCHEMA, RELEASE */
     char *schema;          /* fetched; NULL = not yet, or inline */
     /* how far it is */
-    int64_t applied, walked; /* generations; 0 = none yet */
+    int64_t seen, applied, walked; /* generations; 0 = none yet */
     bool walked_suspended;
     bool quiet;   /* the first walk of this manager: nothing is expected to change */
     bool retired; /* databases_delete() was begun */

@@ -11,8 +11,8 @@
 
 #define NAMED_MAX 3 /* shards that a sentence names */
 
-static void set(struct kube_condition *c, int64_t now_us, enum kube_truth truth, const char *reason,
-                const char *message)
+void kube_condition_set(struct kube_condition *c, int64_t now_us, enum kube_truth truth, const char *reason,
+                        const char *message)
 {
     if (c->truth != truth || c->since_us == 0)
         c->since_us = now_us;
@@ -50,21 +50,21 @@ static void judge_available(const struct kube_facts *f, struct kube_condition *c
     struct census all = {0};
     char text[256];
     if (f->db == NULL || f->db->routing == NULL) {
-        set(c, f->now_us, KUBE_FALSE, f->deleting ? "Deleting" : "NotProvisioned",
-            "there is no routing table: nobody can be served");
+        kube_condition_set(c, f->now_us, KUBE_FALSE, f->deleting ? "Deleting" : "NotProvisioned",
+                           "there is no routing table: nobody can be served");
         return;
     }
     count_shards(f, &all);
     snprintf(text, sizeof text, "%s %.100s: their primaries do not answer",
              all.down == 1 ? "shard" : "shards", buf_text(&all.down_names));
     if (f->suspended)
-        set(c, f->now_us, KUBE_FALSE, "Suspended", "every shard is scaled to zero");
+        kube_condition_set(c, f->now_us, KUBE_FALSE, "Suspended", "every shard is scaled to zero");
     else if (all.down > 0)
-        set(c, f->now_us, KUBE_FALSE, "ShardsDown", text);
+        kube_condition_set(c, f->now_us, KUBE_FALSE, "ShardsDown", text);
     else if (all.unknown > 0 && c->truth == KUBE_ABSENT)
-        set(c, f->now_us, KUBE_UNKNOWN, "NotSeenYet", "the shards were not polled yet");
+        kube_condition_set(c, f->now_us, KUBE_UNKNOWN, "NotSeenYet", "the shards were not polled yet");
     else if (all.unknown == 0)
-        set(c, f->now_us, KUBE_TRUE, "ShardsServe", "the primary of every shard answers");
+        kube_condition_set(c, f->now_us, KUBE_TRUE, "ShardsServe", "the primary of every shard answers");
     buf_free(&all.down_names); /* unknown: a manager that has just started; what was said before stays */
 }
 
@@ -126,16 +126,17 @@ void kube_status_judge(const struct kube_facts *f, struct kube_condition conditi
     bool stalled = f->trouble_reason[0] != '\0' && f->trouble_final;
     judge_available(f, &conditions[KUBE_AVAILABLE]);
     judge(f, &conditions[KUBE_AVAILABLE], &v);
-    set(&conditions[KUBE_READY], f->now_us, v.ready, v.reason, v.message);
-    set(&conditions[KUBE_RECONCILING], f->now_us, v.moving ? KUBE_TRUE : KUBE_ABSENT, v.reason, v.message);
-    set(&conditions[KUBE_STALLED], f->now_us, stalled ? KUBE_TRUE : KUBE_ABSENT, f->trouble_reason,
-        f->trouble_message);
+    kube_condition_set(&conditions[KUBE_READY], f->now_us, v.ready, v.reason, v.message);
+    kube_condition_set(&conditions[KUBE_RECONCILING], f->now_us, v.moving ? KUBE_TRUE : KUBE_ABSENT, v.reason,
+                       v.message);
+    kube_condition_set(&conditions[KUBE_STALLED], f->now_us, stalled ? KUBE_TRUE : KUBE_ABSENT,
+                       f->trouble_reason, f->trouble_message);
 }
 
 /* ---- as an object ---- */
 
-static void print_condition(yyjson_mut_doc *doc, yyjson_mut_val *list, enum kube_condition_type type,
-                            const struct kube_condition *c, int64_t generation)
+void kube_condition_print(struct yyjson_mut_doc *doc, struct yyjson_mut_val *list, const char *type,
+                          const struct kube_condition *c, int64_t generation)
 {
     static const char *const truths[] = {"", "False", "True", "Unknown"};
     char time[ENV_TIME_SIZE];
@@ -144,7 +145,7 @@ static void print_condition(yyjson_mut_doc *doc, yyjson_mut_val *list, enum kube
     yyjson_mut_val *item = yyjson_mut_arr_add_obj(doc, list);
     env_format_time(c->since_us, time);
     snprintf(time + strlen("2026-11-21T07:15:00"), 2, "Z");
-    yyjson_mut_obj_add_str(doc, item, "type", kube_condition_name(type));
+    yyjson_mut_obj_add_str(doc, item, "type", type);
     yyjson_mut_obj_add_str(doc, item, "status", truths[c->truth]);
     yyjson_mut_obj_add_sint(doc, item, "observedGeneration", generation);
     yyjson_mut_obj_add_strcpy(doc, item, "lastTransitionTime", time);
@@ -187,6 +188,7 @@ struct yyjson_mut_doc *kube_status_print(const struct kube_status *s)
         yyjson_mut_obj_add_int(doc, status, "shards", 0);
     yyjson_mut_val *list = yyjson_mut_obj_add_arr(doc, status, "conditions");
     for (int i = 0; i < KUBE_CONDITION_COUNT; i++)
-        print_condition(doc, list, (enum kube_condition_type)i, &s->conditions[i], s->generation);
+        kube_condition_print(doc, list, kube_condition_name((enum kube_condition_type)i), &s->conditions[i],
+                             s->generation);
     return doc;
 }

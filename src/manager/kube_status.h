@@ -26,6 +26,15 @@ struct kube_facts {
 void kube_status_judge(const struct kube_facts *facts,
                        struct kube_condition conditions[KUBE_CONDITION_COUNT]);
 
+/* since_us moves only when truth does. */
+void kube_condition_set(struct kube_condition *c, int64_t now_us, enum kube_truth truth, const char *reason,
+                        const char *message);
+struct yyjson_mut_doc;
+struct yyjson_mut_val;
+/* Appends it to the list, unless it is absent. type must outlive doc. */
+void kube_condition_print(struct yyjson_mut_doc *doc, struct yyjson_mut_val *list, const char *type,
+                          const struct kube_condition *c, int64_t generation);
+
 /* The whole object for server-side apply on the status subresource. */
 struct kube_status {
     const char *name, *uid;
@@ -34,7 +43,6 @@ struct kube_status {
     const struct fleet_database *db;
     const struct kube_condition *conditions;
 };
-struct yyjson_mut_doc;
 struct yyjson_mut_doc *kube_status_print(const struct kube_status *status);
 
 #endif

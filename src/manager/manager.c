@@ -151,12 +151,14 @@ static bool close_part(struct manager *m, int part)
     case 11:
         return manager_kube_close(m, close_next);
     case 12:
-        return manager_kube_close_events(m, close_next);
+        return manager_kube_close_operations(m, close_next);
     case 13:
-        return close_server(m, &m->public_server);
+        return manager_kube_close_events(m, close_next);
     case 14:
-        return close_store(m);
+        return close_server(m, &m->public_server);
     case 15:
+        return close_store(m);
+    case 16:
         return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -304,6 +306,7 @@ static void tear_down(struct manager *m)
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);
+    kube_operations_free(m->kube_operations);
     kube_databases_free(m->kube_databases);
     databases_free(m->databases);
     fleet_fini(&m->fleet);

@@ -14,6 +14,7 @@
 #include "manager/guard_watch.h"
 #include "manager/keeper.h"
 #include "manager/kube_databases.h"
+#include "manager/kube_operations.h"
 #include "manager/manager.h"
 #include "metrics/exposition.h"
 #include "metrics/poller.h"
@@ -58,6 +59,7 @@ struct manager {
     bool operations_ready;
     struct databases *databases;
     struct kube_databases *kube_databases; /* NULL unless the runtime is Kubernetes */
+    struct kube_operations *kube_operations;
     struct kube_events *kube_events;
     struct discovery *discovery;
     struct pollers *pollers;
@@ -112,6 +114,9 @@ void manager_open_store(struct manager *m);
 /* manager_kube.c: the objects of the databases, when they run in Kubernetes */
 void manager_kube_start(struct manager *m);                             /* then manager_kube_synced() */
 bool manager_kube_close(struct manager *m, void (*closed)(void *data)); /* false: there was nothing */
+bool manager_kube_close_operations(struct manager *m, void (*closed)(void *data));
+void manager_kube_look(struct manager *m);
+void manager_kube_run(struct manager *m);
 bool manager_kube_close_events(struct manager *m, void (*closed)(void *data));
 void manager_kube_text(const struct manager *m, char *out, size_t size);
 int manager_kube_runtime(struct manager *m, struct err *err);

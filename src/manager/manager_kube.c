@@ -26,6 +26,9 @@ void manager_kube_start(struct manager *m)
                                                    .defaults = &m->config.balance,
                                                    .synced = on_synced,
                                                    .data = m};
+    const struct kube_operations_options operations = {
+        .client = m->kube, .name_space = m->kube_namespace, .fleet = &m->fleet, .operations = &m->operations};
+    m->kube_operations = kube_operations_start(&operations);
     m->kube_databases = kube_databases_start(&options);
 }
 
@@ -34,6 +37,29 @@ bool manager_kube_close(struct manager *m, void (*closed)(void *data))
     if (m->kube_databases != NULL)
         kube_databases_close(m->kube_databases, closed, m);
     return m->kube_databases != NULL;
+}
+
+bool manager_kube_close_operations(struct manager *m, void (*closed)(void *data))
+{
+    if (m->kube_operations != NULL)
+        kube_operations_close(m->kube_operations, closed, m);
+    return m->kube_operations != NULL;
+}
+
+void manager_kube_look(struct manager *m)
+{
+    if (m->kube_databases == NULL)
+        return;
+    kube_databases_look(m->kube_databases);
+    kube_operations_look(m->kube_operations);
+}
+
+void manager_kube_run(struct manager *m)
+{
+    if (m->kube_databases == NULL)
+        return;
+    kube_databases_run(m->kube_databases);
+    kube_operations_run(m->kube_operations);
 }
 
 bool manager_kube_close_events(struct manager *m, void (*closed)(void *data))
@@ -105,7 +131,8 @@ void manager_kube_operation(struct manager *m, const struct operation *op)
         snprintf(note, sizeof note, "%s failed: %s", op->id, op->error.message);
         kube_databases_tell(m->kube_databases, op->database, true, "OperationFailed", "Provision", note);
     }
-    kube_databases_look(m->kube_databases);
+    kube_databases_wake(m->kube_databases);
+    kube_operations_wake(m->kube_operations);
 }
 
 void manager_kube_decided(struct manager *m, const struct balancer_decision *d)

@@ -74,8 +74,7 @@ static void on_resumed(const struct err *err, void *data)
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
     }
     manager_move(m, MANAGER_READY);
-    if (m->kube_databases != NULL)
-        kube_databases_run(m->kube_databases);
+    manager_kube_run(m);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
               log_num(http_server_port(m->metrics_server)), "store", store_name(m->store), "term",
