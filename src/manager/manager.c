@@ -26,7 +26,8 @@ static const struct sm_state states[MANAGER_STATE_COUNT] = {
     [MANAGER_ADOPTING] = {"adopting", SM_NEXT(MANAGER_DISCOVERING) | STOP, false},
     [MANAGER_DISCOVERING] = {"discovering", SM_NEXT(MANAGER_RESUMING) | STOP, false},
     [MANAGER_RESUMING] = {"resuming", SM_NEXT(MANAGER_READY) | STOP, false},
-    [MANAGER_READY] = {"ready", STOP, false},
+    [MANAGER_READY] = {"ready", SM_NEXT(MANAGER_DEPOSED) | STOP, false},
+    [MANAGER_DEPOSED] = {"deposed", STOP, false},
     [MANAGER_STOPPING] = {"stopping", SM_NEXT(MANAGER_STOPPED), false},
     [MANAGER_STOPPED] = {"stopped", 0, true},
 };
@@ -57,6 +58,10 @@ static bool close_server(struct manager *m, struct http_server **server)
 
 static bool close_operations(struct manager *m)
 {
+    if (m->operations_stopped) {
+        m->awaits_operations = !m->operations_gone;
+        return m->awaits_operations;
+    }
     if (m->operations_ready)
         operations_stop(&m->operations, close_next, m);
     return m->operations_ready;
@@ -64,9 +69,11 @@ static bool close_operations(struct manager *m)
 
 static bool close_balancer(struct manager *m)
 {
-    if (m->balancer != NULL)
-        balancer_stop(m->balancer, close_next, m);
-    return m->balancer != NULL;
+    struct balancer *balancer = m->balancer;
+    m->balancer = NULL;
+    if (balancer != NULL)
+        balancer_stop(balancer, close_next, m);
+    return balancer != NULL;
 }
 
 static bool close_databases(struct manager *m)
@@ -76,9 +83,11 @@ static bool close_databases(struct manager *m)
 
 static bool close_announcer(struct manager *m)
 {
-    if (m->announcer != NULL)
-        announcer_stop(m->announcer, close_next, m);
-    return m->announcer != NULL;
+    struct announcer *announcer = m->announcer;
+    m->announcer = NULL;
+    if (announcer != NULL)
+        announcer_stop(announcer, close_next, m);
+    return announcer != NULL;
 }
 
 static bool close_guards(struct manager *m)
@@ -316,7 +325,7 @@ static void tear_down(struct manager *m)
     free(m->kube_namespace);
 }
 
-int manager_run(const struct manager_options *options, struct err *err)
+static int run_once(const struct manager_options *options, bool *ret_again, struct err *err)
 {
     struct manager *m = mem_zalloc(sizeof *m);
     m->options = *options;
@@ -334,7 +343,19 @@ int manager_run(const struct manager_options *options, struct err *err)
     if (manager_now(m) != MANAGER_STOPPED)
         loop_run(&m->loop);
     struct err fatal = m->fatal;
+    *ret_again = m->again && fatal.code == ERRC_NONE;
     tear_down(m);
     free(m);
     return err_copy(err, &fatal);
+}
+
+/* A manager that was deposed begins anew: everything it knows is read again. */
+int manager_run(const struct manager_options *options, struct err *err)
+{
+    bool again = false;
+    int rc;
+    do
+        rc = run_once(options, &again, err);
+    while (rc == 0 && again);
+    return rc;
 }

@@ -139,22 +139,25 @@ static bool component(void *data, unsigned n, struct api_component *ret)
 {
     struct manager *m = data;
     enum manager_state state = manager_now(m);
-    bool up = state <= MANAGER_READY;
+    bool up = state <= MANAGER_DEPOSED;
     manager_kube_text(m, m->kube_now, sizeof m->kube_now);
+    const char *leader = state == MANAGER_LEADING   ? "waits for the lease, another manager may hold it"
+                         : state == MANAGER_DEPOSED ? "the lease was lost: polls and serves, changes nothing"
+                                                    : NULL;
     const struct api_component all[] = {
         /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service
          */
         {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
         {"secrets", up && state > MANAGER_SECRETS, NULL},
         {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
-        {"leader", up && state > MANAGER_LEADING, NULL},
+        {"leader", up && state > MANAGER_LEADING && state != MANAGER_DEPOSED, leader},
         {"kubernetes", m->kube_databases == NULL ? up && !m->use_kube : up && state > MANAGER_KUBERNETES,
          !m->use_kube ? "not used" : m->kube_now},
         {"runtime", up && state > MANAGER_RUNTIME, m->runtime_text},
         {"databases", up && state > MANAGER_DATABASES, NULL},
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
-        {"operations", up && state > MANAGER_RESUMING, NULL},
+        {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };
     if (n >= sizeof all / sizeof all[0])

@@ -31,6 +31,7 @@ enum manager_state {
     MANAGER_DISCOVERING, /* waits for the first round */
     MANAGER_RESUMING,    /* waits for the journals */
     MANAGER_READY,
+    MANAGER_DEPOSED,  /* leads no more: polls and serves, waits for the store, then begins anew */
     MANAGER_STOPPING, /* waits for each part to close, one after the other */
     MANAGER_STOPPED,
     MANAGER_STATE_COUNT
@@ -57,6 +58,10 @@ struct manager {
     struct runtime *runtime;
     struct operations operations;
     bool operations_ready;
+    bool operations_stopped, operations_gone; /* by manager_depose(): begun, and done */
+    bool awaits_operations;                   /* the shutdown does, for the latter */
+    bool again;                               /* it stops to begin anew in this process */
+    bool asking;                              /* DEPOSED: the store was asked whether it is there */
     struct databases *databases;
     struct kube_databases *kube_databases; /* NULL unless the runtime is Kubernetes */
     struct kube_operations *kube_operations;
@@ -125,6 +130,8 @@ void manager_kube_decided(struct manager *m, const struct balancer_decision *dec
 /* manager_start.c */
 void manager_kube_synced(struct manager *m);
 void manager_begin(struct manager *m);
+/* manager_deposed.c */
+void manager_depose(struct manager *m);
 void manager_store_opened(const struct err *err, struct store *store, void *data);
 /* A part that was still starting has ended: the shutdown goes on. */
 void manager_close_on(struct manager *m);

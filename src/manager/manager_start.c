@@ -270,6 +270,10 @@ static void on_deposed(void *data)
     struct manager *m = data;
     struct err err = {0};
     m->operations.services.term = 0;
+    if (manager_now(m) >= MANAGER_READY && strcmp(m->store_kind, "sqlite") != 0) {
+        manager_depose(m);
+        return;
+    }
     err_set(&err, ERRC_STALE, "the lease of the store was lost");
     fail(m, &err);
 }
