@@ -118,7 +118,8 @@ static char *read_only_uri(const char *path)
 static int read_all(sqlite3 *db, struct buf *fault)
 {
     sqlite3_stmt *check = NULL;
-    int rc = sqlite3_prepare_v2(db, "SELECT quick_check FROM pragma_quick_check(1)", -1, &check, NULL);
+    /* not pragma_quick_check(1): from SQLite 3.46 on that asks for a table named 1 */
+    int rc = sqlite3_prepare_v2(db, "PRAGMA quick_check(1)", -1, &check, NULL);
     if (rc == SQLITE_OK && (rc = sqlite3_step(check)) == SQLITE_ROW) {
         const char *verdict = (const char *)sqlite3_column_text(check, 0);
         if (verdict == NULL || strcmp(verdict, "ok") != 0)

@@ -98,8 +98,11 @@ static inline int pg_server_all(char bins[][512], int max)
         int i = 0;
         while (i < 3 && (candidates[i][0] == '\0' || !pg_server_has(candidates[i], "postgres")))
             i++;
-        if (i < 3 && (n == 0 || strcmp(candidates[i], bins[0]) != 0))
-            memcpy(bins[n++], candidates[i], sizeof candidates[i]);
+        /* build/pg may be a link to where the servers' user can get, from where he cannot */
+        char *real = i < 3 ? realpath(candidates[i], NULL) : NULL;
+        if (real != NULL && strcmp(candidates[i], bins[0]) != 0)
+            snprintf(bins[n++], sizeof bins[0], "%s", real);
+        free(real);
     }
     return n;
 }
