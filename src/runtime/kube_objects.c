@@ -389,11 +389,14 @@ static mut policy_peer(struct render *r, mut rule)
 
 static void policy_port(struct render *r, mut rule, const char *name)
 {
-    mut port = append_object(r, add_array(r, rule, "ports"));
+    mut ports = yyjson_mut_obj_get(rule, "ports");
+    mut port = append_object(r, ports != NULL ? ports : add_array(r, rule, "ports"));
     add_text(r, port, "protocol", "TCP");
     add_text(r, port, "port", name);
 }
 
+/* The manager runs in the same namespace: a label alone, which anybody may give to a pod of another one,
+ * opens nothing. */
 static int network_policy(struct render *r)
 {
     mut root = begin(r, "networking.k8s.io/v1", "NetworkPolicy", "");
@@ -410,10 +413,13 @@ static int network_policy(struct render *r)
     policy_port(r, clients, "postgresql");
     add_text(r, add_object(r, policy_peer(r, shards), "matchLabels"), "shardherd.io/database",
              r->shard->database);
-    mut from = append_object(r, add_array(r, manager, "from"));
-    (void)add_object(r, from, "namespaceSelector");
-    add_text(r, add_object(r, add_object(r, from, "podSelector"), "matchLabels"), "app.kubernetes.io/name",
-             "shardherd");
+    policy_port(r, shards, "postgresql");
+    policy_port(r, shards, "agent");
+    mut from = add_object(r, policy_peer(r, manager), "matchLabels");
+    add_text(r, from, "app.kubernetes.io/name", "shardherd");
+    add_text(r, from, "app.kubernetes.io/component", "manager");
+    policy_port(r, manager, "postgresql");
+    policy_port(r, manager, "agent");
     return finish(r, root, "/apis/networking.k8s.io/v1", "networkpolicies", "");
 }
 
