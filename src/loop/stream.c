@@ -17,6 +17,7 @@
 
 #define FINISH_NS         (5 * ENV_NS_PER_S)
 #define LINGER_NS         (1 * ENV_NS_PER_S)
+#define BURST_READS       3 /* stream_gather() */
 #define KEEPALIVE_SECONDS 20
 #define USER_TIMEOUT_MS   30000
 
@@ -128,6 +129,11 @@ static void gather(struct stream *s)
 {
     if (s->gather_ns == 0 || stream_state(s) != STATE_OPEN)
         return;
+    uint64_t now = loop_now(s->loop);
+    s->burst = now - s->gathered_ns <= 2 * s->gather_ns ? s->burst + 1 : 1;
+    s->gathered_ns = now;
+    if (s->burst < BURST_READS)
+        return; /* a message or two: pausing would be one more wake-up, for nothing */
     loop_timer_start(&s->timer, s->gather_ns);
     stream_reading_update(s);
 }

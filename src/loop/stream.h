@@ -83,8 +83,9 @@ void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
 /*
- * For streams that bring many small pieces: once what had come is read, nothing is read for `pause_ns`, so
- * that one wake-up takes what comes meanwhile. What comes after silence is still read at once. 0 = off.
+ * For streams that bring many small pieces: in a burst, which begins with the third read within two pauses of
+ * the one before, nothing is read for `pause_ns` after each read, so that one wake-up takes what comes
+ * meanwhile. 0 = off.
  */
 void stream_gather(struct stream *s, uint64_t pause_ns);
 

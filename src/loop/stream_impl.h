@@ -78,10 +78,12 @@ struct stream {
     uv_tcp_t tcp;
     bool tcp_open;
     bool paused;
-    uint64_t gather_ns;  /* OPEN: the timer runs while nothing is read, see stream_gather() */
-    bool peer_ended;     /* TCP EOF was read */
-    struct err err;      /* of FAILED */
-    bool error_reported; /* STREAM_ERROR was delivered */
+    uint64_t gathered_ns; /* when the last read of a burst was */
+    unsigned burst;       /* reads in it */
+    uint64_t gather_ns;   /* OPEN: the timer runs while nothing is read, see stream_gather() */
+    bool peer_ended;      /* TCP EOF was read */
+    struct err err;       /* of FAILED */
+    bool error_reported;  /* STREAM_ERROR was delivered */
 
     /* writing */
     struct list waiting; /* chunks written before the connection stood */

@@ -19,6 +19,7 @@
 #include "k8s/access.h"
 #include "k8s/apply.h"
 #include "k8s/client.h"
+#include "k8s/event.h"
 #include "k8s/watch.h"
 #include "loop/loop.h"
 
@@ -26,6 +27,7 @@ struct tool {
     struct loop loop;
     struct k8s_client *client;
     struct k8s_watch *watch;
+    struct k8s_events *events;
     struct loop_signal term;
     bool quiet;
     uint64_t changes;
@@ -139,6 +141,27 @@ static void apply(struct tool *t, int argc, char **argv)
     yyjson_doc_free(doc);
 }
 
+static void events_closed(void *data)
+{
+    struct tool *t = data;
+    k8s_client_close(t->client, client_closed, t);
+}
+
+/* event NAMESPACE NAME COUNT NOTE: says it so often, then ends */
+static void event(struct tool *t, int argc, char **argv)
+{
+    if (argc != 7) {
+        fprintf(stderr, "usage: watch_tool KUBECONFIG event NAMESPACE NAME COUNT NOTE\n");
+        exit(2);
+    }
+    const struct k8s_reporter reporter = {"shardherd.io/watch-tool", "watch-tool-1"};
+    const struct k8s_reference about = {"v1", "ConfigMap", argv[3], argv[4], "0a-1b"};
+    t->events = k8s_events_new(t->client, &reporter);
+    for (int i = 0; i < atoi(argv[5]); i++)
+        k8s_events_emit(t->events, &about, K8S_EVENT_WARNING, "Tested", "Test", argv[6]);
+    k8s_events_close(t->events, events_closed, t);
+}
+
 static void watch(struct tool *t, int argc, char **argv)
 {
     const struct k8s_watch_options o = {
@@ -174,6 +197,8 @@ int main(int argc, char **argv)
         watch(&t, argc, argv);
     else if (strcmp(argv[2], "apply") == 0)
         apply(&t, argc, argv);
+    else if (strcmp(argv[2], "event") == 0)
+        event(&t, argc, argv);
     else
         call(&t, argv);
     loop_run(&t.loop);
