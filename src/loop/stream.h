@@ -18,6 +18,7 @@
 #include "loop/loop.h"
 
 struct stream;
+struct proxy;
 struct tls_context;
 
 enum stream_event {
@@ -44,6 +45,7 @@ struct stream_options {
     uint64_t connect_timeout_ns; /* for resolve + connect + handshake over all addresses; 0 = 10 s */
     struct tls_context *tls;     /* NULL = plain */
     const char *tls_server_name; /* NULL = host */
+    struct proxy *proxy;         /* gets one more reference; NULL = straight. It resolves the host */
     size_t write_limit;          /* bytes queued before writes are refused (T5); 0 = 16 MiB */
 };
 
