@@ -3,9 +3,9 @@
 //
 //	informer KUBECONFIG watch json|protobuf|metadata
 //	informer KUBECONFIG make COUNT
-//	informer KUBECONFIG update COUNT OBJECTS
+//	informer KUBECONFIG update COUNT OBJECTS SECONDS
 //
-// watch prints {"synced": N} when the cache is complete, and for each line on its standard input what it has seen since
+// update ends after SECONDS, whatever it has done. watch prints {"synced": N} when the cache is complete, and for each line on its standard input what it has seen since
 // the last one; it ends with its input.
 package main
 
@@ -52,7 +52,7 @@ func check(err error) {
 
 func main() {
 	if len(os.Args) < 4 {
-		log.Fatal("usage: informer KUBECONFIG watch json|protobuf|metadata | make COUNT | update COUNT OBJECTS")
+		log.Fatal("usage: informer KUBECONFIG watch json|protobuf|metadata | make COUNT | update COUNT OBJECTS SECONDS")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", os.Args[1])
 	check(err)
@@ -62,7 +62,7 @@ func main() {
 	case "make":
 		makePods(config, number(os.Args[3]))
 	case "update":
-		updatePods(config, number(os.Args[3]), number(os.Args[4]))
+		updatePods(config, number(os.Args[3]), number(os.Args[4]), time.Duration(number(os.Args[5]))*time.Second)
 	}
 }
 
@@ -179,16 +179,21 @@ func makePods(config *rest.Config, count int) {
 	fmt.Printf("{\"bytes\":%d}\n", len(text))
 }
 
-func updatePods(config *rest.Config, count, objects int) {
+func updatePods(config *rest.Config, count, objects int, most time.Duration) {
 	ctx := context.Background()
 	start := time.Now()
+	var done atomic.Int64
 	each(count, config, func(client kubernetes.Interface, i int) {
+		if time.Since(start) > most {
+			return
+		}
 		patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:"%d"}}}`, stamp, time.Now().UnixMicro())
 		_, err := client.CoreV1().Pods(namespace).Patch(ctx, podName(i%objects), types.MergePatchType, []byte(patch),
 			meta.PatchOptions{})
 		check(err)
+		done.Add(1)
 	})
-	fmt.Printf("{\"seconds\":%.3f}\n", time.Since(start).Seconds())
+	fmt.Printf("{\"changes\":%d,\"seconds\":%.3f}\n", done.Load(), time.Since(start).Seconds())
 }
 
 func podName(i int) string { return fmt.Sprintf("checkout-frontend-7d9c5b6f4-%05d", i) }

@@ -495,6 +495,11 @@ void http_client_set_server_name(struct http_client *client, const char *name)
     pool_set_server_name(client->pool, name);
 }
 
+void http_client_set_proxy(struct http_client *client, struct proxy *proxy)
+{
+    pool_set_proxy(client->pool, proxy);
+}
+
 void http_client_close(struct http_client *client, void (*closed)(void *data), void *data)
 {
     if (client == NULL || client->closing) {

@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "loop/loop.h"
 
+struct proxy;
 struct tls_context;
 struct http_client;
 struct http_call;
@@ -51,6 +52,9 @@ typedef void (*http_answer_cb)(const struct http_answer *answer, void *data);
 struct http_client *http_client_new(struct loop *loop, struct tls_context *tls);
 /* The name to ask and verify https servers by, in place of each URL's host; NULL = the host. Copied. */
 void http_client_set_server_name(struct http_client *client, const char *name);
+/* Every connection goes through it (loop/proxy.h), http URLs by CONNECT as well; NULL = straight. Before the
+ * first call. Gets one more reference. */
+void http_client_set_proxy(struct http_client *client, struct proxy *proxy);
 /* Cancels running calls (their callbacks come), closes the pool; `closed` runs last. */
 void http_client_close(struct http_client *client, void (*closed)(void *data), void *data);
 

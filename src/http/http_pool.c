@@ -6,6 +6,7 @@
 
 #include "base/list.h"
 #include "base/mem.h"
+#include "loop/proxy.h"
 #include "loop/stream.h"
 #include "loop/tls.h"
 
@@ -18,6 +19,7 @@ struct http_pool {
     struct loop *loop;
     struct tls_context *tls;
     char *server_name;
+    struct proxy *proxy;
     struct list idle; /* the newest last */
     int open;         /* connections not yet gone, and the pool itself until pool_close() */
     bool closing;
@@ -55,6 +57,7 @@ static void pool_gone(struct loop_task *task, void *data)
     void *closed_data = pool->closed_data;
     tls_context_unref(pool->tls);
     free(pool->server_name);
+    proxy_unref(pool->proxy);
     free(pool);
     closed(closed_data);
 }
@@ -145,6 +148,12 @@ void pool_set_server_name(struct http_pool *pool, const char *name)
     pool->server_name = mem_strdup(name);
 }
 
+void pool_set_proxy(struct http_pool *pool, struct proxy *proxy)
+{
+    proxy_unref(pool->proxy);
+    pool->proxy = proxy_ref(proxy);
+}
+
 static int pool_tls(struct http_pool *pool, struct err *err)
 {
     static const struct tls_options system_trust = {.verify_peer = true};
@@ -165,6 +174,7 @@ int pool_connect(struct http_pool *pool, const struct http_url *url, uint64_t ti
         .connect_timeout_ns = timeout_ns < CONNECT_TIMEOUT_NS ? timeout_ns : CONNECT_TIMEOUT_NS,
         .tls = url->tls ? pool->tls : NULL,
         .tls_server_name = pool->server_name,
+        .proxy = pool->proxy,
         .write_limit = WRITE_LIMIT,
     };
     code = stream_connect(pool->loop, &options, conn_event, conn, &conn->stream, err);

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/env.h"
 #include "base/err.h"
@@ -44,6 +45,8 @@ struct k8s_access {
     char **as_groups; /* NULL-terminated, or NULL */
     char **as_extra;  /* name, value, name, value, ..., NULL */
     struct k8s_exec *exec;
+    uint64_t
+        fresh_ns;     /* for tests: files and programs are asked again after so long; 0 = see credentials.h */
     char *name_space; /* "default" if nothing says otherwise */
     char *source;     /* for messages: "in-cluster", "/root/.kube/config, context dev" */
 };

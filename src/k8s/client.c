@@ -14,6 +14,8 @@
 #include "k8s/client.h"
 #include "k8s/credentials.h"
 #include "k8s/inflate.h"
+#include "k8s/proxy_choice.h"
+#include "loop/proxy.h"
 #include "loop/tls.h"
 
 #define TRIES_MAX       10 /* client-go rest/request.go: retries on Retry-After */
@@ -32,6 +34,8 @@ struct channel {
 struct k8s_client {
     struct loop *loop;
     struct k8s_credentials *credentials;
+    struct proxy *proxy;
+    struct err proxy_err;
     struct channel *channel; /* of the present trust, NULL before the first */
     struct reflector_server server;
     int open; /* channels not yet gone, credentials, tries, calls */
@@ -78,6 +82,7 @@ static void client_gone(struct loop_task *task, void *data)
     void (*closed)(void *data) = client->closed;
     void *closed_data = client->closed_data;
     (void)task;
+    proxy_unref(client->proxy);
     free(client);
     if (closed != NULL)
         closed(closed_data);
@@ -114,6 +119,7 @@ struct k8s_client *k8s_client_new(struct loop *loop, struct k8s_access *access)
 {
     struct k8s_client *client = mem_zalloc(sizeof *client);
     client->loop = loop;
+    (void)proxy_choose(loop->env, access, &client->proxy, &client->proxy_err); /* the first request says it */
     client->credentials = k8s_credentials_new(loop, access);
     client->open = 1;
     client->closed_task = (struct loop_task){.run = client_gone, .data = client};
@@ -158,6 +164,7 @@ static struct channel *channel_for(struct k8s_client *client, const struct k8s_i
     channel->client = client;
     channel->http = http_client_new(client->loop, identity->tls);
     channel->tls_number = identity->tls_number;
+    http_client_set_proxy(channel->http, client->proxy);
     http_client_set_server_name(channel->http, k8s_client_access(client)->tls_server_name);
     client->channel = channel;
     client->open++;
@@ -287,8 +294,8 @@ static int try_start(struct k8s_client *client, const struct k8s_request *reques
                      const struct try_user *user, void *data, struct try **ret, struct err *err)
 {
     const struct k8s_access *a = k8s_client_access(client);
-    if (a->proxy_url != NULL)
-        return err_set(err, ERRC_UNSUPPORTED, "%s: proxy-url is not supported", a->source);
+    if (client->proxy_err.code != ERRC_NONE)
+        return err_copy(err, &client->proxy_err);
     struct try *t = mem_zalloc(sizeof *t);
     size_t slashes = strlen(a->server);
     while (slashes > 0 && a->server[slashes - 1] == '/')

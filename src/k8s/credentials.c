@@ -221,6 +221,8 @@ static void files_done(struct work *work, int code)
         uint64_t fresh = r->err.code != ERRC_NONE        ? RETRY_NS
                          : c->access->token_file != NULL ? TOKEN_FRESH_NS
                                                          : TRUST_FRESH_NS;
+        if (c->access->fresh_ns != 0)
+            fresh = c->access->fresh_ns;
         c->fresh_until_ns = loop_now(c->loop) + fresh;
         err_copy(&c->err, &r->err);
         set_authorization(c);
@@ -303,8 +305,9 @@ static int exec_start(struct k8s_credentials *c)
     c->exec_info = mem_printf("KUBERNETES_EXEC_INFO=%s", info);
     free(info);
     envp[env] = c->exec_info;
+    uint64_t limit = c->access->fresh_ns != 0 ? c->access->fresh_ns : EXEC_LIMIT_NS;
     const struct process_options o = {
-        .argv = argv, .env = envp, .timeout_ns = EXEC_LIMIT_NS, .capture_limit = EXEC_OUTPUT};
+        .argv = argv, .env = envp, .timeout_ns = limit, .capture_limit = EXEC_OUTPUT};
     int rc = process_start(c->loop, &o, exec_done, c, &c->process, &c->err);
     free(argv);
     free(envp);

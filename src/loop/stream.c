@@ -17,6 +17,7 @@
 
 #define FINISH_NS         (5 * ENV_NS_PER_S)
 #define LINGER_NS         (1 * ENV_NS_PER_S)
+#define BURST_READS       3 /* stream_gather() */
 #define KEEPALIVE_SECONDS 20
 #define USER_TIMEOUT_MS   30000
 
@@ -26,9 +27,10 @@ static const struct sm_state states[STATE_COUNT] = {
     [STATE_RESOLVING] = {"resolving", SM_NEXT(STATE_CONNECTING) | SM_NEXT(STATE_RETRYING) | FAIL_OR_CLOSE,
                          false},
     [STATE_CONNECTING] = {"connecting",
-                          SM_NEXT(STATE_RETRYING) | SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) |
-                              FAIL_OR_CLOSE,
+                          SM_NEXT(STATE_RETRYING) | SM_NEXT(STATE_PROXYING) | SM_NEXT(STATE_HANDSHAKING) |
+                              SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE,
                           false},
+    [STATE_PROXYING] = {"proxying", SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE, false},
     [STATE_RETRYING] = {"retrying", SM_NEXT(STATE_CONNECTING) | FAIL_OR_CLOSE, false},
     [STATE_ACCEPTED] = {"accepted", SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE, false},
     [STATE_HANDSHAKING] = {"handshaking", SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE, false},
@@ -112,7 +114,9 @@ static void read_failed(struct stream *s, int code)
         stream_close(s);
         return;
     }
-    if (code != UV_EOF && s->write_error.code != ERRC_NONE)
+    if (code == UV_EOF && stream_state(s) == STATE_PROXYING)
+        err_set(&err, ERRC_UNAVAILABLE, "the proxy %s ended the connection", s->peer);
+    else if (code != UV_EOF && s->write_error.code != ERRC_NONE)
         err = s->write_error;
     else if (code != UV_EOF)
         stream_socket_error(s, code, "reading from", &err);
@@ -128,9 +132,16 @@ static void gather(struct stream *s)
 {
     if (s->gather_ns == 0 || stream_state(s) != STATE_OPEN)
         return;
+    uint64_t now = loop_now(s->loop);
+    s->burst = now - s->gathered_ns <= 2 * s->gather_ns ? s->burst + 1 : 1;
+    s->gathered_ns = now;
+    if (s->burst < BURST_READS)
+        return; /* a message or two: pausing would be one more wake-up, for nothing */
     loop_timer_start(&s->timer, s->gather_ns);
     stream_reading_update(s);
 }
+
+static void proxy_said(struct stream *s, const char *bytes, size_t length);
 
 static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
 {
@@ -143,6 +154,8 @@ static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
         read_failed(s, (int)n);
     } else if (stream_state(s) == STATE_FINISHING) {
         return; /* read only to keep the kernel from answering with a reset */
+    } else if (stream_state(s) == STATE_PROXYING) {
+        proxy_said(s, buf->base, (size_t)n);
     } else if (s->ssl != NULL) {
         stream_tls_received(s, buf->base, (size_t)n);
     } else {
@@ -157,6 +170,7 @@ static bool reading_wanted(const struct stream *s)
     if (!s->tcp_open || s->peer_ended)
         return false;
     switch (stream_state(s)) {
+    case STATE_PROXYING:
     case STATE_HANDSHAKING:
     case STATE_FINISHING:
         return true;
@@ -245,6 +259,51 @@ static void enter_handshaking(struct stream *s)
     stream_tls_step(s);
 }
 
+/* ---- a proxy in between ---- */
+
+static void connected_through(struct stream *s)
+{
+    if (s->tls != NULL)
+        enter_handshaking(s);
+    else
+        stream_opened(s);
+}
+
+static void proxy_talk_send(struct stream *s)
+{
+    if (s->talk.out.length > 0)
+        stream_send(s, s->talk.out.data, s->talk.out.length);
+    buf_reset(&s->talk.out);
+}
+
+static void enter_proxying(struct stream *s)
+{
+    sm_move(&s->sm, STATE_PROXYING);
+    loop_timer_start_at(&s->timer, s->deadline_ns);
+    s->talk.proxy = s->proxy;
+    s->talk.host = s->target;
+    proxy_begin(&s->talk);
+    proxy_talk_send(s);
+    stream_reading_update(s);
+}
+
+static void proxy_said(struct stream *s, const char *bytes, size_t length)
+{
+    struct err err = {0};
+    enum proxy_state state = proxy_feed(&s->talk, bytes, length, &err);
+    if (state == PROXY_MORE) {
+        proxy_talk_send(s);
+        return;
+    }
+    proxy_end(&s->talk);
+    if (state == PROXY_OPEN) {
+        connected_through(s);
+        return;
+    }
+    err_wrap(&err, "%s port %d", s->host, s->port);
+    stream_fail(s, &err);
+}
+
 static void peer_name(struct stream *s)
 {
     struct sockaddr_storage address;
@@ -319,10 +378,11 @@ static void attempt_failed(struct stream *s, enum err_code code, const char *why
 {
     struct err err = {0};
     const char *address = s->addresses.address[s->next_address - 1];
+    const char *what = s->proxy != NULL ? "the proxy " : "";
     if (strcmp(address, s->host) == 0)
-        err_set(&err, code, "cannot connect to %s port %d: %s", s->host, s->port, why);
+        err_set(&err, code, "cannot connect to %s%s port %d: %s", what, s->host, s->port, why);
     else
-        err_set(&err, code, "cannot connect to %s (%s) port %d: %s", s->host, address, s->port, why);
+        err_set(&err, code, "cannot connect to %s%s (%s) port %d: %s", what, s->host, address, s->port, why);
     if (s->next_address >= s->addresses.count || loop_now(s->loop) >= s->deadline_ns) {
         stream_fail(s, &err);
         return;
@@ -345,10 +405,10 @@ static void on_connect(uv_connect_t *connect, int status)
         return;
     }
     connection_stands(s);
-    if (s->tls != NULL)
-        enter_handshaking(s);
+    if (s->proxy != NULL)
+        enter_proxying(s);
     else
-        stream_opened(s);
+        connected_through(s);
 }
 
 static int attempt(struct stream *s, const char *address)
@@ -408,6 +468,10 @@ static void on_timer(struct loop_timer *timer, void *data)
         resolve_cancel(s->resolve);
         stream_fail(s, &err);
         break;
+    case STATE_PROXYING:
+        err_set(&err, ERRC_TIMEOUT, "the proxy %s did not connect to %s in time", s->peer, s->target);
+        stream_fail(s, &err);
+        break;
     case STATE_HANDSHAKING:
         err_set(&err, ERRC_TIMEOUT, "TLS handshake with %s did not end in time", s->peer);
         stream_fail(s, &err);
@@ -431,6 +495,9 @@ static void stream_free(struct stream *s)
     loop_timer_stop(&s->timer);
     stream_tls_free(s);
     tls_context_unref(s->tls);
+    proxy_end(&s->talk);
+    proxy_unref(s->proxy);
+    free(s->target);
     free(s->host);
     free(s->server_name);
     free(s);
@@ -488,7 +555,8 @@ int stream_connect(struct loop *loop, const struct stream_options *o, stream_cb 
     if (o->port <= 0 || o->port > 65535)
         return err_set(err, ERRC_INVALID, "%d is not a port", o->port);
     struct stream *s = stream_new(loop, o->tls, STATE_RESOLVING);
-    int rc = resolve_start(loop, o->host, on_resolved, s, &s->resolve, err);
+    const char *host = o->proxy != NULL ? o->proxy->host : o->host;
+    int rc = resolve_start(loop, host, on_resolved, s, &s->resolve, err);
     if (rc != 0) {
         sm_move(&s->sm, STATE_CLOSING);
         sm_move(&s->sm, STATE_CLOSED);
@@ -498,8 +566,11 @@ int stream_connect(struct loop *loop, const struct stream_options *o, stream_cb 
     s->holds++;
     s->cb = cb;
     s->data = data;
-    s->host = mem_strdup(o->host);
-    s->port = o->port;
+    s->host = mem_strdup(host);
+    s->port = o->proxy != NULL ? o->proxy->port : o->port;
+    s->proxy = proxy_ref(o->proxy);
+    s->target = mem_strdup(o->host);
+    s->talk.port = o->port;
     s->server_name = mem_strdup(o->tls_server_name != NULL ? o->tls_server_name : o->host);
     if (o->write_limit > 0)
         s->write_limit = o->write_limit;

@@ -18,6 +18,7 @@
 #include "loop/loop.h"
 
 struct stream;
+struct proxy;
 struct tls_context;
 
 enum stream_event {
@@ -44,6 +45,7 @@ struct stream_options {
     uint64_t connect_timeout_ns; /* for resolve + connect + handshake over all addresses; 0 = 10 s */
     struct tls_context *tls;     /* NULL = plain */
     const char *tls_server_name; /* NULL = host */
+    struct proxy *proxy;         /* gets one more reference; NULL = straight. It resolves the host */
     size_t write_limit;          /* bytes queued before writes are refused (T5); 0 = 16 MiB */
 };
 
@@ -83,8 +85,9 @@ void stream_pause(struct stream *s);
 void stream_resume(struct stream *s);
 
 /*
- * For streams that bring many small pieces: once what had come is read, nothing is read for `pause_ns`, so
- * that one wake-up takes what comes meanwhile. What comes after silence is still read at once. 0 = off.
+ * For streams that bring many small pieces: in a burst, which begins with the third read within two pauses of
+ * the one before, nothing is read for `pause_ns` after each read, so that one wake-up takes what comes
+ * meanwhile. 0 = off.
  */
 void stream_gather(struct stream *s, uint64_t pause_ns);
 

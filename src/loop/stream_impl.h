@@ -7,6 +7,7 @@
 #include <openssl/ssl.h>
 
 #include "base/sm.h"
+#include "loop/proxy.h"
 #include "loop/stream.h"
 #include "loop/tls.h"
 #include "loop/work.h"
@@ -19,6 +20,8 @@
 #define STREAM_PLAIN_SIZE 16384
 
 /*
+ * (A proxy: CONNECTING --> PROXYING, and from there as from CONNECTING.)
+ *
  * RESOLVING --> CONNECTING --(TLS)--> HANDSHAKING --> OPEN --peer's end--> ENDED
  *                 |    ^                   ^           | ^                   |
  *                 v    |                   |           | |                   |
@@ -28,16 +31,17 @@
  * stream_close().
  *
  * RESOLVING waits for the resolver. CONNECTING waits for connect(). RETRYING waits for the close callback of
- * the failed attempt's handle. ACCEPTED waits for the end of the turn. HANDSHAKING waits for the peer's
- * bytes. These are also woken by the timer, which fails them. OPEN waits for bytes (or the timer, see
- * stream_gather()), and for writes to end;
- * ENDED for writes to end. FINISHING waits for the writes, the shutdown and the peer's EOF, or its timer.
- * FAILED waits for the user. CLOSING waits until `holds` is 0, then for the end of the turn.
+ * the failed attempt's handle. PROXYING waits for the proxy's answers. ACCEPTED waits for the end of the
+ * turn. HANDSHAKING waits for the peer's bytes. These are also woken by the timer, which fails them. OPEN
+ * waits for bytes (or the timer, see stream_gather()), and for writes to end; ENDED for writes to end.
+ * FINISHING waits for the writes, the shutdown and the peer's EOF, or its timer. FAILED waits for the user.
+ * CLOSING waits until `holds` is 0, then for the end of the turn.
  */
 enum stream_state {
     STATE_RESOLVING,
     STATE_CONNECTING,
     STATE_RETRYING,
+    STATE_PROXYING,
     STATE_ACCEPTED,
     STATE_HANDSHAKING,
     STATE_OPEN,
@@ -66,7 +70,10 @@ struct stream {
 
     /* connecting */
     char *host;
-    int port;
+    int port; /* of the proxy, if there is one */
+    struct proxy *proxy;
+    char *target; /* behind the proxy */
+    struct proxy_talk talk;
     char *server_name;
     uint64_t deadline_ns;
     struct resolve *resolve;
@@ -78,10 +85,12 @@ struct stream {
     uv_tcp_t tcp;
     bool tcp_open;
     bool paused;
-    uint64_t gather_ns;  /* OPEN: the timer runs while nothing is read, see stream_gather() */
-    bool peer_ended;     /* TCP EOF was read */
-    struct err err;      /* of FAILED */
-    bool error_reported; /* STREAM_ERROR was delivered */
+    uint64_t gathered_ns; /* when the last read of a burst was */
+    unsigned burst;       /* reads in it */
+    uint64_t gather_ns;   /* OPEN: the timer runs while nothing is read, see stream_gather() */
+    bool peer_ended;      /* TCP EOF was read */
+    struct err err;       /* of FAILED */
+    bool error_reported;  /* STREAM_ERROR was delivered */
 
     /* writing */
     struct list waiting; /* chunks written before the connection stood */

@@ -168,3 +168,26 @@ def test_K22_apply_tells_who_owns_what(plane, call):
 
     wrong = json.dumps({**body, "dat": {}})
     assert "field not declared" in call(plane.kubeconfig, "apply", MAPS, "applied", "one", wrong).stderr
+
+
+def test_events_are_made_and_become_a_series(plane, call):
+    events = "/apis/events.k8s.io/v1/namespaces/default/events"
+
+    def about(name):
+        return [e for e in plane.must("GET", events)["items"] if e["regarding"]["name"] == name]
+
+    assert call(plane.kubeconfig, "event", "default", "spoken-of", "3", "a \u201cnote\u201d").returncode == 0
+    (made,) = about("spoken-of")
+    assert (made["type"], made["reason"], made["action"]) == ("Warning", "Tested", "Test")
+    assert made["note"] == "a \u201cnote\u201d"
+    assert made["reportingController"] == "shardherd.io/watch-tool"
+    assert made["regarding"]["uid"] == "0a-1b"
+    assert made["series"]["count"] == 3
+    plane.must("DELETE", f"{events}/{made['metadata']['name']}")
+
+    # refused: told once, and nothing hangs
+    nobody = plane.write_kubeconfig("nobody.kubeconfig", {"token": "nobody-token"})
+    got = call(nobody, "event", "default", "not-allowed", "1", "note", timeout=10)
+    assert got.returncode == 0
+    assert "Event was refused" in got.stdout + got.stderr
+    assert about("not-allowed") == []
