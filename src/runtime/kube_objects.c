@@ -498,6 +498,7 @@ static void container(struct render *r, mut pod)
     add_text(r, c, "image", text_or(r, "postgresql", "image", r->shard->image));
     add_copy(r, c, "imagePullPolicy", field(r, "postgresql", "imagePullPolicy"));
     arguments(r, c);
+    add_text(r, c, "terminationMessagePolicy", "FallbackToLogsOnError"); /* its last words in its status */
     mut ports = add_array(r, c, "ports");
     port(r, ports, "postgresql", 5432);
     port(r, ports, "agent", HTTP_PORT);
@@ -610,6 +611,8 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
     mut metadata = add_object(r, c, "metadata");
     add_text(r, metadata, "name", name);
     selector(r, add_object(r, metadata, "labels"));
+    if (r->shard->owner_uid != NULL)
+        add_text(r, add_object(r, metadata, "annotations"), "shardherd.io/owner-uid", r->shard->owner_uid);
     mut spec = add_object(r, c, "spec");
     append_text(r, add_array(r, spec, "accessModes"), "ReadWriteOnce");
     add_text(r, spec, "volumeMode", "Filesystem");
