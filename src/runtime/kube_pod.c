@@ -59,7 +59,7 @@ static bool container_trouble(const char *pod, yyjson_val *container, char *out,
     if (over != NULL &&
         (strcmp(reason, "CrashLoopBackOff") == 0 || yyjson_obj_get(state, "running") == NULL)) {
         ending(end, sizeof end, over);
-        (void)snprintf(out, size, "pod %s: container %s ended with %s", pod, text(container, "name"), end);
+        (void)snprintf(out, size, "pod %s: container %s ended: %s", pod, text(container, "name"), end);
         return true;
     }
     if (waiting == NULL || reason[0] == '\0' || strcmp(reason, "ContainerCreating") == 0 ||

@@ -192,8 +192,8 @@ static bool grows(const struct kube_ensure *e)
     {
         const char *name = yyjson_get_str(path(one, "/metadata/name"));
         yyjson_val *there = template_of(set, name, strlen(name));
-        if (there != NULL && size_of(one) > size_of(there))
-            return true;
+        if (there != NULL && (size_of(one) > size_of(there) || e->adopting))
+            return true; /* an adopted one's templates do not name the owner yet */
     }
     return false;
 }

@@ -10,9 +10,9 @@
 #include "runtime/kube_objects.h"
 
 /*
- *   BEGIN --> LOOK --> SECRETS --> CHECK ---> APPLY --> READY --> LOGIN --> OVER
+ *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN --> OVER
  *               |         ^  |                  ^
- *               v         |  +--> CLAIMS -------+
+ *               v         |  +--it is ours------+
  *             VOLUME -----+
  *   any failure, cancel: --> OVER
  *
@@ -35,7 +35,7 @@ static const struct sm_state states[STATES] = {
     [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
     [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
     [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
-    [CHECK] = {"check", N(APPLY) | N(OVER), false},
+    [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
     [APPLY] = {"apply", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
@@ -259,19 +259,44 @@ static void enter_apply(struct kube_ensure *e)
 
 /* ---- is everything of that name ours? ---- */
 
+static bool has_controller(yyjson_val *object)
+{
+    yyjson_val *reference;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_ptr_get(object, "/metadata/ownerReferences"), at, n, reference)
+    {
+        if (yyjson_get_bool(yyjson_obj_get(reference, "controller")))
+            return true;
+    }
+    return false;
+}
+
+/* spec.adopt says so, and it is one that `shardherd render` printed: our labels, nobody's property. */
+static bool adoptable(const struct kube_ensure *e, yyjson_val *object)
+{
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    return adopt != NULL && strcmp(adopt, e->set) == 0 && !has_controller(object) &&
+           strcmp(kube_label(object, "app.kubernetes.io/managed-by"), "shardherd") == 0 &&
+           strcmp(kube_label(object, "shardherd.io/database"), e->database) == 0 &&
+           strcmp(kube_label(object, "shardherd.io/shard"), e->shard) == 0;
+}
+
 static int foreign(struct kube_ensure *e, const struct k8s_answer *a, const char *kind, const char *name,
                    struct err *err)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     bool ours = kube_is_ours(yyjson_doc_get_root(doc), &owner);
+    bool adopted = !ours && adoptable(e, yyjson_doc_get_root(doc));
     yyjson_doc_free(doc);
-    return ours ? 0
-                : err_set(
-                      err, ERRC_CONFLICT,
-                      "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it "
-                      "or choose another name",
-                      kind, name, e->op.k->options.name_space);
+    e->adopting = e->adopting || adopted;
+    return ours || adopted
+               ? 0
+               : err_set(
+                     err, ERRC_CONFLICT,
+                     "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it or "
+                     "choose another name; what shardherd render printed is taken over with spec.adopt",
+                     kind, name, e->op.k->options.name_space);
 }
 
 static void on_checked(struct kube_op *op, const struct k8s_answer *a)
@@ -289,11 +314,17 @@ static void on_checked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
+static void enter_claims(struct kube_ensure *e)
+{
+    sm_move(&e->sm, CLAIMS);
+    kube_claims_start(e, enter_apply);
+}
+
 static void check_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) {
-        enter_apply(e);
+        enter_claims(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];
@@ -303,9 +334,8 @@ static void check_next(struct kube_ensure *e)
 
 static void secrets_there(struct kube_ensure *e)
 {
-    if (e->exists) {
-        sm_move(&e->sm, CLAIMS);
-        kube_claims_start(e, enter_apply);
+    if (e->exists && !e->adopting) {
+        enter_claims(e);
         return;
     }
     sm_move(&e->sm, CHECK);
@@ -375,6 +405,17 @@ static int spec_check(const struct kube_ensure *e, struct err *err)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: standbys cannot be made yet, set it to 1",
                        (int)yyjson_get_sint(instances));
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    if (adopt != NULL && strcmp(adopt, e->set) != 0)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
+            "adopted; other servers can be used as static servers of the manager",
+            e->shard, adopt, e->set);
+    if (strcmp(kube_spec_tls(&e->spec), "mutual") == 0)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.tls.mode is mutual: certificates of clients cannot be asked for yet, set it to on");
     if (e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
         return err_set(err, ERRC_INVALID,
                        "no image: give spec.postgresql.image, or the manager a default image");

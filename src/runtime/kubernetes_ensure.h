@@ -30,7 +30,7 @@ struct kube_ensure {
 
     char *database, *shard, *owner;
     char *owner_password; /* given, else that of its Secret */
-    bool must_exist;
+    bool must_exist, adopting;
     runtime_instance_cb cb;
     void *data;
 
@@ -38,7 +38,7 @@ struct kube_ensure {
     char *set;                 /* "shop-s1" */
     bool exists;               /* the StatefulSet, and it is ours */
     char *password;            /* of the superuser */
-    char *previous_password; /* before the last rotation, or NULL */
+    char *previous_password;   /* before the last rotation, or NULL */
     struct kube_pair ca;       /* key only with an authority of our own */
     struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
     struct yyjson_doc *wanted; /* as it is to be */

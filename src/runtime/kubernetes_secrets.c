@@ -310,11 +310,9 @@ static char *certificate_make(struct kube_ensure *e, struct err *err)
 /* Whether it is to be replaced: two thirds of its life are over, or it does not do. */
 static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret)
 {
-    const struct kube_owner owner = kube_ensure_owner(e, true);
     char *names[NAMES_MAX + 1], *certificate = kube_secret_value(secret, "tls.crt");
     names_make(e, names);
-    bool due = kube_is_ours(secret, &owner) &&
-               kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
+    bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
                                       (const char *const *)names) != KUBE_CERTIFICATE_GOOD;
     names_free(names);
     free(certificate);
@@ -357,9 +355,11 @@ static void file_done(struct work *work, int code)
 
 static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (e->ca.key != NULL && certificate_due(e, secret))
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
+    if (by_us && certificate_due(e, secret))
         certificate_renew(e, secret);
-    else if (e->ca.key != NULL || value_of(e, secret, "ca.crt", &e->ca.certificate))
+    else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
         (void)work_start(e->op.k->loop, &e->work, file_run, file_done, e);
 }
 

@@ -203,7 +203,8 @@ NOT_STARTING = {
     ),
     "no such user": (
         {"security": {"runAsUser": 12345}},
-        "pod shop-s1-0 runs, PostgreSQL in it does not accept connections yet: uid 12345 has no name in /etc/passwd",
+        "pod shop-s1-0 runs, PostgreSQL in it does not accept connections yet: initdb exited with 1: initdb: "
+        "could not look up effective user ID 12345",
     ),
     "no such setting": (
         {"postgresql": {"parameters": {"shared_buffers": "many"}}},
@@ -253,6 +254,8 @@ def test_what_is_asked_for_wrongly(rig, cluster):
         "instance shop-s1-0: database shop is suspended: set spec.suspended to false",
     )
     rig.write(shards=1, instances=3)
+    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
+    rig.write(shards=1, tls={"mode": "mutual"})
     assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
     rig.write(shards=1, credentials={"secret": "mine"})
     code, text = refusal(rig.run("ensure", "s1", code=1))
@@ -367,6 +370,20 @@ def test_a_changed_specification_reaches_the_pod(rig, cluster):
     )
 
 
+def test_settings_that_need_no_restart_make_none(rig, cluster):
+    rig.write(shards=1)
+    rig.ensure("s1")
+    pod = cluster.info("shop-s1-0")
+    rig.write(shards=1, postgresql={"parameters": {"work_mem": "9MB", "autovacuum_naptime": "7s"}})
+    rig.ensure("s1")
+    cluster.wait(
+        lambda: rig.psql("SELECT current_setting('work_mem'), current_setting('autovacuum_naptime')") == "9MB|7s",
+        90,
+        "the settings are in effect",
+    )
+    assert cluster.info("shop-s1-0") == pod
+
+
 def test_volumes_grow(rig, cluster):
     rig.write(shards=1)
     made = rig.ensure("s1")
@@ -473,8 +490,8 @@ def test_a_certificate_that_does_not_do_is_replaced(rig, cluster):
     )
     assert rig.ensure("s1") == made
     after = rig.secret("shop-s1-tls", "tls.crt")
-    assert after not in (before, (other / "leaf.crt").read_text().rstrip())
-    assert rig.secret("shop-s1-tls", "ca.crt") == rig.secret("shop-ca", "ca.crt")
+    assert after.strip() not in (before.strip(), (other / "leaf.crt").read_text().strip())
+    assert rig.secret("shop-s1-tls", "ca.crt").strip() == rig.secret("shop-ca", "ca.crt").strip()
 
     def served():
         address = cluster.get("Service", "shop-s1")["spec"]["clusterIP"]
@@ -489,3 +506,78 @@ def test_a_certificate_that_does_not_do_is_replaced(rig, cluster):
 
     cluster.wait(served, 60, "the server shows the new certificate")
     assert cluster.info("shop-s1-0") == pod
+
+
+def test_the_rights_in_the_documentation_suffice(rig, cluster):
+    """And no list of Secrets is among them."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    rules = yaml.safe_load(text.split("```yaml\n")[-1].split("```")[0])["rules"]
+    assert not any("secrets" in rule["resources"] and {"list", "watch", "*"} & set(rule["verbs"]) for rule in rules)
+    api = "rbac.authorization.k8s.io/v1"
+    role = {"apiVersion": api, "kind": "Role", "metadata": {"name": "tried"}, "rules": rules}
+    binding = {
+        "apiVersion": api,
+        "kind": "RoleBinding",
+        "metadata": {"name": "tried"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tried"},
+        "subjects": [{"kind": "User", "name": "nobody", "apiGroup": "rbac.authorization.k8s.io"}],
+    }
+    nobody = cluster.write_kubeconfig("nobody.kubeconfig", {"token": "nobody-token"})
+    rig.write(shards=1)
+    assert refusal(rig.run("ensure", "s1", code=1, kubeconfig=nobody))[0] == "auth"
+    cluster.apply(role, binding)
+    try:
+        rig.ensure("s1", kubeconfig=nobody)
+        rig.write(shards=1, storage={"size": "2Gi"}, credentials={"rotation": "1s"})
+        made = rig.ensure("s1", kubeconfig=nobody)
+        assert {line["instance"]: line for line in rig.run("list", kubeconfig=nobody)} == made
+        rig.run("stop", "shop-s1-0", kubeconfig=nobody)
+        rig.run("remove", "shop-s1-0", kubeconfig=nobody)
+    finally:
+        cluster.delete("RoleBinding", "tried")
+        cluster.delete("Role", "tried")
+    assert rig.objects() == rig.before
+
+
+def test_what_render_printed_is_adopted(rig, cluster):
+    """Objects that were applied by hand, with Secrets made by hand, become a shard without a restart of the pod."""
+    rig.write(shards=1, postgresql={"image": "shardherd:test"})
+    printed = subprocess.run(
+        [build_folder() / "shardherd", "render", rig.folder / "database.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    hand = rig.folder / "hand"
+    hand.mkdir()
+    make_certificate(hand, "ca", "/CN=ca")
+    make_certificate(hand, "leaf", "/CN=shop-s1", san="DNS:shop-s1.default.svc,DNS:shop-s1.default.svc.cluster.local")
+    files = {"tls.crt": "leaf.crt", "tls.key": "leaf.key", "ca.crt": "ca.crt"}
+    secrets = {"credentials": {"password": "by hand"}, "tls": {k: (hand / v).read_text() for k, v in files.items()}}
+    cluster.apply(
+        *(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"shop-s1-{name}"}, "stringData": data}
+            for name, data in secrets.items()
+        ),
+        *(document for document in yaml.safe_load_all(printed) if document),
+    )
+    cluster.wait_ready_pods("shop-s1-0")
+    pod = cluster.get("Pod", "shop-s1-0")["metadata"]["uid"]
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "conflict" and "spec.adopt" in text
+    rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "other"})
+    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
+    rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"})
+    made = rig.ensure("s1")
+    assert made["shop-s1-0"]["password"] == "by hand"
+    assert cluster.get("Pod", "shop-s1-0")["metadata"]["uid"] == pod
+    assert rig.psql("SELECT 1") == "1"
+    still = rig.objects()
+    assert rig.ensure("s1") == made
+    assert rig.objects() == still
+    assert {line["instance"]: line for line in rig.run("list")} == made
+    rig.run("remove", "shop-s1-0")
+    left = {key for key in rig.objects() if key not in rig.before}
+    assert left == {("Secret", "shop-s1-credentials"), ("Secret", "shop-s1-tls")}  # made by hand: stay
+    for _, name in left:
+        cluster.delete("Secret", name)
