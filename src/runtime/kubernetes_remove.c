@@ -173,10 +173,10 @@ static void on_deleted(struct kube_op *op, const struct k8s_answer *a)
 static void enter_delete(struct removal *m)
 {
     struct err err = {0};
-    char *body =
-        mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"propagationPolicy\":\"Foreground\","
-                   "\"preconditions\":{\"uid\":\"%s\"}}",
-                   m->uid);
+    /* the first is what owns pods, which are to be gone before it */
+    char *body = mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"propagationPolicy\":\"%s\","
+                            "\"preconditions\":{\"uid\":\"%s\"}}",
+                            m->at == 0 ? "Foreground" : "Background", m->uid);
     const struct kube_request r = {.method = "DELETE", .path = m->targets[m->at].path, .body = body};
     sm_move(&m->sm, DELETE);
     if (kube_op_call(&m->op, &r, on_deleted, &err) != 0)
