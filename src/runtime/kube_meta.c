@@ -119,6 +119,21 @@ char *kube_secret_json(const struct kube_secret *s)
     return json;
 }
 
+char *kube_secret_patch(const char *version, const char *time, const struct kube_secret_item *items,
+                        size_t count)
+{
+    yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *root = yyjson_mut_obj(doc), *meta = yyjson_mut_obj_add_obj(doc, root, "metadata");
+    add(doc, meta, "resourceVersion", version);
+    add(doc, yyjson_mut_obj_add_obj(doc, meta, "annotations"), KUBE_WRITTEN_ANNOTATION, time);
+    yyjson_mut_val *data = yyjson_mut_obj_add_obj(doc, root, "data");
+    for (size_t i = 0; i < count; i++)
+        add_base64(doc, data, &items[i]);
+    char *json = yyjson_mut_val_write(root, 0, NULL);
+    yyjson_mut_doc_free(doc);
+    return json;
+}
+
 char *kube_secret_value(yyjson_val *secret, const char *key)
 {
     yyjson_val *value = yyjson_obj_get(yyjson_obj_get(secret, "data"), key);

@@ -219,15 +219,21 @@ static void kubernetes_free(struct kubernetes *k)
     free(k);
 }
 
-static void on_settled(struct loop_task *task, void *data)
+static void on_http_closed(void *data)
 {
     struct kubernetes *k = data;
     void (*closed)(void *) = k->closed;
     void *closed_data = k->closed_data;
-    (void)task;
     kubernetes_free(k);
     if (closed != NULL)
         closed(closed_data);
+}
+
+static void on_settled(struct loop_task *task, void *data)
+{
+    struct kubernetes *k = data;
+    (void)task;
+    http_client_close(k->http, on_http_closed, k);
 }
 
 static void op_cancel(struct kube_op *op)
@@ -279,6 +285,7 @@ int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_o
     k->options.directory = k->directory = mem_strdup(o->directory);
     if (k->options.timeout_ns == 0)
         k->options.timeout_ns = TIMEOUT_NS;
+    k->http = http_client_new(loop, NULL);
     k->settle = (struct loop_task){.run = on_settled, .data = k};
     list_init(&k->ops);
     *ret = &k->base;

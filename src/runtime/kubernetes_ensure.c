@@ -10,27 +10,33 @@
 #include "runtime/kube_objects.h"
 
 /*
- *   BEGIN --> LOOK --> SECRETS --> CHECK --> APPLY --> READY --> LOGIN --> OVER
- *                         |                    ^
- *                         +--it is ours--------+
+ *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN --> OVER
+ *               |         ^  |                  ^
+ *               v         |  +--it is ours------+
+ *             VOLUME -----+
  *   any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
+ * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
+ *         volumes grow leaves that.
  * SECRETS waits for one Secret after the other, then for the worker that writes the CA's file.
  * CHECK   waits for the metadata of one object after the other, before the first apply: nobody else's is
  *         taken over.
+ * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
  * READY   waits for the pod (kube_ready.h).
  * LOGIN   waits for role and database (kube_login.h).
  */
-enum { BEGIN, LOOK, SECRETS, CHECK, APPLY, READY, LOGIN, OVER, STATES };
+enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(LOOK) | N(OVER), false},
-    [LOOK] = {"look", N(SECRETS) | N(OVER), false},
-    [SECRETS] = {"secrets", N(CHECK) | N(APPLY) | N(OVER), false},
-    [CHECK] = {"check", N(APPLY) | N(OVER), false},
+    [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
+    [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
+    [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
+    [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
+    [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
     [APPLY] = {"apply", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
     [LOGIN] = {"login", N(OVER), false},
@@ -55,6 +61,9 @@ static void ensure_free(struct kube_ensure *e)
         free(e->items[i].name);
         yyjson_mut_doc_free(e->items[i].doc);
     }
+    yyjson_doc_free(e->found);
+    yyjson_doc_free(e->wanted);
+    yyjson_doc_free(e->claims);
     kube_spec_clear(&e->spec);
     free(e->database);
     free(e->shard);
@@ -62,6 +71,7 @@ static void ensure_free(struct kube_ensure *e)
     mem_wipe_free(e->owner_password);
     free(e->set);
     mem_wipe_free(e->password);
+    mem_wipe_free(e->previous_password);
     kube_pair_clear(&e->ca);
     free(e->secret_name);
     free(e);
@@ -130,6 +140,7 @@ static void enter_login(struct kube_ensure *e)
         .application_name = "shardherd runtime",
         .connect_timeout_ns = 5 * ENV_NS_PER_S,
     };
+    e->login.previous_password = e->previous_password;
     e->login.database = e->database;
     e->login.owner = e->owner;
     e->login.owner_password = e->owner_password;
@@ -160,6 +171,7 @@ static void enter_ready(struct kube_ensure *e)
 {
     sm_move(&e->sm, READY);
     e->ready.client = e->op.k->options.client;
+    e->ready.http = e->op.k->http;
     e->ready.name_space = e->op.k->options.name_space;
     e->ready.name = e->set;
     e->ready.database = e->database;
@@ -198,7 +210,10 @@ static int items_make(struct kube_ensure *e, struct err *err)
         .owner_uid = e->spec.uid,
         .owns_data = kube_spec_deletes(&e->spec),
     };
-    return kube_objects_each(&shard, item_add, e, err);
+    int rc = kube_objects_each(&shard, item_add, e, err);
+    if (rc == 0) /* the StatefulSet is the last */
+        e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
+    return rc;
 }
 
 static void on_applied(struct kube_op *op, const struct k8s_answer *a)
@@ -244,19 +259,44 @@ static void enter_apply(struct kube_ensure *e)
 
 /* ---- is everything of that name ours? ---- */
 
+static bool has_controller(yyjson_val *object)
+{
+    yyjson_val *reference;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_ptr_get(object, "/metadata/ownerReferences"), at, n, reference)
+    {
+        if (yyjson_get_bool(yyjson_obj_get(reference, "controller")))
+            return true;
+    }
+    return false;
+}
+
+/* spec.adopt says so, and it is one that `shardherd render` printed: our labels, nobody's property. */
+static bool adoptable(const struct kube_ensure *e, yyjson_val *object)
+{
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    return adopt != NULL && strcmp(adopt, e->set) == 0 && !has_controller(object) &&
+           strcmp(kube_label(object, "app.kubernetes.io/managed-by"), "shardherd") == 0 &&
+           strcmp(kube_label(object, "shardherd.io/database"), e->database) == 0 &&
+           strcmp(kube_label(object, "shardherd.io/shard"), e->shard) == 0;
+}
+
 static int foreign(struct kube_ensure *e, const struct k8s_answer *a, const char *kind, const char *name,
                    struct err *err)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     bool ours = kube_is_ours(yyjson_doc_get_root(doc), &owner);
+    bool adopted = !ours && adoptable(e, yyjson_doc_get_root(doc));
     yyjson_doc_free(doc);
-    return ours ? 0
-                : err_set(
-                      err, ERRC_CONFLICT,
-                      "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it "
-                      "or choose another name",
-                      kind, name, e->op.k->options.name_space);
+    e->adopting = e->adopting || adopted;
+    return ours || adopted
+               ? 0
+               : err_set(
+                     err, ERRC_CONFLICT,
+                     "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it or "
+                     "choose another name; what shardherd render printed is taken over with spec.adopt",
+                     kind, name, e->op.k->options.name_space);
 }
 
 static void on_checked(struct kube_op *op, const struct k8s_answer *a)
@@ -274,11 +314,17 @@ static void on_checked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
+static void enter_claims(struct kube_ensure *e)
+{
+    sm_move(&e->sm, CLAIMS);
+    kube_claims_start(e, enter_apply);
+}
+
 static void check_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) {
-        enter_apply(e);
+        enter_claims(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];
@@ -288,8 +334,8 @@ static void check_next(struct kube_ensure *e)
 
 static void secrets_there(struct kube_ensure *e)
 {
-    if (e->exists) {
-        enter_apply(e);
+    if (e->exists && !e->adopting) {
+        enter_claims(e);
         return;
     }
     sm_move(&e->sm, CHECK);
@@ -299,6 +345,39 @@ static void secrets_there(struct kube_ensure *e)
 
 /* ---- looking ---- */
 
+static void enter_secrets(struct kube_ensure *e)
+{
+    sm_move(&e->sm, SECRETS);
+    kube_secrets_start(e, secrets_there);
+}
+
+static void on_volume(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    struct err err = {0};
+    if (a->err == NULL) {
+        enter_secrets(e);
+        return;
+    }
+    err = *a->err;
+    if (kube_answer_missing(a))
+        (void)err_set(&err, ERRC_NOT_FOUND,
+                      "neither StatefulSet %s nor its volume exists in namespace %s any more", e->set,
+                      op->k->options.name_space);
+    kube_ensure_over(e, &err);
+}
+
+static void enter_volume(struct kube_ensure *e)
+{
+    struct err err = {0};
+    char *claim = mem_printf("data-%s-0", e->set);
+    sm_move(&e->sm, VOLUME);
+    if (kube_op_get(&e->op, kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", claim), true, on_volume,
+                    &err) != 0)
+        kube_ensure_over(e, &err);
+    free(claim);
+}
+
 static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -306,19 +385,14 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     e->exists = a->err == NULL;
     if (a->err != NULL && !kube_answer_missing(a)) {
         kube_ensure_over(e, a->err);
-        return;
-    }
-    if (e->exists)
-        (void)foreign(e, a, "StatefulSet", e->set, &err);
-    else if (e->must_exist)
-        (void)err_set(&err, ERRC_NOT_FOUND, "StatefulSet %s of namespace %s does not exist any more", e->set,
-                      e->op.k->options.name_space);
-    if (err.code != ERRC_NONE) {
+    } else if (e->exists && foreign(e, a, "StatefulSet", e->set, &err) != 0) {
         kube_ensure_over(e, &err);
-        return;
+    } else if (!e->exists && e->must_exist) {
+        enter_volume(e);
+    } else {
+        e->found = e->exists ? yyjson_read(a->body, a->body_length, 0) : NULL;
+        enter_secrets(e);
     }
-    sm_move(&e->sm, SECRETS);
-    kube_secrets_start(e, secrets_there);
 }
 
 static int spec_check(const struct kube_ensure *e, struct err *err)
@@ -331,6 +405,17 @@ static int spec_check(const struct kube_ensure *e, struct err *err)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: standbys cannot be made yet, set it to 1",
                        (int)yyjson_get_sint(instances));
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    if (adopt != NULL && strcmp(adopt, e->set) != 0)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
+            "adopted; other servers can be used as static servers of the manager",
+            e->shard, adopt, e->set);
+    if (strcmp(kube_spec_tls(&e->spec), "mutual") == 0)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.tls.mode is mutual: certificates of clients cannot be asked for yet, set it to on");
     if (e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
         return err_set(err, ERRC_INVALID,
                        "no image: give spec.postgresql.image, or the manager a default image");
@@ -350,7 +435,7 @@ static void ensure_begin(struct kube_op *op)
         rc = items_make(e, &err);
     if (rc == 0) {
         sm_move(&e->sm, LOOK);
-        rc = kube_op_get(op, KUBE_SETS(op->k, e->set), true, on_looked, &err);
+        rc = kube_op_get(op, KUBE_SETS(op->k, e->set), false, on_looked, &err);
     }
     if (rc != 0)
         kube_ensure_over(e, &err);
@@ -359,7 +444,9 @@ static void ensure_begin(struct kube_op *op)
 static void ensure_cancel(struct kube_op *op)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
-    if (sm_now(&e->sm) == READY)
+    if (sm_now(&e->sm) == CLAIMS)
+        kube_claims_cancel(e);
+    else if (sm_now(&e->sm) == READY)
         kube_ready_cancel(&e->ready);
     else if (sm_now(&e->sm) == LOGIN)
         kube_login_cancel(&e->login);

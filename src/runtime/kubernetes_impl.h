@@ -10,6 +10,7 @@
 #include <stdbool.h>
 
 #include "base/list.h"
+#include "http/http_client.h"
 #include "k8s/client.h"
 #include "runtime/kubernetes.h"
 
@@ -24,6 +25,7 @@ struct kubernetes {
     struct loop *loop;
     struct runtime_kubernetes_options options; /* its texts are the next three */
     char *name_space, *image, *directory;
+    struct http_client *http; /* to the agents */
     struct list ops;
     struct loop_task settle; /* runs `closed` when nothing is left */
     bool closing;

@@ -122,7 +122,8 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
 {
     const struct runtime_instance *i = &l->instances[l->at];
     const char *theirs = spec->doc != NULL ? kube_spec_text(spec, "tls", "secret") : NULL;
-    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s-ca", i->database);
+    char *set = kube_set_name(i->name);
+    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s-tls", set);
     struct err err = {0};
     free(l->ca_of);
     l->ca_of = mem_strdup(i->database);
@@ -130,6 +131,7 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, name), false, on_authority, &err) != 0)
         over(l, &err);
     free(name);
+    free(set);
 }
 
 /* ---- passwords ---- */

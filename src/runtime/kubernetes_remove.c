@@ -119,8 +119,8 @@ static void on_gone(struct kube_op *op, const struct k8s_answer *a)
     struct removal *m = (struct removal *)op;
     struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
-    bool gone =
-        kube_answer_missing(a) || (doc != NULL && strcmp(kube_uid(yyjson_doc_get_root(doc)), m->uid) != 0);
+    bool other = doc != NULL && m->uid[0] != '\0' && strcmp(kube_uid(yyjson_doc_get_root(doc)), m->uid) != 0;
+    bool gone = other || kube_answer_missing(a);
     yyjson_doc_free(doc);
     if (gone) {
         target_done(m);
