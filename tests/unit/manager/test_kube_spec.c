@@ -262,6 +262,9 @@ static void test_status_document(void **state)
     struct facts x;
     facts_init(&x, true);
     add_shard(&x, "s1", HEALTH_UP);
+    const struct range all = {INT64_MIN, INT64_MAX};
+    range_set_free(&x.db->routing->shards[0].ranges);
+    assert_int_equal(range_set_add(&x.db->routing->shards[0].ranges, &all, NULL), 0);
     routing_add_shard(x.db->routing, "s2", "h2", 5432); /* made by a split that has not filled it */
     judge(&x);
     const struct kube_status status = {.name = "shop",
