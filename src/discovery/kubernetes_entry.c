@@ -84,6 +84,8 @@ static struct kubernetes_entry *add(struct maker *m, const char *source, const s
         .dbname = mem_strdup(said->dbname),
         .user = mem_strdup(said->user),
         .sslmode = mem_strdup(said->sslmode),
+        .group = said->kind != CLUSTER_POD ? mem_strdup(said->name) : NULL,
+        .service_address = said->kind == CLUSTER_SERVICE ? mem_strdup(said->address) : NULL,
     };
     if (said->secret != NULL) {
         e->secret = mem_strdup(said->secret);
@@ -343,8 +345,9 @@ void kubernetes_entries_free(struct kubernetes_entries *entries)
 {
     for (size_t i = 0; i < entries->count; i++) {
         struct kubernetes_entry *e = &entries->items[i];
-        char *const texts[] = {e->name, e->name_space, e->database, e->shard,    e->host,     e->dbname, e->user,
-                               e->sslmode, e->secret,  e->user_key, e->pass_key, e->pod, e->pod_address};
+        char *const texts[] = {e->name,    e->name_space, e->database, e->shard,    e->host,
+                               e->dbname,  e->user,       e->sslmode,  e->secret,   e->user_key,
+                               e->pass_key, e->pod,       e->group,    e->pod_address, e->service_address};
         for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++)
             free(texts[k]);
     }

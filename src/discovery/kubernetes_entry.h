@@ -41,6 +41,8 @@ struct kubernetes_entry {
     int port;
     char *dbname, *user, *sslmode;       /* NULL = not said */
     char *secret, *user_key, *pass_key;  /* secret NULL: there is no password; the keys never NULL with it */
+    char *group;                         /* the StatefulSet, cluster or service it is of; NULL = none */
+    char *service_address;               /* of a service with a cluster IP; NULL = none */
     char *pod;                           /* NULL = not known */
     char *pod_address;                   /* NULL = not known */
     bool own;                            /* made by shardherd: its agent answers on the pod's address */

@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "k8s/client.h"
 #include "manager/manager_impl.h"
 #include "operation/move_op.h"
 
@@ -15,7 +16,8 @@
 
 #define STOP SM_NEXT(MANAGER_STOPPING)
 static const struct sm_state states[MANAGER_STATE_COUNT] = {
-    [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_STORE) | STOP, false},
+    [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_SECRETS) | STOP, false},
+    [MANAGER_SECRETS] = {"secrets", SM_NEXT(MANAGER_STORE) | STOP, false},
     [MANAGER_STORE] = {"store", SM_NEXT(MANAGER_LEADING) | STOP, false},
     [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
     [MANAGER_RUNTIME] = {"runtime", SM_NEXT(MANAGER_DATABASES) | STOP, false},
@@ -108,6 +110,15 @@ static bool close_store(struct manager *m)
     return m->store != NULL;
 }
 
+static bool close_kube(struct manager *m)
+{
+    struct k8s_client *kube = m->kube;
+    m->kube = NULL;
+    if (kube != NULL)
+        k8s_client_close(kube, close_next, m);
+    return kube != NULL;
+}
+
 /* True: close_next() will be called. */
 static bool close_part(struct manager *m, int part)
 {
@@ -140,6 +151,8 @@ static bool close_part(struct manager *m, int part)
         return close_server(m, &m->public_server);
     case 12:
         return close_store(m);
+    case 13:
+        return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
         loop_signal_stop(&m->on_term);
@@ -157,6 +170,11 @@ static void close_next(void *data)
         continue;
 }
 
+void manager_close_on(struct manager *m)
+{
+    close_next(m);
+}
+
 void manager_stop(struct manager *m, const struct err *err)
 {
     if (manager_now(m) >= MANAGER_STOPPING)
@@ -170,7 +188,8 @@ void manager_stop(struct manager *m, const struct err *err)
     loop_timer_stop(&m->step);
     keeper_stop(m->keeper);
     manager_watch_stop(m);
-    close_next(m);
+    if (!m->reading_secrets && !m->opening_store)
+        close_next(m);
 }
 
 static void on_signal(struct loop_signal *signal, int number, void *data)
@@ -281,6 +300,7 @@ static void tear_down(struct manager *m)
     loop_run(&m->loop); /* the last close callbacks */
     loop_fini(&m->loop);
     config_free(&m->config);
+    free(m->kube_namespace);
 }
 
 int manager_run(const struct manager_options *options, struct err *err)

@@ -129,17 +129,19 @@ static bool component(void *data, unsigned n, struct api_component *ret)
     enum manager_state state = manager_now(m);
     bool up = state <= MANAGER_READY;
     const struct api_component all[] = {
+        /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service
+         */
+        {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
+        {"secrets", up && state > MANAGER_SECRETS, NULL},
         {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
         {"leader", up && state > MANAGER_LEADING, NULL},
-        {"runtime", up && state > MANAGER_RUNTIME, m->config.runtime_kind},
+        {"kubernetes", m->kube != NULL || !m->use_kube, m->use_kube ? m->kube_text : "not used"},
+        {"runtime", up && state > MANAGER_RUNTIME, m->runtime_text},
         {"databases", up && state > MANAGER_DATABASES, NULL},
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
         {"operations", up && state > MANAGER_RESUMING, NULL},
         {"balancer", state == MANAGER_READY, NULL},
-        /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service
-         */
-        {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
     };
     if (n >= sizeof all / sizeof all[0])
         return false;

@@ -1,5 +1,4 @@
-/* manager_impl: shared by manager.c, manager_start.c, manager_stop.c, manager_watch.c; nobody else includes
- * it. */
+/* manager_impl: shared by manager.c, manager_*.c and kube_*.c of the manager; nobody else includes it. */
 #ifndef MANAGER_MANAGER_IMPL_H
 #define MANAGER_MANAGER_IMPL_H
 
@@ -20,6 +19,7 @@
 
 enum manager_state {
     MANAGER_LISTENING,
+    MANAGER_SECRETS, /* waits for files on a worker */
     MANAGER_STORE,   /* waits for the store to open */
     MANAGER_LEADING, /* waits for the lease */
     MANAGER_RUNTIME,
@@ -45,6 +45,12 @@ struct manager {
     uint64_t config_reloads, config_failures;
     struct fleet fleet;
     struct store *store;
+    const char *store_kind;                 /* "sqlite", "kubernetes", "etcd" */
+    const char *runtime_kind;               /* "local", "kubernetes", "none" */
+    char runtime_text[128], kube_text[256]; /* for people */
+    bool use_kube, reading_secrets, opening_store; /* the latter: a callback will come */
+    struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
+    char *kube_namespace;    /* whose objects are looked after */
     struct runtime *runtime;
     struct operations operations;
     bool operations_ready;
@@ -96,8 +102,14 @@ void manager_api_decided(struct manager *m, const struct balancer_decision *deci
 /* manager_metrics.c */
 void manager_numbers(struct exposition_numbers *ret, void *data);
 
+/* manager_open.c */
+void manager_choose(struct manager *m);
+void manager_open_store(struct manager *m);
 /* manager_start.c */
 void manager_begin(struct manager *m);
+void manager_store_opened(const struct err *err, struct store *store, void *data);
+/* A part that was still starting has ended: the shutdown goes on. */
+void manager_close_on(struct manager *m);
 /* manager_watch.c: health each second, configuration file */
 void manager_watch_start(struct manager *m);
 void manager_watch_stop(struct manager *m);

@@ -221,7 +221,7 @@ static void start_runtime(struct manager *m)
                                           .user = m->config.runtime_user};
     manager_move(m, MANAGER_RUNTIME);
     int rc = 0;
-    if (strcmp(m->config.runtime_kind, "local") == 0)
+    if (strcmp(m->runtime_kind, "local") == 0)
         rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
     free(directory);
     if (rc != 0) {
@@ -277,21 +277,28 @@ static void start_operations(struct manager *m)
     m->operations_ready = true;
 }
 
-static void on_store(const struct err *err, struct store *store, void *data)
+void manager_store_opened(const struct err *err, struct store *store, void *data)
 {
     struct manager *m = data;
     struct err local = {0};
+    m->opening_store = false;
+    m->store = err == NULL ? store : NULL;
+    if (stopping(m)) {
+        manager_close_on(m);
+        return;
+    }
     if (err != NULL) {
         fail(m, err);
         return;
     }
-    m->store = store;
-    if (stopping(m))
-        return;
     write_ports(m); /* only now: another manager may use the directory, and the file is its own */
     start_operations(m);
     manager_move(m, MANAGER_LEADING);
-    snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+    const char *host = m->options.env->get(m->options.env, "HOSTNAME");
+    if (m->config.in_pod && host != NULL) /* the pod's name */
+        snprintf(m->holder, sizeof m->holder, "%.100s", host);
+    else
+        snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
     if (store_lease(store, m->holder, on_lease, on_deposed, m, &local) != 0)
         fail(m, &local);
 }
@@ -329,7 +336,6 @@ static int make_state_directory(struct manager *m)
 
 void manager_begin(struct manager *m)
 {
-    struct err err = {0};
     const struct config *c = &m->config;
     if (make_state_directory(m) != 0 ||
         open_server(m, "public", c->public_address, c->public_port, api_public_handler, &m->public_server) !=
@@ -338,9 +344,6 @@ void manager_begin(struct manager *m)
         open_server(m, "metrics", c->metrics_address, c->metrics_port, api_metrics_handler,
                     &m->metrics_server) != 0)
         return;
-    manager_move(m, MANAGER_STORE);
-    char *path = mem_printf("%s/store.db", c->state_directory);
-    if (store_sqlite_open(&m->loop, path, on_store, m, &err) != 0)
-        fail(m, &err);
-    free(path);
+    manager_choose(m);
+    manager_open_store(m);
 }
