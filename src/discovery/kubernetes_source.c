@@ -17,6 +17,7 @@
 #define PATIENCE_NS  (10 * ENV_NS_PER_S)  /* for the first list of a watch */
 #define CNPG_NS      (300 * ENV_NS_PER_S)
 #define COMPLAIN_NS  (5 * ENV_NS_PER_S)
+#define LOOK_NS      (500 * ENV_NS_PER_MS) /* before the first lists are complete */
 #define WATCHES_MAX  (KUBERNETES_NAMESPACES_MAX * 16)
 #define CNPG_API     "/apis/postgresql.cnpg.io/v1"
 #define OURS         "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dshardherd%2Cshardherd.io%2Fshard"
@@ -254,7 +255,7 @@ static void check_synced(struct kubernetes_source *s)
 {
     bool all = sm_now(&s->sm) == SYNCING && s->cnpg_call == NULL;
     for (int i = 0; i < s->watch_count; i++)
-        all = all && s->watches[i]->synced;
+        all = all && (s->watches[i]->synced || s->watches[i]->told[0] != '\0');
     if (all)
         begin_running(s);
 }
@@ -323,7 +324,7 @@ static void watches_start(struct kubernetes_source *s, enum needs needs)
 static void on_complain(struct loop_timer *timer, void *data)
 {
     struct kubernetes_source *s = data;
-    loop_timer_start(timer, COMPLAIN_NS);
+    loop_timer_start(timer, sm_now(&s->sm) == SYNCING ? LOOK_NS : COMPLAIN_NS);
     for (int i = 0; i < s->watch_count; i++) {
         struct source_watch *w = s->watches[i];
         struct reflector_facts facts;
@@ -334,6 +335,7 @@ static void on_complain(struct loop_timer *timer, void *data)
         if (facts.last_error.code != ERRC_NONE && s->o.failed != NULL)
             s->o.failed(w->path, &facts.last_error, s->o.data);
     }
+    check_synced(s);
 }
 
 /* ---- CloudNativePG: is the API there? ---- */
@@ -407,7 +409,7 @@ static void timers_init(struct kubernetes_source *s)
     loop_timer_init(s->loop, &s->cnpg_timer, on_cnpg, s);
     loop_timer_init(s->loop, &s->complain_timer, on_complain, s);
     loop_timer_start(&s->patience, PATIENCE_NS);
-    loop_timer_start(&s->complain_timer, COMPLAIN_NS);
+    loop_timer_start(&s->complain_timer, LOOK_NS);
 }
 
 static void namespaces_take(struct kubernetes_source *s)

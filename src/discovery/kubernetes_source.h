@@ -7,7 +7,7 @@
  * image. Nothing else is ever read, Secrets only by name. What is kept of each object:
  * kubernetes_object.h; what follows from them: kubernetes_entry.h.
  *
- * Happy path: the watches fill their stores; once each is complete (or has failed for 10 s) and again 20 ms
+ * Happy path: the watches fill their stores; once each is complete (or has failed, or 10 s are over) and again 20 ms
  * after every change, entries are made of all objects, their Secrets are read, and the whole is given to the
  * discovery. While the API server is away, everything stays as it was.
  */
