@@ -10,7 +10,7 @@
 #include "base/mem.h"
 #include "k8s/client.h"
 #include "manager/manager_impl.h"
-#include "manager/manager_kube.h"
+#include "manager/manager_cluster.h"
 #include "operation/move_op.h"
 
 #define HTTP_GRACE_NS (2 * ENV_NS_PER_S)
@@ -137,7 +137,7 @@ static bool close_part(struct manager *m, int part)
     case 5:
         return close_guards(m);
     case 6:
-        return manager_kube_close(m, close_next, m);
+        return manager_cluster_close(m, close_next, m);
     case 7:
         return close_discovery(m);
     case 8:

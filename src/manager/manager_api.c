@@ -5,7 +5,7 @@
 
 #include "base/mem.h"
 #include "manager/manager_impl.h"
-#include "manager/manager_kube.h"
+#include "manager/manager_cluster.h"
 #include "version.h"
 
 /* ---- databases ---- */
@@ -141,7 +141,7 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"databases", up && state > MANAGER_DATABASES, NULL},
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
-        {"cluster", up && state > MANAGER_DISCOVERING, manager_kube_text(m)},
+        {"cluster", up && state > MANAGER_DISCOVERING, manager_cluster_text(m)},
         {"operations", up && state > MANAGER_RESUMING, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };
@@ -175,8 +175,8 @@ void manager_api_init(struct manager *m)
                                     .decision = decision,
                                     .standing = standing,
                                     .guards = guards,
-                                    .application = manager_kube_application,
-                                    .looks_for_applications = manager_kube_looks_for_applications,
+                                    .application = manager_cluster_application,
+                                    .looks_for_applications = manager_cluster_looks_for_applications,
                                     .component = component,
                                     .metrics = metrics};
     list_init(&m->operations.list); /* readable before operations_init() */

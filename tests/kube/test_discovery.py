@@ -180,6 +180,7 @@ def shop(instance):
             "spec": {
                 "shards": [{"name": "s1", "instance": instance}],
                 "tables": [{"name": "orders", "key": "customer_id"}],
+                "owner": "postgres",
                 "schema": "CREATE TABLE orders (customer_id bigint PRIMARY KEY)",
             },
         }

@@ -1,4 +1,4 @@
-#include "manager/manager_kube.h"
+#include "manager/manager_cluster.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #define FOLLOW_NS       (100 * ENV_NS_PER_MS)
 #define FOLLOW_AGAIN_NS ENV_NS_PER_S
 
-struct manager_kube {
+struct manager_cluster {
     struct manager *manager;
     struct kubernetes_source *servers;
     struct application_source *applications;
@@ -36,7 +36,7 @@ static bool is(const char *text, const char *word)
     return strcmp(text, word) == 0;
 }
 
-bool manager_kube_wanted(const struct manager *m)
+bool manager_cluster_wanted(const struct manager *m)
 {
     return m->config.discovery_enabled && is(m->config.discovery_kubernetes, "on");
 }
@@ -64,7 +64,7 @@ static bool database_busy(const struct manager *m, const char *database)
     return false;
 }
 
-static void check_gone(struct manager_kube *k)
+static void check_gone(struct manager_cluster *k)
 {
     if (k->closing && k->publishing == 0 && k->servers == NULL && k->applications == NULL)
         loop_defer(&k->manager->loop, &k->gone);
@@ -72,7 +72,7 @@ static void check_gone(struct manager_kube *k)
 
 static void on_published(const struct err *err, void *data)
 {
-    struct manager_kube *k = data;
+    struct manager_cluster *k = data;
     k->publishing--;
     if (err != NULL && !k->closing) {
         log_event(LOG_WARN, "a routing table could not follow its pods, trying again", "err", err->message,
@@ -94,7 +94,7 @@ static void log_followed(const struct fleet_database *db, const struct routing *
 
 static void on_follow(struct loop_timer *timer, void *data)
 {
-    struct manager_kube *k = data;
+    struct manager_cluster *k = data;
     struct manager *m = k->manager;
     if (m->operations.services.term == 0)
         return;
@@ -119,9 +119,9 @@ static void on_follow(struct loop_timer *timer, void *data)
     }
 }
 
-void manager_kube_poke(struct manager *m)
+void manager_cluster_poke(struct manager *m)
 {
-    struct manager_kube *k = m->kube_parts;
+    struct manager_cluster *k = m->cluster;
     if (k == NULL || k->closing)
         return;
     if (!loop_timer_armed(&k->follow))
@@ -141,11 +141,11 @@ static void on_failed(const char *what, const struct err *err, void *data)
 
 static void on_changed(void *data)
 {
-    struct manager_kube *k = data;
-    manager_kube_poke(k->manager);
+    struct manager_cluster *k = data;
+    manager_cluster_poke(k->manager);
 }
 
-static void take_namespaces(struct manager_kube *k)
+static void take_namespaces(struct manager_cluster *k)
 {
     const char *text = k->manager->config.discovery_namespaces;
     char *rest = NULL;
@@ -155,11 +155,11 @@ static void take_namespaces(struct manager_kube *k)
         k->list[k->count++] = one;
 }
 
-void manager_kube_start(struct manager *m)
+void manager_cluster_start(struct manager *m)
 {
     if (m->kube == NULL || m->discovery == NULL || is(m->config.discovery_kubernetes, "off"))
         return;
-    struct manager_kube *k = mem_zalloc(sizeof *k);
+    struct manager_cluster *k = mem_zalloc(sizeof *k);
     k->manager = m;
     take_namespaces(k);
     loop_timer_init(&m->loop, &k->follow, on_follow, k);
@@ -173,7 +173,7 @@ void manager_kube_start(struct manager *m)
                                                       .changed = on_changed,
                                                       .failed = on_failed,
                                                       .data = k};
-    m->kube_parts = k;
+    m->cluster = k;
     k->servers = kubernetes_source_start(&servers);
     const struct application_source_options applications = {.client = m->kube,
                                                             .fleet = &m->fleet,
@@ -187,11 +187,11 @@ void manager_kube_start(struct manager *m)
 
 static void kube_gone(struct loop_task *task, void *data)
 {
-    struct manager_kube *k = data;
+    struct manager_cluster *k = data;
     void (*closed)(void *) = k->closed;
     void *closed_data = k->closed_data;
     (void)task;
-    k->manager->kube_parts = NULL;
+    k->manager->cluster = NULL;
     free(k->namespaces);
     free(k);
     closed(closed_data);
@@ -199,21 +199,21 @@ static void kube_gone(struct loop_task *task, void *data)
 
 static void servers_closed(void *data)
 {
-    struct manager_kube *k = data;
+    struct manager_cluster *k = data;
     k->servers = NULL;
     check_gone(k);
 }
 
 static void applications_closed(void *data)
 {
-    struct manager_kube *k = data;
+    struct manager_cluster *k = data;
     k->applications = NULL;
     kubernetes_source_close(k->servers, servers_closed, k); /* they read its names */
 }
 
-bool manager_kube_close(struct manager *m, void (*closed)(void *data), void *data)
+bool manager_cluster_close(struct manager *m, void (*closed)(void *data), void *data)
 {
-    struct manager_kube *k = m->kube_parts;
+    struct manager_cluster *k = m->cluster;
     if (k == NULL)
         return false;
     k->closing = true;
@@ -231,14 +231,14 @@ bool manager_kube_close(struct manager *m, void (*closed)(void *data), void *dat
 
 /* ---- what others ask ---- */
 
-bool manager_kube_ready(const struct manager *m)
+bool manager_cluster_ready(const struct manager *m)
 {
-    return m->kube_parts == NULL || kubernetes_source_ready(m->kube_parts->servers);
+    return m->cluster == NULL || kubernetes_source_ready(m->cluster->servers);
 }
 
-const char *manager_kube_text(const struct manager *m)
+const char *manager_cluster_text(const struct manager *m)
 {
-    struct manager_kube *k = m->kube_parts;
+    struct manager_cluster *k = m->cluster;
     struct kubernetes_source_facts facts;
     if (k == NULL || k->servers == NULL)
         return "not used";
@@ -252,18 +252,18 @@ const char *manager_kube_text(const struct manager *m)
     return k->text;
 }
 
-bool manager_kube_looks_for_applications(void *data)
+bool manager_cluster_looks_for_applications(void *data)
 {
     const struct manager *m = data;
-    return m->kube_parts != NULL && m->kube_parts->applications != NULL;
+    return m->cluster != NULL && m->cluster->applications != NULL;
 }
 
-bool manager_kube_application(void *data, unsigned n, struct api_application *ret)
+bool manager_cluster_application(void *data, unsigned n, struct api_application *ret)
 {
     const struct manager *m = data;
     size_t count = 0;
     const struct application *list =
-        manager_kube_looks_for_applications(data) ? application_source_list(m->kube_parts->applications, &count)
+        manager_cluster_looks_for_applications(data) ? application_source_list(m->cluster->applications, &count)
                                                   : NULL;
     if (n >= count)
         return false;
