@@ -272,7 +272,7 @@ static void apply_local(struct discovery *d, const struct runtime_instance *inst
         found[i].access = instances[i].access;
         order[i] = &found[i];
     }
-    apply(d, "local", order, count);
+    apply(d, d->options.runtime->backend->kind, order, count);
     free((void *)order);
     free(found);
 }

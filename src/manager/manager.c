@@ -20,13 +20,15 @@ static const struct sm_state states[MANAGER_STATE_COUNT] = {
     [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_SECRETS) | STOP, false},
     [MANAGER_SECRETS] = {"secrets", SM_NEXT(MANAGER_STORE) | STOP, false},
     [MANAGER_STORE] = {"store", SM_NEXT(MANAGER_LEADING) | STOP, false},
-    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_KUBERNETES) | SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_KUBERNETES] = {"kubernetes", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
     [MANAGER_RUNTIME] = {"runtime", SM_NEXT(MANAGER_DATABASES) | STOP, false},
     [MANAGER_DATABASES] = {"databases", SM_NEXT(MANAGER_ADOPTING) | STOP, false},
     [MANAGER_ADOPTING] = {"adopting", SM_NEXT(MANAGER_DISCOVERING) | STOP, false},
     [MANAGER_DISCOVERING] = {"discovering", SM_NEXT(MANAGER_RESUMING) | STOP, false},
     [MANAGER_RESUMING] = {"resuming", SM_NEXT(MANAGER_READY) | STOP, false},
-    [MANAGER_READY] = {"ready", STOP, false},
+    [MANAGER_READY] = {"ready", SM_NEXT(MANAGER_DEPOSED) | STOP, false},
+    [MANAGER_DEPOSED] = {"deposed", STOP, false},
     [MANAGER_STOPPING] = {"stopping", SM_NEXT(MANAGER_STOPPED), false},
     [MANAGER_STOPPED] = {"stopped", 0, true},
 };
@@ -57,6 +59,10 @@ static bool close_server(struct manager *m, struct http_server **server)
 
 static bool close_operations(struct manager *m)
 {
+    if (m->operations_stopped) {
+        m->awaits_operations = !m->operations_gone;
+        return m->awaits_operations;
+    }
     if (m->operations_ready)
         operations_stop(&m->operations, close_next, m);
     return m->operations_ready;
@@ -64,9 +70,11 @@ static bool close_operations(struct manager *m)
 
 static bool close_balancer(struct manager *m)
 {
-    if (m->balancer != NULL)
-        balancer_stop(m->balancer, close_next, m);
-    return m->balancer != NULL;
+    struct balancer *balancer = m->balancer;
+    m->balancer = NULL;
+    if (balancer != NULL)
+        balancer_stop(balancer, close_next, m);
+    return balancer != NULL;
 }
 
 static bool close_databases(struct manager *m)
@@ -76,9 +84,11 @@ static bool close_databases(struct manager *m)
 
 static bool close_announcer(struct manager *m)
 {
-    if (m->announcer != NULL)
-        announcer_stop(m->announcer, close_next, m);
-    return m->announcer != NULL;
+    struct announcer *announcer = m->announcer;
+    m->announcer = NULL;
+    if (announcer != NULL)
+        announcer_stop(announcer, close_next, m);
+    return announcer != NULL;
 }
 
 static bool close_guards(struct manager *m)
@@ -151,10 +161,16 @@ static bool close_part(struct manager *m, int part)
     case 11:
         return close_runtime(m);
     case 12:
-        return close_server(m, &m->public_server);
+        return manager_kube_close(m, close_next);
     case 13:
-        return close_store(m);
+        return manager_kube_close_operations(m, close_next);
     case 14:
+        return manager_kube_close_events(m, close_next);
+    case 15:
+        return close_server(m, &m->public_server);
+    case 16:
+        return close_store(m);
+    case 17:
         return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -190,6 +206,8 @@ void manager_stop(struct manager *m, const struct err *err)
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
     keeper_stop(m->keeper);
+    if (m->kube_databases != NULL)
+        kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);
     if (!m->reading_secrets && !m->opening_store)
         close_next(m);
@@ -220,6 +238,7 @@ void manager_operation_changed(void *data, struct operation *op)
 {
     struct manager *m = data;
     api_operation_changed(m->api, op);
+    manager_kube_operation(m, op);
     if (op->status == OPERATION_RUNNING)
         return;
     if (move_op_is(op) && !move_op_record(op)->dry_run && m->balancer != NULL) {
@@ -240,6 +259,7 @@ void manager_decided(const struct balancer_decision *decision, void *data)
 {
     struct manager *m = data;
     manager_api_decided(m, decision);
+    manager_kube_decided(m, decision);
 }
 
 void manager_kept(const struct keeper_event *e, void *data)
@@ -298,6 +318,8 @@ static void tear_down(struct manager *m)
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);
+    kube_operations_free(m->kube_operations);
+    kube_databases_free(m->kube_databases);
     databases_free(m->databases);
     fleet_fini(&m->fleet);
     loop_run(&m->loop); /* the last close callbacks */
@@ -306,7 +328,7 @@ static void tear_down(struct manager *m)
     free(m->kube_namespace);
 }
 
-int manager_run(const struct manager_options *options, struct err *err)
+static int run_once(const struct manager_options *options, bool *ret_again, struct err *err)
 {
     struct manager *m = mem_zalloc(sizeof *m);
     m->options = *options;
@@ -324,7 +346,19 @@ int manager_run(const struct manager_options *options, struct err *err)
     if (manager_now(m) != MANAGER_STOPPED)
         loop_run(&m->loop);
     struct err fatal = m->fatal;
+    *ret_again = m->again && fatal.code == ERRC_NONE;
     tear_down(m);
     free(m);
     return err_copy(err, &fatal);
+}
+
+/* A manager that was deposed begins anew: everything it knows is read again. */
+int manager_run(const struct manager_options *options, struct err *err)
+{
+    bool again = false;
+    int rc;
+    do
+        rc = run_once(options, &again, err);
+    while (rc == 0 && again);
+    return rc;
 }

@@ -75,6 +75,7 @@ static void on_resumed(const struct err *err, void *data)
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
     }
     manager_move(m, MANAGER_READY);
+    manager_kube_run(m);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
               log_num(http_server_port(m->metrics_server)), "store", store_name(m->store), "term",
@@ -205,7 +206,7 @@ static void on_databases(const struct err *err, void *data)
         return;
     }
     manager_move(m, MANAGER_ADOPTING);
-    if (m->runtime == NULL)
+    if (strcmp(m->runtime_kind, "local") != 0) /* elsewhere servers are started by others than us */
         start_discovery(m);
     else if (runtime_list(m->runtime, on_instances, m, &local) != 0)
         fail(m, &local);
@@ -226,16 +227,18 @@ static void start_runtime(struct manager *m)
     int rc = 0;
     if (strcmp(m->runtime_kind, "local") == 0)
         rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
+    else if (strcmp(m->runtime_kind, "kubernetes") == 0)
+        rc = manager_kube_runtime(m, &err);
     free(directory);
     if (rc != 0) {
         fail(m, &err);
         return;
     }
     m->operations.services.runtime = m->runtime;
-    m->operations.services.bin_directory = m->config.runtime_bin_directory != NULL
-                                               ? m->config.runtime_bin_directory
-                                           : m->runtime != NULL ? runtime_local_bin_directory(m->runtime)
-                                                                : NULL;
+    m->operations.services.bin_directory =
+        m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
+        : strcmp(m->runtime_kind, "local") == 0 ? runtime_local_bin_directory(m->runtime)
+                                                : NULL;
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);
@@ -251,7 +254,18 @@ static void on_lease(const struct err *err, int64_t term, void *data)
         return;
     }
     m->operations.services.term = term;
-    start_runtime(m);
+    if (strcmp(m->runtime_kind, "kubernetes") != 0) {
+        start_runtime(m);
+        return;
+    }
+    manager_move(m, MANAGER_KUBERNETES);
+    manager_kube_start(m);
+}
+
+void manager_kube_synced(struct manager *m)
+{
+    if (manager_now(m) == MANAGER_KUBERNETES)
+        start_runtime(m);
 }
 
 static void on_deposed(void *data)
@@ -259,6 +273,10 @@ static void on_deposed(void *data)
     struct manager *m = data;
     struct err err = {0};
     m->operations.services.term = 0;
+    if (manager_now(m) >= MANAGER_READY && strcmp(m->store_kind, "sqlite") != 0) {
+        manager_depose(m);
+        return;
+    }
     err_set(&err, ERRC_STALE, "the lease of the store was lost");
     fail(m, &err);
 }
@@ -275,7 +293,9 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
-    m->databases = databases_new(&m->loop, m->config.state_directory, m->store, &m->fleet, &m->operations);
+    bool keeps_passwords = strcmp(m->runtime_kind, "kubernetes") == 0; /* in Secrets */
+    m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
+                                 &m->fleet, &m->operations);
     m->operations.services.spec_data = m->databases;
     m->operations_ready = true;
 }
