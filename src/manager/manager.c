@@ -206,6 +206,8 @@ void manager_stop(struct manager *m, const struct err *err)
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
     keeper_stop(m->keeper);
+    standby_stop(m->standby);
+    m->standby = NULL;
     if (m->kube_databases != NULL)
         kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);

@@ -136,13 +136,26 @@ void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 
 /* ---- readiness ---- */
 
+#define STANDBY_COMPONENTS 4 /* the others begin when it leads */
+
+/* The runtime's databases are known; only to look into a cluster, a client is enough. */
+static bool kubernetes_ready(const struct manager *m, enum manager_state state)
+{
+    if (!m->use_kube)
+        return true;
+    return strcmp(m->runtime_kind, "kubernetes") == 0 ? state > MANAGER_KUBERNETES : m->kube != NULL;
+}
+
 static bool component(void *data, unsigned n, struct api_component *ret)
 {
     struct manager *m = data;
     enum manager_state state = manager_now(m);
     bool up = state <= MANAGER_DEPOSED;
     manager_kube_text(m, m->kube_now, sizeof m->kube_now);
-    const char *leader = state == MANAGER_LEADING   ? "waits for the lease, another manager may hold it"
+    /* a standby serves routing tables, so it is in service: an update can wait for it before the leader goes
+     */
+    bool standby = m->standby != NULL;
+    const char *leader = standby                    ? "standby, waits for the lease and serves routing tables"
                          : state == MANAGER_DEPOSED ? "the lease was lost: polls and serves, changes nothing"
                                                     : NULL;
     const struct api_component all[] = {
@@ -151,9 +164,11 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
         {"secrets", up && state > MANAGER_SECRETS, NULL},
         {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
-        {"leader", up && state > MANAGER_LEADING && state != MANAGER_DEPOSED, leader},
-        {"kubernetes", m->kube_databases == NULL ? up && !m->use_kube : up && state > MANAGER_KUBERNETES,
-         !m->use_kube ? "not used" : m->kube_now},
+        {"leader", standby || (up && state > MANAGER_LEADING && state != MANAGER_DEPOSED), leader},
+        {"kubernetes", up && kubernetes_ready(m, state),
+         !m->use_kube                ? "not used"
+         : m->kube_databases == NULL ? m->kube_text
+                                     : m->kube_now},
         {"runtime", up && state > MANAGER_RUNTIME, m->runtime_text},
         {"databases", up && state > MANAGER_DATABASES, NULL},
         {"instances", up && state > MANAGER_ADOPTING, NULL},
@@ -162,7 +177,8 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };
-    if (n >= sizeof all / sizeof all[0])
+    size_t count = standby ? STANDBY_COMPONENTS : sizeof all / sizeof all[0];
+    if (n >= count)
         return false;
     *ret = all[n];
     return true;

@@ -16,6 +16,7 @@
 #include "manager/kube_databases.h"
 #include "manager/kube_operations.h"
 #include "manager/manager.h"
+#include "manager/standby.h"
 #include "metrics/exposition.h"
 #include "metrics/poller.h"
 
@@ -56,6 +57,7 @@ struct manager {
     struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
     char *kube_namespace;    /* whose objects are looked after */
     struct manager_cluster *cluster; /* manager_cluster.c; NULL = none */
+    struct standby *standby; /* while it waits for the lease; NULL with a store in a file */
     struct runtime *runtime;
     struct operations operations;
     bool operations_ready;

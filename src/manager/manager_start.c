@@ -247,6 +247,8 @@ static void start_runtime(struct manager *m)
 static void on_lease(const struct err *err, int64_t term, void *data)
 {
     struct manager *m = data;
+    standby_stop(m->standby);
+    m->standby = NULL;
     if (stopping(m))
         return;
     if (err != NULL) {
@@ -300,6 +302,12 @@ static void start_operations(struct manager *m)
     m->operations_ready = true;
 }
 
+static void standby_changed(void *data, struct fleet_database *db)
+{
+    struct manager *m = data;
+    api_routing_changed(m->api, db);
+}
+
 void manager_store_opened(const struct err *err, struct store *store, void *data)
 {
     struct manager *m = data;
@@ -322,6 +330,10 @@ void manager_store_opened(const struct err *err, struct store *store, void *data
         snprintf(m->holder, sizeof m->holder, "%.100s", host);
     else
         snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+    const struct standby_options standby = {
+        .store = store, .fleet = &m->fleet, .changed = standby_changed, .data = m};
+    if (strcmp(m->store_kind, "sqlite") != 0) /* whose lock is held from the beginning */
+        m->standby = standby_start(&standby);
     if (store_lease(store, m->holder, on_lease, on_deposed, m, &local) != 0)
         fail(m, &local);
 }

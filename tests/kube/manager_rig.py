@@ -3,6 +3,7 @@
 import http.client
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -61,7 +62,8 @@ class ManagerCluster(Cluster):
     """`with ManagerCluster(directory, variables={"SHARDHERD_BALANCE_BAKE": "2s"})`: a cluster, CRDs, RBAC, a manager."""
 
     def __init__(self, directory, variables=None, replicas=1, **kwargs):
-        program = build_folder() / "shardherd"
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        program = Path(shutil.copy(build_folder() / "shardherd", directory)).resolve()  # a build may go on meanwhile
         image = postgres_image(program=program)
         image["Passwd"] = [*image["Passwd"], "shardherd:x:10001:10001::/var/lib/shardherd:/bin/sh"]
         super().__init__(directory, images={IMAGE: image, "base": {}}, backoff=1.0, **kwargs)
@@ -193,6 +195,7 @@ class ManagerCluster(Cluster):
     def load(self, pod, *arguments, timeout=120, name="shop"):
         """shardherd load in a pod of the image; returns the finished process."""
         command = ["shardherd", "load", *arguments, "--database", name, "--routing", self.routing_url()]
+        command += ["--ledger", f"/work/{name}.ledger", "--customers", "1000"]
         return self.exec(pod, *command, timeout=timeout)
 
     def routing_url(self):

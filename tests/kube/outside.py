@@ -102,11 +102,24 @@ class Manager:
             argv += ["--set", f"{key}={value}"]
         self.out = self.log.open("wb")
         self.process = subprocess.Popen(argv, stdout=self.out, stderr=self.out)
-        file = self.dir / "state" / "manager.json"
-        wait_until(lambda: self.alive() and file.exists(), 20, "the manager's ports")
-        self.ports = json.loads(file.read_text())
-        wait_until(lambda: self.alive() and self.request("public", "GET", "/readyz")[0] == 200, 30, "a ready manager")
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            self.out.close()
+            raise
         return self
+
+    def wait_ready(self):
+        file = self.dir / "state" / "manager.json"
+        wait_until(lambda: self.alive() and self.ports_of(file), 20, "the manager's ports")
+        wait_until(lambda: self.alive() and self.request("public", "GET", "/readyz")[0] == 200, 30, "a ready manager")
+
+    def ports_of(self, file):
+        """Not those of an earlier one in the same directory."""
+        self.ports = json.loads(file.read_text()) if file.exists() else {}
+        return self.ports.get("pid") == self.process.pid
 
     def __exit__(self, *_):
         self.process.terminate()
