@@ -63,6 +63,10 @@ struct config {
     /* discovery */
     bool discovery_enabled;
     uint64_t discovery_interval_ns; /* 5 s */
+    char *discovery_kubernetes;  /* "auto" (default), "on", "off" */
+    char *discovery_namespaces;  /* names with commas between them, "*" = all, NULL = the manager's */
+    bool discovery_by_image;     /* false */
+    bool discovery_applications; /* true */
     struct config_instance *instances;
     int instance_count;
     /* polling */

@@ -10,6 +10,7 @@
 #include "k8s/client.h"
 #include "loop/tls.h"
 #include "manager/manager_impl.h"
+#include "manager/manager_cluster.h"
 
 #define PASSWORD_LIMIT 4096
 #define PEM_LIMIT      (1024 * 1024)
@@ -43,7 +44,7 @@ void manager_choose(struct manager *m)
     const char *runtime = constant_of(c->runtime_kind), *store = constant_of(c->store_kind);
     m->runtime_kind = runtime != NULL ? runtime : pod ? "kubernetes" : "local";
     m->store_kind = store != NULL ? store : pod ? "kubernetes" : "sqlite";
-    m->use_kube = pod || is(m->runtime_kind, "kubernetes") || is(m->store_kind, "kubernetes");
+    m->use_kube = pod || manager_cluster_wanted(m) || is(m->runtime_kind, "kubernetes") || is(m->store_kind, "kubernetes");
     snprintf(m->runtime_text, sizeof m->runtime_text, "%s (%s)", m->runtime_kind,
              runtime != NULL ? "runtime.kind says so" : why);
     log_event(LOG_INFO, "what is used", "runtime", m->runtime_text, "store", m->store_kind, "store_why",
