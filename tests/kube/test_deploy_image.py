@@ -128,7 +128,7 @@ mount --bind "$root" "$root"
 mount -o remount,ro,bind "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/var/run/postgresql" -o mode=3777
+mount -t tmpfs tmpfs "$root/run/postgresql" -o mode=3777 # /var/run points to it
 mkdir -p "$2/data" "$2/secret"
 echo not-a-secret >"$2/secret/password"
 chown -R 999:999 "$2"
@@ -144,7 +144,7 @@ until inside pg_isready -q -h 127.0.0.1; do
     if [ $tries -gt 600 ]; then cat "$2/log"; exit 1; fi
     sleep 0.1
 done
-inside env PGPASSWORD=not-a-secret psql -h 127.0.0.1 -U postgres -XAtc 'SHOW server_version_num'
+inside env PGPASSWORD=not-a-secret psql -h 127.0.0.1 -U shardherd -d postgres -XAtc 'SHOW server_version_num'
 kill -TERM $agent
 wait $agent
 echo ended in order
