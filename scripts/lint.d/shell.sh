@@ -9,7 +9,7 @@ while IFS= read -r file; do
     *.*) ;;
     *) if head -c 64 "$file" | head -n 1 | grep -aqE '^#!.*\b(ba)?sh\b'; then scripts+=("$file"); fi ;;
     esac
-done < <(git ls-files --cached --others --exclude-standard -- scripts .ci bench tests config docs)
+done < <(git ls-files --cached --others --exclude-standard -- scripts .ci bench tests config deploy docs)
 [ ${#scripts[@]} -gt 0 ] || { echo "no script found"; exit 1; }
 echo "${#scripts[@]} scripts"
 shellcheck --external-sources --shell=bash "${scripts[@]}"

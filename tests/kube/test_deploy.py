@@ -218,9 +218,14 @@ def test_S2_rights_are_enough_to_make_a_shard(installed):
 
 def test_S2_people_get_theirs_by_aggregation(built):
     roles = {o["metadata"]["name"]: o for o in built["production"] if o["kind"] == "ClusterRole"}
-    assert set(roles) == {"shardherd-view", "shardherd-edit"}
-    for role in roles.values():
-        assert [r["apiGroups"] for r in role["rules"]] == [["shardherd.io"]]
+    assert set(roles) == {"shardherd-view", "shardherd-edit", "shardherd-discovery"}
+    for name in ("shardherd-view", "shardherd-edit"):
+        assert [r["apiGroups"] for r in roles[name]["rules"]] == [["shardherd.io"]]
+        assert roles[name]["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-admin"] == "true"
+    reading = roles["shardherd-discovery"]
+    assert not any(label.startswith("rbac.") for label in reading["metadata"]["labels"])
+    assert all(set(r["verbs"]) <= {"get", "list", "watch"} for r in reading["rules"])
+    assert "secrets" not in str(reading["rules"])
     assert all(set(r["verbs"]) == {"get", "list", "watch"} for r in roles["shardherd-view"]["rules"])
 
 

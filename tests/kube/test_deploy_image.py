@@ -128,23 +128,23 @@ mount --bind "$root" "$root"
 mount -o remount,ro,bind "$root"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/tmp"
-mount -t tmpfs tmpfs "$root/var/run/postgresql" -o mode=3777
+mount -t tmpfs tmpfs "$root/run/postgresql" -o mode=3777 # /var/run points to it
 mkdir -p "$2/data" "$2/secret"
 echo not-a-secret >"$2/secret/password"
 chown -R 999:999 "$2"
 mount --bind "$2" "$root/mnt"
-inside() { chroot --userspec=999:999 "$root" env PATH=/usr/local/lib/postgresql:/usr/local/bin:/usr/bin:/bin "$@"; }
+inside="chroot --userspec=999:999 $root env PATH=/usr/local/lib/postgresql:/usr/local/bin:/usr/bin:/bin"
 if chroot "$root" touch /root-is-writable 2>/dev/null; then echo "the root is writable"; exit 1; fi
-inside shardherd agent --data=/mnt/data/pgdata --run=/var/run/postgresql --password-file=/mnt/secret/password \
+$inside shardherd agent --data=/mnt/data/pgdata --run=/var/run/postgresql --password-file=/mnt/secret/password \
     >"$2/log" 2>&1 &
 agent=$!
 tries=0
-until inside pg_isready -q -h 127.0.0.1; do
+until $inside pg_isready -q -h 127.0.0.1; do
     tries=$((tries + 1))
     if [ $tries -gt 600 ]; then cat "$2/log"; exit 1; fi
     sleep 0.1
 done
-inside env PGPASSWORD=not-a-secret psql -h 127.0.0.1 -U postgres -XAtc 'SHOW server_version_num'
+$inside env PGPASSWORD=not-a-secret psql -h 127.0.0.1 -U shardherd -d postgres -XAtc 'SHOW server_version_num'
 kill -TERM $agent
 wait $agent
 echo ended in order

