@@ -24,7 +24,7 @@ static int hex_of(char c)
 /* NULL if an escape is broken or stands for a NUL. */
 static char *decoded(const char *text, size_t length)
 {
-    char *copy = mem_alloc(length + 1), *to = copy;
+    char *copy = mem_zalloc(length + 1), *to = copy; /* zeros: it is wiped up to the first */
     for (size_t i = 0; i < length; i++) {
         int high = 0, low = 0;
         if (text[i] != '%') {
