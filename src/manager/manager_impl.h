@@ -62,6 +62,7 @@ struct manager {
     bool operations_ready;
     bool operations_stopped, operations_gone; /* by manager_depose(): begun, and done */
     bool awaits_operations;                   /* the shutdown does, for the latter */
+    bool abandoned;                           /* it ends although the store is still being opened */
     bool again;                               /* it stops to begin anew in this process */
     bool asking;                              /* DEPOSED: the store was asked whether it is there */
     struct databases *databases;

@@ -315,6 +315,12 @@ void manager_store_opened(const struct err *err, struct store *store, void *data
         manager_close_on(m);
         return;
     }
+    if (err != NULL && err->code == ERRC_UNAVAILABLE && m->config.in_pod) {
+        log_event(LOG_ERROR, "the store cannot be opened, it is tried again", "err", err->message, NULL);
+        m->again = true;
+        manager_stop(m, NULL);
+        return;
+    }
     if (err != NULL) {
         fail(m, err);
         return;
