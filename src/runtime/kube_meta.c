@@ -93,6 +93,8 @@ static void add_metadata(yyjson_mut_doc *doc, yyjson_mut_val *root, const struct
     add(doc, labels, "shardherd.io/database", s->owner.database);
     if (s->owner.shard != NULL)
         add(doc, labels, "shardherd.io/shard", s->owner.shard);
+    if (s->label != NULL)
+        add(doc, labels, s->label, "true");
     add(doc, yyjson_mut_obj_add_obj(doc, meta, "annotations"), KUBE_OWNER_ANNOTATION, s->owner.uid);
     if (!s->owned)
         return;

@@ -45,7 +45,8 @@ struct kube_secret {
     const char *name_space;
     const char *type; /* "Opaque", "kubernetes.io/tls" */
     struct kube_owner owner;
-    bool owned; /* goes with the ShardedDatabase: an ownerReference, not only the annotation */
+    const char *label; /* a further one, with the value "true"; or NULL */
+    bool owned;        /* goes with the ShardedDatabase: an ownerReference, not only the annotation */
     const struct kube_secret_item *items;
     size_t count;
 };

@@ -24,6 +24,7 @@
 #ifndef RUNTIME_KUBERNETES_H
 #define RUNTIME_KUBERNETES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,12 @@ struct kube_database {
 };
 
 struct runtime_kubernetes_options {
+    /*
+     * One CloudNativePG Cluster for each shard instead of our own StatefulSet ("cnpg" is then the runtime's
+     * kind): its operator must be there. runtime_stop() hibernates, and so does runtime_remove() unless
+     * deletionPolicy is "delete", since the operator deletes the volumes with the Cluster.
+     */
+    bool cnpg;
     struct k8s_client *client; /* shared, must outlive the runtime */
     const char *name_space;    /* NULL = that of the client */
     const char *image;         /* for databases that name none */

@@ -202,7 +202,7 @@ void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e
 {
     struct err err = {0};
     e->claims_then = then;
-    if (!grows(e)) {
+    if (e->op.k->options.cnpg || !grows(e)) { /* the operator does it by itself */
         claims_over(e);
         return;
     }
@@ -213,11 +213,4 @@ void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e
         kube_ensure_over(e, &err);
     free(all);
     free(selector);
-}
-
-void kube_claims_cancel(struct kube_ensure *e)
-{
-    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
-    if (loop_timer_armed(&e->timer))
-        kube_ensure_over(e, &canceled);
 }

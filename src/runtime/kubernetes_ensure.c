@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "k8s/apply.h"
+#include "runtime/cnpg_object.h"
 #include "runtime/kube_objects.h"
 
 /*
@@ -68,6 +69,7 @@ static void ensure_free(struct kube_ensure *e)
     free(e->database);
     free(e->shard);
     free(e->owner);
+    mem_wipe_free(e->given_password);
     mem_wipe_free(e->owner_password);
     free(e->set);
     mem_wipe_free(e->password);
@@ -103,7 +105,7 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err)
     free(name);
 }
 
-static void progress(struct kube_ensure *e, const char *message)
+void kube_ensure_progress(struct kube_ensure *e, const char *message)
 {
     const struct runtime_kubernetes_options *o = &e->op.k->options;
     if (o->progress != NULL)
@@ -121,7 +123,7 @@ static void on_login(struct kube_login *login, const struct err *err, void *data
 
 static void login_progress(const char *message, void *data)
 {
-    progress(data, message);
+    kube_ensure_progress(data, message);
 }
 
 static void enter_login(struct kube_ensure *e)
@@ -164,12 +166,16 @@ static void on_ready(struct kube_ready *ready, const struct err *err, void *data
 
 static void ready_progress(const char *message, void *data)
 {
-    progress(data, message);
+    kube_ensure_progress(data, message);
 }
 
 static void enter_ready(struct kube_ensure *e)
 {
     sm_move(&e->sm, READY);
+    if (e->op.k->options.cnpg) {
+        kube_cnpg_start(e, enter_login);
+        return;
+    }
     e->ready.client = e->op.k->options.client;
     e->ready.http = e->op.k->http;
     e->ready.name_space = e->op.k->options.name_space;
@@ -210,7 +216,8 @@ static int items_make(struct kube_ensure *e, struct err *err)
         .owner_uid = e->spec.uid,
         .owns_data = kube_spec_deletes(&e->spec),
     };
-    int rc = kube_objects_each(&shard, item_add, e, err);
+    int rc = e->op.k->options.cnpg ? cnpg_object_make(&shard, e->owner, item_add, e, err)
+                                   : kube_objects_each(&shard, item_add, e, err);
     if (rc == 0) /* the StatefulSet is the last */
         e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
     return rc;
@@ -385,7 +392,7 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     e->exists = a->err == NULL;
     if (a->err != NULL && !kube_answer_missing(a)) {
         kube_ensure_over(e, a->err);
-    } else if (e->exists && foreign(e, a, "StatefulSet", e->set, &err) != 0) {
+    } else if (e->exists && foreign(e, a, e->op.k->flavour->object, e->set, &err) != 0) {
         kube_ensure_over(e, &err);
     } else if (!e->exists && e->must_exist) {
         enter_volume(e);
@@ -397,16 +404,17 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 
 static int spec_check(const struct kube_ensure *e, struct err *err)
 {
+    bool cnpg = e->op.k->options.cnpg;
     yyjson_val *instances = yyjson_obj_get(e->spec.spec, "instances");
     if (yyjson_get_bool(yyjson_obj_get(e->spec.spec, "suspended")))
         return err_set(err, ERRC_CONFLICT, "database %s is suspended: set spec.suspended to false",
                        e->database);
-    if (yyjson_is_int(instances) && yyjson_get_sint(instances) > 1)
+    if (!cnpg && yyjson_is_int(instances) && yyjson_get_sint(instances) > 1)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: standbys cannot be made yet, set it to 1",
                        (int)yyjson_get_sint(instances));
     const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
-    if (adopt != NULL && strcmp(adopt, e->set) != 0)
+    if (adopt != NULL && (cnpg || strcmp(adopt, e->set) != 0))
         return err_set(
             err, ERRC_UNSUPPORTED,
             "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
@@ -416,7 +424,7 @@ static int spec_check(const struct kube_ensure *e, struct err *err)
         return err_set(
             err, ERRC_UNSUPPORTED,
             "spec.tls.mode is mutual: certificates of clients cannot be asked for yet, set it to on");
-    if (e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
+    if (!cnpg && e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
         return err_set(err, ERRC_INVALID,
                        "no image: give spec.postgresql.image, or the manager a default image");
     return 0;
@@ -441,12 +449,19 @@ static void ensure_begin(struct kube_op *op)
         kube_ensure_over(e, &err);
 }
 
+static void timer_cancel(struct kube_ensure *e)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    loop_timer_stop(&e->timer);
+    kube_ensure_over(e, &canceled);
+}
+
 static void ensure_cancel(struct kube_op *op)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
-    if (sm_now(&e->sm) == CLAIMS)
-        kube_claims_cancel(e);
-    else if (sm_now(&e->sm) == READY)
+    if (loop_timer_armed(&e->timer)) /* of CLAIMS, or of a Cluster that is waited for */
+        timer_cancel(e);
+    else if (sm_now(&e->sm) == READY && !op->k->options.cnpg)
         kube_ready_cancel(&e->ready);
     else if (sm_now(&e->sm) == LOGIN)
         kube_login_cancel(&e->login);
@@ -470,7 +485,7 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->database = mem_strdup(spec->database);
     e->shard = mem_strdup(spec->shard);
     e->owner = mem_strdup(spec->owner != NULL ? spec->owner : "app");
-    e->owner_password = mem_strdup(spec->owner_password);
+    e->given_password = mem_strdup(spec->owner_password);
     e->must_exist = spec->must_exist;
     e->set = set;
     e->cb = cb;

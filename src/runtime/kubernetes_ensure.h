@@ -29,7 +29,8 @@ struct kube_ensure {
     uint64_t deadline_ns;
 
     char *database, *shard, *owner;
-    char *owner_password; /* given, else that of its Secret */
+    char *given_password; /* of the owner, or NULL */
+    char *owner_password; /* that, else that of its Secret */
     bool must_exist, adopting;
     runtime_instance_cb cb;
     void *data;
@@ -54,8 +55,11 @@ struct kube_ensure {
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
     void (*secrets_then)(struct kube_ensure *e);
     void (*claims_then)(struct kube_ensure *e);
+    void (*cnpg_then)(struct kube_ensure *e);
+    char reason[480]; /* told last */
 };
 
+void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
 /* Ends the operation; nothing of it may be in flight. */
 void kube_ensure_over(struct kube_ensure *e, const struct err *err);
@@ -69,6 +73,7 @@ void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
-void kube_claims_cancel(struct kube_ensure *e); /* no call is running */
+/* Waits for the Cluster of CloudNativePG, and takes its CA; then `then`, or the end. */
+void kube_cnpg_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 #endif

@@ -123,7 +123,7 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     const struct runtime_instance *i = &l->instances[l->at];
     const char *theirs = spec->doc != NULL ? kube_spec_text(spec, "tls", "secret") : NULL;
     char *set = kube_set_name(i->name);
-    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s-tls", set);
+    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
     free(l->ca_of);
     l->ca_of = mem_strdup(i->database);
@@ -144,7 +144,7 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
-    bool tls = spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
+    bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
     if (tls && (l->ca_of == NULL || strcmp(l->ca_of, i->database) != 0)) {
         enter_authority(l, &spec);

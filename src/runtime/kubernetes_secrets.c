@@ -100,6 +100,7 @@ static char *secret_text(const struct kube_ensure *e, bool of_shard, bool owned,
         .name_space = e->op.k->options.name_space,
         .type = type,
         .owner = kube_ensure_owner(e, of_shard),
+        .label = e->op.k->flavour->secret_label,
         .owned = owned,
         .items = items,
         .count = count,
@@ -182,12 +183,14 @@ static void password_rotate(struct kube_ensure *e, yyjson_val *secret, const cha
     explicit_bzero(password, sizeof password);
 }
 
-static char *password_make(struct kube_ensure *e, bool of_shard, const char *user)
+static char *password_make(struct kube_ensure *e, bool of_shard, const char *user, const char *given)
 {
     char password[PASSWORD_LENGTH + 1];
     env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
-    const struct kube_secret_item items[] = {{"username", user}, {"password", password}};
-    char *text = secret_text(e, of_shard, kube_spec_deletes(&e->spec), "Opaque", items, 2);
+    const struct kube_secret_item items[] = {{"username", user},
+                                             {"password", given != NULL ? given : password}};
+    char *text =
+        secret_text(e, of_shard, kube_spec_deletes(&e->spec), e->op.k->flavour->password_type, items, 2);
     explicit_bzero(password, sizeof password);
     return text;
 }
@@ -195,13 +198,13 @@ static char *password_make(struct kube_ensure *e, bool of_shard, const char *use
 static char *credentials_make(struct kube_ensure *e, struct err *err)
 {
     (void)err;
-    return password_make(e, true, KUBE_USER);
+    return password_make(e, true, e->op.k->flavour->user, NULL);
 }
 
 static char *owner_make(struct kube_ensure *e, struct err *err)
 {
     (void)err;
-    return password_make(e, false, e->owner);
+    return password_make(e, false, e->owner, e->given_password);
 }
 
 static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
@@ -218,9 +221,13 @@ static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
 
 static void owner_there(struct kube_ensure *e, yyjson_val *secret)
 {
+    const struct kube_secret_item given = {"password", e->given_password};
+    const struct kube_owner owner = kube_ensure_owner(e, false);
     if (!value_of(e, secret, "password", &e->owner_password))
         return;
-    if (rotation_due(e, secret, false))
+    if (given.value != NULL && strcmp(given.value, e->owner_password) != 0 && kube_is_ours(secret, &owner))
+        secret_rewrite(e, secret, &given, 1);
+    else if (given.value == NULL && rotation_due(e, secret, false))
         password_rotate(e, secret, e->owner_password);
     else
         authority_want(e);
@@ -229,9 +236,12 @@ static void owner_there(struct kube_ensure *e, yyjson_val *secret)
 static void owner_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "credentials", "secret");
-    if (e->owner_password != NULL)
+    if (e->given_password != NULL && !e->op.k->options.cnpg) { /* the operator wants it in a Secret */
+        e->owner_password = mem_strdup(e->given_password);
         authority_want(e);
-    else if (theirs != NULL)
+        return;
+    }
+    if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, owner_there);
     else
         secret_want(e, mem_printf("%s-owner", e->database), owner_make, owner_there);
@@ -377,7 +387,7 @@ static void authority_there(struct kube_ensure *e, yyjson_val *secret)
 static void authority_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
-    if (strcmp(kube_spec_tls(&e->spec), "off") == 0)
+    if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, certificate_there);
