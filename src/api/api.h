@@ -125,6 +125,13 @@ void api_public_handler(struct http_exchange *ex, const struct http_request *req
 void api_admin_handler(struct http_exchange *ex, const struct http_request *request, void *data);
 void api_metrics_handler(struct http_exchange *ex, const struct http_request *request, void *data);
 
+/*
+ * Starts a move as POST /v1/databases/<name>/operations does; body: the same JSON. reason is kept in the
+ * journal. ERRC_INVALID what cannot be, ERRC_REFUSED and ERRC_CONFLICT what may not be now.
+ */
+int api_move_start(struct operations *operations, const struct fleet_database *db, const char *body,
+                   const char *reason, struct operation **ret, struct err *err);
+
 /* Text for /openapi.json. */
 const char *api_openapi(void);
 

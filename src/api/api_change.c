@@ -200,16 +200,13 @@ static void refuse_request(struct api_call *call, const struct err *err)
         http_problem_err(call->ex, err);
 }
 
-static struct operation *start_move(struct api_call *call, const struct fleet_database *db,
-                                    const struct api_move_body *body)
+static int start_move(struct operations *operations, const struct fleet_database *db,
+                      const struct api_move_body *body, const char *reason, struct operation **ret,
+                      struct err *err)
 {
     struct api_move_plan plan;
-    struct operation *op = NULL;
-    struct err err = {0};
-    if (api_move_plan(db->routing, body, &plan, &err) != 0) {
-        refuse_request(call, &err);
-        return NULL;
-    }
+    if (api_move_plan(db->routing, body, &plan, err) != 0)
+        return (int)err->code;
     const struct move_request request = {
         .kind = (enum move_kind)plan.kind,
         .database = db->name,
@@ -219,13 +216,21 @@ static struct operation *start_move(struct api_call *call, const struct fleet_da
         .retire_source = plan.retire,
         .dry_run = body->dry_run,
         .bake_ns = body->has_bake ? body->bake_ns : db->policy.bake_ns,
-        .reason = "asked for through the API",
+        .reason = reason,
     };
-    if (move_op_start(call->api->services.operations, &request, &op, &err) != 0) {
-        refuse_request(call, &err);
-        return NULL;
-    }
-    return op;
+    return move_op_start(operations, &request, ret, err);
+}
+
+int api_move_start(struct operations *operations, const struct fleet_database *db, const char *text,
+                   const char *reason, struct operation **ret, struct err *err)
+{
+    struct api_move_body body;
+    if (operations->services.term == 0)
+        return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
+    if (db->routing == NULL)
+        return err_set(err, ERRC_UNAVAILABLE, "database %s has no shards yet", db->name);
+    int rc = api_move_parse(text, strlen(text), &body, err);
+    return rc != 0 ? rc : start_move(operations, db, &body, reason, ret, err);
 }
 
 static bool key_is_sound(const char *key)
@@ -282,9 +287,11 @@ void api_post_operation(struct api_call *call)
         http_problem_err(call->ex, &err);
         return;
     }
-    const struct operation *op = start_move(call, db, &body);
-    if (op == NULL)
+    struct operation *op;
+    if (start_move(call->api->services.operations, db, &body, "asked for through the API", &op, &err) != 0) {
+        refuse_request(call, &err);
         return;
+    }
     if (key != NULL)
         api_keys_add(call->api->keys, key, request->path, request->body, loop_now(call->api->services.loop),
                      op->id);

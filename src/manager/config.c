@@ -15,9 +15,10 @@
 #include "manager/config_node.h"
 #include "manager/config_static.h"
 
-#define KEYS_MAX 64
+#define KEYS_MAX 128
 
-static const char *const sections[] = {"log", "listen", "runtime", "discovery", "polling", "balance", NULL};
+static const char *const sections[] = {"log",       "listen",  "store",   "kubernetes", "runtime",
+                                       "discovery", "polling", "balance", NULL};
 
 void config_init(struct config *c)
 {
@@ -111,7 +112,7 @@ static int file_key(struct loading *l, const struct config_node *node, const cha
 static int file_section(struct loading *l, const struct config_node *node, const char *section)
 {
     const char *words[KEYS_MAX];
-    char path[KEYS_MAX * 2];
+    char path[256];
     if (config_node_is_null(node))
         return 0;
     known_names(section, words);
@@ -171,6 +172,8 @@ static int from_environment(struct loading *l, struct env *env)
     int rc = from_variable(l, env, "DISCOVERY_ENABLED", "discovery.enabled");
     if (rc == 0)
         rc = from_variable(l, env, "DISCOVERY_INTERVAL", "discovery.interval");
+    if (rc == 0)
+        rc = from_variable(l, env, "KUBERNETES_NAMESPACE", "kubernetes.namespace");
     for (size_t i = 0; i < count && rc == 0; i++) {
         char variable[CONFIG_ENV_SIZE];
         config_key_env(&keys[i], variable);
@@ -221,7 +224,7 @@ static int state_directory(struct loading *l, struct env *env)
 {
     size_t index;
     key_find("state_directory", &index);
-    if (l->origin[index] != NULL || env == NULL || geteuid() == 0)
+    if (l->origin[index] != NULL || env == NULL || geteuid() == 0 || l->config.in_pod)
         return 0;
     const char *base = env->get(env, "XDG_STATE_HOME"), *home = env->get(env, "HOME");
     char *path = base != NULL && base[0] == '/'   ? mem_printf("%s/shardherd", base)
@@ -235,6 +238,17 @@ static int state_directory(struct loading *l, struct env *env)
     free(l->config.state_directory);
     l->config.state_directory = path;
     return 0;
+}
+
+/* In a pod the probes of the kubelet and Prometheus come from outside, and this listener changes nothing. */
+static void in_pod(struct loading *l, struct env *env)
+{
+    size_t index;
+    const struct config_key *key = key_find("listen.metrics_address", &index);
+    const char *host = env != NULL ? env->get(env, "KUBERNETES_SERVICE_HOST") : NULL;
+    l->config.in_pod = host != NULL && host[0] != '\0';
+    if (l->config.in_pod && l->origin[index] == NULL)
+        config_key_set(key, &l->config, "0.0.0.0", NULL);
 }
 
 static bool is_loopback(const char *address)
@@ -273,7 +287,7 @@ static int check_listeners(const struct loading *l)
                {"listen.admin_address", "listen.admin_port", c->admin_address, c->admin_port},
                {"listen.metrics_address", "listen.metrics_port", c->metrics_address, c->metrics_port}};
     for (int i = 0; i < 3; i++) {
-        if (!c->insecure_listen && !is_loopback(all[i].address))
+        if (!c->insecure_listen && !is_loopback(all[i].address) && !(c->in_pod && i == 2))
             return err_set(l->err, ERRC_INVALID,
                            "%s: %s: %s is reached from other machines and nothing is authenticated yet: use "
                            "127.0.0.1, or set insecure_listen: true (--insecure-listen)",
@@ -296,6 +310,7 @@ int config_parse(const char *text, size_t length, const char *source, struct env
         rc = from_environment(&l, env);
     for (int i = 0; rc == 0 && flags != NULL && flags[i] != NULL; i++)
         rc = from_flag(&l, flags[i]);
+    in_pod(&l, env);
     if (rc == 0)
         rc = state_directory(&l, env);
     if (rc == 0)

@@ -32,6 +32,7 @@ struct config_instance {    /* discovery.static[] */
 };
 
 struct config {
+    bool in_pod; /* the environment is that of a pod */
     /* where */
     char *path;            /* of the file, NULL = none */
     char *state_directory; /* store, local instances, secrets; default /var/lib/shardherd, else
@@ -43,8 +44,18 @@ struct config {
     char *public_address, *admin_address, *metrics_address; /* default 127.0.0.1 */
     int public_port, admin_port, metrics_port;              /* default 8080, 8081, 9090; 0 = a free one */
     bool insecure_listen; /* allow addresses that are not loopback although there is no authentication yet */
+    /* store */
+    char *store_kind;     /* "auto" (default), "sqlite", "kubernetes", "etcd" */
+    char *etcd_endpoints; /* URLs with commas between them, NULL = none */
+    char *etcd_prefix;    /* "shardherd/" */
+    char *etcd_user, *etcd_password_file, *etcd_ca_file, *etcd_cert_file, *etcd_key_file; /* NULL = none */
+    /* kubernetes */
+    char *kubeconfig, *kube_context; /* NULL = the usual places */
+    char *kube_namespace;            /* NULL = that of the pod or of the context */
+    char *kube_id;                   /* "shardherd" */
     /* runtime */
-    char *runtime_kind;          /* "local" (default), "none" */
+    char *runtime_kind;          /* "auto" (default), "local", "kubernetes", "cnpg", "none" */
+    char *runtime_image;         /* of shards' pods, NULL = databases name theirs */
     char *runtime_bin_directory; /* NULL = search */
     char *runtime_address;       /* 127.0.0.1 */
     int runtime_first_port;      /* 25432 */
@@ -67,9 +78,9 @@ void config_init(struct config *c);
 void config_free(struct config *c); /* empty afterwards, fine to free again */
 
 /*
- * Reads path (NULL: only environment), then DISCOVERY_ENABLED and DISCOVERY_INTERVAL, then SHARDHERD_<KEY>
- * (SHARDHERD_LOG_LEVEL is log.level), then `flags` ("key.path=value", NULL-ended; may be NULL). An empty
- * variable is one that is not set. env may be NULL: no environment. KUBERNETES_NAMESPACE, PROMETHEUS_ENABLED,
+ * Reads path (NULL: only environment), then DISCOVERY_ENABLED, DISCOVERY_INTERVAL and KUBERNETES_NAMESPACE,
+ * then SHARDHERD_<KEY> (SHARDHERD_LOG_LEVEL is log.level), then `flags` ("key.path=value", NULL-ended; may be
+ * NULL). An empty variable is one that is not set. env may be NULL: no environment. PROMETHEUS_ENABLED,
  * PROMETHEUS_URL, BACKUP_STORAGE_TYPE and S3_BUCKET have no meaning yet and are ignored.
  *
  * ERRC_INVALID with the place and the remedy: "shardherd.yaml:12:5: balance.threshold: ...", or "environment

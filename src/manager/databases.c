@@ -40,7 +40,7 @@ struct databases *databases_new(struct loop *loop, const char *state_directory, 
 {
     struct databases *d = mem_zalloc(sizeof *d);
     d->loop = loop;
-    d->directory = mem_printf("%s/secrets", state_directory);
+    d->directory = state_directory != NULL ? mem_printf("%s/secrets", state_directory) : NULL;
     d->store = store;
     d->fleet = fleet;
     d->operations = operations;
@@ -153,6 +153,8 @@ static void run_secret(struct work *work)
 {
     struct secret_job *job = work->data;
     char line[512];
+    if (job->path == NULL)
+        return;
     if (mkdir(job->directory, 0700) != 0 && errno != EEXIST) {
         err_set_errno(&job->err, errno, "%s", job->directory);
         return;
@@ -195,7 +197,7 @@ static void secret_done(struct work *work, int code)
         struct secret *s = mem_zalloc(sizeof *s);
         *s = (struct secret){.database = mem_strdup(job->database),
                              .owner = mem_strdup(job->owner),
-                             .password = mem_strdup(job->password)};
+                             .password = job->path != NULL ? mem_strdup(job->password) : NULL};
         list_append(&d->secrets, &s->node);
     }
     void (*done)(const struct err *, void *) = job->done;
@@ -212,7 +214,7 @@ static int ensure_secret(struct databases *d, const char *database, const char *
     struct secret_job *job = mem_zalloc(sizeof *job);
     job->databases = d;
     job->directory = mem_strdup(d->directory);
-    job->path = mem_printf("%s/%s.pgpass", d->directory, database);
+    job->path = d->directory != NULL ? mem_printf("%s/%s.pgpass", d->directory, database) : NULL;
     job->database = mem_strdup(database);
     job->owner = mem_strdup(owner);
     job->done = done;
@@ -257,6 +259,8 @@ void databases_forget(struct databases *d, const char *name)
     free(s->owner);
     mem_wipe_free(s->password);
     free(s);
+    if (d->directory == NULL)
+        return;
     struct forget_job *job = mem_zalloc(sizeof *job);
     job->path = mem_printf("%s/%s.pgpass", d->directory, name);
     job->databases = d;

@@ -14,7 +14,7 @@
 
 struct databases;
 
-/* All pointers outlive it. */
+/* All pointers outlive it. state_directory NULL: the runtime makes and keeps the passwords. */
 struct databases *databases_new(struct loop *loop, const char *state_directory, struct store *store,
                                 struct fleet *fleet, struct operations *operations);
 /* True: `stopped` runs when its last job has ended. False: none is under way, and it does not run. */

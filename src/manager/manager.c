@@ -8,22 +8,27 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "k8s/client.h"
 #include "manager/manager_impl.h"
 #include "operation/move_op.h"
 
-#define HTTP_GRACE_NS (2 * ENV_NS_PER_S)
+#define HTTP_GRACE_NS    (2 * ENV_NS_PER_S)
+#define OPENING_GRACE_NS (3 * ENV_NS_PER_S)
 
 #define STOP SM_NEXT(MANAGER_STOPPING)
 static const struct sm_state states[MANAGER_STATE_COUNT] = {
-    [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_STORE) | STOP, false},
+    [MANAGER_LISTENING] = {"listening", SM_NEXT(MANAGER_SECRETS) | STOP, false},
+    [MANAGER_SECRETS] = {"secrets", SM_NEXT(MANAGER_STORE) | STOP, false},
     [MANAGER_STORE] = {"store", SM_NEXT(MANAGER_LEADING) | STOP, false},
-    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_LEADING] = {"leading", SM_NEXT(MANAGER_KUBERNETES) | SM_NEXT(MANAGER_RUNTIME) | STOP, false},
+    [MANAGER_KUBERNETES] = {"kubernetes", SM_NEXT(MANAGER_RUNTIME) | STOP, false},
     [MANAGER_RUNTIME] = {"runtime", SM_NEXT(MANAGER_DATABASES) | STOP, false},
     [MANAGER_DATABASES] = {"databases", SM_NEXT(MANAGER_ADOPTING) | STOP, false},
     [MANAGER_ADOPTING] = {"adopting", SM_NEXT(MANAGER_DISCOVERING) | STOP, false},
     [MANAGER_DISCOVERING] = {"discovering", SM_NEXT(MANAGER_RESUMING) | STOP, false},
     [MANAGER_RESUMING] = {"resuming", SM_NEXT(MANAGER_READY) | STOP, false},
-    [MANAGER_READY] = {"ready", STOP, false},
+    [MANAGER_READY] = {"ready", SM_NEXT(MANAGER_DEPOSED) | STOP, false},
+    [MANAGER_DEPOSED] = {"deposed", STOP, false},
     [MANAGER_STOPPING] = {"stopping", SM_NEXT(MANAGER_STOPPED), false},
     [MANAGER_STOPPED] = {"stopped", 0, true},
 };
@@ -54,6 +59,10 @@ static bool close_server(struct manager *m, struct http_server **server)
 
 static bool close_operations(struct manager *m)
 {
+    if (m->operations_stopped) {
+        m->awaits_operations = !m->operations_gone;
+        return m->awaits_operations;
+    }
     if (m->operations_ready)
         operations_stop(&m->operations, close_next, m);
     return m->operations_ready;
@@ -61,9 +70,11 @@ static bool close_operations(struct manager *m)
 
 static bool close_balancer(struct manager *m)
 {
-    if (m->balancer != NULL)
-        balancer_stop(m->balancer, close_next, m);
-    return m->balancer != NULL;
+    struct balancer *balancer = m->balancer;
+    m->balancer = NULL;
+    if (balancer != NULL)
+        balancer_stop(balancer, close_next, m);
+    return balancer != NULL;
 }
 
 static bool close_databases(struct manager *m)
@@ -73,9 +84,11 @@ static bool close_databases(struct manager *m)
 
 static bool close_announcer(struct manager *m)
 {
-    if (m->announcer != NULL)
-        announcer_stop(m->announcer, close_next, m);
-    return m->announcer != NULL;
+    struct announcer *announcer = m->announcer;
+    m->announcer = NULL;
+    if (announcer != NULL)
+        announcer_stop(announcer, close_next, m);
+    return announcer != NULL;
 }
 
 static bool close_guards(struct manager *m)
@@ -108,6 +121,15 @@ static bool close_store(struct manager *m)
     return m->store != NULL;
 }
 
+static bool close_kube(struct manager *m)
+{
+    struct k8s_client *kube = m->kube;
+    m->kube = NULL;
+    if (kube != NULL)
+        k8s_client_close(kube, close_next, m);
+    return kube != NULL;
+}
+
 /* True: close_next() will be called. */
 static bool close_part(struct manager *m, int part)
 {
@@ -137,9 +159,17 @@ static bool close_part(struct manager *m, int part)
     case 10:
         return close_runtime(m);
     case 11:
-        return close_server(m, &m->public_server);
+        return manager_kube_close(m, close_next);
     case 12:
+        return manager_kube_close_operations(m, close_next);
+    case 13:
+        return manager_kube_close_events(m, close_next);
+    case 14:
+        return close_server(m, &m->public_server);
+    case 15:
         return close_store(m);
+    case 16:
+        return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
         loop_signal_stop(&m->on_term);
@@ -157,6 +187,20 @@ static void close_next(void *data)
         continue;
 }
 
+void manager_close_on(struct manager *m)
+{
+    loop_timer_stop(&m->step);
+    close_next(m);
+}
+
+static void abandon(struct loop_timer *timer, void *data)
+{
+    struct manager *m = data;
+    (void)timer;
+    m->abandoned = true;
+    loop_stop(&m->loop);
+}
+
 void manager_stop(struct manager *m, const struct err *err)
 {
     if (manager_now(m) >= MANAGER_STOPPING)
@@ -169,8 +213,16 @@ void manager_stop(struct manager *m, const struct err *err)
     manager_move(m, MANAGER_STOPPING);
     loop_timer_stop(&m->step);
     keeper_stop(m->keeper);
+    standby_stop(m->standby);
+    m->standby = NULL;
+    if (m->kube_databases != NULL)
+        kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);
-    close_next(m);
+    if (m->opening_store) { /* cannot be taken back and may take half a minute */
+        loop_timer_init(&m->loop, &m->step, abandon, m);
+        loop_timer_start(&m->step, OPENING_GRACE_NS);
+    } else if (!m->reading_secrets)
+        close_next(m);
 }
 
 static void on_signal(struct loop_signal *signal, int number, void *data)
@@ -198,6 +250,7 @@ void manager_operation_changed(void *data, struct operation *op)
 {
     struct manager *m = data;
     api_operation_changed(m->api, op);
+    manager_kube_operation(m, op);
     if (op->status == OPERATION_RUNNING)
         return;
     if (move_op_is(op) && !move_op_record(op)->dry_run && m->balancer != NULL) {
@@ -218,6 +271,7 @@ void manager_decided(const struct balancer_decision *decision, void *data)
 {
     struct manager *m = data;
     manager_api_decided(m, decision);
+    manager_kube_decided(m, decision);
 }
 
 void manager_kept(const struct keeper_event *e, void *data)
@@ -276,14 +330,17 @@ static void tear_down(struct manager *m)
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);
+    kube_operations_free(m->kube_operations);
+    kube_databases_free(m->kube_databases);
     databases_free(m->databases);
     fleet_fini(&m->fleet);
     loop_run(&m->loop); /* the last close callbacks */
     loop_fini(&m->loop);
     config_free(&m->config);
+    free(m->kube_namespace);
 }
 
-int manager_run(const struct manager_options *options, struct err *err)
+static int run_once(const struct manager_options *options, bool *ret_again, struct err *err)
 {
     struct manager *m = mem_zalloc(sizeof *m);
     m->options = *options;
@@ -301,7 +358,21 @@ int manager_run(const struct manager_options *options, struct err *err)
     if (manager_now(m) != MANAGER_STOPPED)
         loop_run(&m->loop);
     struct err fatal = m->fatal;
+    if (m->abandoned)
+        return err_copy(err, &fatal); /* nothing was begun; the process ends now */
+    *ret_again = m->again && fatal.code == ERRC_NONE;
     tear_down(m);
     free(m);
     return err_copy(err, &fatal);
+}
+
+/* A manager that was deposed begins anew: everything it knows is read again. */
+int manager_run(const struct manager_options *options, struct err *err)
+{
+    bool again = false;
+    int rc;
+    do
+        rc = run_once(options, &again, err);
+    while (rc == 0 && again);
+    return rc;
 }

@@ -29,6 +29,14 @@ static struct answer *new_answer(api_answer_cb cb, void *data)
     return a;
 }
 
+/* An object would be without its database, or a database without its object. */
+static int objects_only(const struct manager *m, const char *verb, struct err *err)
+{
+    return err_set(err, ERRC_REFUSED,
+                   "databases are ShardedDatabase objects here: kubectl -n %s %s one, and it is followed",
+                   m->kube_namespace, verb);
+}
+
 static int not_ready(const struct manager *m, struct err *err)
 {
     return err_set(err, ERRC_UNAVAILABLE, "the manager is %s: try again in a moment", sm_name(&m->sm));
@@ -40,6 +48,8 @@ static int apply_database(void *data, const char *name, const char *text, size_t
     struct manager *m = data;
     if (manager_now(m) != MANAGER_READY)
         return not_ready(m, err);
+    if (m->kube_databases != NULL && !dry_run)
+        return objects_only(m, "apply", err);
     struct answer *a = new_answer(cb, cb_data);
     int rc =
         databases_apply(m->databases, name, text, length, &m->config.balance, dry_run, on_answer, a, err);
@@ -53,6 +63,8 @@ static int delete_database(void *data, const char *name, api_answer_cb cb, void 
     struct manager *m = data;
     if (manager_now(m) != MANAGER_READY)
         return not_ready(m, err);
+    if (m->kube_databases != NULL)
+        return objects_only(m, "delete", err);
     struct answer *a = new_answer(cb, cb_data);
     int rc = databases_delete(m->databases, name, on_answer, a, err);
     if (rc != 0)
@@ -123,25 +135,38 @@ void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 
 /* ---- readiness ---- */
 
+#define STANDBY_COMPONENTS 4 /* the others begin when it leads */
+
 static bool component(void *data, unsigned n, struct api_component *ret)
 {
-    const struct manager *m = data;
+    struct manager *m = data;
     enum manager_state state = manager_now(m);
-    bool up = state <= MANAGER_READY;
+    bool up = state <= MANAGER_DEPOSED;
+    manager_kube_text(m, m->kube_now, sizeof m->kube_now);
+    /* a standby serves routing tables, so it is in service: an update can wait for it before the leader goes
+     */
+    bool standby = m->standby != NULL;
+    const char *leader = standby                    ? "standby, waits for the lease and serves routing tables"
+                         : state == MANAGER_DEPOSED ? "the lease was lost: polls and serves, changes nothing"
+                                                    : NULL;
     const struct api_component all[] = {
-        {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
-        {"leader", up && state > MANAGER_LEADING, NULL},
-        {"runtime", up && state > MANAGER_RUNTIME, m->config.runtime_kind},
-        {"databases", up && state > MANAGER_DATABASES, NULL},
-        {"instances", up && state > MANAGER_ADOPTING, NULL},
-        {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
-        {"operations", up && state > MANAGER_RESUMING, NULL},
-        {"balancer", state == MANAGER_READY, NULL},
         /* a bad file keeps the old configuration: worth a word, not worth taking the manager out of service
          */
         {"configuration", true, m->config_error.code != ERRC_NONE ? m->config_error.message : NULL},
+        {"secrets", up && state > MANAGER_SECRETS, NULL},
+        {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
+        {"leader", standby || (up && state > MANAGER_LEADING && state != MANAGER_DEPOSED), leader},
+        {"kubernetes", m->kube_databases == NULL ? up && !m->use_kube : up && state > MANAGER_KUBERNETES,
+         !m->use_kube ? "not used" : m->kube_now},
+        {"runtime", up && state > MANAGER_RUNTIME, m->runtime_text},
+        {"databases", up && state > MANAGER_DATABASES, NULL},
+        {"instances", up && state > MANAGER_ADOPTING, NULL},
+        {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
+        {"operations", state == MANAGER_READY, NULL},
+        {"balancer", state == MANAGER_READY, NULL},
     };
-    if (n >= sizeof all / sizeof all[0])
+    size_t count = standby ? STANDBY_COMPONENTS : sizeof all / sizeof all[0];
+    if (n >= count)
         return false;
     *ret = all[n];
     return true;

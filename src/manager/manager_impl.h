@@ -1,5 +1,4 @@
-/* manager_impl: shared by manager.c, manager_start.c, manager_stop.c, manager_watch.c; nobody else includes
- * it. */
+/* manager_impl: shared by manager.c, manager_*.c and kube_*.c of the manager; nobody else includes it. */
 #ifndef MANAGER_MANAGER_IMPL_H
 #define MANAGER_MANAGER_IMPL_H
 
@@ -14,20 +13,26 @@
 #include "manager/databases.h"
 #include "manager/guard_watch.h"
 #include "manager/keeper.h"
+#include "manager/kube_databases.h"
+#include "manager/kube_operations.h"
 #include "manager/manager.h"
+#include "manager/standby.h"
 #include "metrics/exposition.h"
 #include "metrics/poller.h"
 
 enum manager_state {
     MANAGER_LISTENING,
-    MANAGER_STORE,   /* waits for the store to open */
-    MANAGER_LEADING, /* waits for the lease */
+    MANAGER_SECRETS,    /* waits for files on a worker */
+    MANAGER_STORE,      /* waits for the store to open */
+    MANAGER_LEADING,    /* waits for the lease */
+    MANAGER_KUBERNETES, /* waits for the objects of the databases */
     MANAGER_RUNTIME,
     MANAGER_DATABASES,   /* waits for documents and secrets */
     MANAGER_ADOPTING,    /* waits for instances that must be started again */
     MANAGER_DISCOVERING, /* waits for the first round */
     MANAGER_RESUMING,    /* waits for the journals */
     MANAGER_READY,
+    MANAGER_DEPOSED,  /* leads no more: polls and serves, waits for the store, then begins anew */
     MANAGER_STOPPING, /* waits for each part to close, one after the other */
     MANAGER_STOPPED,
     MANAGER_STATE_COUNT
@@ -45,10 +50,26 @@ struct manager {
     uint64_t config_reloads, config_failures;
     struct fleet fleet;
     struct store *store;
+    const char *store_kind;                                /* "sqlite", "kubernetes", "etcd" */
+    const char *runtime_kind;                              /* "local", "kubernetes", "cnpg", "none" */
+    bool shards_in_kube;                                   /* the runtime is one of the two */
+    char runtime_text[128], kube_text[256], kube_now[400]; /* for people */
+    bool use_kube, reading_secrets, opening_store;         /* the latter: a callback will come */
+    struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
+    char *kube_namespace;    /* whose objects are looked after */
+    struct standby *standby; /* while it waits for the lease; NULL with a store in a file */
     struct runtime *runtime;
     struct operations operations;
     bool operations_ready;
+    bool operations_stopped, operations_gone; /* by manager_depose(): begun, and done */
+    bool awaits_operations;                   /* the shutdown does, for the latter */
+    bool abandoned;                           /* it ends although the store is still being opened */
+    bool again;                               /* it stops to begin anew in this process */
+    bool asking;                              /* DEPOSED: the store was asked whether it is there */
     struct databases *databases;
+    struct kube_databases *kube_databases; /* NULL unless the runtime is Kubernetes */
+    struct kube_operations *kube_operations;
+    struct kube_events *kube_events;
     struct discovery *discovery;
     struct pollers *pollers;
     struct balancer *balancer;
@@ -96,8 +117,28 @@ void manager_api_decided(struct manager *m, const struct balancer_decision *deci
 /* manager_metrics.c */
 void manager_numbers(struct exposition_numbers *ret, void *data);
 
+/* manager_open.c */
+void manager_choose(struct manager *m);
+void manager_open_store(struct manager *m);
+/* manager_kube.c: the objects of the databases, when they run in Kubernetes */
+void manager_kube_start(struct manager *m);                             /* then manager_kube_synced() */
+bool manager_kube_close(struct manager *m, void (*closed)(void *data)); /* false: there was nothing */
+bool manager_kube_close_operations(struct manager *m, void (*closed)(void *data));
+void manager_kube_look(struct manager *m);
+void manager_kube_run(struct manager *m);
+bool manager_kube_close_events(struct manager *m, void (*closed)(void *data));
+void manager_kube_text(const struct manager *m, char *out, size_t size);
+int manager_kube_runtime(struct manager *m, struct err *err);
+void manager_kube_operation(struct manager *m, const struct operation *op);
+void manager_kube_decided(struct manager *m, const struct balancer_decision *decision);
 /* manager_start.c */
+void manager_kube_synced(struct manager *m);
 void manager_begin(struct manager *m);
+/* manager_deposed.c */
+void manager_depose(struct manager *m);
+void manager_store_opened(const struct err *err, struct store *store, void *data);
+/* A part that was still starting has ended: the shutdown goes on. */
+void manager_close_on(struct manager *m);
 /* manager_watch.c: health each second, configuration file */
 void manager_watch_start(struct manager *m);
 void manager_watch_stop(struct manager *m);

@@ -74,6 +74,7 @@ static void on_resumed(const struct err *err, void *data)
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
     }
     manager_move(m, MANAGER_READY);
+    manager_kube_run(m);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
               log_num(http_server_port(m->metrics_server)), "store", store_name(m->store), "term",
@@ -202,7 +203,7 @@ static void on_databases(const struct err *err, void *data)
         return;
     }
     manager_move(m, MANAGER_ADOPTING);
-    if (m->runtime == NULL)
+    if (strcmp(m->runtime_kind, "local") != 0) /* elsewhere servers are started by others than us */
         start_discovery(m);
     else if (runtime_list(m->runtime, on_instances, m, &local) != 0)
         fail(m, &local);
@@ -221,18 +222,20 @@ static void start_runtime(struct manager *m)
                                           .user = m->config.runtime_user};
     manager_move(m, MANAGER_RUNTIME);
     int rc = 0;
-    if (strcmp(m->config.runtime_kind, "local") == 0)
+    if (strcmp(m->runtime_kind, "local") == 0)
         rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
+    else if (m->shards_in_kube)
+        rc = manager_kube_runtime(m, &err);
     free(directory);
     if (rc != 0) {
         fail(m, &err);
         return;
     }
     m->operations.services.runtime = m->runtime;
-    m->operations.services.bin_directory = m->config.runtime_bin_directory != NULL
-                                               ? m->config.runtime_bin_directory
-                                           : m->runtime != NULL ? runtime_local_bin_directory(m->runtime)
-                                                                : NULL;
+    m->operations.services.bin_directory =
+        m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
+        : strcmp(m->runtime_kind, "local") == 0 ? runtime_local_bin_directory(m->runtime)
+                                                : NULL;
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);
@@ -241,6 +244,8 @@ static void start_runtime(struct manager *m)
 static void on_lease(const struct err *err, int64_t term, void *data)
 {
     struct manager *m = data;
+    standby_stop(m->standby);
+    m->standby = NULL;
     if (stopping(m))
         return;
     if (err != NULL) {
@@ -248,7 +253,18 @@ static void on_lease(const struct err *err, int64_t term, void *data)
         return;
     }
     m->operations.services.term = term;
-    start_runtime(m);
+    if (!m->shards_in_kube) {
+        start_runtime(m);
+        return;
+    }
+    manager_move(m, MANAGER_KUBERNETES);
+    manager_kube_start(m);
+}
+
+void manager_kube_synced(struct manager *m)
+{
+    if (manager_now(m) == MANAGER_KUBERNETES)
+        start_runtime(m);
 }
 
 static void on_deposed(void *data)
@@ -256,6 +272,10 @@ static void on_deposed(void *data)
     struct manager *m = data;
     struct err err = {0};
     m->operations.services.term = 0;
+    if (manager_now(m) >= MANAGER_READY && strcmp(m->store_kind, "sqlite") != 0) {
+        manager_depose(m);
+        return;
+    }
     err_set(&err, ERRC_STALE, "the lease of the store was lost");
     fail(m, &err);
 }
@@ -272,26 +292,51 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
-    m->databases = databases_new(&m->loop, m->config.state_directory, m->store, &m->fleet, &m->operations);
+    bool keeps_passwords = m->shards_in_kube; /* in Secrets */
+    m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
+                                 &m->fleet, &m->operations);
     m->operations.services.spec_data = m->databases;
     m->operations_ready = true;
 }
 
-static void on_store(const struct err *err, struct store *store, void *data)
+static void standby_changed(void *data, struct fleet_database *db)
+{
+    struct manager *m = data;
+    api_routing_changed(m->api, db);
+}
+
+void manager_store_opened(const struct err *err, struct store *store, void *data)
 {
     struct manager *m = data;
     struct err local = {0};
+    m->opening_store = false;
+    m->store = err == NULL ? store : NULL;
+    if (stopping(m)) {
+        manager_close_on(m);
+        return;
+    }
+    if (err != NULL && err->code == ERRC_UNAVAILABLE && m->config.in_pod) {
+        log_event(LOG_ERROR, "the store cannot be opened, it is tried again", "err", err->message, NULL);
+        m->again = true;
+        manager_stop(m, NULL);
+        return;
+    }
     if (err != NULL) {
         fail(m, err);
         return;
     }
-    m->store = store;
-    if (stopping(m))
-        return;
     write_ports(m); /* only now: another manager may use the directory, and the file is its own */
     start_operations(m);
     manager_move(m, MANAGER_LEADING);
-    snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+    const char *host = m->options.env->get(m->options.env, "HOSTNAME");
+    if (m->config.in_pod && host != NULL) /* the pod's name */
+        snprintf(m->holder, sizeof m->holder, "%.100s", host);
+    else
+        snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+    const struct standby_options standby = {
+        .store = store, .fleet = &m->fleet, .changed = standby_changed, .data = m};
+    if (strcmp(m->store_kind, "sqlite") != 0) /* whose lock is held from the beginning */
+        m->standby = standby_start(&standby);
     if (store_lease(store, m->holder, on_lease, on_deposed, m, &local) != 0)
         fail(m, &local);
 }
@@ -329,7 +374,6 @@ static int make_state_directory(struct manager *m)
 
 void manager_begin(struct manager *m)
 {
-    struct err err = {0};
     const struct config *c = &m->config;
     if (make_state_directory(m) != 0 ||
         open_server(m, "public", c->public_address, c->public_port, api_public_handler, &m->public_server) !=
@@ -338,9 +382,6 @@ void manager_begin(struct manager *m)
         open_server(m, "metrics", c->metrics_address, c->metrics_port, api_metrics_handler,
                     &m->metrics_server) != 0)
         return;
-    manager_move(m, MANAGER_STORE);
-    char *path = mem_printf("%s/store.db", c->state_directory);
-    if (store_sqlite_open(&m->loop, path, on_store, m, &err) != 0)
-        fail(m, &err);
-    free(path);
+    manager_choose(m);
+    manager_open_store(m);
 }

@@ -100,6 +100,7 @@ static void tick(struct loop_timer *timer, void *data)
     }
     if (m->keeper != NULL)
         keeper_look(m->keeper);
+    manager_kube_look(m);
     if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
         look_at_file(m);
 }

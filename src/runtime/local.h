@@ -217,8 +217,6 @@ void local_login_start(struct local_login *login, struct local *local, const str
                        void (*done)(struct local_login *, const struct err *, void *), void *data);
 /* done follows with this error. */
 void local_login_cancel(struct local_login *login, const struct err *why);
-/* Worker. The SCRAM-SHA-256 verifier of a password, so that the clear text is not sent. free() it. */
-char *local_scram_verifier(const char *user, const char *password, struct err *err);
 
 /* ---- operations ---- */
 

@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "runtime/login_sql.h"
 
 static bool path_exists(const char *path)
 {
@@ -259,7 +260,7 @@ void ensure_configure(struct work *work)
 void ensure_verifier(struct work *work)
 {
     struct ensure *e = work->data;
-    e->login.verifier = local_scram_verifier(e->owner, e->owner_password, &e->job_err);
+    e->login.verifier = scram_verifier(e->owner, e->owner_password, &e->job_err);
 }
 
 void ensure_commit(struct work *work)

@@ -1,11 +1,11 @@
 #include "runtime/local.h"
 
-#include <libpq-fe.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "pg/pg_conn.h"
+#include "runtime/login_sql.h"
 
 #define RETRY_NS (50 * ENV_NS_PER_MS)
 
@@ -114,12 +114,7 @@ static void enter_database(struct local_login *login)
         return;
     }
     struct buf sql = {0};
-    buf_add_text(&sql, "CREATE DATABASE ");
-    pg_quote_ident(&sql, r->database);
-    if (r->owner[0] != '\0') {
-        buf_add_text(&sql, " OWNER ");
-        pg_quote_ident(&sql, r->owner);
-    }
+    login_sql_database(&sql, r->database, r->owner);
     enter_query(login, DATABASE, buf_text(&sql), on_database);
     buf_free(&sql);
 }
@@ -147,13 +142,7 @@ static void enter_role(struct local_login *login)
         return;
     }
     struct buf sql = {0};
-    buf_add_text(&sql, login->role_exists ? "ALTER ROLE " : "CREATE ROLE ");
-    pg_quote_ident(&sql, owner);
-    buf_add_text(&sql, " LOGIN");
-    if (login->verifier != NULL) {
-        buf_add_text(&sql, " PASSWORD ");
-        pg_quote_literal(&sql, login->verifier);
-    }
+    login_sql_role(&sql, owner, login->role_exists, login->verifier);
     enter_query(login, ROLE, buf_text(&sql), on_role);
     buf_free(&sql);
 }
@@ -184,10 +173,8 @@ static void on_look(struct pg_conn *conn, const struct pg_reply *reply, void *da
 static void enter_look(struct local_login *login)
 {
     struct buf sql = {0};
-    /* even a log setting of the user's must not get to see the verifier */
-    buf_add_text(&sql, "SET log_statement = 'none'; SET log_min_error_statement = 'panic';"
-                       "SET log_min_duration_statement = -1;"
-                       "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = ");
+    login_sql_quiet(&sql);
+    buf_add_text(&sql, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = ");
     pg_quote_literal(&sql, login->record->owner);
     buf_add_text(&sql, "), EXISTS (SELECT FROM pg_database WHERE datname = ");
     pg_quote_literal(&sql, login->record->database);
@@ -346,17 +333,4 @@ void local_login_cancel(struct local_login *login, const struct err *why)
 {
     if (sm_now(&login->sm) != CLOSING && sm_now(&login->sm) != OVER)
         finish(login, why);
-}
-
-char *local_scram_verifier(const char *user, const char *password, struct err *err)
-{
-    /* libpq wants a connection even where it does not use it: this one fails before it does anything */
-    PGconn *conn = PQconnectStart("sslmode=nowhere");
-    char *made = conn != NULL ? PQencryptPasswordConn(conn, password, user, "scram-sha-256") : NULL;
-    char *verifier = mem_strdup(made);
-    PQfreemem(made);
-    PQfinish(conn);
-    if (verifier == NULL)
-        err_set(err, ERRC_INTERNAL, "libpq cannot make a SCRAM verifier");
-    return verifier;
 }

@@ -18,6 +18,13 @@ def plane(tmp_path_factory):
         yield plane
 
 
+@pytest.fixture(scope="module")
+def own_module_plane(tmp_path_factory):
+    """An API server for one file of tests that leaves objects in it."""
+    with ControlPlane(tmp_path_factory.mktemp("plane")) as plane:
+        yield plane
+
+
 @pytest.fixture
 def own_plane(tmp_path):
     """An API server for one test that kills or changes it."""

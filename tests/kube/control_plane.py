@@ -275,23 +275,35 @@ class ControlPlane:
 
     # ---- the API, as an administrator ----
 
-    def request(self, method, path, body=None, content_type="application/json", token="admin-token", timeout=30):
+    def request(
+        self, method, path, body=None, content_type="application/json", token="admin-token", timeout=30, accept=""
+    ):
         """Status and body, JSON where it is JSON."""
+        status, _, answer = self.answer(method, path, body, content_type, token, timeout, accept)
+        return status, answer
+
+    def answer(
+        self, method, path, body=None, content_type="application/json", token="admin-token", timeout=30, accept=""
+    ):
+        """Status, warnings and body."""
         context = ssl.create_default_context(cafile=str(self.dir / "ca.crt"))
         data = None if body is None else body.encode() if isinstance(body, str) else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, method=method)
         request.add_header("Authorization", f"Bearer {token}")
         request.add_header("Content-Type", content_type)
+        if accept:
+            request.add_header("Accept", accept)
         try:
             opener = urllib.request.build_opener(Opener(self.connect, context))
             with opener.open(request, timeout=timeout) as answer:
-                status, text = answer.status, answer.read()
+                status, headers, text = answer.status, answer.headers, answer.read()
         except urllib.error.HTTPError as error:
-            status, text = error.code, error.read()
+            status, headers, text = error.code, error.headers, error.read()
+        warnings = headers.get_all("Warning") or []
         try:
-            return status, json.loads(text)
+            return status, warnings, json.loads(text)
         except ValueError:
-            return status, text.decode(errors="replace")
+            return status, warnings, text.decode(errors="replace")
 
     def must(self, method, path, body=None, **kwargs):
         status, answer = self.request(method, path, body, **kwargs)

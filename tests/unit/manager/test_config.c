@@ -108,7 +108,7 @@ static void test_defaults(void **state)
     assert_int_equal(c.admin_port, 8081);
     assert_int_equal(c.metrics_port, 9090);
     assert_false(c.insecure_listen);
-    assert_string_equal(c.runtime_kind, "local");
+    assert_string_equal(c.runtime_kind, "auto");
     assert_null(c.runtime_bin_directory);
     assert_null(c.runtime_user);
     assert_int_equal(c.runtime_first_port, 25432);
@@ -338,11 +338,12 @@ static void test_every_key(void **state)
         if (key->type == CONFIG_LIST)
             continue;
         const char *value = key->type == CONFIG_BOOL ? (strcmp(key->standard, "true") == 0 ? "false" : "true")
-                            : key->type == CONFIG_ADDRESS                      ? "127.0.0.2"
-                            : key->choices != NULL && key->type == CONFIG_TEXT ? "none"
-                            : key->type == CONFIG_TEXT                         ? "/x"
-                            : key->choices != NULL ? strrchr(key->choices, '|') + 1
-                                                   : key->high;
+                            : key->type == CONFIG_ADDRESS ? "127.0.0.2"
+                            : key->choices != NULL && key->type == CONFIG_TEXT
+                                ? strrchr(key->choices, '|') + 1
+                            : key->type == CONFIG_TEXT ? "/x"
+                            : key->choices != NULL     ? strrchr(key->choices, '|') + 1
+                                                       : key->high;
         if (key->standard != NULL && strcmp(value, key->standard) == 0)
             value = "off";
         config_key_env(key, variable);
@@ -366,6 +367,30 @@ static void test_every_key(void **state)
         config_free(&by_variable);
         config_free(&defaults);
     }
+}
+
+/* In a pod probes come from outside: metrics listens everywhere, what changes things does not. */
+static void test_pod(void **state)
+{
+    (void)state;
+    struct test_env t = {.env = {.get = test_get},
+                         .pairs = {"KUBERNETES_SERVICE_HOST", "10.96.0.1", "KUBERNETES_NAMESPACE", "shop"}};
+    struct config c;
+    struct err err = {0};
+    assert_int_equal(config_load(NULL, &t.env, NULL, &c, &err), 0);
+    assert_string_equal(c.metrics_address, "0.0.0.0");
+    assert_string_equal(c.public_address, "127.0.0.1");
+    assert_string_equal(c.admin_address, "127.0.0.1");
+    assert_string_equal(c.state_directory, "/var/lib/shardherd");
+    assert_string_equal(c.kube_namespace, "shop");
+    config_free(&c);
+    const char *metrics[] = {"listen.metrics_address=10.1.2.3", NULL};
+    assert_int_equal(config_load(NULL, &t.env, metrics, &c, &err), 0);
+    assert_string_equal(c.metrics_address, "10.1.2.3");
+    config_free(&c);
+    const char *public[] = {"listen.public_address=0.0.0.0", NULL};
+    assert_int_equal(config_load(NULL, &t.env, public, &c, &err), ERRC_INVALID);
+    expect_prefix(err.message, "flag listen.public_address: listen.public_address: 0.0.0.0 is reached");
 }
 
 static void test_state_directory(void **state)
@@ -550,17 +575,12 @@ static void test_schema(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_choices),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_nothing_said),
-        cmocka_unit_test(test_static),
-        cmocka_unit_test(test_print_and_parse),
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_every_key),
-        cmocka_unit_test(test_state_directory),
-        cmocka_unit_test(test_sample),
-        cmocka_unit_test(test_docs),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_values),   cmocka_unit_test(test_nothing_said),
+        cmocka_unit_test(test_static),   cmocka_unit_test(test_print_and_parse),
+        cmocka_unit_test(test_order),    cmocka_unit_test(test_every_key),
+        cmocka_unit_test(test_pod),      cmocka_unit_test(test_state_directory),
+        cmocka_unit_test(test_sample),   cmocka_unit_test(test_docs),
         cmocka_unit_test(test_schema),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

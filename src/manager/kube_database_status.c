@@ -1,0 +1,96 @@
+/* When the status of a ShardedDatabase is written, and that it is. What it says: kube_status.c. */
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "k8s/apply.h"
+#include "manager/kube_databases_impl.h"
+#include "manager/kube_status.h"
+
+#define WRITE_GAP_NS  (500 * ENV_NS_PER_MS)
+#define WRITE_WAIT_NS (30 * ENV_NS_PER_S)
+
+static void status_answered(const struct k8s_answer *answer, void *data)
+{
+    struct kdb *k = data;
+    uint64_t now = loop_now(k->all->loop);
+    k->status_call = NULL;
+    if (answer->err == NULL) {
+        free(k->written);
+        k->written = k->writing;
+        k->write_pause_ns = 0;
+        k->write_ns = now + WRITE_GAP_NS;
+    } else {
+        free(k->writing);
+        uint64_t pause = k->write_pause_ns == 0 ? ENV_NS_PER_S : 2 * k->write_pause_ns;
+        if (k->write_pause_ns == 0 && !k->all->closing && answer->err->code != ERRC_NOT_FOUND)
+            log_event(LOG_WARN, "the status of a database could not be written", "db", k->name, "err",
+                      answer->err->message, NULL);
+        k->write_pause_ns = pause < WRITE_WAIT_NS ? pause : WRITE_WAIT_NS;
+        k->write_ns = now + k->write_pause_ns;
+    }
+    k->writing = NULL;
+    kube_databases_call_ended(k->all);
+}
+
+static void write_it(struct kdb *k, yyjson_mut_doc *doc, char *text)
+{
+    const struct k8s_apply apply = {.collection = k->all->path,
+                                    .name = k->name,
+                                    .subresource = "status",
+                                    .manager = "shardherd-status",
+                                    .force = true,
+                                    .object = yyjson_mut_doc_get_root(doc)};
+    if (k8s_apply_start(k->all->o.client, &apply, status_answered, k, &k->status_call, NULL) != 0) {
+        free(text);
+        return;
+    }
+    k->writing = text;
+    k->all->calls++;
+}
+
+static void judge(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
+{
+    bool walked = k->walked == kept->generation && k->walked_suspended == kept->suspended;
+    const struct kube_facts facts = {.fleet = k->all->o.fleet,
+                                     .db = db,
+                                     .deleting = kept->deleting,
+                                     .suspended = kept->suspended,
+                                     .current = k->quiet || (walked && k->applied == kept->generation),
+                                     .wanted = kept->shards,
+                                     .requested = k->requested,
+                                     .progress = k->progress,
+                                     .trouble_reason = k->trouble,
+                                     .trouble_message = k->trouble_text,
+                                     .trouble_final = k->trouble_final,
+                                     .now_us = loop_wall(k->all->loop)};
+    bool ready = k->conditions[KUBE_READY].truth == KUBE_TRUE;
+    kube_status_judge(&facts, k->conditions);
+    if (!ready && k->conditions[KUBE_READY].truth == KUBE_TRUE)
+        kdb_tell(k, false, "Ready", "Reconcile", k->conditions[KUBE_READY].message);
+}
+
+void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept)
+{
+    const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
+    if (kept->deleting && !kept->finalizer)
+        return;
+    judge(k, kept, db);
+    if (k->writing != NULL || loop_now(k->all->loop) < k->write_ns)
+        return;
+    const struct kube_status status = {.name = k->name,
+                                       .uid = k->uid,
+                                       .generation = kept->generation,
+                                       .requested_shards = k->requested,
+                                       .db = db,
+                                       .conditions = k->conditions};
+    yyjson_mut_doc *doc = kube_status_print(&status);
+    char *text = yyjson_mut_write(doc, YYJSON_WRITE_ALLOW_INVALID_UNICODE, NULL);
+    if (text == NULL || (k->written != NULL && strcmp(k->written, text) == 0))
+        free(text);
+    else
+        write_it(k, doc, text);
+    yyjson_mut_doc_free(doc);
+}

@@ -1,0 +1,175 @@
+/* Every shard of a database, one after the other: ensured after a change of its object, or scaled to zero. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/kube_databases_impl.h"
+#include "manager/kube_status.h"
+#include "operation/move_op.h"
+#include "operation/transient.h"
+
+static void walk_on(struct kdb *k);
+
+static void walk_ends(struct kdb *k)
+{
+    if (!k->walk_failed) {
+        k->walked = k->walk_generation;
+        k->walked_suspended = k->walk_stops;
+        kdb_trouble_ends(k);
+        if (!k->quiet)
+            kdb_tell(k, false, k->walk_stops ? "Suspended" : "Updated", k->walk_stops ? "Suspend" : "Update",
+                     k->walk_stops ? "every shard is scaled to zero"
+                                   : "every shard is as the specification says");
+    }
+    k->quiet = false;
+    k->progress[0] = '\0';
+    sm_move(&k->sm, KDB_IDLE);
+    loop_defer(k->all->loop, &k->all->look);
+}
+
+static void shard_done(struct kdb *k, const struct err *err)
+{
+    if (k->all->closing || (enum kdb_state)sm_now(&k->sm) != KDB_WALK)
+        return; /* a deletion went past it */
+    if (err == NULL) {
+        walk_on(k);
+        return;
+    }
+    struct err copy = *err;
+    err_wrap(&copy, "shard %s", k->walk_shard);
+    k->walk_failed = true;
+    kdb_trouble(k, k->walk_stops ? "SuspendFailed" : "ShardFailed", &copy, !err_is_transient(err));
+    walk_ends(k);
+}
+
+static void on_ensured(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    struct kdb *k = data;
+    (void)instance;
+    k->walks--;
+    shard_done(k, err);
+}
+
+static void on_stopped(const struct err *err, void *data)
+{
+    struct kdb *k = data;
+    k->walks--;
+    shard_done(k, err);
+}
+
+/* The shards are ordered by name; one that came or went meanwhile does not confuse the walk. */
+static const char *shard_after(const struct routing *routing, const char *name)
+{
+    for (size_t i = 0; i < routing->shard_count; i++)
+        if (strcmp(routing->shards[i].name, name) > 0)
+            return routing->shards[i].name;
+    return NULL;
+}
+
+static void walk_on(struct kdb *k)
+{
+    const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
+    struct runtime *runtime = k->all->o.operations->services.runtime;
+    struct runtime_spec spec;
+    struct err err = {0};
+    const char *shard = db != NULL && db->routing != NULL ? shard_after(db->routing, k->walk_shard) : NULL;
+    if (shard == NULL || runtime == NULL) {
+        walk_ends(k);
+        return;
+    }
+    snprintf(k->walk_shard, sizeof k->walk_shard, "%s", shard);
+    int rc = databases_spec_of(k->all->o.databases, db, shard, &spec, &err);
+    spec.must_exist = true;
+    if (rc == 0)
+        rc = k->walk_stops ? runtime_stop(runtime, spec.name, on_stopped, k, &err)
+                           : runtime_ensure(runtime, &spec, on_ensured, k, &err);
+    if (rc == 0)
+        k->walks++;
+    else
+        shard_done(k, &err);
+}
+
+void kdb_walk(struct kdb *k, const struct kube_object_kept *kept)
+{
+    if (k->walks > 0)
+        return; /* one that was passed by has not ended */
+    if (kept->suspended && operations_running_on(k->all->o.operations, k->name, NULL) != NULL)
+        return; /* what moves rows ends first */
+    k->walk_generation = kept->generation;
+    k->walk_stops = kept->suspended;
+    k->walk_failed = false;
+    k->walk_shard[0] = '\0';
+    sm_move(&k->sm, KDB_WALK);
+    walk_on(k);
+}
+
+/* ---- more shards ---- */
+
+/* The widest that nothing is done to. */
+static const struct routing_shard *to_split(const struct kdb *k, const struct routing *routing)
+{
+    const struct routing_shard *best = NULL;
+    uint64_t width = 0;
+    for (size_t i = 0; i < routing->shard_count; i++) {
+        const struct routing_shard *s = &routing->shards[i];
+        for (size_t r = 0; r < s->ranges.count; r++) {
+            uint64_t wide = range_width_minus_one(&s->ranges.items[r]);
+            if (wide > width && operations_running_on(k->all->o.operations, k->name, s->name) == NULL) {
+                best = s;
+                width = wide;
+            }
+        }
+    }
+    return best;
+}
+
+/* Whether the split that was begun before still has to be waited for. */
+static bool split_runs(struct kdb *k)
+{
+    const struct operation *op = k->split != NULL ? operations_find(k->all->o.operations, k->split) : NULL;
+    if (op == NULL)
+        return false;
+    if (op->status == OPERATION_RUNNING)
+        return move_op_record(op)->state < MOVE_SETTLE || move_op_record(op)->state >= MOVE_UNDO;
+    free(k->split);
+    k->split = NULL;
+    if (op->status == OPERATION_DONE)
+        return false;
+    kdb_trouble(k, "ScalingFailed", &op->error, false);
+    return true;
+}
+
+static void start_split(struct kdb *k, const struct fleet_database *db, int wanted)
+{
+    const struct routing_shard *shard = to_split(k, db->routing);
+    struct operation *op;
+    struct err err = {0};
+    char text[160];
+    if (shard == NULL)
+        return; /* all are busy */
+    snprintf(text, sizeof text, "{\"kind\":\"split\",\"shard\":\"%s\"}", shard->name);
+    if (api_move_start(k->all->o.operations, db, text, "spec.shards asks for more shards", &op, &err) != 0) {
+        kdb_trouble(k, "ScalingFailed", &err, !err_is_transient(&err));
+        return;
+    }
+    free(k->split);
+    k->split = mem_strdup(op->id);
+    kdb_trouble_ends(k);
+    snprintf(text, sizeof text, "shard %s is split: %d of %d shards are there", shard->name,
+             kube_shards_of(db), wanted);
+    kdb_tell(k, false, "ScalingUp", "Split", text);
+}
+
+void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
+{
+    int have = kube_shards_of(db);
+    if (kept->shards == 0)
+        return;
+    if (k->requested == 0 || kept->shards < k->requested || have >= kept->shards)
+        k->requested = kept->shards; /* reached, or nothing was ever asked beyond the beginning */
+    if (kept->shards > k->requested && !split_runs(k))
+        start_split(k, db, kept->shards);
+}

@@ -1,0 +1,105 @@
+/* kube_databases_impl: shared by kube_databases.c and kube_database*.c; nobody else includes it. */
+#ifndef MANAGER_KUBE_DATABASES_IMPL_H
+#define MANAGER_KUBE_DATABASES_IMPL_H
+
+#include "base/list.h"
+#include "base/sm.h"
+#include "k8s/watch.h"
+#include "manager/kube_databases.h"
+#include "manager/kube_spec.h"
+
+#define KUBE_API "/apis/shardherd.io/v1alpha1"
+
+/*
+ * What is under way for one object. IDLE waits for the next look; every other state for one answer.
+ *
+ *   IDLE --+--> FINALIZER --+
+ *          +--> SCHEMA -----+    (SQL from a ConfigMap or Secret)
+ *          +--> APPLY ------+--> IDLE --> GONE
+ *          +--> WALK -------+    (each shard, one after the other: ensured, or stopped)
+ *          +--> RETIRE -----+
+ *          +--> RELEASE ----+    (the finalizer goes)
+ *
+ * A deletion does not wait for a WALK, which can take minutes: its answers are only counted then.
+ */
+enum kdb_state {
+    KDB_IDLE,
+    KDB_FINALIZER,
+    KDB_SCHEMA,
+    KDB_APPLY,
+    KDB_WALK,
+    KDB_RETIRE,
+    KDB_RELEASE,
+    KDB_GONE,
+    KDB_STATE_COUNT
+};
+
+struct kdb {
+    struct list node;
+    struct kube_databases *all;
+    struct sm sm;
+    char *name, *uid;
+    struct k8s_call *call; /* of FINALIZER, SCHEMA, RELEASE */
+    char *schema;          /* fetched; NULL = not yet, or inline */
+    /* how far it is */
+    int64_t seen, applied, walked; /* generations; 0 = none yet */
+    bool walked_suspended;
+    bool quiet;   /* the first walk of this manager: nothing is expected to change */
+    bool retired; /* databases_delete() was begun */
+    int requested;
+    char *split; /* the operation that was started to get more shards */
+    /* a walk */
+    int64_t walk_generation;
+    bool walk_stops, walk_failed;
+    char walk_shard[64];
+    unsigned walks; /* runtime calls that have not ended; their callbacks may come in any state */
+    /* what hinders */
+    char trouble[64], trouble_text[512];
+    bool trouble_final;
+    uint64_t pause_ns, retry_ns; /* retry_ns 0 = now */
+    char progress[256];
+    /* status */
+    struct kube_condition conditions[KUBE_CONDITION_COUNT];
+    char *written; /* the status as it was last written */
+    char *writing; /* NULL = no request is under way */
+    struct k8s_call *status_call;
+    uint64_t write_ns, write_pause_ns;
+};
+
+struct kube_databases {
+    struct kube_databases_options o;
+    struct loop *loop;
+    struct k8s_watch *watch;
+    char *path;
+    struct list list; /* kdb */
+    struct loop_task look;
+    bool running, closing, watch_closed, reported;
+    unsigned calls; /* to the API server */
+    void (*closed)(void *data);
+    void *closed_data;
+};
+
+/* NULL = there is no such object (any more). Valid until control is back in the loop. */
+const struct kube_object_kept *kdb_kept(const struct kdb *k);
+
+struct kdb *kdb_new(struct kube_databases *all, const struct kube_object_kept *kept);
+void kdb_free(struct kdb *k);
+/* Begins the next step, if one is due, and writes the status if it says something new. */
+void kdb_look(struct kdb *k);
+/* A request ended: closing may go on. */
+void kube_databases_call_ended(struct kube_databases *all);
+void kdb_tell(struct kdb *k, bool warning, const char *reason, const char *action, const char *note);
+
+/* what hinders; a final trouble needs a person */
+void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool final);
+void kdb_trouble_ends(struct kdb *k);
+
+/* kube_database_walk.c */
+void kdb_walk(struct kdb *k, const struct kube_object_kept *kept);
+/* Asks for splits while there are fewer shards than asked for. */
+void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
+
+/* kube_database_status.c */
+void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept);
+
+#endif

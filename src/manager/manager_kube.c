@@ -1,0 +1,151 @@
+/* The manager in Kubernetes: its databases are objects, their shards StatefulSets, what happens Events. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/manager_impl.h"
+#include "operation/move_op.h"
+#include "operation/provision.h"
+
+static void on_synced(void *data)
+{
+    manager_kube_synced(data);
+}
+
+void manager_kube_start(struct manager *m)
+{
+    m->kube_events = kube_events_new(m->kube, m->kube_namespace, m->holder);
+    const struct kube_databases_options options = {.client = m->kube,
+                                                   .name_space = m->kube_namespace,
+                                                   .fleet = &m->fleet,
+                                                   .databases = m->databases,
+                                                   .operations = &m->operations,
+                                                   .events = m->kube_events,
+                                                   .defaults = &m->config.balance,
+                                                   .synced = on_synced,
+                                                   .data = m};
+    const struct kube_operations_options operations = {
+        .client = m->kube, .name_space = m->kube_namespace, .fleet = &m->fleet, .operations = &m->operations};
+    m->kube_operations = kube_operations_start(&operations);
+    m->kube_databases = kube_databases_start(&options);
+}
+
+bool manager_kube_close(struct manager *m, void (*closed)(void *data))
+{
+    if (m->kube_databases != NULL)
+        kube_databases_close(m->kube_databases, closed, m);
+    return m->kube_databases != NULL;
+}
+
+bool manager_kube_close_operations(struct manager *m, void (*closed)(void *data))
+{
+    if (m->kube_operations != NULL)
+        kube_operations_close(m->kube_operations, closed, m);
+    return m->kube_operations != NULL;
+}
+
+void manager_kube_look(struct manager *m)
+{
+    if (m->kube_databases == NULL)
+        return;
+    kube_databases_look(m->kube_databases);
+    kube_operations_look(m->kube_operations);
+}
+
+void manager_kube_run(struct manager *m)
+{
+    if (m->kube_databases == NULL)
+        return;
+    kube_databases_run(m->kube_databases);
+    kube_operations_run(m->kube_operations);
+}
+
+bool manager_kube_close_events(struct manager *m, void (*closed)(void *data))
+{
+    struct kube_events *events = m->kube_events;
+    if (events != NULL)
+        kube_events_close(events, closed, m);
+    return events != NULL;
+}
+
+int manager_kube_runtime(struct manager *m, struct err *err)
+{
+    char *directory = mem_printf("%s/authorities", m->config.state_directory);
+    const struct runtime_kubernetes_options options = {.client = m->kube,
+                                                       .name_space = m->kube_namespace,
+                                                       .image = m->config.runtime_image,
+                                                       .directory = directory,
+                                                       .database = kube_databases_get,
+                                                       .progress = kube_databases_progress,
+                                                       .cnpg = strcmp(m->runtime_kind, "cnpg") == 0,
+                                                       .data = m->kube_databases};
+    int rc = runtime_kubernetes_open(&m->loop, &options, &m->runtime, err);
+    free(directory);
+    return rc;
+}
+
+void manager_kube_text(const struct manager *m, char *out, size_t size)
+{
+    char databases[256] = "waits for its turn";
+    if (m->kube_databases != NULL)
+        kube_databases_text(m->kube_databases, databases, sizeof databases);
+    snprintf(out, size, "%.120s: %s", m->kube_text, databases);
+}
+
+/* ---- Events ---- */
+
+static void tell_move(struct manager *m, const struct operation *op)
+{
+    const struct move_record *r = move_op_record(op);
+    char note[900];
+    bool started = op->status == OPERATION_RUNNING;
+    if (started && r->state != MOVE_PLANNED)
+        return;
+    int n = snprintf(note, sizeof note, "%s %s of shard %s%s%s: ", move_kind_name(r->kind), op->id, r->source,
+                     r->target[0] != '\0' ? " to " : "", r->target);
+    if (started)
+        snprintf(note + n, sizeof note - (size_t)n, "%s", r->reason);
+    else if (op->status == OPERATION_DONE)
+        snprintf(note + n, sizeof note - (size_t)n,
+                 "done, %llu rows, writes of them were blocked for %llu us", (unsigned long long)r->copy_rows,
+                 (unsigned long long)r->write_block_us);
+    else
+        snprintf(note + n, sizeof note - (size_t)n, "%s: %s", operation_status_name(op->status),
+                 op->error.code != ERRC_NONE ? op->error.message : "see its findings");
+    kube_databases_tell(m->kube_databases, op->database, !started && op->status != OPERATION_DONE,
+                        started                        ? "OperationStarted"
+                        : op->status == OPERATION_DONE ? "OperationDone"
+                                                       : "OperationFailed",
+                        "Move", note);
+}
+
+void manager_kube_operation(struct manager *m, const struct operation *op)
+{
+    char note[700];
+    if (m->kube_databases == NULL)
+        return;
+    if (move_op_is(op))
+        tell_move(m, op);
+    else if (provision_is(op) && op->status == OPERATION_FAILED) {
+        snprintf(note, sizeof note, "%s failed: %s", op->id, op->error.message);
+        kube_databases_tell(m->kube_databases, op->database, true, "OperationFailed", "Provision", note);
+    }
+    kube_databases_wake(m->kube_databases);
+    kube_operations_wake(m->kube_operations);
+}
+
+void manager_kube_decided(struct manager *m, const struct balancer_decision *d)
+{
+    char note[900];
+    const struct balance_change *c = &d->change;
+    if (m->kube_databases == NULL)
+        return;
+    snprintf(note, sizeof note, "shard %s: %s (rule %d)", c->shard, c->sentence, c->rule);
+    kube_databases_tell(m->kube_databases, d->database, false,
+                        d->operation[0] != '\0'     ? "Decided"
+                        : c->kind == BALANCE_REFUSE ? "Refused"
+                                                    : "Recommended",
+                        "Balance", note);
+}

@@ -1,0 +1,26 @@
+/*
+ * kube_pod: what a pod's status says about why it does not run. Pure.
+ */
+#ifndef RUNTIME_KUBE_POD_H
+#define RUNTIME_KUBE_POD_H
+
+#include <stdbool.h>
+
+struct yyjson_val;
+
+struct kube_pod {
+    bool ready;
+    bool deleting;
+    bool unscheduled;  /* has no node yet */
+    bool running;      /* but not ready: its agent can be asked */
+    char address[48];  /* of the pod, "" = none yet */
+    char revision[80]; /* label controller-revision-hash */
+    char trouble[400]; /* "pod shop-s1-0 is not scheduled: ...", "" when ready */
+};
+
+void kube_pod_read(struct yyjson_val *pod, struct kube_pod *ret);
+
+/* The message of the newest event of an EventList, "reason: message"; false when there is none. */
+bool kube_event_newest(struct yyjson_val *list, char *ret, unsigned long size);
+
+#endif

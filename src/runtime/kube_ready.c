@@ -1,0 +1,318 @@
+#include "runtime/kube_ready.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/mem.h"
+#include "runtime/kube_meta.h"
+#include "runtime/kube_pod.h"
+
+#define TICK_NS ENV_NS_PER_S
+
+/*
+ *   IDLE --> WATCHING <--> ASKING
+ *   any end: --> CLOSING --> OVER
+ *
+ * WATCHING waits for the watch on the pods, which wakes it at each change, and for its tick.
+ * ASKING   waits for an answer: the StatefulSet's status when the pod is ready, events when there is no pod
+ * or the pod has no volume. CLOSING  waits for the watch to be closed.
+ */
+enum { IDLE, WATCHING, ASKING, CLOSING, OVER, STATES };
+
+#define N(state) SM_NEXT(state)
+static const struct sm_state states[STATES] = {
+    [IDLE] = {"idle", N(WATCHING), true},
+    [WATCHING] = {"watching", N(ASKING) | N(CLOSING), false},
+    [ASKING] = {"asking", N(WATCHING) | N(CLOSING), false},
+    [CLOSING] = {"closing", N(OVER), false},
+    [OVER] = {"over", 0, true},
+};
+#undef N
+
+/* ---- what is kept of a pod ---- */
+
+static void *pod_make(yyjson_val *object, void *data)
+{
+    struct kube_pod *pod = mem_alloc(sizeof *pod);
+    (void)data;
+    kube_pod_read(object, pod);
+    return pod;
+}
+
+static const struct k8s_trim trim = {.make = pod_make, .release = free};
+
+static const struct kube_pod *pod_now(const struct kube_ready *r)
+{
+    char *key = mem_printf("%s/%s", r->name_space, r->pod);
+    const struct k8s_object *found = object_store_find(reflector_store(k8s_watch_reflector(r->watch)), key);
+    free(key);
+    return found != NULL ? found->value : NULL;
+}
+
+/* ---- the end ---- */
+
+static void watch_closed(void *data)
+{
+    struct kube_ready *r = data;
+    sm_move(&r->sm, OVER);
+    free(r->pod);
+    free(r->path);
+    r->done(r, r->err.code != ERRC_NONE ? &r->err : NULL, r->data);
+}
+
+static void finish(struct kube_ready *r, const struct err *err)
+{
+    if (err != NULL)
+        err_copy(&r->err, err);
+    sm_move(&r->sm, CLOSING);
+    loop_timer_stop(&r->tick);
+    loop_task_cancel(&r->look);
+    k8s_watch_close(r->watch, watch_closed, r);
+}
+
+static void because(struct kube_ready *r, const char *reason)
+{
+    if (strcmp(reason, r->reason) == 0)
+        return;
+    (void)snprintf(r->reason, sizeof r->reason, "%s", reason);
+    if (r->progress != NULL)
+        r->progress(r->reason, r->data);
+}
+
+/* ---- asking ---- */
+
+static void ask(struct kube_ready *r, char *path, const char *query, k8s_answer_cb cb)
+{
+    struct err err = {0};
+    const struct k8s_request request = {.method = "GET", .path = path, .query = query};
+    sm_move(&r->sm, ASKING);
+    free(r->path);
+    r->path = path;
+    if (k8s_call_start(r->client, &request, cb, r, &r->call, &err) != 0) {
+        finish(r, &err);
+    }
+}
+
+/* The answer, or NULL when there is nothing to go on with. Errors are said, not fatal: a right may be missing
+ * that only explanations need, and the server may be away for a moment. */
+static yyjson_doc *answer_take(struct kube_ready *r, const struct k8s_answer *a)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    r->call = NULL;
+    if (r->canceled) {
+        finish(r, &canceled);
+        return NULL;
+    }
+    sm_move(&r->sm, WATCHING);
+    return a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+}
+
+static void on_event(const struct k8s_answer *a, void *data)
+{
+    struct kube_ready *r = data;
+    yyjson_doc *doc = answer_take(r, a);
+    char text[sizeof r->event];
+    if (doc != NULL && kube_event_newest(yyjson_doc_get_root(doc), text, sizeof text))
+        (void)snprintf(r->event, sizeof r->event, "%s", text);
+    yyjson_doc_free(doc);
+}
+
+static void ask_events(struct kube_ready *r, const char *kind, const char *name)
+{
+    char *query = mem_printf("fieldSelector=type%%3DWarning%%2CinvolvedObject.kind%%3D%s%%2C"
+                             "involvedObject.name%%3D%s&limit=100",
+                             kind, name);
+    ask(r, mem_printf("/api/v1/namespaces/%s/events", r->name_space), query, on_event);
+    free(query);
+}
+
+static void on_set(const struct k8s_answer *a, void *data)
+{
+    struct kube_ready *r = data;
+    yyjson_doc *doc = answer_take(r, a);
+    if (doc == NULL)
+        return;
+    yyjson_val *root = yyjson_doc_get_root(doc), *status = yyjson_obj_get(root, "status");
+    const char *strategy = yyjson_get_str(
+        yyjson_obj_get(yyjson_obj_get(yyjson_obj_get(root, "spec"), "updateStrategy"), "type"));
+    const char *revision = yyjson_get_str(yyjson_obj_get(status, "updateRevision"));
+    const struct kube_pod *pod = pod_now(r);
+    bool seen = yyjson_get_sint(yyjson_obj_get(status, "observedGeneration")) >= r->generation;
+    bool waits = strategy != NULL && strcmp(strategy, "OnDelete") == 0; /* for a human */
+    if (seen && pod != NULL && pod->ready && revision != NULL &&
+        (waits || strcmp(revision, pod->revision) == 0))
+        finish(r, NULL);
+    else if (pod != NULL && pod->ready)
+        because(r, "the StatefulSet has yet to replace its pod by one with the new settings");
+    yyjson_doc_free(doc);
+}
+
+/* ---- the agent in the pod ---- */
+
+static void on_agent(const struct http_answer *a, void *data)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    struct kube_ready *r = data;
+    char text[sizeof r->reason];
+    r->agent_call = NULL;
+    if (r->canceled) {
+        finish(r, &canceled);
+        return;
+    }
+    sm_move(&r->sm, WATCHING);
+    yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    const char *error = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "error"));
+    const struct kube_pod *pod = pod_now(r);
+    if (pod != NULL && pod->running) {
+        (void)snprintf(text, sizeof text, "%s%s%s", pod->trouble, error != NULL ? ": " : "",
+                       error != NULL ? error : "");
+        because(r, text);
+    }
+    yyjson_doc_free(doc);
+}
+
+/* No answer is no error: the agent may not be up yet, or out of our reach. */
+static void ask_agent(struct kube_ready *r, const struct kube_pod *pod)
+{
+    bool six = strchr(pod->address, ':') != NULL;
+    char *url = mem_printf("http://%s%s%s:8008/v1/status", six ? "[" : "", pod->address, six ? "]" : "");
+    const struct http_call_options o = {
+        .method = "GET", .url = url, .timeout_ns = 2 * ENV_NS_PER_S, .body_limit = 65536};
+    sm_move(&r->sm, ASKING);
+    if (http_call_start(r->http, &o, on_agent, r, &r->agent_call, NULL) != 0) {
+        sm_move(&r->sm, WATCHING);
+        because(r, pod->trouble);
+    }
+    free(url);
+}
+
+/* ---- looking ---- */
+
+static void look_missing(struct kube_ready *r)
+{
+    char text[sizeof r->reason];
+    if (r->event[0] != '\0')
+        (void)snprintf(text, sizeof text, "StatefulSet %s cannot make pod %s: %s", r->name, r->pod, r->event);
+    else
+        (void)snprintf(text, sizeof text, "StatefulSet %s has not made pod %s yet", r->name, r->pod);
+    because(r, text);
+    ask_events(r, "StatefulSet", r->name);
+}
+
+static void look_unbound(struct kube_ready *r, const struct kube_pod *pod)
+{
+    char text[sizeof r->reason];
+    char *claim = mem_printf("data-%s", r->pod);
+    if (r->event[0] != '\0')
+        (void)snprintf(text, sizeof text, "pod %s waits for its volume: claim %s is not bound: %s", r->pod,
+                       claim, r->event);
+    else
+        (void)snprintf(text, sizeof text, "%s", pod->trouble);
+    because(r, text);
+    ask_events(r, "PersistentVolumeClaim", claim);
+    free(claim);
+}
+
+static void look(struct kube_ready *r)
+{
+    const struct kube_pod *pod = pod_now(r);
+    if (pod == NULL) {
+        look_missing(r);
+    } else if (pod->ready) {
+        ask(r, mem_printf("/apis/apps/v1/namespaces/%s/statefulsets/%s", r->name_space, r->name), NULL,
+            on_set);
+    } else if (pod->unscheduled && (strstr(pod->trouble, "PersistentVolumeClaim") != NULL ||
+                                    strstr(pod->trouble, "persistentvolumeclaim") != NULL)) {
+        look_unbound(r, pod);
+    } else if (pod->running && pod->address[0] != '\0') {
+        ask_agent(r, pod);
+    } else {
+        r->event[0] = '\0';
+        because(r, pod->trouble);
+    }
+}
+
+static void look_task(struct loop_task *task, void *data)
+{
+    struct kube_ready *r = data;
+    (void)task;
+    if (sm_now(&r->sm) == WATCHING && r->synced)
+        look(r);
+}
+
+static void changed(enum k8s_change change, const struct k8s_object *now, const struct k8s_object *before,
+                    void *data)
+{
+    struct kube_ready *r = data;
+    (void)change;
+    (void)now;
+    (void)before;
+    loop_defer(k8s_client_loop(r->client), &r->look);
+}
+
+static void synced(struct k8s_watch *watch, void *data)
+{
+    struct kube_ready *r = data;
+    (void)watch;
+    r->synced = true;
+    loop_defer(k8s_client_loop(r->client), &r->look);
+}
+
+/* The watch retries by itself; what it fails of is told when nothing else is known. */
+static void unsynced(struct kube_ready *r)
+{
+    struct reflector_facts facts;
+    reflector_facts(k8s_watch_reflector(r->watch), &facts);
+    if (facts.last_error.code != ERRC_NONE)
+        because(r, facts.last_error.message);
+}
+
+static void ticked(struct loop_timer *timer, void *data)
+{
+    struct kube_ready *r = data;
+    struct loop *loop = k8s_client_loop(r->client);
+    struct err err = {0};
+    loop_timer_start(timer, TICK_NS);
+    if (loop_now(loop) >= r->deadline_ns) {
+        (void)err_set(&err, ERRC_TIMEOUT, "not ready in time: %s",
+                      r->reason[0] != '\0' ? r->reason : "the API server does not answer");
+        if (sm_now(&r->sm) == WATCHING)
+            finish(r, &err);
+        return; /* ASKING: the next tick after the answer */
+    }
+    if (!r->synced)
+        unsynced(r);
+    loop_defer(loop, &r->look);
+}
+
+void kube_ready_start(struct kube_ready *r)
+{
+    struct loop *loop = k8s_client_loop(r->client);
+    char *path = mem_printf("/api/v1/namespaces/%s/pods", r->name_space);
+    char *selector = kube_shard_selector(r->database, r->shard);
+    const struct k8s_watch_options options = {
+        .path = path, .selector = selector, .trim = &trim, .changed = changed, .synced = synced, .data = r};
+    sm_init(&r->sm, states, STATES, IDLE, NULL, NULL);
+    sm_move(&r->sm, WATCHING);
+    r->pod = mem_printf("%s-0", r->name);
+    r->look = (struct loop_task){.run = look_task, .data = r};
+    loop_timer_init(loop, &r->tick, ticked, r);
+    r->watch = k8s_watch_start(r->client, &options);
+    loop_timer_start(&r->tick, TICK_NS);
+    free(path);
+    free(selector);
+}
+
+void kube_ready_cancel(struct kube_ready *r)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    r->canceled = true;
+    if (sm_now(&r->sm) == WATCHING)
+        finish(r, &canceled);
+    else if (r->call != NULL)
+        k8s_call_cancel(r->call);
+    else if (r->agent_call != NULL)
+        http_call_cancel(r->agent_call);
+}

@@ -1,0 +1,50 @@
+/*
+ * kube_ready: waits until the first pod of a StatefulSet is ready as the StatefulSet now wants it, and says
+ * why it is not.
+ */
+#ifndef RUNTIME_KUBE_READY_H
+#define RUNTIME_KUBE_READY_H
+
+#include "base/sm.h"
+#include "http/http_client.h"
+#include "k8s/client.h"
+#include "k8s/watch.h"
+#include "loop/loop.h"
+
+struct kube_ready;
+typedef void (*kube_ready_cb)(struct kube_ready *ready, const struct err *err, void *data);
+
+struct kube_ready {
+    /* filled in by the caller; the texts live until done */
+    struct k8s_client *client;
+    struct http_client *http; /* for the agents in pods that run and do not get ready */
+    const char *name_space;
+    const char *name; /* of the StatefulSet */
+    const char *database;
+    const char *shard;
+    int64_t generation; /* the StatefulSet's, which its controller must have seen */
+    uint64_t deadline_ns;
+    /* Each time that the reason is another one. */
+    void (*progress)(const char *reason, void *data);
+    kube_ready_cb done;
+    void *data;
+
+    struct sm sm;
+    struct loop_task look;
+    struct loop_timer tick;
+    struct k8s_watch *watch;
+    struct k8s_call *call;
+    struct http_call *agent_call;
+    char *pod;  /* name of the pod */
+    char *path; /* of the call */
+    bool synced, canceled;
+    char reason[480];
+    char event[400]; /* what the StatefulSet's or the claim's events said last */
+    struct err err;
+};
+
+/* done comes once, later; ERRC_TIMEOUT with the reason at the deadline. */
+void kube_ready_start(struct kube_ready *ready);
+void kube_ready_cancel(struct kube_ready *ready); /* done comes with ERRC_CANCELED */
+
+#endif

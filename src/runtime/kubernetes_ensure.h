@@ -1,0 +1,79 @@
+/*
+ * kubernetes_ensure: the ensure operation, shared by the files that do its parts. Not for others.
+ */
+#ifndef RUNTIME_KUBERNETES_ENSURE_H
+#define RUNTIME_KUBERNETES_ENSURE_H
+
+#include "base/sm.h"
+#include "loop/work.h"
+#include "runtime/kube_certificate.h"
+#include "runtime/kube_login.h"
+#include "runtime/kube_meta.h"
+#include "runtime/kube_ready.h"
+#include "runtime/kubernetes_impl.h"
+
+/* An object to apply. */
+struct kube_item {
+    char *collection, *name;
+    struct yyjson_mut_doc *doc;
+};
+
+struct kube_ensure {
+    struct kube_op op; /* first */
+    struct sm sm;
+    struct work work;
+    struct loop_timer timer;
+    struct kube_ready ready;
+    struct kube_login login;
+    struct instance_access access; /* while logging in */
+    uint64_t deadline_ns;
+
+    char *database, *shard, *owner;
+    char *given_password; /* of the owner, or NULL */
+    char *owner_password; /* that, else that of its Secret */
+    bool must_exist, adopting;
+    runtime_instance_cb cb;
+    void *data;
+
+    struct kube_spec spec;
+    char *set;                 /* "shop-s1" */
+    bool exists;               /* the StatefulSet, and it is ours */
+    char *password;            /* of the superuser */
+    char *previous_password;   /* before the last rotation, or NULL */
+    struct kube_pair ca;       /* key only with an authority of our own */
+    struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
+    struct yyjson_doc *wanted; /* as it is to be */
+    struct yyjson_doc *claims; /* while volumes grow */
+    struct kube_item items[16];
+    int item_count, at;
+    int64_t generation; /* of the StatefulSet, applied */
+    struct err err, work_err;
+
+    /* the Secret that is asked for */
+    char *secret_name;
+    char *(*secret_make)(struct kube_ensure *e, struct err *err); /* NULL: it must be there */
+    void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
+    void (*secrets_then)(struct kube_ensure *e);
+    void (*claims_then)(struct kube_ensure *e);
+    void (*cnpg_then)(struct kube_ensure *e);
+    char reason[480]; /* told last */
+};
+
+void kube_ensure_progress(struct kube_ensure *e, const char *message);
+struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
+/* Ends the operation; nothing of it may be in flight. */
+void kube_ensure_over(struct kube_ensure *e, const struct err *err);
+
+/*
+ * Makes the Secrets that are missing, reads those that are there, writes the CA's file; then `then`, or the
+ * end. Fills password, owner_password, ca.
+ */
+void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+/* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
+ */
+void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* Waits for the Cluster of CloudNativePG, and takes its CA; then `then`, or the end. */
+void kube_cnpg_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+#endif

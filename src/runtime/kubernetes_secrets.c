@@ -1,0 +1,402 @@
+/*
+ * The Secrets of a shard: asked for one after the other, made when missing, and written again only when the
+ * rotation of passwords or the life of a certificate asks for it.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/mem.h"
+#include "base/text.h"
+#include "k8s/exec_plugin.h"
+#include "runtime/kubernetes_ensure.h"
+
+#define PASSWORD_LENGTH 32 /* of 32 signs: 160 bits */
+#define DAY_S           86400ull
+#define AUTHORITY_S     (3650 * DAY_S)
+#define LEAF_S          (90 * DAY_S)
+
+static void owner_want(struct kube_ensure *e);
+static void authority_want(struct kube_ensure *e);
+static void certificate_want(struct kube_ensure *e);
+
+/* ---- one Secret ---- */
+
+static void secret_ask(struct kube_ensure *e);
+
+static void secret_take(struct kube_ensure *e, const struct k8s_answer *a)
+{
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    e->secret_then(e, yyjson_doc_get_root(doc));
+    yyjson_doc_free(doc);
+}
+
+static void on_made(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err == NULL)
+        secret_take(e, a);
+    else if (a->err->code == ERRC_EXISTS)
+        secret_ask(e); /* by another shard or process meanwhile: theirs is the one */
+    else
+        kube_ensure_over(e, a->err);
+}
+
+static void secret_post(struct kube_ensure *e)
+{
+    struct err err = {0};
+    char *path = KUBE_SECRETS(e->op.k, NULL), *body = e->secret_make(e, &err);
+    const struct kube_request r = {
+        .method = "POST", .path = path, .query = "fieldManager=" KUBE_MANAGER, .body = body};
+    int rc = body == NULL ? (int)err.code : kube_op_call(&e->op, &r, on_made, &err);
+    free(path);
+    mem_wipe_free(body);
+    if (rc != 0)
+        kube_ensure_over(e, &err);
+}
+
+static void on_secret(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    struct err err;
+    if (a->err == NULL) {
+        secret_take(e, a);
+    } else if (kube_answer_missing(a) && e->secret_make != NULL) {
+        secret_post(e);
+    } else {
+        err = *a->err;
+        if (kube_answer_missing(a))
+            (void)err_set(
+                &err, ERRC_NOT_FOUND,
+                "Secret %s of namespace %s, which the database's specification names, does not exist",
+                e->secret_name, e->op.k->options.name_space);
+        kube_ensure_over(e, &err);
+    }
+}
+
+static void secret_ask(struct kube_ensure *e)
+{
+    struct err err = {0};
+    if (kube_op_get(&e->op, KUBE_SECRETS(e->op.k, e->secret_name), false, on_secret, &err) != 0)
+        kube_ensure_over(e, &err);
+}
+
+/* Takes the name over. */
+static void secret_want(struct kube_ensure *e, char *name, char *(*make)(struct kube_ensure *, struct err *),
+                        void (*then)(struct kube_ensure *, yyjson_val *))
+{
+    free(e->secret_name);
+    e->secret_name = name;
+    e->secret_make = make;
+    e->secret_then = then;
+    secret_ask(e);
+}
+
+static char *secret_text(const struct kube_ensure *e, bool of_shard, bool owned, const char *type,
+                         const struct kube_secret_item *items, size_t count)
+{
+    const struct kube_secret secret = {
+        .name = e->secret_name,
+        .name_space = e->op.k->options.name_space,
+        .type = type,
+        .owner = kube_ensure_owner(e, of_shard),
+        .label = e->op.k->flavour->secret_label,
+        .owned = owned,
+        .items = items,
+        .count = count,
+    };
+    return kube_secret_json(&secret);
+}
+
+static bool value_of(struct kube_ensure *e, yyjson_val *secret, const char *key, char **ret)
+{
+    struct err err = {0};
+    char *value = kube_secret_value(secret, key);
+    if (value != NULL && value[0] != '\0') {
+        mem_wipe_free(*ret);
+        *ret = value;
+        return true;
+    }
+    mem_wipe_free(value);
+    (void)err_set(&err, ERRC_INVALID, "Secret %s has no text under the key %s", e->secret_name, key);
+    kube_ensure_over(e, &err);
+    return false;
+}
+
+/* ---- writing one again ---- */
+
+static void on_rewritten(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err == NULL)
+        secret_take(e, a);
+    else if (a->err->code == ERRC_CONFLICT)
+        secret_ask(e); /* changed meanwhile: look at it again */
+    else
+        kube_ensure_over(e, a->err);
+}
+
+/* Replaces values of the Secret, if it still is what was read. */
+static void secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const struct kube_secret_item *items,
+                           size_t count)
+{
+    struct err err = {0};
+    char now[ENV_TIME_SIZE];
+    const char *version = yyjson_get_str(yyjson_ptr_get(secret, "/metadata/resourceVersion"));
+    env_format_time(loop_wall(e->op.k->loop), now);
+    char *path = KUBE_SECRETS(e->op.k, e->secret_name),
+         *body = kube_secret_patch(version != NULL ? version : "", now, items, count);
+    const struct kube_request r = {.method = "PATCH",
+                                   .path = path,
+                                   .query = "fieldManager=" KUBE_MANAGER,
+                                   .content_type = "application/merge-patch+json",
+                                   .body = body};
+    if (kube_op_call(&e->op, &r, on_rewritten, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    mem_wipe_free(body);
+}
+
+/* ---- passwords ---- */
+
+static bool rotation_due(const struct kube_ensure *e, yyjson_val *secret, bool of_shard)
+{
+    const struct kube_owner owner = kube_ensure_owner(e, of_shard);
+    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
+    const char *made = kube_annotation(secret, KUBE_WRITTEN_ANNOTATION);
+    uint64_t period;
+    int64_t at;
+    if (made[0] == '\0')
+        made = yyjson_get_str(yyjson_ptr_get(secret, "/metadata/creationTimestamp"));
+    return every != NULL && text_to_duration(every, &period) && period > 0 && kube_is_ours(secret, &owner) &&
+           made != NULL && rfc3339_read(made, &at) &&
+           loop_wall(e->op.k->loop) - at > (int64_t)(period / 1000);
+}
+
+/* A new password; the old one stays beside it, for whoever finds that the server has not got the new one. */
+static void password_rotate(struct kube_ensure *e, yyjson_val *secret, const char *old)
+{
+    char password[PASSWORD_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
+    const struct kube_secret_item items[] = {{"password", password}, {"previous-password", old}};
+    secret_rewrite(e, secret, items, 2);
+    explicit_bzero(password, sizeof password);
+}
+
+static char *password_make(struct kube_ensure *e, bool of_shard, const char *user, const char *given)
+{
+    char password[PASSWORD_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
+    const struct kube_secret_item items[] = {{"username", user},
+                                             {"password", given != NULL ? given : password}};
+    char *text =
+        secret_text(e, of_shard, kube_spec_deletes(&e->spec), e->op.k->flavour->password_type, items, 2);
+    explicit_bzero(password, sizeof password);
+    return text;
+}
+
+static char *credentials_make(struct kube_ensure *e, struct err *err)
+{
+    (void)err;
+    return password_make(e, true, e->op.k->flavour->user, NULL);
+}
+
+static char *owner_make(struct kube_ensure *e, struct err *err)
+{
+    (void)err;
+    return password_make(e, false, e->owner, e->given_password);
+}
+
+static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (!value_of(e, secret, "password", &e->password))
+        return;
+    mem_wipe_free(e->previous_password);
+    e->previous_password = kube_secret_value(secret, "previous-password");
+    if (rotation_due(e, secret, true))
+        password_rotate(e, secret, e->password);
+    else
+        owner_want(e);
+}
+
+static void owner_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    const struct kube_secret_item given = {"password", e->given_password};
+    const struct kube_owner owner = kube_ensure_owner(e, false);
+    if (!value_of(e, secret, "password", &e->owner_password))
+        return;
+    if (given.value != NULL && strcmp(given.value, e->owner_password) != 0 && kube_is_ours(secret, &owner))
+        secret_rewrite(e, secret, &given, 1);
+    else if (given.value == NULL && rotation_due(e, secret, false))
+        password_rotate(e, secret, e->owner_password);
+    else
+        authority_want(e);
+}
+
+static void owner_want(struct kube_ensure *e)
+{
+    const char *theirs = kube_spec_text(&e->spec, "credentials", "secret");
+    if (e->given_password != NULL && !e->op.k->options.cnpg) { /* the operator wants it in a Secret */
+        e->owner_password = mem_strdup(e->given_password);
+        authority_want(e);
+        return;
+    }
+    if (theirs != NULL)
+        secret_want(e, mem_strdup(theirs), NULL, owner_there);
+    else
+        secret_want(e, mem_printf("%s-owner", e->database), owner_make, owner_there);
+}
+
+/* ---- certificates ---- */
+
+static char *authority_make(struct kube_ensure *e, struct err *err)
+{
+    struct kube_pair pair = {0};
+    char *text = NULL, *name = mem_printf("%s.%s", e->database, e->op.k->options.name_space);
+    if (kube_authority_make(e->op.k->loop->env, name, AUTHORITY_S, &pair, err) == 0) {
+        const struct kube_secret_item items[] = {{"ca.crt", pair.certificate}, {"ca.key", pair.key}};
+        text = secret_text(e, false, kube_spec_deletes(&e->spec), "Opaque", items, 2);
+    }
+    kube_pair_clear(&pair);
+    free(name);
+    return text;
+}
+
+#define NAMES_MAX 13
+/* What the services and the pods are called. */
+static void names_make(const struct kube_ensure *e, char *ret[NAMES_MAX + 1])
+{
+    static const char *const domains[] = {"", ".svc", ".svc.cluster.local"};
+    const char *space = e->op.k->options.name_space;
+    int n = 0;
+    ret[n++] = mem_strdup(e->set);
+    ret[n++] = mem_printf("%s-ro", e->set);
+    for (int i = 0; i < 3; i++) {
+        ret[n++] = mem_printf("%s.%s%s", e->set, space, domains[i]);
+        ret[n++] = mem_printf("%s-ro.%s%s", e->set, space, domains[i]);
+        ret[n++] = mem_printf("*.%s-pods.%s%s", e->set, space, domains[i]);
+    }
+    ret[n] = NULL;
+}
+
+static void names_free(char *names[NAMES_MAX + 1])
+{
+    for (char **name = names; *name != NULL; name++)
+        free(*name);
+}
+
+static int pair_issue(struct kube_ensure *e, struct kube_pair *ret, struct err *err)
+{
+    char *names[NAMES_MAX + 1];
+    names_make(e, names);
+    const struct kube_certificate_request request = {e->set, (const char *const *)names, LEAF_S};
+    int rc = kube_certificate_issue(e->op.k->loop->env, &e->ca, &request, ret, err);
+    if (rc != 0)
+        (void)err_wrap(err, "Secret %s-ca", e->database);
+    names_free(names);
+    return rc;
+}
+
+#define CERTIFICATE_ITEMS(pair, ca)                                                                          \
+    {                                                                                                        \
+        {"tls.crt", (pair).certificate}, {"tls.key", (pair).key},                                            \
+        {                                                                                                    \
+            "ca.crt", (ca)                                                                                   \
+        }                                                                                                    \
+    }
+
+static char *certificate_make(struct kube_ensure *e, struct err *err)
+{
+    struct kube_pair pair = {0};
+    char *text = NULL;
+    if (pair_issue(e, &pair, err) == 0) {
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+        text = secret_text(e, true, true, "kubernetes.io/tls", items, 3);
+    }
+    kube_pair_clear(&pair);
+    return text;
+}
+
+/* Whether it is to be replaced: two thirds of its life are over, or it does not do. */
+static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret)
+{
+    char *names[NAMES_MAX + 1], *certificate = kube_secret_value(secret, "tls.crt");
+    names_make(e, names);
+    bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
+                                      (const char *const *)names) != KUBE_CERTIFICATE_GOOD;
+    names_free(names);
+    free(certificate);
+    return due;
+}
+
+static void certificate_renew(struct kube_ensure *e, yyjson_val *secret)
+{
+    struct kube_pair pair = {0};
+    struct err err = {0};
+    if (pair_issue(e, &pair, &err) == 0) {
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+        secret_rewrite(e, secret, items, 3);
+    } else {
+        kube_ensure_over(e, &err);
+    }
+    kube_pair_clear(&pair);
+}
+
+static void file_run(struct work *work)
+{
+    struct kube_ensure *e = work->data;
+    char *path = kube_ca_file(e->op.k, e->database);
+    (void)kube_ca_write(path, e->ca.certificate, &e->work_err);
+    free(path);
+}
+
+static void file_done(struct work *work, int code)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    struct kube_ensure *e = work->data;
+    (void)code;
+    if (e->op.canceled)
+        kube_ensure_over(e, &canceled);
+    else if (e->work_err.code != ERRC_NONE)
+        kube_ensure_over(e, &e->work_err);
+    else
+        e->secrets_then(e);
+}
+
+static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
+    if (by_us && certificate_due(e, secret))
+        certificate_renew(e, secret);
+    else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
+        (void)work_start(e->op.k->loop, &e->work, file_run, file_done, e);
+}
+
+static void certificate_want(struct kube_ensure *e)
+{
+    secret_want(e, mem_printf("%s-tls", e->set), certificate_make, certificate_there);
+}
+
+static void authority_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (value_of(e, secret, "ca.crt", &e->ca.certificate) && value_of(e, secret, "ca.key", &e->ca.key))
+        certificate_want(e);
+}
+
+static void authority_want(struct kube_ensure *e)
+{
+    const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
+    if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
+        e->secrets_then(e);
+    else if (theirs != NULL)
+        secret_want(e, mem_strdup(theirs), NULL, certificate_there);
+    else
+        secret_want(e, mem_printf("%s-ca", e->database), authority_make, authority_there);
+}
+
+void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
+{
+    e->secrets_then = then;
+    secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
+}
