@@ -158,9 +158,8 @@ def measure(bench):
     show(bench, f"{SHARDS} shards", made)
     show(bench, f"{WINDOW} s after", steady)
     repeated = {f"{verb} {resource}/{name}": n for (verb, resource, name), n in writes.items() if n > 3 and name}
-    print(
-        f"all StatefulSets after {seconds:.1f} s; objects: {counts}; {cpu:.1f} % of a core, {manager.resident_mib():.1f} MiB"
-    )
+    state = f"{cpu:.1f} % of a core, {manager.resident_mib():.1f} MiB"
+    print(f"all StatefulSets after {seconds:.1f} s; {state}; made: {counts}")
     print(f"written more than three times: {dict(list(repeated.items())[:8])}")
     total = sum(made.values())
     leases = sum(n for (_, resource), n in steady.items() if resource == "leases")
