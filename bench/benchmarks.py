@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("poll", "fleet", "scrape", "split", "decide", "watch-sync", "watch-events")
+NAMES = ("poll", "fleet", "scrape", "split", "decide", "watch-sync", "watch-events", "idle", "reconcile")
 PASSWORD = "bench-of-loopback"
 sys.path.insert(0, str(ROOT / "tests" / "live"))
 

@@ -3,7 +3,7 @@
 import time
 
 from benchmarks import median, rounded, spread
-from kube import PODS, Cluster, Watcher
+from kube_peer import PODS, Cluster, Watcher
 
 TITLE = f"{PODS:,} pods of 16 kB read and kept in step, against client-go's SharedInformer"
 GOAL = (
@@ -84,7 +84,7 @@ def report(bench, cluster, what, runs, empty):
              f"{empty[key]:.1f}", f"{per_pod[key]:.2f}")
         )  # fmt: skip
     bench.table(
-        ("median of {} runs".format(len(json_cpu)), "CPU ms", "spread", "JSON / it", "protobuf / it", "s", "peak MiB",
+        (f"median of {len(json_cpu)} runs", "CPU ms", "spread", "JSON / it", "protobuf / it", "s", "peak MiB",
          "RSS MiB", "empty MiB", "KiB/pod"), rows,
     )  # fmt: skip
     errors = sum(run[5]["errors"] for mode, _ in OURS for run in runs["ours", mode])

@@ -168,6 +168,9 @@ func makePods(config *rest.Config, count int) {
 	_, err := writer(config).CoreV1().Namespaces().Create(ctx,
 		&core.Namespace{ObjectMeta: meta.ObjectMeta{Name: namespace}}, meta.CreateOptions{})
 	check(err)
+	_, err = writer(config).CoreV1().ServiceAccounts(namespace).Create(ctx,
+		&core.ServiceAccount{ObjectMeta: meta.ObjectMeta{Name: "checkout"}}, meta.CreateOptions{})
+	check(err)
 	each(count, config, func(client kubernetes.Interface, i int) {
 		_, err := client.CoreV1().Pods(namespace).Create(ctx, newPod(i), meta.CreateOptions{FieldManager: "kube-controller-manager"})
 		check(err)
@@ -216,6 +219,7 @@ func newPod(i int) *core.Pod {
 			UID: "0b9a7a3e-8f2f-4a53-9e0c-3c1b0a7d5e11"}},
 	}}
 	pod.Spec.ServiceAccountName = "checkout"
+	pod.Spec.SchedulerName = "nobody" // in a cluster with a scheduler they only stand there
 	pod.Spec.NodeSelector = map[string]string{"kubernetes.io/os": "linux", "pool": "general"}
 	for n := range 5 {
 		pod.Spec.Volumes = append(pod.Spec.Volumes, core.Volume{Name: fmt.Sprintf("settings-%d", n),

@@ -24,7 +24,7 @@ static int hex_of(char c)
 /* NULL if an escape is broken or stands for a NUL. */
 static char *decoded(const char *text, size_t length)
 {
-    char *copy = mem_alloc(length + 1), *to = copy;
+    char *copy = mem_zalloc(length + 1), *to = copy; /* zeros: it is wiped up to the first */
     for (size_t i = 0; i < length; i++) {
         int high = 0, low = 0;
         if (text[i] != '%') {
@@ -184,8 +184,8 @@ static enum proxy_state http_feed(struct proxy_talk *t, struct err *err)
         return t->in.length < ANSWER_MAX ? PROXY_MORE : refused(err, ERRC_LIMIT, "answers without end");
     if (sscanf(text, "HTTP/1.%*1[01] %3d", &status) != 1)
         return refused(err, ERRC_PROTOCOL, "does not speak HTTP/1.1");
-    if (status == 407)
-        return refused(err, ERRC_AUTH, "wants a user name and password, or others (407)");
+    if (status == 407 || status == 401) /* tinyproxy says 401 to a wrong one */
+        return refused(err, ERRC_AUTH, "wants a user name and password, or others");
     if (status < 200 || status > 299) {
         (void)err_set(err, ERRC_UNAVAILABLE, "the proxy does not connect to %s port %d: it answers %.*s",
                       t->host, t->port,

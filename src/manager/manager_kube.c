@@ -79,6 +79,7 @@ int manager_kube_runtime(struct manager *m, struct err *err)
                                                        .directory = directory,
                                                        .database = kube_databases_get,
                                                        .progress = kube_databases_progress,
+                                                       .cnpg = strcmp(m->runtime_kind, "cnpg") == 0,
                                                        .data = m->kube_databases};
     int rc = runtime_kubernetes_open(&m->loop, &options, &m->runtime, err);
     free(directory);

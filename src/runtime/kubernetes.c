@@ -206,6 +206,7 @@ void kube_access(const struct kubernetes *k, const char *database, const char *s
         .dbname = mem_strdup(database),
         .sslmode = mem_strdup(tls ? "verify-full" : "disable"),
         .sslrootcert = tls ? kube_ca_file(k, database) : NULL,
+        .peer_sslrootcert = tls ? mem_strdup(k->flavour->peer_authority) : NULL,
     };
 }
 
@@ -285,6 +286,7 @@ static const struct kube_flavour flavour_own = {
     .user = "shardherd",
     .service = "",
     .authority = "-tls",
+    .peer_authority = "/etc/shardherd/tls/ca.crt",
     .password_type = "Opaque",
 };
 
@@ -295,6 +297,7 @@ static const struct kube_flavour flavour_cnpg = {
     .user = "postgres",
     .service = "-rw",
     .authority = "-ca",
+    .peer_authority = "", /* each Cluster has an authority of its own */
     .password_type = "kubernetes.io/basic-auth",
     .secret_label = "cnpg.io/reload", /* a changed password reaches the server */
 };

@@ -26,6 +26,7 @@ struct kube_flavour {
     const char *user;           /* the superuser */
     const char *service;        /* end of the read-write service's name */
     const char *authority;      /* end of the name of the Secret with ca.crt */
+    const char *peer_authority; /* the CA as a file in the pods; "" = none that fits */
     const char *password_type;  /* of Secrets with passwords */
     const char *secret_label;   /* a further label of Secrets, or NULL */
 };

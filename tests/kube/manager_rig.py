@@ -216,9 +216,8 @@ class ManagerCluster(Cluster):
                         {
                             "name": "main",
                             "image": IMAGE,
-                            "command": ["sh", "-c", "cd /ledgers && exec sleep 100000"],
+                            "command": ["sh", "-c", "exec sleep 100000"],
                             "env": [{"name": "SHARDHERD_LOAD_PASSWORD", "valueFrom": {"secretKeyRef": secret}}],
-                            "workingDir": "/ledgers",
                             "volumeMounts": [{"name": "ledgers", "mountPath": "/ledgers"}],
                         }
                     ],

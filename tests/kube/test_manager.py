@@ -24,6 +24,8 @@ def rig(tmp_path_factory):
 
 
 def make(rig, name="shop", **spec):
+    if rig.database(name) is not None:
+        remove(rig, name)  # what a test left that failed
     rig.must("POST", DATABASES, database(name, **spec))
     return rig.wait_database(name, shards=spec.get("shards", 2))
 

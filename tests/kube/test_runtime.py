@@ -165,6 +165,17 @@ def test_two_shards_are_made_used_and_removed(rig):
         )
     assert "password authentication failed" in rig.psql("SELECT 1", password="wrong", code=2)
 
+    # as a move does it: one server subscribes to the other, and knows it by its certificate
+    admin = {"user": "shardherd", "password": made["shop-s2-0"]["password"], "shard": "s2"}
+    rig.psql("CREATE PUBLICATION p FOR TABLE t", user="shardherd", password=one["password"])
+    conninfo = (
+        f"host={one['host']} dbname=shop user=shardherd password={one['password']} sslmode=verify-full "
+        f"sslrootcert={one['peer_sslrootcert']}"
+    )
+    rig.psql(f"CREATE SUBSCRIPTION s CONNECTION '{conninfo}' PUBLICATION p", **admin)
+    wait_until(lambda: rig.psql("SELECT count(*) FROM t", shard="s2") == "2", 30, "the row of the other shard")
+    rig.psql("DROP SUBSCRIPTION s", **admin)
+
     before = rig.objects()
     again = rig.ensure("s1", "s2")
     assert again == made

@@ -62,6 +62,7 @@ static void print_instance(const struct runtime_instance *i)
     (void)yyjson_mut_obj_add_str(doc, root, "dbname", i->access.dbname);
     (void)yyjson_mut_obj_add_str(doc, root, "sslmode", i->access.sslmode);
     (void)yyjson_mut_obj_add_str(doc, root, "sslrootcert", i->access.sslrootcert);
+    (void)yyjson_mut_obj_add_str(doc, root, "peer_sslrootcert", i->access.peer_sslrootcert);
     char *text = yyjson_mut_write(doc, 0, NULL);
     puts(text);
     (void)fflush(stdout);

@@ -253,6 +253,13 @@ static void seeded_random(struct env *env, void *buf, size_t n)
         ((unsigned char *)buf)[i] = (unsigned char)chance(256);
 }
 
+/* Each look at it is up to an hour before or after the one before. */
+static int64_t jumping_wall(struct env *env)
+{
+    (void)env;
+    return 1900000000000000 + ((int64_t)chance(7200) - 3600) * 1000000;
+}
+
 static void field(const char *body, const char *name, char *out, size_t size)
 {
     const char *at = strstr(body, name);
@@ -328,6 +335,7 @@ static void simulate(unsigned long long with_seed, unsigned *ret_changes)
     struct candidate candidates[CANDIDATES] = {0};
     int leader_before = -1;
     env.random = seeded_random;
+    env.wall_us = jumping_wall;
     seed = with_seed;
     uint64_t now = 1000 * S;
     for (int i = 0; i < CANDIDATES; i++) {
@@ -364,7 +372,7 @@ static void simulate(unsigned long long with_seed, unsigned *ret_changes)
         election_free(candidates[i].e);
 }
 
-static void test_K23_never_two_leaders(void **state)
+static void test_K23_never_two_leaders_whatever_the_clocks_say(void **state)
 {
     unsigned changes = 0;
     const char *count = getenv("SHARDHERD_SEEDS");
@@ -388,7 +396,7 @@ int main(void)
         cmocka_unit_test(test_a_renewal_counts_from_when_it_was_sent),
         cmocka_unit_test(test_release_frees_the_lease),
         cmocka_unit_test(test_answers_that_are_no_leases),
-        cmocka_unit_test(test_K23_never_two_leaders),
+        cmocka_unit_test(test_K23_never_two_leaders_whatever_the_clocks_say),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

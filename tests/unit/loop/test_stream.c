@@ -427,6 +427,52 @@ static void test_paused_stream_delivers_nothing(void **state)
     pair_close(&p);
 }
 
+struct drip {
+    struct loop_timer timer;
+    struct end *from;
+    int left;
+};
+
+static void drip(struct loop_timer *timer, void *data)
+{
+    struct drip *d = data;
+    (void)stream_write(d->from->stream, "x", 1, NULL);
+    if (--d->left > 0)
+        loop_timer_start(timer, MS);
+}
+
+/* A burst is read in few pieces, and whole. */
+static void test_gathering(void **state)
+{
+    struct fixture *f = *state;
+    struct pair p;
+    pair_connected(&p, f);
+    p.client.keep_count_only = true;
+    int reads = 0;
+    struct drip d = {.from = &p.server, .left = 300};
+    stream_gather(p.client.stream, 50 * MS);
+    loop_timer_init(&f->loop, &d.timer, drip, &d);
+    loop_timer_start(&d.timer, 0);
+    size_t before = 0;
+    while (p.client.received < 300) {
+        uv_run(&f->loop.uv, UV_RUN_ONCE);
+        reads += p.client.received != before;
+        before = p.client.received;
+    }
+    assert_true(reads < 100);
+    assert_true(reads >= 3);
+
+    /* in the pause of a burst that does not end: switched off, everything comes */
+    stream_gather(p.client.stream, 3600 * ENV_NS_PER_S);
+    drip(&d.timer, &d);
+    RUN_UNTIL(f, p.client.received == 301);
+    for (int i = 0; i < 5; i++)
+        (void)stream_write(p.server.stream, "y", 1, NULL);
+    stream_gather(p.client.stream, 0);
+    RUN_UNTIL(f, p.client.received == 306);
+    pair_close(&p);
+}
+
 static void test_write_limit(void **state)
 {
     struct fixture *f = *state;
@@ -557,6 +603,7 @@ int main(void)
         LOOP_TEST(test_reset_by_the_peer_is_an_error),
         LOOP_TEST(test_large_transfer_with_back_pressure),
         LOOP_TEST(test_paused_stream_delivers_nothing),
+        LOOP_TEST(test_gathering),
         LOOP_TEST(test_write_limit),
         LOOP_TEST(test_owned_writes_are_released_once),
         LOOP_TEST(test_address_in_use),
