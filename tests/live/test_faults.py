@@ -326,17 +326,25 @@ DDL = [
 
 def ddl_refusals(rig, shard):
     """Tries each, as the owner would, without keeping any."""
-    refused = {}
-    for statement in DDL:
+    refused = {statement: ddl_error(rig, shard, statement) for statement in DDL}
+    return {statement: error for statement, error in refused.items() if error is not None}
+
+
+def ddl_error(rig, shard, statement):
+    """What the statement fails with, None if it does not. Its locks may cross those of the writers: then once more."""
+    for _ in range(10):
         with psycopg.connect(rig_address(rig, shard)) as conn:
             conn.execute("SET lock_timeout = '20s'")
             conn.execute("SET ROLE app")
             try:
                 conn.execute(statement)
-            except psycopg.Error as error:
-                refused[statement] = error
+                error = None
+            except psycopg.Error as failed:
+                error = failed
             conn.rollback()
-    return refused
+        if not isinstance(error, psycopg.errors.DeadlockDetected):
+            break
+    return error
 
 
 # ---- cancel ----
