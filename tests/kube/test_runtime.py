@@ -224,6 +224,7 @@ NOT_STARTING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", NOT_STARTING)
 def test_an_instance_that_does_not_start_says_why(rig, why):
     spec, message = NOT_STARTING[why]
@@ -295,7 +296,10 @@ def test_what_is_not_ours_is_left_alone(rig, cluster):
     assert rig.objects() == rig.before
 
 
-def test_killed_anywhere_it_goes_on(rig, cluster):
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_ended_anywhere_it_goes_on(rig, cluster, number):
+    """kill -9, and closing the runtime while it works (the tool then checks that nothing is left open)."""
     rig.write(shards=1)
 
     def killed(verb, *arguments, when):
@@ -303,8 +307,11 @@ def test_killed_anywhere_it_goes_on(rig, cluster):
         try:
             wait_until(when, 30, "the moment to kill it", interval=0.005)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        if number == signal.SIGTERM:
+            assert process.returncode in (0, 1), err
+            assert process.returncode == 0 or json.loads(out.splitlines()[-1])["error"] == "canceled", out
 
     there = lambda kind, name: lambda: cluster.get(kind, name) is not None  # noqa: E731
     for moment in (
@@ -333,6 +340,7 @@ def test_killed_anywhere_it_goes_on(rig, cluster):
     assert rig.objects() == rig.before
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again(rig, cluster):
     rig.write(shards=1)
     made = rig.ensure("s1")
@@ -344,11 +352,13 @@ def test_stopped_and_started_again(rig, cluster):
     assert rig.psql("SELECT count(*) FROM t") == "0"
 
 
+@pytest.mark.slow
 def test_retained_data_comes_back(rig, cluster):
-    rig.write(shards=1, deletionPolicy="retain", tls={"mode": "off"})
+    rig.write(shards=1, deletionPolicy="delete", tls={"mode": "off"})
     made = rig.ensure("s1")
     assert made["shop-s1-0"]["sslmode"] == "disable"
     rig.psql("CREATE TABLE t(i int)")
+    rig.write(shards=1, deletionPolicy="retain", tls={"mode": "off"})  # at the last moment
     rig.run("remove", "shop-s1-0")
     left = {key for key in rig.objects() if key not in rig.before}
     assert left == {
@@ -360,6 +370,7 @@ def test_retained_data_comes_back(rig, cluster):
     assert rig.psql("SELECT count(*) FROM t") == "0"
 
 
+@pytest.mark.slow
 def test_a_changed_specification_reaches_the_pod(rig, cluster):
     rig.write(shards=1)
     made = rig.ensure("s1")
@@ -381,6 +392,7 @@ def test_a_changed_specification_reaches_the_pod(rig, cluster):
     )
 
 
+@pytest.mark.slow
 def test_settings_that_need_no_restart_make_none(rig, cluster):
     rig.write(shards=1)
     rig.ensure("s1")
@@ -395,6 +407,7 @@ def test_settings_that_need_no_restart_make_none(rig, cluster):
     assert cluster.info("shop-s1-0") == pod
 
 
+@pytest.mark.slow
 def test_volumes_grow(rig, cluster):
     rig.write(shards=1)
     made = rig.ensure("s1")
@@ -417,6 +430,7 @@ def test_volumes_grow(rig, cluster):
     assert rig.objects() == still
 
 
+@pytest.mark.slow
 def test_volumes_that_cannot_grow(rig, cluster):
     rig.write(shards=1)
     made = rig.ensure("s1")
@@ -434,6 +448,7 @@ def test_volumes_that_cannot_grow(rig, cluster):
     assert rig.ensure("s1") == made
 
 
+@pytest.mark.slow
 def test_a_crash_while_volumes_grow(rig, cluster):
     """Between the deletion of the StatefulSet and its return: the instance is still one that exists."""
     rig.write(shards=1)
@@ -445,6 +460,7 @@ def test_a_crash_while_volumes_grow(rig, cluster):
     assert cluster.get("Pod", "shop-s1-0")["metadata"]["uid"] == pod
 
 
+@pytest.mark.slow
 def test_passwords_change_without_an_outage(rig, cluster):
     rig.write(shards=2)
     made = rig.ensure("s1", "s2")
@@ -482,6 +498,7 @@ def test_passwords_change_without_an_outage(rig, cluster):
         session.wait()
 
 
+@pytest.mark.slow
 def test_a_certificate_that_does_not_do_is_replaced(rig, cluster):
     """One of another authority, as one that is nearly over, gives way; the server takes the new one by a reload."""
     rig.write(shards=1)
@@ -519,6 +536,7 @@ def test_a_certificate_that_does_not_do_is_replaced(rig, cluster):
     assert cluster.info("shop-s1-0") == pod
 
 
+@pytest.mark.slow
 def test_the_rights_in_the_documentation_suffice(rig, cluster):
     """And no list of Secrets is among them."""
     text = (ROOT / "docs" / "kubernetes.md").read_text()
@@ -550,6 +568,7 @@ def test_the_rights_in_the_documentation_suffice(rig, cluster):
     assert rig.objects() == rig.before
 
 
+@pytest.mark.slow
 def test_what_render_printed_is_adopted(rig, cluster):
     """Objects that were applied by hand, with Secrets made by hand, become a shard without a restart of the pod."""
     rig.write(shards=1, postgresql={"image": "shardherd:test"})
