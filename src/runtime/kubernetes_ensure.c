@@ -11,11 +11,11 @@
 #include "runtime/kube_objects.h"
 
 /*
- *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN --> OVER
+ *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN <--> ROTATE
  *               |         ^  |                  ^
  *               v         |  +--it is ours------+
  *             VOLUME -----+
- *   any failure, cancel: --> OVER
+ *   after LOGIN, any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
  * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
@@ -27,8 +27,10 @@
  * APPLY   waits for one apply after the other.
  * READY   waits for the pod (kube_ready.h).
  * LOGIN   waits for role and database (kube_login.h).
+ * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
+ * server.
  */
-enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, OVER, STATES };
+enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, ROTATE, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
@@ -40,7 +42,8 @@ static const struct sm_state states[STATES] = {
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
     [APPLY] = {"apply", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
-    [LOGIN] = {"login", N(OVER), false},
+    [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
+    [ROTATE] = {"rotate", N(LOGIN) | N(OVER), false},
     [OVER] = {"over", 0, true},
 };
 #undef N
@@ -114,11 +117,23 @@ void kube_ensure_progress(struct kube_ensure *e, const char *message)
 
 /* ---- role and database ---- */
 
+static void enter_login(struct kube_ensure *e);
+
 static void on_login(struct kube_login *login, const struct err *err, void *data)
 {
-    (void)login;
-    instance_access_clear(&((struct kube_ensure *)data)->access);
-    kube_ensure_over(data, err);
+    struct kube_ensure *e = data;
+    instance_access_clear(&e->access);
+    if (err != NULL || !e->rotation_due || e->rotated) {
+        kube_ensure_over(e, err);
+    } else if (login->copied_from) { /* their subscriptions know the old one */
+        kube_ensure_progress(
+            e, "the superuser's password is not changed while other servers copy from this one");
+        kube_ensure_over(e, NULL);
+    } else {
+        e->rotated = true;
+        sm_move(&e->sm, ROTATE);
+        kube_secrets_rotate(e, enter_login);
+    }
 }
 
 static void login_progress(const char *message, void *data)

@@ -479,6 +479,10 @@ def test_passwords_change_without_an_outage(rig, cluster):
         session.stdin.flush()
         assert session.stdout.readline() == "open\n"
         rig.write(shards=2, credentials={"rotation": "1s"})
+        slot = "SELECT FROM pg_create_logical_replication_slot('copy', 'pgoutput')"
+        rig.psql(slot, user="shardherd", password=admin)
+        assert rig.ensure("s1")["shop-s1-0"]["password"] == admin  # somebody copies from it by this password
+        rig.psql("SELECT FROM pg_drop_replication_slot('copy')", user="shardherd", password=admin)
         again = rig.ensure("s1")
         assert again["shop-s1-0"]["password"] not in (admin, None)
         assert rig.secret("shop-s1-credentials", "previous-password") == admin
