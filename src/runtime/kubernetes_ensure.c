@@ -1,5 +1,6 @@
 #include "runtime/kubernetes_ensure.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
@@ -111,6 +112,9 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err)
 void kube_ensure_progress(struct kube_ensure *e, const char *message)
 {
     const struct runtime_kubernetes_options *o = &e->op.k->options;
+    if (strncmp(message, e->reason, sizeof e->reason - 1) == 0)
+        return;
+    (void)snprintf(e->reason, sizeof e->reason, "%s", message);
     if (o->progress != NULL)
         o->progress(o->data, e->op.name, message);
 }

@@ -60,6 +60,7 @@ struct kube_ensure {
     char reason[480]; /* told last */
 };
 
+/* Tells what it waits for, if that is something else than before. */
 void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
 /* Ends the operation; nothing of it may be in flight. */

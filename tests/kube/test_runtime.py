@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 
 import pytest
 import yaml
@@ -87,6 +88,28 @@ class Rig:
                 process.wait()
         assert process.returncode == code, f"{out}\n{err}\n{self.cluster.describe()}"
         return [json.loads(line) for line in out.splitlines()]
+
+    def wait_progress(self, message, *arguments, timeout=90):
+        """Starts the tool and ends it orderly when it has said that it waits for this; returns the whole text."""
+        process = self.start(*arguments, timeout="300s")
+        deadline = threading.Timer(timeout, process.kill)
+        deadline.start()
+        said = []
+        try:
+            for line in process.stdout:
+                said.append(json.loads(line).get("message", ""))
+                if said[-1].startswith(message):
+                    process.terminate()
+                    out, err = process.communicate(timeout=30)
+                    assert process.returncode == 1, err
+                    assert json.loads(out.splitlines()[-1]) == {"error": "canceled", "message": "canceled"}
+                    return said[-1]
+        finally:
+            deadline.cancel()
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        pytest.fail(f"it never said {message!r}, but {said}")
 
     def ensure(self, *shards, **kwargs):
         """instance name -> what is said of it"""
@@ -229,11 +252,10 @@ NOT_STARTING = {
 def test_an_instance_that_does_not_start_says_why(rig, why):
     spec, message = NOT_STARTING[why]
     rig.write(shards=1, **spec)
-    lines = rig.run("ensure", "s1", timeout="8s", code=1)
-    code, text = refusal(lines)
+    rig.wait_progress(message, "ensure", "s1")
+    code, text = refusal(rig.run("ensure", "s1", timeout="4s", code=1))  # all was there before, so this is the reason
     assert code == "timeout"
     assert text.startswith("instance shop-s1-0: not ready in time: " + message), text
-    assert any(line.get("message", "").startswith(message) for line in lines if "progress" in line)
     if "class" in why:  # what cannot be changed needs a removal, everything else only the right words
         return
     rig.write(shards=1)
@@ -251,9 +273,7 @@ def test_a_pod_that_admission_refuses(rig, cluster):
     try:
         cluster.wait(lambda: cluster.get("ResourceQuota", "none").get("status", {}).get("hard"), 20, "quota counted")
         rig.write(shards=1)
-        code, text = refusal(rig.run("ensure", "s1", timeout="8s", code=1))
-        assert code == "timeout"
-        assert "StatefulSet shop-s1 cannot make pod shop-s1-0: FailedCreate:" in text
+        text = rig.wait_progress("StatefulSet shop-s1 cannot make pod shop-s1-0: FailedCreate:", "ensure", "s1")
         assert "exceeded quota: none" in text
     finally:
         cluster.delete("ResourceQuota", "none")
