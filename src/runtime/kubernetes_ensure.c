@@ -26,12 +26,12 @@
  *         taken over.
  * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
- * READY   waits for the pod (kube_ready.h).
- * LOGIN   waits for role and database (kube_login.h).
+ * PRUNE   waits for the NetworkPolicy to be deleted that is not wanted any more; it is skipped when it is
+ * wanted. READY   waits for the pod (kube_ready.h). LOGIN   waits for role and database (kube_login.h).
  * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
  * server.
  */
-enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, ROTATE, OVER, STATES };
+enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, PRUNE, READY, LOGIN, ROTATE, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
@@ -41,7 +41,8 @@ static const struct sm_state states[STATES] = {
     [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
     [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
-    [APPLY] = {"apply", N(READY) | N(OVER), false},
+    [APPLY] = {"apply", N(PRUNE) | N(READY) | N(OVER), false},
+    [PRUNE] = {"prune", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
     [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
     [ROTATE] = {"rotate", N(LOGIN) | N(OVER), false},
@@ -209,6 +210,56 @@ static void enter_ready(struct kube_ensure *e)
     kube_ready_start(&e->ready);
 }
 
+/* ---- what is not wanted any more ---- */
+
+static void on_pruned(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL && !kube_answer_missing(a))
+        kube_ensure_over(e, a->err);
+    else
+        enter_ready(e);
+}
+
+static void on_superfluous(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    struct err err = {0};
+    if (a->err != NULL) {
+        on_pruned(op, a);
+        return;
+    }
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    bool ours = kube_is_ours(root, &owner);
+    char *path = kube_path(op->k, "/apis/networking.k8s.io/v1", "networkpolicies", e->set);
+    char *body =
+        mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"preconditions\":{\"uid\":\"%s\"}}",
+                   kube_uid(root));
+    const struct kube_request r = {.method = "DELETE", .path = path, .body = body};
+    yyjson_doc_free(doc);
+    if (!ours)
+        enter_ready(e);
+    else if (kube_op_call(op, &r, on_pruned, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    free(body);
+}
+
+static void enter_prune(struct kube_ensure *e)
+{
+    struct err err = {0};
+    if (e->op.k->options.cnpg || !yyjson_is_false(yyjson_ptr_get(e->spec.spec, "/network/policy"))) {
+        enter_ready(e);
+        return;
+    }
+    sm_move(&e->sm, PRUNE);
+    if (kube_op_get(&e->op, kube_path(e->op.k, "/apis/networking.k8s.io/v1", "networkpolicies", e->set), true,
+                    on_superfluous, &err) != 0)
+        kube_ensure_over(e, &err);
+}
+
 /* ---- applying ---- */
 
 static int item_add(const struct kube_object *object, void *data, struct err *err)
@@ -261,7 +312,7 @@ static void apply_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) { /* the StatefulSet was the last */
-        enter_ready(e);
+        enter_prune(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];

@@ -401,8 +401,11 @@ def test_a_changed_specification_reaches_the_pod(rig, cluster):
         postgresql={"parameters": {"work_mem": "9MB"}},
         resources={"limits": {"memory": "512Mi"}},
         labels={"team": "a"},
+        network={"policy": False},
     )
+    assert cluster.get("NetworkPolicy", "shop-s1") is not None
     assert rig.ensure("s1") == made
+    assert cluster.get("NetworkPolicy", "shop-s1") is None
     pod = cluster.get("Pod", "shop-s1-0")
     assert pod["metadata"]["uid"] != first
     assert pod["metadata"]["labels"]["team"] == "a"
