@@ -190,8 +190,10 @@ static void on_look(struct pg_conn *conn, const struct pg_reply *reply, void *da
         return;
     }
     login->role_exists = pg_value_bool(reply, 0, 0);
+    mem_wipe_free(login->verifier);
     login->verifier = mem_strdup(pg_value(reply, 0, 1));
     login->database_exists = pg_value_bool(reply, 0, 2);
+    login->copied_from = pg_value_bool(reply, 0, 3);
     enter_compare(login);
 }
 
@@ -205,7 +207,7 @@ static void enter_look(struct kube_login *login)
     pg_quote_literal(&sql, login->owner);
     (void)buf_add_text(&sql, "), EXISTS (SELECT FROM pg_database WHERE datname = ");
     pg_quote_literal(&sql, login->database);
-    (void)buf_add_text(&sql, ")");
+    (void)buf_add_text(&sql, "), EXISTS (SELECT FROM pg_replication_slots WHERE slot_type = 'logical')");
     query(login, LOOK, &sql, on_look);
 }
 
@@ -307,6 +309,7 @@ void kube_login_start(struct kube_login *login)
     loop_timer_init(login->loop, &login->timer, on_timer, login);
     err_clear(&login->err);
     err_clear(&login->work_err);
+    login->refused = false;
     sm_move(&login->sm, WAIT);
     loop_timer_start(&login->timer, 0);
 }

@@ -31,8 +31,9 @@ struct kube_login {
     struct work work;
     struct pg_conn *conn;
     bool role_exists, database_exists, same;
-    bool refused;   /* the next try is with the previous password */
-    char *verifier; /* as the server has it, then the new one */
+    bool copied_from; /* found out: other servers copy from this one */
+    bool refused;     /* the next try is with the previous password */
+    char *verifier;   /* as the server has it, then the new one */
     struct err err, work_err;
 };
 

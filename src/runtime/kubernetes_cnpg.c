@@ -2,9 +2,7 @@
  * What differs when CloudNativePG runs the servers: waiting for its Cluster, and taking its authority's
  * certificate.
  */
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <yyjson.h>
 
 #include "base/mem.h"
@@ -94,9 +92,7 @@ static void on_cluster(struct kube_op *op, const struct k8s_answer *a)
         (void)err_set(&err, ERRC_TIMEOUT, "not ready in time: %s", reason);
         kube_ensure_over(e, &err);
     } else {
-        if (strcmp(reason, e->reason) != 0)
-            kube_ensure_progress(e, reason);
-        memcpy(e->reason, reason, sizeof reason);
+        kube_ensure_progress(e, reason);
         loop_timer_start(&e->timer, POLL_NS);
     }
 }

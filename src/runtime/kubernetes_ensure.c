@@ -1,5 +1,6 @@
 #include "runtime/kubernetes_ensure.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
@@ -11,11 +12,11 @@
 #include "runtime/kube_objects.h"
 
 /*
- *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN --> OVER
+ *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN <--> ROTATE
  *               |         ^  |                  ^
  *               v         |  +--it is ours------+
  *             VOLUME -----+
- *   any failure, cancel: --> OVER
+ *   after LOGIN, any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
  * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
@@ -25,10 +26,12 @@
  *         taken over.
  * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
- * READY   waits for the pod (kube_ready.h).
- * LOGIN   waits for role and database (kube_login.h).
+ * PRUNE   waits for the NetworkPolicy to be deleted that is not wanted any more; it is skipped when it is
+ * wanted. READY   waits for the pod (kube_ready.h). LOGIN   waits for role and database (kube_login.h).
+ * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
+ * server.
  */
-enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, OVER, STATES };
+enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, PRUNE, READY, LOGIN, ROTATE, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
@@ -38,9 +41,11 @@ static const struct sm_state states[STATES] = {
     [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
     [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
-    [APPLY] = {"apply", N(READY) | N(OVER), false},
+    [APPLY] = {"apply", N(PRUNE) | N(READY) | N(OVER), false},
+    [PRUNE] = {"prune", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
-    [LOGIN] = {"login", N(OVER), false},
+    [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
+    [ROTATE] = {"rotate", N(LOGIN) | N(OVER), false},
     [OVER] = {"over", 0, true},
 };
 #undef N
@@ -108,17 +113,32 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err)
 void kube_ensure_progress(struct kube_ensure *e, const char *message)
 {
     const struct runtime_kubernetes_options *o = &e->op.k->options;
+    if (strncmp(message, e->reason, sizeof e->reason - 1) == 0)
+        return;
+    (void)snprintf(e->reason, sizeof e->reason, "%s", message);
     if (o->progress != NULL)
         o->progress(o->data, e->op.name, message);
 }
 
 /* ---- role and database ---- */
 
+static void enter_login(struct kube_ensure *e);
+
 static void on_login(struct kube_login *login, const struct err *err, void *data)
 {
-    (void)login;
-    instance_access_clear(&((struct kube_ensure *)data)->access);
-    kube_ensure_over(data, err);
+    struct kube_ensure *e = data;
+    instance_access_clear(&e->access);
+    if (err != NULL || !e->rotation_due || e->rotated) {
+        kube_ensure_over(e, err);
+    } else if (login->copied_from) { /* their subscriptions know the old one */
+        kube_ensure_progress(
+            e, "the superuser's password is not changed while other servers copy from this one");
+        kube_ensure_over(e, NULL);
+    } else {
+        e->rotated = true;
+        sm_move(&e->sm, ROTATE);
+        kube_secrets_rotate(e, enter_login);
+    }
 }
 
 static void login_progress(const char *message, void *data)
@@ -190,6 +210,56 @@ static void enter_ready(struct kube_ensure *e)
     kube_ready_start(&e->ready);
 }
 
+/* ---- what is not wanted any more ---- */
+
+static void on_pruned(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL && !kube_answer_missing(a))
+        kube_ensure_over(e, a->err);
+    else
+        enter_ready(e);
+}
+
+static void on_superfluous(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    struct err err = {0};
+    if (a->err != NULL) {
+        on_pruned(op, a);
+        return;
+    }
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    bool ours = kube_is_ours(root, &owner);
+    char *path = kube_path(op->k, "/apis/networking.k8s.io/v1", "networkpolicies", e->set);
+    char *body =
+        mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"preconditions\":{\"uid\":\"%s\"}}",
+                   kube_uid(root));
+    const struct kube_request r = {.method = "DELETE", .path = path, .body = body};
+    yyjson_doc_free(doc);
+    if (!ours)
+        enter_ready(e);
+    else if (kube_op_call(op, &r, on_pruned, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    free(body);
+}
+
+static void enter_prune(struct kube_ensure *e)
+{
+    struct err err = {0};
+    if (e->op.k->options.cnpg || !yyjson_is_false(yyjson_ptr_get(e->spec.spec, "/network/policy"))) {
+        enter_ready(e);
+        return;
+    }
+    sm_move(&e->sm, PRUNE);
+    if (kube_op_get(&e->op, kube_path(e->op.k, "/apis/networking.k8s.io/v1", "networkpolicies", e->set), true,
+                    on_superfluous, &err) != 0)
+        kube_ensure_over(e, &err);
+}
+
 /* ---- applying ---- */
 
 static int item_add(const struct kube_object *object, void *data, struct err *err)
@@ -242,7 +312,7 @@ static void apply_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) { /* the StatefulSet was the last */
-        enter_ready(e);
+        enter_prune(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];

@@ -32,6 +32,7 @@ struct kube_ensure {
     char *given_password; /* of the owner, or NULL */
     char *owner_password; /* that, else that of its Secret */
     bool must_exist, adopting;
+    bool rotation_due, rotated; /* of the superuser's password */
     runtime_instance_cb cb;
     void *data;
 
@@ -59,6 +60,7 @@ struct kube_ensure {
     char reason[480]; /* told last */
 };
 
+/* Tells what it waits for, if that is something else than before. */
 void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
 /* Ends the operation; nothing of it may be in flight. */
@@ -69,6 +71,9 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err);
  * end. Fills password, owner_password, ca.
  */
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+/* A new password for the superuser goes into its Secret; fills password and previous_password. */
+void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */

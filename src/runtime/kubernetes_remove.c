@@ -26,7 +26,8 @@
  *               +--(nothing is left)--> OVER <-- after the last target; any failure, cancel
  *
  * ANCHOR waits for the StatefulSet, then the ConfigMap, then the credentials: the first that is there.
- * CLAIMS waits for the list of the shard's volume claims (deletionPolicy delete only).
+ * CLAIMS waits for the list of the shard's volume claims; when they are to stay, before that for the
+ *        StatefulSet to take the retention policy, and then until none of them belongs to it any more.
  * LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE waits for its timer and GONE for
  *        the look whether it is gone.
  * OTHERS waits for the database's StatefulSets: with the last shard go the Secrets of the database.
@@ -37,10 +38,10 @@ enum { BEGIN, ANCHOR, CLAIMS, LOOK, DELETE, PAUSE, GONE, OTHERS, OVER, STATES };
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(ANCHOR) | N(OVER), false},
     [ANCHOR] = {"anchor", N(ANCHOR) | N(CLAIMS) | N(LOOK) | N(DELETE) | N(OVER), false},
-    [CLAIMS] = {"claims", N(LOOK) | N(OVER), false},
+    [CLAIMS] = {"claims", N(CLAIMS) | N(PAUSE) | N(LOOK) | N(OVER), false},
     [LOOK] = {"look", N(LOOK) | N(DELETE) | N(OTHERS) | N(OVER), false},
     [DELETE] = {"delete", N(GONE) | N(LOOK) | N(OTHERS) | N(OVER), false},
-    [PAUSE] = {"pause", N(GONE) | N(OVER), false},
+    [PAUSE] = {"pause", N(GONE) | N(CLAIMS) | N(OVER), false},
     [GONE] = {"gone", N(PAUSE) | N(LOOK) | N(OTHERS) | N(OVER), false},
     [OTHERS] = {"others", N(LOOK) | N(OVER), false},
     [OVER] = {"over", 0, true},
@@ -148,6 +149,7 @@ static void gone_ask(struct removal *m)
 }
 
 static void hibernation_ask(struct removal *m);
+static void claims_ask(struct removal *m);
 
 static void on_timer(struct loop_timer *timer, void *data)
 {
@@ -155,6 +157,8 @@ static void on_timer(struct loop_timer *timer, void *data)
     (void)timer;
     if (m->hibernating)
         hibernation_ask(m);
+    else if (m->uid == NULL) /* nothing was deleted yet */
+        claims_ask(m);
     else
         gone_ask(m);
 }
@@ -313,6 +317,33 @@ static void targets_add_rest(struct removal *m)
     free(credentials);
 }
 
+/* Goes on when no claim belongs to the StatefulSet any more. */
+static void claims_keep(struct removal *m, yyjson_val *items)
+{
+    yyjson_val *claim;
+    size_t at, n;
+    const char *bound = NULL;
+    struct err err = {0};
+    yyjson_arr_foreach(items, at, n, claim)
+    {
+        if (yyjson_arr_size(yyjson_ptr_get(claim, "/metadata/ownerReferences")) > 0)
+            bound = yyjson_get_str(yyjson_ptr_get(claim, "/metadata/name"));
+    }
+    if (bound == NULL) {
+        targets_add_rest(m);
+        target_next(m);
+    } else if (loop_now(m->op.k->loop) >= m->deadline_ns) {
+        (void)err_set(&err, ERRC_TIMEOUT,
+                      "claim %s is to stay (deletionPolicy) and still goes with StatefulSet %s: its "
+                      "controller has not taken the retention policy",
+                      bound, m->set);
+        over(m, &err);
+    } else {
+        sm_move(&m->sm, PAUSE);
+        loop_timer_start(&m->timer, POLL_NS);
+    }
+}
+
 static void on_claims(struct kube_op *op, const struct k8s_answer *a)
 {
     struct removal *m = (struct removal *)op;
@@ -323,7 +354,13 @@ static void on_claims(struct kube_op *op, const struct k8s_answer *a)
         return;
     }
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
-    yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "items"), at, n, claim)
+    yyjson_val *items = yyjson_obj_get(yyjson_doc_get_root(doc), "items");
+    if (!m->deletes) {
+        claims_keep(m, items);
+        yyjson_doc_free(doc);
+        return;
+    }
+    yyjson_arr_foreach(items, at, n, claim)
     {
         const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(claim, "metadata"), "name"));
         char *data = mem_printf("data-%s-", m->set), *wal = mem_printf("wal-%s-", m->set);
@@ -352,6 +389,41 @@ static void claims_ask(struct removal *m)
         over(m, &err);
     free(path);
     free(query);
+}
+
+/* ---- volumes that are to stay ---- */
+
+/*
+ * The policy may be a new one: as long as a claim belongs to the StatefulSet, it goes with it. The
+ * StatefulSet's controller lets the claims go when its retention policy says so; that is waited for.
+ */
+static void on_retained(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct removal *m = (struct removal *)op;
+    if (a->err != NULL && !kube_answer_missing(a))
+        over(m, a->err);
+    else
+        claims_ask(m);
+}
+
+static void retain(struct removal *m, const char *uid)
+{
+    struct err err = {0};
+    char *path = KUBE_SETS(m->op.k, m->set);
+    char *body =
+        mem_printf("{\"metadata\":{\"uid\":\"%s\"},\"spec\":{\"persistentVolumeClaimRetentionPolicy\":"
+                   "{\"whenDeleted\":\"Retain\"}}}",
+                   uid);
+    const struct kube_request r = {.method = "PATCH",
+                                   .path = path,
+                                   .query = "fieldManager=" KUBE_MANAGER,
+                                   .content_type = "application/merge-patch+json",
+                                   .body = body};
+    sm_move(&m->sm, CLAIMS);
+    if (kube_op_call(&m->op, &r, on_retained, &err) != 0)
+        over(m, &err);
+    free(path);
+    free(body);
 }
 
 /* ---- stopping ---- */
@@ -516,11 +588,13 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
         scale(m, kube_uid(root));
     } else {
         target_add(m, KUBE_SETS(op->k, m->set), OF_SHARD, false);
-        if (m->deletes && !op->k->options.cnpg) {
-            claims_ask(m);
-        } else {
+        if (op->k->options.cnpg) {
             targets_add_rest(m);
             target_next(m);
+        } else if (m->deletes || m->anchor > 0) {
+            claims_ask(m);
+        } else {
+            retain(m, kube_uid(root));
         }
     }
     yyjson_doc_free(doc);

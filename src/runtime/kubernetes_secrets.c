@@ -207,16 +207,31 @@ static char *owner_make(struct kube_ensure *e, struct err *err)
     return password_make(e, false, e->owner, e->given_password);
 }
 
-static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
+static bool credentials_take(struct kube_ensure *e, yyjson_val *secret)
 {
     if (!value_of(e, secret, "password", &e->password))
-        return;
+        return false;
     mem_wipe_free(e->previous_password);
     e->previous_password = kube_secret_value(secret, "previous-password");
-    if (rotation_due(e, secret, true))
+    e->rotation_due = rotation_due(e, secret, true);
+    return true;
+}
+
+/* The rotation itself comes when we have seen that the server can bear it. */
+static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (credentials_take(e, secret))
+        owner_want(e);
+}
+
+static void rotation_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (!credentials_take(e, secret))
+        return;
+    if (e->rotation_due)
         password_rotate(e, secret, e->password);
     else
-        owner_want(e);
+        e->secrets_then(e);
 }
 
 static void owner_there(struct kube_ensure *e, yyjson_val *secret)
@@ -399,4 +414,10 @@ void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *
 {
     e->secrets_then = then;
     secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
+}
+
+void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
+{
+    e->secrets_then = then;
+    secret_want(e, mem_printf("%s-credentials", e->set), NULL, rotation_there);
 }

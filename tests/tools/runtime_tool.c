@@ -8,9 +8,11 @@
  *
  * With "cnpg-" before the verb, shards are Clusters of CloudNativePG.
  *
- * Prints one JSON object per line: {"progress":...}, {"instance":...}, {"removed":...} or {"error":...}; exit
- * code 1 when something failed. DATABASE.json "-": there is no database. The image is "shardherd:test".
+ * SIGTERM closes the runtime while it works. Prints one JSON object per line: {"progress":...},
+ * {"instance":...}, {"removed":...} or {"error":...}; exit code 1 when something failed. DATABASE.json "-":
+ * there is no database. The image is "shardherd:test".
  */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +26,7 @@
 
 struct tool {
     struct loop loop;
+    struct loop_signal term;
     struct k8s_client *client;
     struct runtime *runtime;
     char *object;
@@ -87,10 +90,26 @@ static void failed(struct tool *t, const struct err *err)
     t->result = 1;
 }
 
+static void close_once(struct tool *t)
+{
+    loop_signal_stop(&t->term);
+    if (t->runtime != NULL)
+        runtime_close(t->runtime, runtime_closed, t);
+    t->runtime = NULL;
+}
+
 static void done_one(struct tool *t)
 {
     if (--t->waiting == 0)
-        runtime_close(t->runtime, runtime_closed, t);
+        close_once(t);
+}
+
+/* What runs is taken back. */
+static void caught(struct loop_signal *s, int number, void *data)
+{
+    (void)s;
+    (void)number;
+    close_once(data);
 }
 
 static void on_instance(const struct err *err, const struct runtime_instance *instance, void *data)
@@ -210,6 +229,7 @@ int main(int argc, char **argv)
         print("error", err_code_name(err.code), err.message);
         return 1;
     }
+    (void)loop_signal_start(&t.loop, &t.term, SIGTERM, caught, &t, NULL);
     (void)loop_run(&t.loop);
     free(t.object);
     free(t.name);

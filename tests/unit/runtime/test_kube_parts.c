@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 
 #include "base/env.h"
 #include "base/mem.h"
+#include "runtime/cnpg_object.h"
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_pod.h"
@@ -249,6 +251,120 @@ static void test_events(void **state)
     yyjson_doc_free(doc);
 }
 
+/* ---- Clusters of CloudNativePG ---- */
+
+static void cluster_is(const char *json, bool healthy, const char *reason)
+{
+    char text[200];
+    yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+    assert_non_null(doc);
+    assert_int_equal(cnpg_is_healthy(yyjson_doc_get_root(doc), text, sizeof text), healthy);
+    assert_string_equal(text, reason);
+    yyjson_doc_free(doc);
+}
+
+static void test_clusters(void **state)
+{
+    (void)state;
+    cluster_is("{\"metadata\":{\"name\":\"c\"},\"status\":{\"phase\":\"Cluster in healthy "
+               "state\",\"readyInstances\":1}}",
+               true, "cluster c: Cluster in healthy state");
+    cluster_is("{\"metadata\":{\"name\":\"c\"},\"status\":{\"phase\":\"Cluster in healthy "
+               "state\",\"readyInstances\":0}}",
+               false, "cluster c: Cluster in healthy state");
+    cluster_is("{\"metadata\":{\"name\":\"c\"},\"status\":{\"phase\":\"Setting up "
+               "primary\",\"phaseReason\":\"x\",\"readyInstances\":1}}",
+               false, "cluster c: Setting up primary: x");
+    cluster_is("{\"metadata\":{\"name\":\"c\"}}", false,
+               "CloudNativePG has not looked at cluster c yet: is its operator running and watching this "
+               "namespace?");
+}
+
+static int cluster_image(const struct kube_object *object, void *data, struct err *err)
+{
+    (void)err;
+    const char *image = yyjson_mut_get_str(yyjson_mut_ptr_get(object->root, "/spec/imageName"));
+    (void)snprintf(data, 100, "%s", image);
+    return 0;
+}
+
+static void test_cluster_images(void **state)
+{
+    static const struct {
+        const char *spec, *image;
+    } rows[] = {{"{}", "ghcr.io/cloudnative-pg/postgresql:16"},
+                {"{\"postgresql\":{\"version\":\"18\"}}", "ghcr.io/cloudnative-pg/postgresql:18"},
+                {"{\"postgresql\":{\"version\":\"18\",\"image\":\"mine:1\"}}", "mine:1"}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char image[100] = "";
+        struct err err = {0};
+        yyjson_doc *doc = yyjson_read(rows[i].spec, strlen(rows[i].spec), 0);
+        const struct kube_shard shard = {.database = "shop",
+                                         .name_space = "ns",
+                                         .shard = "s1",
+                                         .spec = yyjson_doc_get_root(doc),
+                                         .image = "shardherd:1"};
+        assert_int_equal(cnpg_object_make(&shard, "app", cluster_image, image, &err), 0);
+        assert_string_equal(image, rows[i].image);
+        yyjson_doc_free(doc);
+    }
+}
+
+/* ---- which settings restart a pod ---- */
+
+static int checksum_of(const struct kube_object *object, void *data, struct err *err)
+{
+    (void)err;
+    const char *sum = yyjson_mut_get_str(
+        yyjson_mut_ptr_get(object->root, "/spec/template/metadata/annotations/shardherd.io~1settings"));
+    if (sum != NULL)
+        (void)snprintf(data, 20, "%s", sum);
+    return 0;
+}
+
+static void checksum(const char *parameters, char ret[20])
+{
+    struct err err = {0};
+    char *text = mem_printf("{\"postgresql\":{\"parameters\":{%s}}}", parameters);
+    yyjson_doc *doc = yyjson_read(text, strlen(text), 0);
+    assert_non_null(doc);
+    const struct kube_shard shard = {.database = "shop",
+                                     .name_space = "ns",
+                                     .shard = "s1",
+                                     .spec = yyjson_doc_get_root(doc),
+                                     .image = "i"};
+    ret[0] = '\0';
+    assert_int_equal(kube_objects_each(&shard, checksum_of, ret, &err), 0);
+    assert_int_equal(strlen(ret), 16);
+    yyjson_doc_free(doc);
+    free(text);
+}
+
+static void test_settings_that_restart(void **state)
+{
+    static const struct {
+        const char *parameters;
+        bool restarts;
+    } rows[] = {{"\"work_mem\":\"1MB\"", false},
+                {"\"log_statement\":\"ddl\"", false},
+                {"\"autovacuum_naptime\":\"5s\"", false},
+                {"\"max_wal_size\":\"1GB\"", false},
+                {"\"autovacuum_max_workers\":\"5\"", true},
+                {"\"shared_buffers\":\"1GB\"", true},
+                {"\"max_connections\":\"5\"", true},
+                {"\"work_mem_of_an_extension\":\"5\"", true},
+                {"\"huge_pages\":\"off\"", true}};
+    char plain[20], sum[20];
+    (void)state;
+    checksum("", plain);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        checksum(rows[i].parameters, sum);
+        if ((strcmp(plain, sum) != 0) != rows[i].restarts)
+            fail_msg("%s", rows[i].parameters);
+    }
+}
+
 /* ---- verifiers ---- */
 
 static void test_scram(void **state)
@@ -288,6 +404,9 @@ int main(void)
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_pods),
         cmocka_unit_test(test_events),
+        cmocka_unit_test(test_clusters),
+        cmocka_unit_test(test_cluster_images),
+        cmocka_unit_test(test_settings_that_restart),
         cmocka_unit_test(test_scram),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
