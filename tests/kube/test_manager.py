@@ -90,7 +90,9 @@ def test_in_short(rig):
 @pytest.mark.slow
 def test_from_making_to_its_end(rig):
     """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged, removed."""
-    item = make(rig, balance={"threshold": 100, "split": "auto", "merge": "off"}, deletionPolicy="delete")
+    item = make(
+        rig, balance={"threshold": 160, "maxShards": 3, "split": "auto", "merge": "off"}, deletionPolicy="delete"
+    )
     assert item["status"]["epoch"] == "1"
     assert {s["name"] for s in item["status"]["routing"]["shards"]} == {"s1", "s2"}
     assert rig.condition_of(item, "Available")["status"] == "True"
