@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "manager/manager_impl.h"
 #include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "version.h"
 
 /* ---- databases ---- */
@@ -174,6 +175,7 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
         {"cluster", up && state > MANAGER_DISCOVERING, manager_cluster_text(m)},
+        {"prometheus", true, manager_figures_text(m)}, /* worth a word, never worth being out of service */
         {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };

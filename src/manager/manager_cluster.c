@@ -231,6 +231,11 @@ bool manager_cluster_close(struct manager *m, void (*closed)(void *data), void *
 
 /* ---- what others ask ---- */
 
+const struct kubernetes_source *manager_cluster_servers(const struct manager *m)
+{
+    return m->cluster != NULL ? m->cluster->servers : NULL;
+}
+
 bool manager_cluster_ready(const struct manager *m)
 {
     return m->cluster == NULL || kubernetes_source_ready(m->cluster->servers);

@@ -56,6 +56,7 @@ struct manager {
     bool use_kube, reading_secrets, opening_store;         /* the latter: a callback will come */
     struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
     char *kube_namespace;    /* whose objects are looked after */
+    struct manager_figures *figures; /* manager_figures.c */
     struct manager_cluster *cluster; /* manager_cluster.c; NULL = none */
     struct standby *standby; /* while it waits for the lease; NULL with a store in a file */
     struct runtime *runtime;

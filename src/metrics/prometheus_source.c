@@ -153,7 +153,7 @@ int prometheus_source_start(const struct prometheus_source_options *o, struct pr
                             struct err *err)
 {
     for (int i = 0; i < PROMETHEUS_SERIES_MAX; i++)
-        if (o->names[i] != NULL && o->names[i][0] != '\0' && !metric_name_valid(o->names[i]))
+        if (o->names[i] != NULL && !metric_name_valid(o->names[i]))
             return err_set(err, ERRC_INVALID, "\"%.60s\" is no name of a series: letters, digits, _ and :",
                            o->names[i]);
     struct prometheus_source *s = mem_zalloc(sizeof *s);
@@ -164,7 +164,7 @@ int prometheus_source_start(const struct prometheus_source_options *o, struct pr
         const char *name = o->names[i] != NULL ? o->names[i] : series[i].name;
         s->o.names[i] = NULL;
         s->queries[i] = (struct series_query){.source = s, .series = (enum prometheus_series)i};
-        if (name[0] != '\0')
+        if (strcmp(name, "none") != 0)
             s->queries[i].text = prometheus_source_query((enum prometheus_series)i, name);
     }
     s->gone = (struct loop_task){.run = source_gone, .data = s};
