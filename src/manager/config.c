@@ -18,7 +18,7 @@
 #define KEYS_MAX 128
 
 static const char *const sections[] = {"log",       "listen",  "store",   "kubernetes", "runtime",
-                                       "discovery", "polling", "balance", NULL};
+                                       "discovery", "prometheus", "polling", "balance", NULL};
 
 void config_init(struct config *c)
 {
