@@ -68,6 +68,26 @@ struct api_guards {
     const char *findings; /* JSON array of {subject, finding, remedy} */
 };
 
+#define API_CONNECTIONS_MAX 32 /* of one application that are shown */
+
+/* What a variable of an application's container says; no password is in any of it. NULL = not known. */
+struct api_connection {
+    const char *container, *variable, *from;
+    const char *host, *dbname, *user;
+    int port;                                /* 0 = not known */
+    const char *state;                       /* "known", "foreign", "unresolved" */
+    const char *why;                         /* when not known */
+    const char *instance, *database, *shard; /* when known */
+};
+
+struct api_application {
+    const char *id; /* "shop/Deployment/web" */
+    const char *kind, *name, *name_space;
+    bool pending; /* values are still being read */
+    struct api_connection connections[API_CONNECTIONS_MAX];
+    size_t connection_count; /* may be more than are there */
+};
+
 struct api_component {
     const char *name; /* "store" */
     bool ok;
@@ -106,6 +126,9 @@ struct api_services {
     bool (*standing)(void *data, const char *database, const char *shard, struct api_standing *ret);
     /* What the last look at a shard's guards found; false = not looked at. Optional. */
     bool (*guards)(void *data, const char *database, const char *shard, struct api_guards *ret);
+    /* The n-th application, by id; false = no more. Optional, with looks_for_applications(). */
+    bool (*application)(void *data, unsigned n, struct api_application *ret);
+    bool (*looks_for_applications)(void *data);
     /* The n-th component of /readyz; false = no more. Optional. */
     bool (*component)(void *data, unsigned n, struct api_component *ret);
     /* Answers GET /metrics. Optional: 404 without. */

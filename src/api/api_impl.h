@@ -211,7 +211,8 @@ void api_get_routing(struct api_call *call);
 void api_get_route(struct api_call *call);
 void api_get_shards(struct api_call *call); /* api_shard.c */
 void api_get_shard(struct api_call *call);
-void api_get_instances(struct api_call *call); /* api_instance.c */
+void api_get_instances(struct api_call *call);
+void api_get_applications(struct api_call *call); /* api_instance.c */
 void api_get_instance(struct api_call *call);
 void api_get_operations(struct api_call *call); /* api_operation.c */
 void api_get_operation(struct api_call *call);

@@ -160,9 +160,17 @@ static void update(struct discovery *d, struct fleet_instance *instance, const s
 static void apply_one(struct discovery *d, const char *source, const struct found *found)
 {
     struct fleet_instance *instance = fleet_find_instance(d->options.fleet, found->name);
+    if (found->pending)
+        return;
     if (found->err.code != ERRC_NONE) {
         complain(d, source, found->name, &found->err); /* what it gave before stays */
         return;
+    }
+    if (instance != NULL && strcmp(source, "kubernetes") == 0 && strcmp(instance->source, "local") == 0)
+        return; /* the runtime made it, and knows more */
+    if (instance != NULL && strcmp(source, "local") == 0 && strcmp(instance->source, "kubernetes") == 0) {
+        free(instance->source);
+        instance->source = mem_strdup(source);
     }
     if (instance != NULL && strcmp(instance->source, source) != 0) {
         struct err err = {0};
@@ -382,6 +390,17 @@ int discovery_set_entries(struct discovery *d, const struct discovery_entry *ent
     complaints_clear(d); /* what is still wrong is told again */
     discovery_poll(d);
     return 0;
+}
+
+void discovery_give(struct discovery *d, const char *source, const struct found *found, int count)
+{
+    if (d->closing)
+        return;
+    const struct found **order = mem_array((size_t)count + 1, sizeof *order);
+    for (int i = 0; i < count; i++)
+        order[i] = &found[i];
+    apply(d, source, order, count);
+    free((void *)order);
 }
 
 void discovery_set_period(struct discovery *d, uint64_t period_ns)

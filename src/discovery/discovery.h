@@ -6,7 +6,8 @@
  * is gone is removed. A static entry is gone only when the configuration no longer has it; a local instance
  * when the runtime no longer lists it. A server that is down stays: whether it answers is a fact, and facts
  * belong to the pollers; discovery never touches them. When a source cannot be read, what it gave before
- * stays, and `failed` is told once per new error.
+ * stays, and `failed` is told once per new error. Sources that learn of changes themselves
+ * (kubernetes_source.h) give what they have with discovery_give(), at any time.
  */
 #ifndef DISCOVERY_DISCOVERY_H
 #define DISCOVERY_DISCOVERY_H
@@ -75,6 +76,13 @@ int discovery_set_entries(struct discovery *d, const struct discovery_entry *ent
 void discovery_set_period(struct discovery *d, uint64_t period_ns);
 /* A round now, or right after the one that runs: after an instance was made or removed. */
 void discovery_poll(struct discovery *d);
+/*
+ * All that a source of its own (the cluster) has now: `found` is borrowed for the call and not changed.
+ * Takes effect at once: events come from inside. What is `pending` is neither new nor gone yet, one with an
+ * error is told by `failed`. What is in the fleet from the runtime already is left to it.
+ */
+struct found;
+void discovery_give(struct discovery *d, const char *source, const struct found *found, int count);
 /* Rounds that ended, for metrics and tests. */
 uint64_t discovery_rounds(const struct discovery *d);
 /* No event comes any more; instances stay in the fleet. `closed` (may be NULL) comes later. */

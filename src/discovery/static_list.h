@@ -12,6 +12,7 @@ struct found {
     char *name, *database, *shard; /* the latter two never NULL */
     struct instance_access access;
     struct err err; /* the secret cannot be read now: access.password is not meant */
+    bool pending;   /* the secret is being read for the first time: the rest is not meant either */
 };
 void found_clear(struct found *found);
 

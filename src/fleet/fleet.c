@@ -192,6 +192,7 @@ void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
     load_ring_fini(&instance->load);
     hist_sparse_free(&instance->probe);
     hist_sparse_free(&instance->query_age);
+    free(instance->pod);
     free(instance->name);
     free(instance->database);
     free(instance->shard);

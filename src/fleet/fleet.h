@@ -14,6 +14,7 @@
 #include "base/err.h"
 #include "base/hist.h"
 #include "base/list.h"
+#include "fleet/pod.h"
 #include "fleet/routing.h"
 #include "fleet/samples.h"
 
@@ -68,6 +69,7 @@ struct fleet_instance {
     struct load_ring load;
     struct hist_sparse probe;     /* latency of the load group's poll */
     struct hist_sparse query_age; /* ages of running statements at each activity poll */
+    struct instance_pod *pod;     /* what is said of its pod; NULL = nothing */
     void *observer;               /* of metrics/: its poller */
 };
 

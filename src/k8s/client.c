@@ -358,7 +358,7 @@ static void call_end(struct k8s_call *call, const struct k8s_answer *answer)
     loop_timer_stop(&call->timer);
     loop_task_cancel(&call->task);
     call->cb(answer, call->data);
-    buf_free(&call->body);
+    mem_wipe_free(buf_take(&call->body)); /* may be a Secret, too */
     free(call->method);
     free(call->path);
     free(call->query);

@@ -5,6 +5,8 @@
 
 #include "base/mem.h"
 #include "manager/manager_impl.h"
+#include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "version.h"
 
 /* ---- databases ---- */
@@ -137,6 +139,14 @@ void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 
 #define STANDBY_COMPONENTS 4 /* the others begin when it leads */
 
+/* The runtime's databases are known; only to look into a cluster, a client is enough. */
+static bool kubernetes_ready(const struct manager *m, enum manager_state state)
+{
+    if (!m->use_kube)
+        return true;
+    return m->shards_in_kube ? state > MANAGER_KUBERNETES : m->kube != NULL;
+}
+
 static bool component(void *data, unsigned n, struct api_component *ret)
 {
     struct manager *m = data;
@@ -156,12 +166,18 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"secrets", up && state > MANAGER_SECRETS, NULL},
         {"store", up && state > MANAGER_STORE, m->store != NULL ? store_name(m->store) : "is being opened"},
         {"leader", standby || (up && state > MANAGER_LEADING && state != MANAGER_DEPOSED), leader},
-        {"kubernetes", m->kube_databases == NULL ? up && !m->use_kube : up && state > MANAGER_KUBERNETES,
-         !m->use_kube ? "not used" : m->kube_now},
+        {"kubernetes", up && kubernetes_ready(m, state),
+         !m->use_kube                ? "not used"
+         : m->kube_databases == NULL ? m->kube_text
+                                     : m->kube_now},
         {"runtime", up && state > MANAGER_RUNTIME, m->runtime_text},
         {"databases", up && state > MANAGER_DATABASES, NULL},
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
+        {"cluster", up && state > MANAGER_DISCOVERING, manager_cluster_text(m)},
+        {"prometheus", true, manager_figures_text(m)}, /* worth a word, never worth being out of service */
+        {"collectors", up && state > MANAGER_DISCOVERING, NULL},
+        {"health", up && state > MANAGER_DISCOVERING, NULL},
         {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };
@@ -196,6 +212,8 @@ void manager_api_init(struct manager *m)
                                     .decision = decision,
                                     .standing = standing,
                                     .guards = guards,
+                                    .application = manager_cluster_application,
+                                    .looks_for_applications = manager_cluster_looks_for_applications,
                                     .component = component,
                                     .metrics = metrics};
     list_init(&m->operations.list); /* readable before operations_init() */

@@ -10,6 +10,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "manager/manager_impl.h"
+#include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "version.h"
 
 #define LOOK_AGAIN_NS (20 * ENV_NS_PER_MS)
@@ -89,7 +91,7 @@ static void look_for_round(struct loop_timer *timer, void *data)
     struct err err = {0};
     if (stopping(m))
         return;
-    if (m->discovery != NULL && discovery_rounds(m->discovery) == 0) {
+    if (m->discovery != NULL && (discovery_rounds(m->discovery) == 0 || !manager_cluster_ready(m))) {
         loop_timer_start(timer, LOOK_AGAIN_NS);
         return;
     }
@@ -103,6 +105,7 @@ static void on_discovered(enum discovery_event event, struct fleet_instance *ins
     struct manager *m = data;
     log_event(LOG_INFO, "instance found", "event", discovery_event_name(event), "instance", instance->name,
               "db", instance->database, "shard", instance->shard, "source", instance->source, NULL);
+    manager_cluster_poke(m);
     if (event == DISCOVERY_REMOVED) {
         pollers_forget(m->pollers, instance);
         manager_instance_gone(m, instance);
@@ -141,6 +144,8 @@ static void start_discovery(struct manager *m)
         fail(m, &err);
         return;
     }
+    manager_cluster_start(m);
+    manager_figures_start(m);
     loop_timer_init(&m->loop, &m->step, look_for_round, m);
     loop_timer_start(&m->step, LOOK_AGAIN_NS);
 }

@@ -83,6 +83,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     for (int m = 0; m < LOAD_METRIC_MAX; m++)
         sample.value[m] = (float)NAN;
     sample_rates(p, &now, &sample);
+    sample.value[LOAD_CPU] = (float)instance_pod_get(instance->pod, POD_CPU, sample.at_ns, NULL);
     if (facts->database_bytes != 0)
         sample.value[LOAD_SIZE] = (float)facts->database_bytes;
     p->base = now;
