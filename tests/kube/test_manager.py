@@ -91,7 +91,7 @@ def test_in_short(rig):
 def test_from_making_to_its_end(rig):
     """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged, removed."""
     item = make(
-        rig, balance={"threshold": 160, "maxShards": 3, "split": "auto", "merge": "off"}, deletionPolicy="delete"
+        rig, balance={"threshold": 80, "maxShards": 3, "split": "auto", "merge": "off"}, deletionPolicy="delete"
     )
     assert item["status"]["epoch"] == "1"
     assert {s["name"] for s in item["status"]["routing"]["shards"]} == {"s1", "s2"}
