@@ -26,6 +26,26 @@ static void print_replication(yyjson_mut_doc *doc, yyjson_mut_val *object, const
     json_text(doc, object, "wal_lsn", f->wal_lsn != 0 ? lsn : NULL);
 }
 
+/* null when it runs in no pod; what nobody says is null too. */
+static void print_pod(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                      const struct instance_pod *pod)
+{
+    uint64_t now = loop_now(api->services.loop);
+    enum pod_source source = POD_SOURCE_MAX;
+    if (pod == NULL) {
+        yyjson_mut_obj_add_null(doc, object, "pod");
+        return;
+    }
+    yyjson_mut_val *inner = yyjson_mut_obj_add_obj(doc, object, "pod");
+    bool known = !isnan(instance_pod_get(pod, POD_CPU, now, &source)) ||
+                 !isnan(instance_pod_get(pod, POD_MEMORY, now, &source));
+    json_text(doc, inner, "source", known ? pod_source_name(source) : NULL);
+    json_uint64(doc, inner, "restarts", pod->restarts);
+    for (int f = 0; f < POD_FIGURE_MAX; f++)
+        json_real(doc, inner, pod_figure_name((enum pod_figure)f),
+                  instance_pod_get(pod, (enum pod_figure)f, now, NULL));
+}
+
 void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
                         const struct fleet_instance *instance)
 {
@@ -47,6 +67,7 @@ void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
     yyjson_mut_obj_add_int(doc, object, "max_connections", f->max_connections);
     json_uint64(doc, object, "database_bytes", f->database_bytes);
     json_uint64(doc, object, "errors_total", f->errors_total);
+    print_pod(api, doc, object, instance->pod);
 }
 
 static void print_line(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object, const void *item,

@@ -120,11 +120,12 @@ static const struct args_flag manager_flags[] = {
 
 const struct cli_command cli_commands[] = {
     {.name = "get",
-     .summary = "list databases, shards, instances, operations, decisions or routing tables",
+     .summary = "list databases, shards, instances, operations, decisions, routing tables or applications",
      .usage = "get KIND [NAME...] [-o FORMAT] [-w]\nget KIND/NAME [-o FORMAT]",
      .details =
-         "Prints one row for each. KIND is databases (db), shards, instances, operations (op), decisions or\n"
-         "routing. With -d only what belongs to that database. With -w it goes on and prints what changes.",
+         "Prints one row for each. KIND is databases (db), shards, instances, operations (op), decisions,\n"
+         "routing or applications (app: what in a Kubernetes cluster points at servers of the fleet, one row\n"
+         "for each variable that does; -o wide says why one cannot be resolved). With -d only what belongs to that database. With -w it goes on and prints what changes.",
      .example = "shardherd get databases\nshardherd get shards -d shop -o wide\nshardherd get operations -w\n"
                 "shardherd get routing shop -o json",
      .act = command_get,

@@ -12,7 +12,7 @@
 
 static void add_row(struct session *s, const struct resource *r, struct table *t, yyjson_val *item)
 {
-    if (strcmp(r->kind, "routing") != 0) /* begins its rows itself: one for each range */
+    if (!r->own_rows)
         table_row(t);
     r->row(s, t, item);
 }

@@ -37,7 +37,8 @@ enum table_style resource_style(const char *state)
     } styles[] = {{"up", TABLE_GOOD},      {"serving", TABLE_GOOD}, {"provisioned", TABLE_GOOD},
                   {"done", TABLE_GOOD},    {"down", TABLE_BAD},     {"failed", TABLE_BAD},
                   {"undone", TABLE_WARN},  {"suspect", TABLE_WARN}, {"running", TABLE_WARN},
-                  {"pending", TABLE_WARN}, {"unknown", TABLE_FAINT}};
+                  {"pending", TABLE_WARN}, {"unknown", TABLE_FAINT},
+                  {"known", TABLE_GOOD},   {"foreign", TABLE_FAINT}, {"unresolved", TABLE_WARN}};
     for (size_t i = 0; i < sizeof styles / sizeof styles[0]; i++)
         if (strcmp(styles[i].state, state) == 0)
             return styles[i].style;
@@ -450,23 +451,101 @@ static int routing_list(struct session *s, yyjson_doc **ret)
     return each_database(s, routing_of, ret);
 }
 
+/* ---- applications ---- */
+
+static const struct table_column application_columns[] = {
+    {"NAMESPACE", 0, 0}, {"KIND", 0, 0},  {"NAME", 0, 0},      {"VARIABLE", 0, 0}, {"STATE", 0, 0},
+    {"SERVER", 0, 0},    {"SHARD", 0, 0}, {"CONTAINER", 1, 0}, {"FROM", 1, 0},     {"DBNAME", 1, 0},
+    {"USER", 1, 0},      {"INSTANCE", 1, 0}, {"WHY", 1, 0},    {0}};
+
+/* One row for each connection. */
+static void application_row(struct session *s, struct table *t, yyjson_val *item)
+{
+    size_t i, max;
+    yyjson_val *c;
+    (void)s;
+    yyjson_arr_foreach(yyjson_obj_get(item, "connections"), i, max, c)
+    {
+        const char *database = json_get_text(c, "database"), *shard = json_get_text(c, "shard");
+        table_row(t);
+        table_cell(t, json_get_text(item, "namespace"));
+        table_cell(t, json_get_text(item, "kind"));
+        table_cell(t, json_get_text(item, "name"));
+        table_cell(t, json_get_text(c, "variable"));
+        cell_state(t, json_get_text(c, "state"));
+        if (yyjson_is_int(yyjson_obj_get(c, "port")))
+            cell_address(t, c);
+        else
+            table_cell(t, json_get_text(c, "host"));
+        table_cellf(t, "%s%s%s", database, shard[0] != '\0' ? "/" : "", shard);
+        table_cell(t, json_get_text(c, "container"));
+        table_cell(t, json_get_text(c, "from"));
+        table_cell(t, json_get_text(c, "dbname"));
+        table_cell(t, json_get_text(c, "user"));
+        table_cell(t, json_get_text(c, "instance"));
+        table_cell(t, json_get_text(c, "why"));
+    }
+}
+
+static void application_name(yyjson_val *item, struct buf *out)
+{
+    buf_add_text(out, json_get_text(item, "id"));
+}
+
+static int application_list(struct session *s, yyjson_doc **ret)
+{
+    return list_of(s, "/v1/applications", ret);
+}
+
+/* There is no call for one. By id, or by a name that only one has. */
+static int application_one(struct session *s, const char *word, struct session_reply *ret)
+{
+    yyjson_doc *list = NULL;
+    size_t i, max, found = 0;
+    yyjson_val *item;
+    memset(ret, 0, sizeof *ret);
+    int rc = application_list(s, &list);
+    yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(list), "items"), i, max, item)
+    {
+        bool by_id = strcmp(json_get_text(item, "id"), word) == 0;
+        if (!by_id && strcmp(json_get_text(item, "name"), word) != 0)
+            continue;
+        ret->root = item;
+        found = by_id ? 1 : found + 1;
+        if (by_id)
+            break;
+    }
+    if (rc == CLI_OK && found == 1) {
+        ret->doc = list;
+        return CLI_OK;
+    }
+    ret->root = NULL;
+    yyjson_doc_free(list);
+    if (rc == CLI_OK && found > 1)
+        return session_fail(s, CLI_USAGE, "%zu applications have the name \"%s\": say NAMESPACE/KIND/NAME", found,
+                            word);
+    return rc != CLI_OK ? rc : session_fail(s, CLI_NOT_FOUND, "no application is named \"%s\"", word);
+}
+
 /* ---- the table ---- */
 
 #define SECOND ENV_NS_PER_S
 
 const struct resource resources[] = {
     {"database", "databases database db dbs", database_columns, "routing removed operation snapshot", 0,
-     database_row, named, database_list, database_one, describe_database},
+     database_row, false, named, database_list, database_one, describe_database},
     {"shard", "shards shard", shard_columns, "routing removed operation instance decision snapshot", SECOND,
-     shard_row, of_database, shard_list, shard_one, describe_shard},
+     shard_row, false, of_database, shard_list, shard_one, describe_shard},
     {"instance", "instances instance", instance_columns, "instance instance_removed snapshot", 0,
-     instance_row, named, instance_list, instance_one, describe_instance},
+     instance_row, false, named, instance_list, instance_one, describe_instance},
     {"operation", "operations operation op ops", operation_columns, "operation snapshot", 0, operation_row,
-     operation_name, operation_list, operation_one, describe_operation},
-    {"decision", "decisions decision", decision_columns, "decision snapshot", 0, decision_row, decision_name,
-     decision_list, decision_one, NULL},
-    {"routing", "routing", routing_columns, "routing removed snapshot", 0, routing_row, routing_name,
+     false, operation_name, operation_list, operation_one, describe_operation},
+    {"decision", "decisions decision", decision_columns, "decision snapshot", 0, decision_row, false,
+     decision_name, decision_list, decision_one, NULL},
+    {"routing", "routing", routing_columns, "routing removed snapshot", 0, routing_row, true, routing_name,
      routing_list, routing_one, NULL},
+    {"application", "applications application apps app", application_columns, "instance instance_removed snapshot",
+     5 * SECOND, application_row, true, application_name, application_list, application_one, NULL},
     {0},
 };
 

@@ -14,6 +14,7 @@ struct resource {
     const char *events; /* events that may change it, separated by blanks */
     uint64_t period_ns; /* watched values change without events so often; 0 = they do not */
     void (*row)(struct session *s, struct table *t, yyjson_val *item);
+    bool own_rows; /* it begins its rows itself, and may make several */
     /* "shop", "shop/s1": what names it in commands, and in -o name after its kind and a slash. */
     void (*name)(yyjson_val *item, struct buf *out);
     /* {"items": [...]} of all, within -d if it was given. */

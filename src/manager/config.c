@@ -17,8 +17,8 @@
 
 #define KEYS_MAX 128
 
-static const char *const sections[] = {"log",       "listen",  "store",   "kubernetes", "runtime",
-                                       "discovery", "polling", "balance", NULL};
+static const char *const sections[] = {"log",       "listen",     "store",   "kubernetes", "runtime",
+                                       "discovery", "prometheus", "polling", "balance",    NULL};
 
 void config_init(struct config *c)
 {
@@ -174,6 +174,10 @@ static int from_environment(struct loading *l, struct env *env)
         rc = from_variable(l, env, "DISCOVERY_INTERVAL", "discovery.interval");
     if (rc == 0)
         rc = from_variable(l, env, "KUBERNETES_NAMESPACE", "kubernetes.namespace");
+    if (rc == 0)
+        rc = from_variable(l, env, "PROMETHEUS_ENABLED", "prometheus.enabled");
+    if (rc == 0)
+        rc = from_variable(l, env, "PROMETHEUS_URL", "prometheus.url");
     for (size_t i = 0; i < count && rc == 0; i++) {
         char variable[CONFIG_ENV_SIZE];
         config_key_env(&keys[i], variable);

@@ -63,12 +63,18 @@ struct config {
     /* discovery */
     bool discovery_enabled;
     uint64_t discovery_interval_ns; /* 5 s */
-    char *discovery_kubernetes;  /* "auto" (default), "on", "off" */
-    char *discovery_namespaces;  /* names with commas between them, "*" = all, NULL = the manager's */
-    bool discovery_by_image;     /* false */
-    bool discovery_applications; /* true */
+    char *discovery_kubernetes;     /* "auto" (default), "on", "off" */
+    char *discovery_namespaces;     /* names with commas between them, "*" = all, NULL = the manager's */
+    bool discovery_by_image;        /* false */
+    bool discovery_applications;    /* true */
     struct config_instance *instances;
     int instance_count;
+    /* prometheus */
+    bool prometheus_enabled; /* true; without a URL there is nothing to ask */
+    char *prometheus_url;    /* NULL = none; the rest is NULL when not given */
+    char *prometheus_token_file, *prometheus_ca_file;
+    uint64_t prometheus_interval_ns, prometheus_timeout_ns; /* 15 s, 5 s */
+    char *prometheus_series[9];                             /* as enum prometheus_series */
     /* polling */
     uint64_t load_period_ns, replication_period_ns, activity_period_ns, sizes_period_ns, settings_period_ns;
     uint64_t guards_period_ns;
@@ -82,10 +88,11 @@ void config_init(struct config *c);
 void config_free(struct config *c); /* empty afterwards, fine to free again */
 
 /*
- * Reads path (NULL: only environment), then DISCOVERY_ENABLED, DISCOVERY_INTERVAL and KUBERNETES_NAMESPACE,
- * then SHARDHERD_<KEY> (SHARDHERD_LOG_LEVEL is log.level), then `flags` ("key.path=value", NULL-ended; may be
- * NULL). An empty variable is one that is not set. env may be NULL: no environment. PROMETHEUS_ENABLED,
- * PROMETHEUS_URL, BACKUP_STORAGE_TYPE and S3_BUCKET have no meaning yet and are ignored.
+ * Reads path (NULL: only environment), then DISCOVERY_ENABLED, DISCOVERY_INTERVAL, KUBERNETES_NAMESPACE,
+ * PROMETHEUS_ENABLED and PROMETHEUS_URL, then SHARDHERD_<KEY> (SHARDHERD_LOG_LEVEL is log.level), then
+ * `flags`
+ * ("key.path=value", NULL-ended; may be NULL). An empty variable is one that is not set. env may be NULL: no
+ * environment. BACKUP_STORAGE_TYPE and S3_BUCKET have no meaning yet and are ignored.
  *
  * ERRC_INVALID with the place and the remedy: "shardherd.yaml:12:5: balance.threshold: ...", or "environment
  * variable SHARDHERD_LOG_LEVEL: log.level: ...", or "flag log.level: ..."; ERRC_NOT_FOUND and ERRC_IO for a

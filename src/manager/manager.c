@@ -11,6 +11,7 @@
 #include "k8s/client.h"
 #include "manager/manager_impl.h"
 #include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "operation/move_op.h"
 
 #define HTTP_GRACE_NS    (2 * ENV_NS_PER_S)
@@ -148,30 +149,32 @@ static bool close_part(struct manager *m, int part)
     case 5:
         return close_guards(m);
     case 6:
-        return manager_cluster_close(m, close_next, m);
+        return manager_figures_close(m, close_next, m);
     case 7:
-        return close_discovery(m);
+        return manager_cluster_close(m, close_next, m);
     case 8:
-        return close_server(m, &m->metrics_server);
+        return close_discovery(m);
     case 9:
+        return close_server(m, &m->metrics_server);
+    case 10:
         exposition_close(m->exposition, close_next, m);
         return true;
-    case 10:
+    case 11:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 11:
-        return close_runtime(m);
     case 12:
-        return manager_kube_close(m, close_next);
+        return close_runtime(m);
     case 13:
-        return manager_kube_close_operations(m, close_next);
+        return manager_kube_close(m, close_next);
     case 14:
-        return manager_kube_close_events(m, close_next);
+        return manager_kube_close_operations(m, close_next);
     case 15:
-        return close_server(m, &m->public_server);
+        return manager_kube_close_events(m, close_next);
     case 16:
-        return close_store(m);
+        return close_server(m, &m->public_server);
     case 17:
+        return close_store(m);
+    case 18:
         return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "manager/manager_impl.h"
 #include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "version.h"
 
 /* ---- databases ---- */
@@ -143,7 +144,7 @@ static bool kubernetes_ready(const struct manager *m, enum manager_state state)
 {
     if (!m->use_kube)
         return true;
-    return strcmp(m->runtime_kind, "kubernetes") == 0 ? state > MANAGER_KUBERNETES : m->kube != NULL;
+    return m->shards_in_kube ? state > MANAGER_KUBERNETES : m->kube != NULL;
 }
 
 static bool component(void *data, unsigned n, struct api_component *ret)
@@ -174,6 +175,9 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"instances", up && state > MANAGER_ADOPTING, NULL},
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
         {"cluster", up && state > MANAGER_DISCOVERING, manager_cluster_text(m)},
+        {"prometheus", true, manager_figures_text(m)}, /* worth a word, never worth being out of service */
+        {"collectors", up && state > MANAGER_DISCOVERING, NULL},
+        {"health", up && state > MANAGER_DISCOVERING, NULL},
         {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };

@@ -150,8 +150,8 @@ static void take_namespaces(struct manager_cluster *k)
     const char *text = k->manager->config.discovery_namespaces;
     char *rest = NULL;
     k->namespaces = mem_strdup(text != NULL ? text : "");
-    for (char *one = strtok_r(k->namespaces, ", ", &rest); one != NULL && k->count < KUBERNETES_NAMESPACES_MAX;
-         one = strtok_r(NULL, ", ", &rest))
+    for (char *one = strtok_r(k->namespaces, ", ", &rest);
+         one != NULL && k->count < KUBERNETES_NAMESPACES_MAX; one = strtok_r(NULL, ", ", &rest))
         k->list[k->count++] = one;
 }
 
@@ -231,6 +231,11 @@ bool manager_cluster_close(struct manager *m, void (*closed)(void *data), void *
 
 /* ---- what others ask ---- */
 
+const struct kubernetes_source *manager_cluster_servers(const struct manager *m)
+{
+    return m->cluster != NULL ? m->cluster->servers : NULL;
+}
+
 bool manager_cluster_ready(const struct manager *m)
 {
     return m->cluster == NULL || kubernetes_source_ready(m->cluster->servers);
@@ -262,9 +267,9 @@ bool manager_cluster_application(void *data, unsigned n, struct api_application 
 {
     const struct manager *m = data;
     size_t count = 0;
-    const struct application *list =
-        manager_cluster_looks_for_applications(data) ? application_source_list(m->cluster->applications, &count)
-                                                  : NULL;
+    const struct application *list = manager_cluster_looks_for_applications(data)
+                                         ? application_source_list(m->cluster->applications, &count)
+                                         : NULL;
     if (n >= count)
         return false;
     *ret = (struct api_application){.id = list[n].id,

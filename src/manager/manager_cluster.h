@@ -26,7 +26,11 @@ const char *manager_cluster_text(const struct manager *m);
 /* An instance or a routing table has changed. */
 void manager_cluster_poke(struct manager *m);
 
-/* For the API: the n-th application; false = no more, or *ret_known false: nobody looks for them. */
+/* NULL = nobody looks. */
+struct kubernetes_source;
+const struct kubernetes_source *manager_cluster_servers(const struct manager *m);
+
+/* For the API: the n-th application; false = no more. */
 bool manager_cluster_application(void *data, unsigned n, struct api_application *ret);
 bool manager_cluster_looks_for_applications(void *data);
 

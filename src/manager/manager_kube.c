@@ -143,9 +143,9 @@ void manager_kube_decided(struct manager *m, const struct balancer_decision *d)
     if (m->kube_databases == NULL)
         return;
     snprintf(note, sizeof note, "shard %s: %s (rule %d)", c->shard, c->sentence, c->rule);
-    kube_databases_tell(m->kube_databases, d->database, false,
-                        d->operation[0] != '\0'     ? "Decided"
-                        : c->kind == BALANCE_REFUSE ? "Refused"
-                                                    : "Recommended",
-                        "Balance", note);
+    const char *reason = d->operation[0] != '\0'                                       ? "Decided"
+                         : c->kind == BALANCE_REFUSE                                   ? "Refused"
+                         : c->kind == BALANCE_SAMPLE || c->kind == BALANCE_SAMPLE_ROWS ? "Sampling"
+                                                                                       : "Recommended";
+    kube_databases_tell(m->kube_databases, d->database, false, reason, "Balance", note);
 }

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "manager/manager_impl.h"
 #include "manager/manager_cluster.h"
+#include "manager/manager_figures.h"
 #include "version.h"
 
 #define LOOK_AGAIN_NS (20 * ENV_NS_PER_MS)
@@ -144,6 +145,7 @@ static void start_discovery(struct manager *m)
         return;
     }
     manager_cluster_start(m);
+    manager_figures_start(m);
     loop_timer_init(&m->loop, &m->step, look_for_round, m);
     loop_timer_start(&m->step, LOOK_AGAIN_NS);
 }

@@ -36,6 +36,15 @@ enum value_family {
     VALUE_MAX_CONNECTIONS,
     VALUE_SIZE,
     VALUE_TIMELINE,
+    VALUE_CPU,
+    VALUE_CPU_LIMIT,
+    VALUE_MEMORY,
+    VALUE_MEMORY_LIMIT,
+    VALUE_RESTARTS,
+    VALUE_VOLUME_USED,
+    VALUE_VOLUME_SIZE,
+    VALUE_RECEIVED,
+    VALUE_TRANSMITTED,
     VALUE_FAMILIES
 };
 extern const struct metric_family value_families[VALUE_FAMILIES];

@@ -171,11 +171,32 @@ static double fact_of(const struct instance_facts *facts, enum value_family fami
     }
 }
 
+/* What a cluster says of its pod; NAN if nobody does. */
+static double pod_value(const struct poller *p, enum value_family family)
+{
+    static const enum pod_figure figures[] = {[VALUE_CPU] = POD_CPU,
+                                              [VALUE_CPU_LIMIT] = POD_CPU_LIMIT,
+                                              [VALUE_MEMORY] = POD_MEMORY,
+                                              [VALUE_MEMORY_LIMIT] = POD_MEMORY_LIMIT,
+                                              [VALUE_VOLUME_USED] = POD_VOLUME_USED,
+                                              [VALUE_VOLUME_SIZE] = POD_VOLUME_SIZE,
+                                              [VALUE_RECEIVED] = POD_RECEIVED,
+                                              [VALUE_TRANSMITTED] = POD_TRANSMITTED};
+    const struct instance_pod *pod = p->instance->pod;
+    if (pod == NULL)
+        return (double)NAN;
+    if (family == VALUE_RESTARTS)
+        return (double)pod->restarts;
+    return instance_pod_get(pod, figures[family], loop_now(p->pollers->loop), NULL);
+}
+
 static void add_value(const struct writer *w, const struct poller *p, enum value_family family)
 {
     bool sampled = family == VALUE_QUERY_RATE || family == VALUE_WAL_RATE || family == VALUE_ACTIVE;
     float sample = sampled ? sample_of(p->instance, family) : 0;
-    double fact = sampled ? 0 : fact_of(&p->instance->facts, family);
+    double fact = sampled                ? 0
+                  : family >= VALUE_CPU ? pod_value(p, family)
+                                        : fact_of(&p->instance->facts, family);
     if (isnan(sample) || isnan(fact))
         return;
     metric_add_start(w->out, w->name, w->own_labels, w->texts->none);

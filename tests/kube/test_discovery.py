@@ -194,7 +194,7 @@ def primary(manager):
 def test_the_routing_table_follows_a_pod_within_a_second(plane, objects, postgres, tmp_path):
     annotations = dict(database="shop", shard="s1", port=postgres.port, secret="pg-shop", dbname="postgres")
     objects.make(f"{NS}/secrets", secret("pg-shop", username="postgres", password=postgres.password))
-    postgres.succeeds("CREATE ROLE app")
+    assert postgres.succeeds("CREATE ROLE app; GRANT CREATE ON SCHEMA public TO app")
     objects.pod(pod("db-0", **annotations), "127.0.0.4")
     with Manager(tmp_path / "m", plane.kubeconfig) as manager:
         wait_until(lambda: up(manager, "db-0"), 10, "the server")

@@ -70,9 +70,29 @@ def ended(rig, name, reason, timeout=90):
     return item
 
 
+def test_in_short(rig):
+    """Two shards, a few writes, one of them split by an object, nothing lost, nothing left."""
+    make(rig, balance={"split": "off", "merge": "off"}, deletionPolicy="delete")
+    client = rig.client_pod()
+    assert rig.load(client, "init").returncode == 0
+    start(rig, "in-short", kind="split", shard="s2", bakeSeconds=0)
+    done = rig.load(client, "--duration", "4s", "--clients", "2", "--rate", "200", "--no-check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    item = ended(rig, "in-short", "Done")
+    assert (item["status"]["target"], item["status"]["progress"]) == ("s3", 100)
+    rig.wait_database(shards=3)
+    done = rig.load(client, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rig.delete("Pod", client)
+    remove(rig)
+
+
+@pytest.mark.slow
 def test_from_making_to_its_end(rig):
     """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged, removed."""
-    item = make(rig, balance={"threshold": 150, "split": "auto", "merge": "off"}, deletionPolicy="delete")
+    item = make(
+        rig, balance={"threshold": 80, "maxShards": 3, "split": "auto", "merge": "off"}, deletionPolicy="delete"
+    )
     assert item["status"]["epoch"] == "1"
     assert {s["name"] for s in item["status"]["routing"]["shards"]} == {"s1", "s2"}
     assert rig.condition_of(item, "Available")["status"] == "True"
@@ -80,8 +100,20 @@ def test_from_making_to_its_end(rig):
     client = rig.client_pod()
     done = rig.load(client, "init")
     assert done.returncode == 0, done.stderr
-    more = ["--duration", "60s", "--clients", "4", "--rate", "500", "--skew", "hot-shard=s1:0.9", "--json"]
-    done = rig.load(client, *more, timeout=150)
+    more = [
+        "--duration",
+        "60s",
+        "--clients",
+        "4",
+        "--rate",
+        "300",
+        "--check-wait",
+        "60s",
+        "--skew",
+        "hot-shard=s1:0.9",
+        "--json",
+    ]
+    done = rig.load(client, *more, "--check-wait", "60s", "--json", timeout=180)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{rig.manager_logs()}"
     report = json.loads(done.stdout)
     item = rig.wait_database(shards=3)
@@ -102,9 +134,10 @@ def test_from_making_to_its_end(rig):
     remove(rig)
 
 
+@pytest.mark.slow
 def test_what_can_be_changed(rig):
     """Scale, operations by objects, a parameter, suspended and back, refusals; each is in the status."""
-    make(rig, shards=1, balance={"split": "off", "merge": "off"})
+    make(rig, shards=1, balance={"split": "off", "merge": "off"}, deletionPolicy="delete")
     path = f"{DATABASES}/shop"
 
     # more shards are asked for, by the scale subresource as kubectl scale does

@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.slow,
 ]
 ROLE_BINDING = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings"
-CALM = {"balance": {"split": "off", "merge": "off"}}
+CALM = {"balance": {"split": "off", "merge": "off"}, "deletionPolicy": "delete"}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ class Load(threading.Thread):
         self.start()
 
     def run(self):
-        more = ["--duration", f"{self.seconds}s", "--clients", "2", "--rate", "100", "--json"]
+        more = ["--duration", f"{self.seconds}s", "--clients", "2", "--rate", "100", "--check-wait", "60s", "--json"]
         self.done = self.rig.load("client", *more, timeout=self.seconds + 90)
 
     def result(self):
@@ -75,10 +75,10 @@ def test_a_standby_serves_and_a_paused_leader_does_nothing(rig):
     new = rig.leader()
     assert name_of(new) == name_of(standby)
     assert json.loads(rig.get_http(new, "/version", 8080)[1])["term"] > term
-    assert rig.wait_database(shards=3)["status"]["epoch"] == json.loads(ours[1])["epoch"].replace("1", "3", 1) or True
+    assert int(rig.wait_database(shards=3)["status"]["epoch"]) > int(json.loads(ours[1])["epoch"])
     operations = json.loads(rig.get_http(new, "/v1/operations", 8080)[1])
-    moves = [o for o in operations["items"] if o["kind"] == "split"]
-    assert len(moves) == 1, moves
+    splits = [o for o in operations["items"] if o["kind"] == "split"]
+    assert len(splits) == 1, splits
 
 
 def test_the_api_server_goes_for_long_under_load(rig):

@@ -309,7 +309,7 @@ static void test_order(void **state)
                          .pairs = {"DISCOVERY_INTERVAL", "7s", "SHARDHERD_DISCOVERY_INTERVAL", "8s",
                                    "DISCOVERY_ENABLED", "false", "SHARDHERD_LOG_LEVEL", "warn",
                                    "SHARDHERD_RUNTIME_USER", "", "SHARDHERD_BALANCE_MAX_MOVES", "5",
-                                   "KUBERNETES_NAMESPACE", "x", "PROMETHEUS_ENABLED", "perhaps", "S3_BUCKET",
+                                   "KUBERNETES_NAMESPACE", "x", "PROMETHEUS_URL", "http://p", "S3_BUCKET",
                                    "b"}};
     const char *flags[] = {"log.level=error", "balance.window=", NULL};
     const char *text = "log: {level: debug}\nruntime: {user: pg}\nbalance: {max_moves: 4, window: 7}\n"
@@ -321,6 +321,7 @@ static void test_order(void **state)
     assert_int_equal(c.max_moves, 5);                            /* variable over file */
     assert_int_equal(c.discovery_interval_ns, 8 * ENV_NS_PER_S); /* ours over the well-known one */
     assert_false(c.discovery_enabled);                           /* the well-known one alone */
+    assert_string_equal(c.prometheus_url, "http://p");          /* the well-known one alone */
     assert_string_equal(c.runtime_user, "pg");                   /* an empty variable is none */
     assert_int_equal(c.balance.window, 10);                      /* an empty flag is the default */
     config_free(&c);
