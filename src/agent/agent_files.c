@@ -241,7 +241,8 @@ static void settings_text(struct buf *out, const struct agent_options *o)
                        "max_wal_senders = 20\n"
                        "max_replication_slots = 20\n"
                        "max_worker_processes = 32\n"
-                       "max_logical_replication_workers = 20\n");
+                       "max_logical_replication_workers = 20\n"
+                       "wal_retrieve_retry_interval = 500ms\n"); /* a move's subscription starts at once */
     if (o->settings != NULL)
         quoted(out, "include_if_exists", o->settings);
     (void)buf_add_text(out, "# What shardherd relies on comes last, so that nothing overrides it.\n"

@@ -122,7 +122,7 @@ static bool access_equal(const struct instance_access *a, const struct instance_
 {
     return a->port == b->port && same(a->host, b->host) && same(a->user, b->user) &&
            same(a->password, b->password) && same(a->dbname, b->dbname) && same(a->sslmode, b->sslmode) &&
-           same(a->sslrootcert, b->sslrootcert);
+           same(a->sslrootcert, b->sslrootcert) && same(a->peer_sslrootcert, b->peer_sslrootcert);
 }
 
 static void place_set(struct fleet_instance *instance, const struct found *found)
@@ -165,12 +165,6 @@ static void apply_one(struct discovery *d, const char *source, const struct foun
     if (found->err.code != ERRC_NONE) {
         complain(d, source, found->name, &found->err); /* what it gave before stays */
         return;
-    }
-    if (instance != NULL && strcmp(source, "kubernetes") == 0 && strcmp(instance->source, "local") == 0)
-        return; /* the runtime made it, and knows more */
-    if (instance != NULL && strcmp(source, "local") == 0 && strcmp(instance->source, "kubernetes") == 0) {
-        free(instance->source);
-        instance->source = mem_strdup(source);
     }
     if (instance != NULL && strcmp(instance->source, source) != 0) {
         struct err err = {0};

@@ -72,6 +72,7 @@ void instance_access_copy(struct instance_access *dst, const struct instance_acc
         .dbname = mem_strdup(src->dbname),
         .sslmode = mem_strdup(src->sslmode),
         .sslrootcert = mem_strdup(src->sslrootcert),
+        .peer_sslrootcert = mem_strdup(src->peer_sslrootcert),
     };
 }
 
@@ -83,6 +84,7 @@ void instance_access_clear(struct instance_access *access)
     free(access->dbname);
     free(access->sslmode);
     free(access->sslrootcert);
+    free(access->peer_sslrootcert);
     *access = (struct instance_access){0};
 }
 

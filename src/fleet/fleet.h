@@ -33,6 +33,9 @@ struct instance_access {
     char *dbname;   /* the database of the application, where shardherd's schema lives */
     char *sslmode;  /* NULL = prefer */
     char *sslrootcert;
+    /* The CA as a file on the servers that subscribe to this one; "" = they have none and do not verify; NULL
+     * = as for us. */
+    char *peer_sslrootcert;
 };
 
 struct instance_facts {

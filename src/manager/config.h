@@ -54,7 +54,7 @@ struct config {
     char *kube_namespace;            /* NULL = that of the pod or of the context */
     char *kube_id;                   /* "shardherd" */
     /* runtime */
-    char *runtime_kind;          /* "auto" (default), "local", "kubernetes", "none" */
+    char *runtime_kind;          /* "auto" (default), "local", "kubernetes", "cnpg", "none" */
     char *runtime_image;         /* of shards' pods, NULL = databases name theirs */
     char *runtime_bin_directory; /* NULL = search */
     char *runtime_address;       /* 127.0.0.1 */

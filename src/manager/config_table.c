@@ -165,9 +165,10 @@ static const struct config_key keys[] = {
      .type = CONFIG_TEXT,
      .offset = AT(runtime_kind),
      .standard = "auto",
-     .choices = "auto|local|kubernetes|none",
-     .help = "What makes new instances: the Kubernetes runtime, this machine, or nothing (only servers of "
-             "the static list are used). auto: Kubernetes in a pod, else this machine."},
+     .choices = "auto|local|kubernetes|cnpg|none",
+     .help =
+         "What makes new instances: Kubernetes (StatefulSets), the CloudNativePG operator, this machine, or "
+         "nothing (only servers of the static list are used). auto: Kubernetes in a pod, else this machine."},
     {.path = "runtime.image",
      .type = CONFIG_TEXT,
      .offset = AT(runtime_image),

@@ -76,7 +76,8 @@ void kdb_tell(struct kdb *k, bool warning, const char *reason, const char *actio
                                      .reason = reason,
                                      .action = action,
                                      .note = note};
-    kube_events_tell(k->all->o.events, &event);
+    if (!k->all->closing) /* then the events may be gone */
+        kube_events_tell(k->all->o.events, &event);
 }
 
 void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool final)
@@ -87,7 +88,7 @@ void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool 
     k->trouble_final = final;
     k->retry_ns = loop_now(k->all->loop) + (final ? PAUSE_FINAL_NS : k->pause_ns);
     k->pause_ns = k->pause_ns * 2 < PAUSE_MAX_NS ? k->pause_ns * 2 : PAUSE_MAX_NS;
-    if (!news)
+    if (!news || k->all->closing)
         return;
     log_event(final ? LOG_ERROR : LOG_WARN, "database object", "db", k->name, "reason", reason, "err",
               err->message, "needs_a_person", final ? "true" : "false", NULL);

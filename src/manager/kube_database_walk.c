@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "manager/kube_databases_impl.h"
+#include "manager/kube_status.h"
 #include "operation/move_op.h"
 #include "operation/transient.h"
 
@@ -157,14 +158,14 @@ static void start_split(struct kdb *k, const struct fleet_database *db, int want
     free(k->split);
     k->split = mem_strdup(op->id);
     kdb_trouble_ends(k);
-    snprintf(text, sizeof text, "shard %s is split: %zu of %d shards are there", shard->name,
-             db->routing->shard_count, wanted);
+    snprintf(text, sizeof text, "shard %s is split: %d of %d shards are there", shard->name,
+             kube_shards_of(db), wanted);
     kdb_tell(k, false, "ScalingUp", "Split", text);
 }
 
 void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
 {
-    int have = (int)db->routing->shard_count;
+    int have = kube_shards_of(db);
     if (kept->shards == 0)
         return;
     if (k->requested == 0 || kept->shards < k->requested || have >= kept->shards)

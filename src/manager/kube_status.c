@@ -33,6 +33,8 @@ static void count_shards(const struct kube_facts *f, struct census *ret)
 {
     const struct routing *r = f->db->routing;
     for (size_t i = 0; i < r->shard_count; i++) {
+        if (r->shards[i].ranges.count == 0)
+            continue;
         const struct fleet_instance *primary = fleet_primary(f->fleet, f->db->name, r->shards[i].name);
         enum instance_health health = primary != NULL ? primary->facts.health : HEALTH_UNKNOWN;
         ret->up += health == HEALTH_UP || health == HEALTH_SUSPECT;
@@ -90,9 +92,17 @@ static void say(struct verdict *v, const char *reason, bool moving, const char *
     v->moving = moving;
 }
 
+int kube_shards_of(const struct fleet_database *db)
+{
+    int count = 0;
+    for (size_t i = 0; db != NULL && db->routing != NULL && i < db->routing->shard_count; i++)
+        count += db->routing->shards[i].ranges.count > 0;
+    return count;
+}
+
 static int shards_of(const struct kube_facts *f)
 {
-    return f->db != NULL && f->db->routing != NULL ? (int)f->db->routing->shard_count : 0;
+    return kube_shards_of(f->db);
 }
 
 static void judge(const struct kube_facts *f, const struct kube_condition *available, struct verdict *v)
@@ -153,14 +163,15 @@ void kube_condition_print(struct yyjson_mut_doc *doc, struct yyjson_mut_val *lis
     yyjson_mut_obj_add_str(doc, item, "message", c->message);
 }
 
-static void print_routing(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct routing *routing)
+static void print_routing(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct routing *routing,
+                          int shards)
 {
     struct buf json = {0};
     char epoch[24];
     routing_print(routing, &json);
     yyjson_doc *table = yyjson_read(buf_text(&json), json.length, 0);
     snprintf(epoch, sizeof epoch, "%" PRIu64, routing->epoch);
-    yyjson_mut_obj_add_int(doc, status, "shards", (int64_t)routing->shard_count);
+    yyjson_mut_obj_add_int(doc, status, "shards", shards);
     yyjson_mut_obj_add_strcpy(doc, status, "epoch", epoch);
     if (table != NULL)
         yyjson_mut_obj_add_val(doc, status, "routing", yyjson_val_mut_copy(doc, yyjson_doc_get_root(table)));
@@ -183,7 +194,7 @@ struct yyjson_mut_doc *kube_status_print(const struct kube_status *s)
     if (s->requested_shards > 0)
         yyjson_mut_obj_add_int(doc, status, "requestedShards", s->requested_shards);
     if (s->db != NULL && s->db->routing != NULL)
-        print_routing(doc, status, s->db->routing);
+        print_routing(doc, status, s->db->routing, kube_shards_of(s->db));
     else
         yyjson_mut_obj_add_int(doc, status, "shards", 0);
     yyjson_mut_val *list = yyjson_mut_obj_add_arr(doc, status, "conditions");

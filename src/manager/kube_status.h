@@ -26,6 +26,9 @@ struct kube_facts {
 void kube_status_judge(const struct kube_facts *facts,
                        struct kube_condition conditions[KUBE_CONDITION_COUNT]);
 
+/* Shards that own keys: not one that a running split has made and not filled yet. */
+int kube_shards_of(const struct fleet_database *db);
+
 /* since_us moves only when truth does. */
 void kube_condition_set(struct kube_condition *c, int64_t now_us, enum kube_truth truth, const char *reason,
                         const char *message);

@@ -14,7 +14,8 @@
 #include "manager/manager_figures.h"
 #include "operation/move_op.h"
 
-#define HTTP_GRACE_NS (2 * ENV_NS_PER_S)
+#define HTTP_GRACE_NS    (2 * ENV_NS_PER_S)
+#define OPENING_GRACE_NS (3 * ENV_NS_PER_S)
 
 #define STOP SM_NEXT(MANAGER_STOPPING)
 static const struct sm_state states[MANAGER_STATE_COUNT] = {
@@ -194,7 +195,16 @@ static void close_next(void *data)
 
 void manager_close_on(struct manager *m)
 {
+    loop_timer_stop(&m->step);
     close_next(m);
+}
+
+static void abandon(struct loop_timer *timer, void *data)
+{
+    struct manager *m = data;
+    (void)timer;
+    m->abandoned = true;
+    loop_stop(&m->loop);
 }
 
 void manager_stop(struct manager *m, const struct err *err)
@@ -214,7 +224,10 @@ void manager_stop(struct manager *m, const struct err *err)
     if (m->kube_databases != NULL)
         kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);
-    if (!m->reading_secrets && !m->opening_store)
+    if (m->opening_store) { /* cannot be taken back and may take half a minute */
+        loop_timer_init(&m->loop, &m->step, abandon, m);
+        loop_timer_start(&m->step, OPENING_GRACE_NS);
+    } else if (!m->reading_secrets)
         close_next(m);
 }
 
@@ -351,6 +364,8 @@ static int run_once(const struct manager_options *options, bool *ret_again, stru
     if (manager_now(m) != MANAGER_STOPPED)
         loop_run(&m->loop);
     struct err fatal = m->fatal;
+    if (m->abandoned)
+        return err_copy(err, &fatal); /* nothing was begun; the process ends now */
     *ret_again = m->again && fatal.code == ERRC_NONE;
     tear_down(m);
     free(m);

@@ -144,7 +144,7 @@ static bool kubernetes_ready(const struct manager *m, enum manager_state state)
 {
     if (!m->use_kube)
         return true;
-    return strcmp(m->runtime_kind, "kubernetes") == 0 ? state > MANAGER_KUBERNETES : m->kube != NULL;
+    return m->shards_in_kube ? state > MANAGER_KUBERNETES : m->kube != NULL;
 }
 
 static bool component(void *data, unsigned n, struct api_component *ret)

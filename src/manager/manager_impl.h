@@ -51,7 +51,8 @@ struct manager {
     struct fleet fleet;
     struct store *store;
     const char *store_kind;                                /* "sqlite", "kubernetes", "etcd" */
-    const char *runtime_kind;                              /* "local", "kubernetes", "none" */
+    const char *runtime_kind;                              /* "local", "kubernetes", "cnpg", "none" */
+    bool shards_in_kube;                                   /* the runtime is one of the two */
     char runtime_text[128], kube_text[256], kube_now[400]; /* for people */
     bool use_kube, reading_secrets, opening_store;         /* the latter: a callback will come */
     struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
@@ -64,6 +65,7 @@ struct manager {
     bool operations_ready;
     bool operations_stopped, operations_gone; /* by manager_depose(): begun, and done */
     bool awaits_operations;                   /* the shutdown does, for the latter */
+    bool abandoned;                           /* it ends although the store is still being opened */
     bool again;                               /* it stops to begin anew in this process */
     bool asking;                              /* DEPOSED: the store was asked whether it is there */
     struct databases *databases;

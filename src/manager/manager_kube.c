@@ -79,6 +79,7 @@ int manager_kube_runtime(struct manager *m, struct err *err)
                                                        .directory = directory,
                                                        .database = kube_databases_get,
                                                        .progress = kube_databases_progress,
+                                                       .cnpg = strcmp(m->runtime_kind, "cnpg") == 0,
                                                        .data = m->kube_databases};
     int rc = runtime_kubernetes_open(&m->loop, &options, &m->runtime, err);
     free(directory);
@@ -142,9 +143,9 @@ void manager_kube_decided(struct manager *m, const struct balancer_decision *d)
     if (m->kube_databases == NULL)
         return;
     snprintf(note, sizeof note, "shard %s: %s (rule %d)", c->shard, c->sentence, c->rule);
-    kube_databases_tell(m->kube_databases, d->database, false,
-                        d->operation[0] != '\0'     ? "Decided"
-                        : c->kind == BALANCE_REFUSE ? "Refused"
-                                                    : "Recommended",
-                        "Balance", note);
+    const char *reason = d->operation[0] != '\0'                                       ? "Decided"
+                         : c->kind == BALANCE_REFUSE                                   ? "Refused"
+                         : c->kind == BALANCE_SAMPLE || c->kind == BALANCE_SAMPLE_ROWS ? "Sampling"
+                                                                                       : "Recommended";
+    kube_databases_tell(m->kube_databases, d->database, false, reason, "Balance", note);
 }

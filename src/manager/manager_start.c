@@ -229,7 +229,7 @@ static void start_runtime(struct manager *m)
     int rc = 0;
     if (strcmp(m->runtime_kind, "local") == 0)
         rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
-    else if (strcmp(m->runtime_kind, "kubernetes") == 0)
+    else if (m->shards_in_kube)
         rc = manager_kube_runtime(m, &err);
     free(directory);
     if (rc != 0) {
@@ -258,7 +258,7 @@ static void on_lease(const struct err *err, int64_t term, void *data)
         return;
     }
     m->operations.services.term = term;
-    if (strcmp(m->runtime_kind, "kubernetes") != 0) {
+    if (!m->shards_in_kube) {
         start_runtime(m);
         return;
     }
@@ -297,7 +297,7 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
-    bool keeps_passwords = strcmp(m->runtime_kind, "kubernetes") == 0; /* in Secrets */
+    bool keeps_passwords = m->shards_in_kube; /* in Secrets */
     m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
                                  &m->fleet, &m->operations);
     m->operations.services.spec_data = m->databases;
@@ -318,6 +318,12 @@ void manager_store_opened(const struct err *err, struct store *store, void *data
     m->store = err == NULL ? store : NULL;
     if (stopping(m)) {
         manager_close_on(m);
+        return;
+    }
+    if (err != NULL && err->code == ERRC_UNAVAILABLE && m->config.in_pod) {
+        log_event(LOG_ERROR, "the store cannot be opened, it is tried again", "err", err->message, NULL);
+        m->again = true;
+        manager_stop(m, NULL);
         return;
     }
     if (err != NULL) {

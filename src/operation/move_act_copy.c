@@ -64,8 +64,13 @@ static char *source_conninfo(const struct move_op *op)
     add_conninfo_value(&out, "dbname", a->dbname);
     add_conninfo_value(&out, "user", a->user);
     add_conninfo_value(&out, "password", a->password);
+    if (a->peer_sslrootcert != NULL && a->peer_sslrootcert[0] == '\0') {
+        add_conninfo_value(&out, "sslmode", "require");
+        return buf_take(&out);
+    }
     add_conninfo_value(&out, "sslmode", a->sslmode);
-    add_conninfo_value(&out, "sslrootcert", a->sslrootcert);
+    add_conninfo_value(&out, "sslrootcert",
+                       a->peer_sslrootcert != NULL ? a->peer_sslrootcert : a->sslrootcert);
     return buf_take(&out);
 }
 

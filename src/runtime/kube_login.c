@@ -9,22 +9,28 @@
 #define RETRY_NS (200 * ENV_NS_PER_MS)
 
 /*
- *   IDLE --> WAIT --0.2 s--> CONNECT --> LOOK --> COMPARE --> ROLE --> DATABASE
- *             ^                 |          |         |
- *             +-----------------+----------+         +--(same password)--> DATABASE
+ *   IDLE --> WAIT --0.2 s--> CONNECT ---> LOOK --> COMPARE --> ROLE --> DATABASE
+ *             ^                 | |        ^ |         |
+ *             +-----------------+ v        | |         +--(same password)--> DATABASE
+ *             ^               HASH --> RENEW |
+ *             +------------------------------+
  *   any end, failure, cancel: --> CLOSING --> OVER
  *
  * WAIT waits for its timer. CONNECT waits for the connection. LOOK, ROLE and DATABASE wait for the answer to
  * a query. COMPARE waits for a worker that compares the password with what the server has, so that one that
- * did not change is not written. CLOSING waits for the connection to be closed.
+ * did not change is not written. HASH waits for a worker that makes the verifier of the superuser's new
+ * password when only the previous one was let in, RENEW for the server to take it. CLOSING waits for the
+ * connection to be closed.
  */
-enum { IDLE, WAIT, CONNECT, LOOK, COMPARE, ROLE, DATABASE, CLOSING, OVER, STATES };
+enum { IDLE, WAIT, CONNECT, HASH, RENEW, LOOK, COMPARE, ROLE, DATABASE, CLOSING, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [IDLE] = {"idle", N(WAIT), true},
     [WAIT] = {"wait", N(CONNECT) | N(CLOSING), false},
-    [CONNECT] = {"connect", N(WAIT) | N(LOOK) | N(CLOSING), false},
+    [CONNECT] = {"connect", N(WAIT) | N(HASH) | N(LOOK) | N(CLOSING), false},
+    [HASH] = {"hash", N(RENEW) | N(CLOSING), false},
+    [RENEW] = {"renew", N(LOOK) | N(CLOSING), false},
     [LOOK] = {"look", N(WAIT) | N(COMPARE) | N(CLOSING), false},
     [COMPARE] = {"compare", N(ROLE) | N(DATABASE) | N(CLOSING), false},
     [ROLE] = {"role", N(DATABASE) | N(CLOSING), false},
@@ -203,6 +209,42 @@ static void enter_look(struct kube_login *login)
     query(login, LOOK, &sql, on_look);
 }
 
+/* ---- a new password of the superuser ---- */
+
+static void on_renewed(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct kube_login *login = data;
+    if (conn != login->conn)
+        return;
+    if (reply->err != NULL)
+        finish_doing(login, reply->err, "cannot give the superuser its new password");
+    else
+        enter_look(login);
+}
+
+static void hash_run(struct work *work)
+{
+    struct kube_login *login = work->data;
+    mem_wipe_free(login->verifier);
+    login->verifier = scram_verifier(login->target.user, login->target.password, &login->work_err);
+}
+
+static void hash_done(struct work *work, int code)
+{
+    struct kube_login *login = work->data;
+    struct buf sql = {0};
+    (void)code;
+    if (sm_now(&login->sm) == CLOSING) {
+        over(login);
+    } else if (login->work_err.code != ERRC_NONE) {
+        finish(login, &login->work_err);
+    } else {
+        login_sql_quiet(&sql);
+        login_sql_role(&sql, login->target.user, true, login->verifier);
+        query(login, RENEW, &sql, on_renewed);
+    }
+}
+
 /* ---- connecting ---- */
 
 static void on_connected(struct pg_conn *conn, const struct err *err, void *data)
@@ -210,10 +252,15 @@ static void on_connected(struct pg_conn *conn, const struct err *err, void *data
     struct kube_login *login = data;
     if (conn != login->conn)
         return;
-    if (err == NULL)
+    if (err != NULL) { /* a wrong password, too: a new one may reach the server a little later */
+        login->refused = err->code == ERRC_AUTH && login->previous_password != NULL && !login->refused;
+        try_again(login, err);
+    } else if (login->refused) {
+        sm_move(&login->sm, HASH);
+        (void)work_start(login->loop, &login->work, hash_run, hash_done, login);
+    } else {
         enter_look(login);
-    else
-        try_again(login, err); /* a wrong password, too: a new one reaches the server a little later */
+    }
 }
 
 static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
@@ -221,7 +268,7 @@ static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
     struct kube_login *login = data;
     if (conn != login->conn)
         return;
-    if (sm_now(&login->sm) != COMPARE) {
+    if (sm_now(&login->sm) != COMPARE && sm_now(&login->sm) != HASH) {
         finish(login, err);
         return;
     }
@@ -235,8 +282,11 @@ static void on_timer(struct loop_timer *timer, void *data)
 {
     static const struct pg_conn_events events = {.connected = on_connected, .lost = on_lost};
     struct kube_login *login = data;
+    struct pg_target target = login->target;
     struct err err = {0};
     (void)timer;
+    if (login->refused)
+        target.password = login->previous_password;
     if (loop_now(login->loop) >= login->deadline_ns) {
         err = login->err;
         err.code = ERRC_TIMEOUT;
@@ -246,7 +296,7 @@ static void on_timer(struct loop_timer *timer, void *data)
         return;
     }
     sm_move(&login->sm, CONNECT);
-    login->conn = pg_conn_new(login->loop, &login->target, &events, login);
+    login->conn = pg_conn_new(login->loop, &target, &events, login);
     if (pg_conn_connect(login->conn, &err) != 0)
         finish(login, &err);
 }
@@ -267,7 +317,7 @@ void kube_login_cancel(struct kube_login *login)
     int now = sm_now(&login->sm);
     if (now == CLOSING || now == OVER || now == IDLE)
         return;
-    if (now == COMPARE && login->owner_password != NULL)
+    if (now == HASH || (now == COMPARE && login->owner_password != NULL))
         on_lost(login->conn, &canceled, login);
     else
         finish(login, &canceled);

@@ -16,6 +16,8 @@ struct kube_login {
     /* filled in by the caller; the texts live until done */
     struct loop *loop;
     struct pg_target target;
+    /* Tried when the target's is refused; if it is let in, the server gets the target's. May be NULL. */
+    const char *previous_password;
     const char *database;
     const char *owner;
     const char *owner_password; /* NULL = none: the role's stays as it is */
@@ -29,6 +31,7 @@ struct kube_login {
     struct work work;
     struct pg_conn *conn;
     bool role_exists, database_exists, same;
+    bool refused;   /* the next try is with the previous password */
     char *verifier; /* as the server has it, then the new one */
     struct err err, work_err;
 };

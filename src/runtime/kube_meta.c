@@ -93,6 +93,8 @@ static void add_metadata(yyjson_mut_doc *doc, yyjson_mut_val *root, const struct
     add(doc, labels, "shardherd.io/database", s->owner.database);
     if (s->owner.shard != NULL)
         add(doc, labels, "shardherd.io/shard", s->owner.shard);
+    if (s->label != NULL)
+        add(doc, labels, s->label, "true");
     add(doc, yyjson_mut_obj_add_obj(doc, meta, "annotations"), KUBE_OWNER_ANNOTATION, s->owner.uid);
     if (!s->owned)
         return;
@@ -114,6 +116,21 @@ char *kube_secret_json(const struct kube_secret *s)
     yyjson_mut_val *data = yyjson_mut_obj_add_obj(doc, root, "data");
     for (size_t i = 0; i < s->count; i++)
         add_base64(doc, data, &s->items[i]);
+    char *json = yyjson_mut_val_write(root, 0, NULL);
+    yyjson_mut_doc_free(doc);
+    return json;
+}
+
+char *kube_secret_patch(const char *version, const char *time, const struct kube_secret_item *items,
+                        size_t count)
+{
+    yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *root = yyjson_mut_obj(doc), *meta = yyjson_mut_obj_add_obj(doc, root, "metadata");
+    add(doc, meta, "resourceVersion", version);
+    add(doc, yyjson_mut_obj_add_obj(doc, meta, "annotations"), KUBE_WRITTEN_ANNOTATION, time);
+    yyjson_mut_val *data = yyjson_mut_obj_add_obj(doc, root, "data");
+    for (size_t i = 0; i < count; i++)
+        add_base64(doc, data, &items[i]);
     char *json = yyjson_mut_val_write(root, 0, NULL);
     yyjson_mut_doc_free(doc);
     return json;

@@ -13,7 +13,8 @@
 
 struct yyjson_val;
 
-#define KUBE_OWNER_ANNOTATION "shardherd.io/owner-uid"
+#define KUBE_OWNER_ANNOTATION   "shardherd.io/owner-uid"
+#define KUBE_WRITTEN_ANNOTATION "shardherd.io/written-at" /* when a Secret's values were replaced last */
 
 struct kube_owner {
     const char *database;
@@ -44,13 +45,18 @@ struct kube_secret {
     const char *name_space;
     const char *type; /* "Opaque", "kubernetes.io/tls" */
     struct kube_owner owner;
-    bool owned; /* goes with the ShardedDatabase: an ownerReference, not only the annotation */
+    const char *label; /* a further one, with the value "true"; or NULL */
+    bool owned;        /* goes with the ShardedDatabase: an ownerReference, not only the annotation */
     const struct kube_secret_item *items;
     size_t count;
 };
 
 /* The object as JSON; a secret: mem_wipe_free() it. */
 char *kube_secret_json(const struct kube_secret *secret);
+
+/* A merge patch that replaces values of the Secret of this resourceVersion; ditto. */
+char *kube_secret_patch(const char *version, const char *time, const struct kube_secret_item *items,
+                        size_t count);
 
 /* A value of a Secret, decoded, without a line end at its end; NULL if there is none or it is no text.
  * mem_wipe_free() it. */

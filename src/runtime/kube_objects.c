@@ -498,6 +498,7 @@ static void container(struct render *r, mut pod)
     add_text(r, c, "image", text_or(r, "postgresql", "image", r->shard->image));
     add_copy(r, c, "imagePullPolicy", field(r, "postgresql", "imagePullPolicy"));
     arguments(r, c);
+    add_text(r, c, "terminationMessagePolicy", "FallbackToLogsOnError"); /* its last words in its status */
     mut ports = add_array(r, c, "ports");
     port(r, ports, "postgresql", 5432);
     port(r, ports, "agent", HTTP_PORT);
@@ -563,12 +564,58 @@ static void pod_security(struct render *r, mut pod)
     add_copy(r, security, "seLinuxOptions", field(r, "security", "seLinuxOptions"));
 }
 
-/* FNV-1a over the settings: a pod whose settings differ is another pod template. */
+/* Whether the agent's reload is enough for this setting; what is not known to be so restarts the pod. */
+static bool reloadable(const char *line)
+{
+    static const char *const starts[] = {"log_",  "checkpoint_", "bgwriter_",       "enable_",   "vacuum_",
+                                         "idle_", "cpu_",        "tcp_keepalives_", "autovacuum"};
+    static const char *const restart[] = {"autovacuum_max_workers", "autovacuum_worker_slots",
+                                          "autovacuum_freeze_max_age", "autovacuum_multixact_freeze_max_age"};
+    static const char *const names[] = {"work_mem",
+                                        "maintenance_work_mem",
+                                        "effective_cache_size",
+                                        "effective_io_concurrency",
+                                        "random_page_cost",
+                                        "seq_page_cost",
+                                        "default_statistics_target",
+                                        "statement_timeout",
+                                        "lock_timeout",
+                                        "max_wal_size",
+                                        "min_wal_size",
+                                        "wal_keep_size",
+                                        "max_slot_wal_keep_size",
+                                        "wal_compression",
+                                        "synchronous_commit",
+                                        "commit_delay",
+                                        "temp_file_limit",
+                                        "deadlock_timeout",
+                                        "TimeZone"};
+    size_t length = strcspn(line, " ");
+    for (size_t i = 0; i < sizeof restart / sizeof restart[0]; i++) {
+        if (strlen(restart[i]) == length && memcmp(line, restart[i], length) == 0)
+            return false;
+    }
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        if (strncmp(line, starts[i], strlen(starts[i])) == 0)
+            return true;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        if (strlen(names[i]) == length && memcmp(line, names[i], length) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* FNV-1a over the settings that need a restart: a pod with others of them is another pod template. */
 static void checksum(char out[17], const char *text)
 {
     uint64_t sum = 14695981039346656037ull;
-    for (; *text != '\0'; text++)
-        sum = (sum ^ (unsigned char)*text) * 1099511628211ull;
+    for (size_t length; *text != '\0'; text += length) {
+        length = strcspn(text, "\n");
+        length += text[length] == '\n';
+        for (size_t i = 0; i < length && !reloadable(text); i++)
+            sum = (sum ^ (unsigned char)text[i]) * 1099511628211ull;
+    }
     (void)snprintf(out, 17, "%016llx", (unsigned long long)sum);
 }
 
@@ -610,6 +657,8 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
     mut metadata = add_object(r, c, "metadata");
     add_text(r, metadata, "name", name);
     selector(r, add_object(r, metadata, "labels"));
+    if (r->shard->owner_uid != NULL)
+        add_text(r, add_object(r, metadata, "annotations"), "shardherd.io/owner-uid", r->shard->owner_uid);
     mut spec = add_object(r, c, "spec");
     append_text(r, add_array(r, spec, "accessModes"), "ReadWriteOnce");
     add_text(r, spec, "volumeMode", "Filesystem");

@@ -59,7 +59,7 @@ static bool container_trouble(const char *pod, yyjson_val *container, char *out,
     if (over != NULL &&
         (strcmp(reason, "CrashLoopBackOff") == 0 || yyjson_obj_get(state, "running") == NULL)) {
         ending(end, sizeof end, over);
-        (void)snprintf(out, size, "pod %s: container %s ended with %s", pod, text(container, "name"), end);
+        (void)snprintf(out, size, "pod %s: container %s ended: %s", pod, text(container, "name"), end);
         return true;
     }
     if (waiting == NULL || reason[0] == '\0' || strcmp(reason, "ContainerCreating") == 0 ||
@@ -102,9 +102,10 @@ static void trouble(yyjson_val *pod, struct kube_pod *ret)
     else if (containers_trouble(name, status, "initContainerStatuses", out, size) ||
              containers_trouble(name, status, "containerStatuses", out, size))
         return;
-    else if (strcmp(text(status, "phase"), "Running") == 0)
+    else if (strcmp(text(status, "phase"), "Running") == 0) {
         (void)snprintf(out, size, "pod %s runs, PostgreSQL in it does not accept connections yet", name);
-    else
+        ret->running = true;
+    } else
         (void)snprintf(out, size, "pod %s is being made on node %s", name,
                        text(yyjson_obj_get(pod, "spec"), "nodeName"));
 }
@@ -118,6 +119,7 @@ void kube_pod_read(yyjson_val *pod, struct kube_pod *ret)
     ret->ready = !ret->deleting && is_true(condition(status, "Ready"));
     (void)snprintf(ret->revision, sizeof ret->revision, "%s",
                    text(yyjson_obj_get(metadata, "labels"), "controller-revision-hash"));
+    (void)snprintf(ret->address, sizeof ret->address, "%s", text(status, "podIP"));
     if (!ret->ready)
         trouble(pod, ret);
 }

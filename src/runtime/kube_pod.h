@@ -12,6 +12,8 @@ struct kube_pod {
     bool ready;
     bool deleting;
     bool unscheduled;  /* has no node yet */
+    bool running;      /* but not ready: its agent can be asked */
+    char address[48];  /* of the pod, "" = none yet */
     char revision[80]; /* label controller-revision-hash */
     char trouble[400]; /* "pod shop-s1-0 is not scheduled: ...", "" when ready */
 };

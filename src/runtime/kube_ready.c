@@ -149,6 +149,45 @@ static void on_set(const struct k8s_answer *a, void *data)
     yyjson_doc_free(doc);
 }
 
+/* ---- the agent in the pod ---- */
+
+static void on_agent(const struct http_answer *a, void *data)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    struct kube_ready *r = data;
+    char text[sizeof r->reason];
+    r->agent_call = NULL;
+    if (r->canceled) {
+        finish(r, &canceled);
+        return;
+    }
+    sm_move(&r->sm, WATCHING);
+    yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    const char *error = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "error"));
+    const struct kube_pod *pod = pod_now(r);
+    if (pod != NULL && pod->running) {
+        (void)snprintf(text, sizeof text, "%s%s%s", pod->trouble, error != NULL ? ": " : "",
+                       error != NULL ? error : "");
+        because(r, text);
+    }
+    yyjson_doc_free(doc);
+}
+
+/* No answer is no error: the agent may not be up yet, or out of our reach. */
+static void ask_agent(struct kube_ready *r, const struct kube_pod *pod)
+{
+    bool six = strchr(pod->address, ':') != NULL;
+    char *url = mem_printf("http://%s%s%s:8008/v1/status", six ? "[" : "", pod->address, six ? "]" : "");
+    const struct http_call_options o = {
+        .method = "GET", .url = url, .timeout_ns = 2 * ENV_NS_PER_S, .body_limit = 65536};
+    sm_move(&r->sm, ASKING);
+    if (http_call_start(r->http, &o, on_agent, r, &r->agent_call, NULL) != 0) {
+        sm_move(&r->sm, WATCHING);
+        because(r, pod->trouble);
+    }
+    free(url);
+}
+
 /* ---- looking ---- */
 
 static void look_missing(struct kube_ready *r)
@@ -187,6 +226,8 @@ static void look(struct kube_ready *r)
     } else if (pod->unscheduled && (strstr(pod->trouble, "PersistentVolumeClaim") != NULL ||
                                     strstr(pod->trouble, "persistentvolumeclaim") != NULL)) {
         look_unbound(r, pod);
+    } else if (pod->running && pod->address[0] != '\0') {
+        ask_agent(r, pod);
     } else {
         r->event[0] = '\0';
         because(r, pod->trouble);
@@ -270,6 +311,8 @@ void kube_ready_cancel(struct kube_ready *r)
     r->canceled = true;
     if (sm_now(&r->sm) == WATCHING)
         finish(r, &canceled);
-    else if (sm_now(&r->sm) == ASKING && r->call != NULL)
+    else if (r->call != NULL)
         k8s_call_cancel(r->call);
+    else if (r->agent_call != NULL)
+        http_call_cancel(r->agent_call);
 }

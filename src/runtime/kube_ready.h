@@ -6,6 +6,7 @@
 #define RUNTIME_KUBE_READY_H
 
 #include "base/sm.h"
+#include "http/http_client.h"
 #include "k8s/client.h"
 #include "k8s/watch.h"
 #include "loop/loop.h"
@@ -16,6 +17,7 @@ typedef void (*kube_ready_cb)(struct kube_ready *ready, const struct err *err, v
 struct kube_ready {
     /* filled in by the caller; the texts live until done */
     struct k8s_client *client;
+    struct http_client *http; /* for the agents in pods that run and do not get ready */
     const char *name_space;
     const char *name; /* of the StatefulSet */
     const char *database;
@@ -32,6 +34,7 @@ struct kube_ready {
     struct loop_timer tick;
     struct k8s_watch *watch;
     struct k8s_call *call;
+    struct http_call *agent_call;
     char *pod;  /* name of the pod */
     char *path; /* of the call */
     bool synced, canceled;

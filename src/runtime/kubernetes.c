@@ -199,13 +199,14 @@ void kube_access(const struct kubernetes *k, const char *database, const char *s
                  bool tls, struct instance_access *ret)
 {
     *ret = (struct instance_access){
-        .host = mem_printf("%s.%s.svc", set, k->options.name_space),
+        .host = mem_printf("%s%s.%s.svc", set, k->flavour->service, k->options.name_space),
         .port = 5432,
-        .user = mem_strdup(KUBE_USER),
+        .user = mem_strdup(k->flavour->user),
         .password = mem_strdup(password),
         .dbname = mem_strdup(database),
         .sslmode = mem_strdup(tls ? "verify-full" : "disable"),
         .sslrootcert = tls ? kube_ca_file(k, database) : NULL,
+        .peer_sslrootcert = tls ? mem_strdup(k->flavour->peer_authority) : NULL,
     };
 }
 
@@ -219,15 +220,21 @@ static void kubernetes_free(struct kubernetes *k)
     free(k);
 }
 
-static void on_settled(struct loop_task *task, void *data)
+static void on_http_closed(void *data)
 {
     struct kubernetes *k = data;
     void (*closed)(void *) = k->closed;
     void *closed_data = k->closed_data;
-    (void)task;
     kubernetes_free(k);
     if (closed != NULL)
         closed(closed_data);
+}
+
+static void on_settled(struct loop_task *task, void *data)
+{
+    struct kubernetes *k = data;
+    (void)task;
+    http_client_close(k->http, on_http_closed, k);
 }
 
 static void op_cancel(struct kube_op *op)
@@ -263,6 +270,38 @@ static const struct runtime_backend backend = {
     .close = kubernetes_close,
 };
 
+static const struct runtime_backend backend_cnpg = {
+    .kind = "cnpg",
+    .ensure = kube_ensure,
+    .stop = kube_stop,
+    .remove = kube_remove,
+    .list = kube_list,
+    .close = kubernetes_close,
+};
+
+static const struct kube_flavour flavour_own = {
+    .object = "StatefulSet",
+    .group = "/apis/apps/v1",
+    .plural = "statefulsets",
+    .user = "shardherd",
+    .service = "",
+    .authority = "-tls",
+    .peer_authority = "/etc/shardherd/tls/ca.crt",
+    .password_type = "Opaque",
+};
+
+static const struct kube_flavour flavour_cnpg = {
+    .object = "Cluster",
+    .group = "/apis/postgresql.cnpg.io/v1",
+    .plural = "clusters",
+    .user = "postgres",
+    .service = "-rw",
+    .authority = "-ca",
+    .peer_authority = "", /* each Cluster has an authority of its own */
+    .password_type = "kubernetes.io/basic-auth",
+    .secret_label = "cnpg.io/reload", /* a changed password reaches the server */
+};
+
 int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_options *o,
                             struct runtime **ret, struct err *err)
 {
@@ -270,7 +309,8 @@ int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_o
         return err_set_errno(err, errno, "cannot create %s", o->directory);
     struct kubernetes *k = mem_zalloc(sizeof *k);
     const struct k8s_access *access = k8s_client_access(o->client);
-    k->base.backend = &backend;
+    k->base.backend = o->cnpg ? &backend_cnpg : &backend;
+    k->flavour = o->cnpg ? &flavour_cnpg : &flavour_own;
     k->loop = loop;
     k->options = *o;
     k->options.name_space = k->name_space =
@@ -279,6 +319,7 @@ int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_o
     k->options.directory = k->directory = mem_strdup(o->directory);
     if (k->options.timeout_ns == 0)
         k->options.timeout_ns = TIMEOUT_NS;
+    k->http = http_client_new(loop, NULL);
     k->settle = (struct loop_task){.run = on_settled, .data = k};
     list_init(&k->ops);
     *ret = &k->base;

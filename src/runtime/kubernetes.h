@@ -3,14 +3,16 @@
  * "shardherd-provision"). Instance "shop-s1-0" is the first pod of the StatefulSet "shop-s1" of database
  * "shop", shard "s1"; what a shard consists of is in kube_objects.h.
  *
- * runtime_ensure() makes the Secrets that are missing (DATABASE-SHARD-credentials, DATABASE-owner, and with
- * TLS DATABASE-ca and DATABASE-SHARD-tls), applies the objects, waits until the pod is ready, and makes role
- * and database. A Secret with a password is never written again by it. It fails with
+ * runtime_ensure() makes the Secrets that are missing (DATABASE-SHARD-credentials, DATABASE-owner unless a
+ * password is given, and with TLS DATABASE-ca and DATABASE-SHARD-tls), applies the objects, waits until the
+ * pod is ready, and makes role and
+ * database. A Secret with a password is never written again by it. It fails with
  *   ERRC_NOT_FOUND    no such database, or must_exist and no StatefulSet
  *   ERRC_CONFLICT     an object of that name is not ours, another call on this instance runs, or the database
  *                     is suspended
  *   ERRC_INVALID      a field of the specification cannot be used
- *   ERRC_UNSUPPORTED  spec.instances above 1 (each pod would be a primary of its own)
+ *   ERRC_UNSUPPORTED  spec.instances above 1 (each pod would be a primary of its own), tls.mode mutual, or a
+ *                     volume that is to grow and cannot
  *   ERRC_TIMEOUT      the instance did not get ready; the message says which pod and why. What was made
  * stays, unlike with local instances: the cause is often outside, and a further call goes on.
  * runtime_spec.settings is not used: settings come from spec.postgresql.parameters.
@@ -22,6 +24,7 @@
 #ifndef RUNTIME_KUBERNETES_H
 #define RUNTIME_KUBERNETES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,6 +41,12 @@ struct kube_database {
 };
 
 struct runtime_kubernetes_options {
+    /*
+     * One CloudNativePG Cluster for each shard instead of our own StatefulSet ("cnpg" is then the runtime's
+     * kind): its operator must be there. runtime_stop() hibernates, and so does runtime_remove() unless
+     * deletionPolicy is "delete", since the operator deletes the volumes with the Cluster.
+     */
+    bool cnpg;
     struct k8s_client *client; /* shared, must outlive the runtime */
     const char *name_space;    /* NULL = that of the client */
     const char *image;         /* for databases that name none */

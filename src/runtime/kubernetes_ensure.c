@@ -7,30 +7,37 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "k8s/apply.h"
+#include "runtime/cnpg_object.h"
 #include "runtime/kube_objects.h"
 
 /*
- *   BEGIN --> LOOK --> SECRETS --> CHECK --> APPLY --> READY --> LOGIN --> OVER
- *                         |                    ^
- *                         +--it is ours--------+
+ *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN --> OVER
+ *               |         ^  |                  ^
+ *               v         |  +--it is ours------+
+ *             VOLUME -----+
  *   any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
+ * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
+ *         volumes grow leaves that.
  * SECRETS waits for one Secret after the other, then for the worker that writes the CA's file.
  * CHECK   waits for the metadata of one object after the other, before the first apply: nobody else's is
  *         taken over.
+ * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
  * READY   waits for the pod (kube_ready.h).
  * LOGIN   waits for role and database (kube_login.h).
  */
-enum { BEGIN, LOOK, SECRETS, CHECK, APPLY, READY, LOGIN, OVER, STATES };
+enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, READY, LOGIN, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(LOOK) | N(OVER), false},
-    [LOOK] = {"look", N(SECRETS) | N(OVER), false},
-    [SECRETS] = {"secrets", N(CHECK) | N(APPLY) | N(OVER), false},
-    [CHECK] = {"check", N(APPLY) | N(OVER), false},
+    [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
+    [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
+    [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
+    [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
+    [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
     [APPLY] = {"apply", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
     [LOGIN] = {"login", N(OVER), false},
@@ -55,13 +62,18 @@ static void ensure_free(struct kube_ensure *e)
         free(e->items[i].name);
         yyjson_mut_doc_free(e->items[i].doc);
     }
+    yyjson_doc_free(e->found);
+    yyjson_doc_free(e->wanted);
+    yyjson_doc_free(e->claims);
     kube_spec_clear(&e->spec);
     free(e->database);
     free(e->shard);
     free(e->owner);
+    mem_wipe_free(e->given_password);
     mem_wipe_free(e->owner_password);
     free(e->set);
     mem_wipe_free(e->password);
+    mem_wipe_free(e->previous_password);
     kube_pair_clear(&e->ca);
     free(e->secret_name);
     free(e);
@@ -93,7 +105,7 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err)
     free(name);
 }
 
-static void progress(struct kube_ensure *e, const char *message)
+void kube_ensure_progress(struct kube_ensure *e, const char *message)
 {
     const struct runtime_kubernetes_options *o = &e->op.k->options;
     if (o->progress != NULL)
@@ -111,7 +123,7 @@ static void on_login(struct kube_login *login, const struct err *err, void *data
 
 static void login_progress(const char *message, void *data)
 {
-    progress(data, message);
+    kube_ensure_progress(data, message);
 }
 
 static void enter_login(struct kube_ensure *e)
@@ -130,6 +142,7 @@ static void enter_login(struct kube_ensure *e)
         .application_name = "shardherd runtime",
         .connect_timeout_ns = 5 * ENV_NS_PER_S,
     };
+    e->login.previous_password = e->previous_password;
     e->login.database = e->database;
     e->login.owner = e->owner;
     e->login.owner_password = e->owner_password;
@@ -153,13 +166,18 @@ static void on_ready(struct kube_ready *ready, const struct err *err, void *data
 
 static void ready_progress(const char *message, void *data)
 {
-    progress(data, message);
+    kube_ensure_progress(data, message);
 }
 
 static void enter_ready(struct kube_ensure *e)
 {
     sm_move(&e->sm, READY);
+    if (e->op.k->options.cnpg) {
+        kube_cnpg_start(e, enter_login);
+        return;
+    }
     e->ready.client = e->op.k->options.client;
+    e->ready.http = e->op.k->http;
     e->ready.name_space = e->op.k->options.name_space;
     e->ready.name = e->set;
     e->ready.database = e->database;
@@ -198,7 +216,11 @@ static int items_make(struct kube_ensure *e, struct err *err)
         .owner_uid = e->spec.uid,
         .owns_data = kube_spec_deletes(&e->spec),
     };
-    return kube_objects_each(&shard, item_add, e, err);
+    int rc = e->op.k->options.cnpg ? cnpg_object_make(&shard, e->owner, item_add, e, err)
+                                   : kube_objects_each(&shard, item_add, e, err);
+    if (rc == 0) /* the StatefulSet is the last */
+        e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
+    return rc;
 }
 
 static void on_applied(struct kube_op *op, const struct k8s_answer *a)
@@ -244,19 +266,44 @@ static void enter_apply(struct kube_ensure *e)
 
 /* ---- is everything of that name ours? ---- */
 
+static bool has_controller(yyjson_val *object)
+{
+    yyjson_val *reference;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_ptr_get(object, "/metadata/ownerReferences"), at, n, reference)
+    {
+        if (yyjson_get_bool(yyjson_obj_get(reference, "controller")))
+            return true;
+    }
+    return false;
+}
+
+/* spec.adopt says so, and it is one that `shardherd render` printed: our labels, nobody's property. */
+static bool adoptable(const struct kube_ensure *e, yyjson_val *object)
+{
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    return adopt != NULL && strcmp(adopt, e->set) == 0 && !has_controller(object) &&
+           strcmp(kube_label(object, "app.kubernetes.io/managed-by"), "shardherd") == 0 &&
+           strcmp(kube_label(object, "shardherd.io/database"), e->database) == 0 &&
+           strcmp(kube_label(object, "shardherd.io/shard"), e->shard) == 0;
+}
+
 static int foreign(struct kube_ensure *e, const struct k8s_answer *a, const char *kind, const char *name,
                    struct err *err)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     bool ours = kube_is_ours(yyjson_doc_get_root(doc), &owner);
+    bool adopted = !ours && adoptable(e, yyjson_doc_get_root(doc));
     yyjson_doc_free(doc);
-    return ours ? 0
-                : err_set(
-                      err, ERRC_CONFLICT,
-                      "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it "
-                      "or choose another name",
-                      kind, name, e->op.k->options.name_space);
+    e->adopting = e->adopting || adopted;
+    return ours || adopted
+               ? 0
+               : err_set(
+                     err, ERRC_CONFLICT,
+                     "%s %s of namespace %s exists and does not belong to this ShardedDatabase: delete it or "
+                     "choose another name; what shardherd render printed is taken over with spec.adopt",
+                     kind, name, e->op.k->options.name_space);
 }
 
 static void on_checked(struct kube_op *op, const struct k8s_answer *a)
@@ -274,11 +321,17 @@ static void on_checked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
+static void enter_claims(struct kube_ensure *e)
+{
+    sm_move(&e->sm, CLAIMS);
+    kube_claims_start(e, enter_apply);
+}
+
 static void check_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) {
-        enter_apply(e);
+        enter_claims(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];
@@ -288,8 +341,8 @@ static void check_next(struct kube_ensure *e)
 
 static void secrets_there(struct kube_ensure *e)
 {
-    if (e->exists) {
-        enter_apply(e);
+    if (e->exists && !e->adopting) {
+        enter_claims(e);
         return;
     }
     sm_move(&e->sm, CHECK);
@@ -299,6 +352,39 @@ static void secrets_there(struct kube_ensure *e)
 
 /* ---- looking ---- */
 
+static void enter_secrets(struct kube_ensure *e)
+{
+    sm_move(&e->sm, SECRETS);
+    kube_secrets_start(e, secrets_there);
+}
+
+static void on_volume(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    struct err err = {0};
+    if (a->err == NULL) {
+        enter_secrets(e);
+        return;
+    }
+    err = *a->err;
+    if (kube_answer_missing(a))
+        (void)err_set(&err, ERRC_NOT_FOUND,
+                      "neither StatefulSet %s nor its volume exists in namespace %s any more", e->set,
+                      op->k->options.name_space);
+    kube_ensure_over(e, &err);
+}
+
+static void enter_volume(struct kube_ensure *e)
+{
+    struct err err = {0};
+    char *claim = mem_printf("data-%s-0", e->set);
+    sm_move(&e->sm, VOLUME);
+    if (kube_op_get(&e->op, kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", claim), true, on_volume,
+                    &err) != 0)
+        kube_ensure_over(e, &err);
+    free(claim);
+}
+
 static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -306,32 +392,39 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     e->exists = a->err == NULL;
     if (a->err != NULL && !kube_answer_missing(a)) {
         kube_ensure_over(e, a->err);
-        return;
-    }
-    if (e->exists)
-        (void)foreign(e, a, "StatefulSet", e->set, &err);
-    else if (e->must_exist)
-        (void)err_set(&err, ERRC_NOT_FOUND, "StatefulSet %s of namespace %s does not exist any more", e->set,
-                      e->op.k->options.name_space);
-    if (err.code != ERRC_NONE) {
+    } else if (e->exists && foreign(e, a, e->op.k->flavour->object, e->set, &err) != 0) {
         kube_ensure_over(e, &err);
-        return;
+    } else if (!e->exists && e->must_exist) {
+        enter_volume(e);
+    } else {
+        e->found = e->exists ? yyjson_read(a->body, a->body_length, 0) : NULL;
+        enter_secrets(e);
     }
-    sm_move(&e->sm, SECRETS);
-    kube_secrets_start(e, secrets_there);
 }
 
 static int spec_check(const struct kube_ensure *e, struct err *err)
 {
+    bool cnpg = e->op.k->options.cnpg;
     yyjson_val *instances = yyjson_obj_get(e->spec.spec, "instances");
     if (yyjson_get_bool(yyjson_obj_get(e->spec.spec, "suspended")))
         return err_set(err, ERRC_CONFLICT, "database %s is suspended: set spec.suspended to false",
                        e->database);
-    if (yyjson_is_int(instances) && yyjson_get_sint(instances) > 1)
+    if (!cnpg && yyjson_is_int(instances) && yyjson_get_sint(instances) > 1)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: standbys cannot be made yet, set it to 1",
                        (int)yyjson_get_sint(instances));
-    if (e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
+    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
+    if (adopt != NULL && (cnpg || strcmp(adopt, e->set) != 0))
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
+            "adopted; other servers can be used as static servers of the manager",
+            e->shard, adopt, e->set);
+    if (strcmp(kube_spec_tls(&e->spec), "mutual") == 0)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.tls.mode is mutual: certificates of clients cannot be asked for yet, set it to on");
+    if (!cnpg && e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
         return err_set(err, ERRC_INVALID,
                        "no image: give spec.postgresql.image, or the manager a default image");
     return 0;
@@ -350,16 +443,25 @@ static void ensure_begin(struct kube_op *op)
         rc = items_make(e, &err);
     if (rc == 0) {
         sm_move(&e->sm, LOOK);
-        rc = kube_op_get(op, KUBE_SETS(op->k, e->set), true, on_looked, &err);
+        rc = kube_op_get(op, KUBE_SETS(op->k, e->set), false, on_looked, &err);
     }
     if (rc != 0)
         kube_ensure_over(e, &err);
 }
 
+static void timer_cancel(struct kube_ensure *e)
+{
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
+    loop_timer_stop(&e->timer);
+    kube_ensure_over(e, &canceled);
+}
+
 static void ensure_cancel(struct kube_op *op)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
-    if (sm_now(&e->sm) == READY)
+    if (loop_timer_armed(&e->timer)) /* of CLAIMS, or of a Cluster that is waited for */
+        timer_cancel(e);
+    else if (sm_now(&e->sm) == READY && !op->k->options.cnpg)
         kube_ready_cancel(&e->ready);
     else if (sm_now(&e->sm) == LOGIN)
         kube_login_cancel(&e->login);
@@ -383,7 +485,7 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->database = mem_strdup(spec->database);
     e->shard = mem_strdup(spec->shard);
     e->owner = mem_strdup(spec->owner != NULL ? spec->owner : "app");
-    e->owner_password = mem_strdup(spec->owner_password);
+    e->given_password = mem_strdup(spec->owner_password);
     e->must_exist = spec->must_exist;
     e->set = set;
     e->cb = cb;

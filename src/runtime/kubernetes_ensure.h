@@ -22,22 +22,28 @@ struct kube_ensure {
     struct kube_op op; /* first */
     struct sm sm;
     struct work work;
+    struct loop_timer timer;
     struct kube_ready ready;
     struct kube_login login;
     struct instance_access access; /* while logging in */
     uint64_t deadline_ns;
 
     char *database, *shard, *owner;
-    char *owner_password; /* given, else that of its Secret */
-    bool must_exist;
+    char *given_password; /* of the owner, or NULL */
+    char *owner_password; /* that, else that of its Secret */
+    bool must_exist, adopting;
     runtime_instance_cb cb;
     void *data;
 
     struct kube_spec spec;
-    char *set;           /* "shop-s1" */
-    bool exists;         /* the StatefulSet, and it is ours */
-    char *password;      /* of the superuser */
-    struct kube_pair ca; /* key only with an authority of our own */
+    char *set;                 /* "shop-s1" */
+    bool exists;               /* the StatefulSet, and it is ours */
+    char *password;            /* of the superuser */
+    char *previous_password;   /* before the last rotation, or NULL */
+    struct kube_pair ca;       /* key only with an authority of our own */
+    struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
+    struct yyjson_doc *wanted; /* as it is to be */
+    struct yyjson_doc *claims; /* while volumes grow */
     struct kube_item items[16];
     int item_count, at;
     int64_t generation; /* of the StatefulSet, applied */
@@ -48,8 +54,12 @@ struct kube_ensure {
     char *(*secret_make)(struct kube_ensure *e, struct err *err); /* NULL: it must be there */
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
     void (*secrets_then)(struct kube_ensure *e);
+    void (*claims_then)(struct kube_ensure *e);
+    void (*cnpg_then)(struct kube_ensure *e);
+    char reason[480]; /* told last */
 };
 
+void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
 /* Ends the operation; nothing of it may be in flight. */
 void kube_ensure_over(struct kube_ensure *e, const struct err *err);
@@ -59,5 +69,11 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err);
  * end. Fills password, owner_password, ca.
  */
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+/* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
+ */
+void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* Waits for the Cluster of CloudNativePG, and takes its CA; then `then`, or the end. */
+void kube_cnpg_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 #endif

@@ -10,20 +10,34 @@
 #include <stdbool.h>
 
 #include "base/list.h"
+#include "http/http_client.h"
 #include "k8s/client.h"
 #include "runtime/kubernetes.h"
 
 #define KUBE_MANAGER "shardherd-provision"
-#define KUBE_USER    "shardherd" /* the superuser that the agent makes */
 
 struct yyjson_doc;
 struct yyjson_val;
 
+/* Who runs the servers. */
+struct kube_flavour {
+    const char *object;         /* what a shard is: "StatefulSet" */
+    const char *group, *plural; /* its collection */
+    const char *user;           /* the superuser */
+    const char *service;        /* end of the read-write service's name */
+    const char *authority;      /* end of the name of the Secret with ca.crt */
+    const char *peer_authority; /* the CA as a file in the pods; "" = none that fits */
+    const char *password_type;  /* of Secrets with passwords */
+    const char *secret_label;   /* a further label of Secrets, or NULL */
+};
+
 struct kubernetes {
     struct runtime base; /* first */
+    const struct kube_flavour *flavour;
     struct loop *loop;
     struct runtime_kubernetes_options options; /* its texts are the next three */
     char *name_space, *image, *directory;
+    struct http_client *http; /* to the agents */
     struct list ops;
     struct loop_task settle; /* runs `closed` when nothing is left */
     bool closing;
@@ -93,7 +107,7 @@ bool kube_spec_deletes(const struct kube_spec *spec); /* deletionPolicy is "dele
 /* "shop-s1" of "shop-s1-0"; NULL if it does not end with "-0". */
 char *kube_set_name(const char *instance);
 char *kube_path(const struct kubernetes *k, const char *group, const char *plural, const char *name);
-#define KUBE_SETS(k, name)    kube_path(k, "/apis/apps/v1", "statefulsets", name)
+#define KUBE_SETS(k, name)    kube_path(k, (k)->flavour->group, (k)->flavour->plural, name)
 #define KUBE_SECRETS(k, name) kube_path(k, "/api/v1", "secrets", name)
 /* Where the CA of a database is kept for libpq: <directory>/<database>.crt */
 char *kube_ca_file(const struct kubernetes *k, const char *database);

@@ -122,7 +122,8 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
 {
     const struct runtime_instance *i = &l->instances[l->at];
     const char *theirs = spec->doc != NULL ? kube_spec_text(spec, "tls", "secret") : NULL;
-    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s-ca", i->database);
+    char *set = kube_set_name(i->name);
+    char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
     free(l->ca_of);
     l->ca_of = mem_strdup(i->database);
@@ -130,6 +131,7 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, name), false, on_authority, &err) != 0)
         over(l, &err);
     free(name);
+    free(set);
 }
 
 /* ---- passwords ---- */
@@ -142,7 +144,7 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
-    bool tls = spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
+    bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
     if (tls && (l->ca_of == NULL || strcmp(l->ca_of, i->database) != 0)) {
         enter_authority(l, &spec);

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/sm.h"
 #include "base/text.h"
+#include "runtime/cnpg_object.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -59,7 +60,8 @@ struct removal {
     struct sm sm;
     struct loop_timer timer;
     uint64_t deadline_ns;
-    bool stopping; /* runtime_stop(): scale to zero and wait for the pod */
+    bool stopping;    /* runtime_stop(): scale to zero and wait for the pod */
+    bool hibernating; /* a Cluster whose volumes are to stay */
     char *set, *database, *shard;
     struct kube_spec spec; /* doc NULL: the database is gone */
     bool deletes;
@@ -119,8 +121,8 @@ static void on_gone(struct kube_op *op, const struct k8s_answer *a)
     struct removal *m = (struct removal *)op;
     struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
-    bool gone =
-        kube_answer_missing(a) || (doc != NULL && strcmp(kube_uid(yyjson_doc_get_root(doc)), m->uid) != 0);
+    bool other = doc != NULL && m->uid[0] != '\0' && strcmp(kube_uid(yyjson_doc_get_root(doc)), m->uid) != 0;
+    bool gone = other || kube_answer_missing(a);
     yyjson_doc_free(doc);
     if (gone) {
         target_done(m);
@@ -145,10 +147,16 @@ static void gone_ask(struct removal *m)
         over(m, &err);
 }
 
+static void hibernation_ask(struct removal *m);
+
 static void on_timer(struct loop_timer *timer, void *data)
 {
+    struct removal *m = data;
     (void)timer;
-    gone_ask(data);
+    if (m->hibernating)
+        hibernation_ask(m);
+    else
+        gone_ask(m);
 }
 
 static void on_deleted(struct kube_op *op, const struct k8s_answer *a)
@@ -165,10 +173,10 @@ static void on_deleted(struct kube_op *op, const struct k8s_answer *a)
 static void enter_delete(struct removal *m)
 {
     struct err err = {0};
-    char *body =
-        mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"propagationPolicy\":\"Foreground\","
-                   "\"preconditions\":{\"uid\":\"%s\"}}",
-                   m->uid);
+    /* the first is what owns pods, which are to be gone before it */
+    char *body = mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"propagationPolicy\":\"%s\","
+                            "\"preconditions\":{\"uid\":\"%s\"}}",
+                            m->at == 0 ? "Foreground" : "Background", m->uid);
     const struct kube_request r = {.method = "DELETE", .path = m->targets[m->at].path, .body = body};
     sm_move(&m->sm, DELETE);
     if (kube_op_call(&m->op, &r, on_deleted, &err) != 0)
@@ -288,7 +296,7 @@ static void targets_add_rest(struct removal *m)
         {"/api/v1", "secrets", "-tls"},
         {"/api/v1", "configmaps", ""},
     };
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && !m->op.k->options.cnpg; i++) {
         char *name = mem_printf("%s%s", m->set, all[i].suffix);
         target_add(m, kube_path(m->op.k, all[i].group, all[i].plural, name), OF_SHARD, false);
         free(name);
@@ -380,6 +388,81 @@ static void scale(struct removal *m, const char *uid)
     free(body);
 }
 
+/* ---- CloudNativePG's way to stop: no pods, the volumes stay ---- */
+
+static bool hibernates(yyjson_val *cluster)
+{
+    yyjson_val *one;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_ptr_get(cluster, "/status/conditions"), at, n, one)
+    {
+        if (yyjson_equals_str(yyjson_obj_get(one, "type"), CNPG_HIBERNATION))
+            return yyjson_equals_str(yyjson_obj_get(one, "status"), "True");
+    }
+    return false;
+}
+
+static void on_hibernated(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct removal *m = (struct removal *)op;
+    struct err err = {0};
+    if (a->err != NULL && !kube_answer_missing(a)) {
+        over(m, a->err);
+        return;
+    }
+    yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    bool done = doc == NULL || hibernates(yyjson_doc_get_root(doc));
+    yyjson_doc_free(doc);
+    if (done) {
+        over(m, NULL);
+    } else if (loop_now(op->k->loop) >= m->deadline_ns) {
+        (void)err_set(&err, ERRC_TIMEOUT,
+                      "CloudNativePG does not hibernate cluster %s: is its operator running?", m->set);
+        over(m, &err);
+    } else {
+        sm_move(&m->sm, PAUSE);
+        loop_timer_start(&m->timer, POLL_NS);
+    }
+}
+
+static void hibernation_ask(struct removal *m)
+{
+    struct err err = {0};
+    sm_move(&m->sm, GONE);
+    if (kube_op_get(&m->op, KUBE_SETS(m->op.k, m->set), false, on_hibernated, &err) != 0)
+        over(m, &err);
+}
+
+static void on_asleep(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct removal *m = (struct removal *)op;
+    if (kube_answer_missing(a))
+        over(m, NULL);
+    else if (a->err != NULL)
+        over(m, a->err);
+    else
+        hibernation_ask(m);
+}
+
+static void hibernate(struct removal *m, const char *uid)
+{
+    struct err err = {0};
+    char *path = KUBE_SETS(m->op.k, m->set);
+    char *body =
+        mem_printf("{\"metadata\":{\"uid\":\"%s\",\"annotations\":{\"" CNPG_HIBERNATION "\":\"on\"}}}", uid);
+    const struct kube_request r = {.method = "PATCH",
+                                   .path = path,
+                                   .query = "fieldManager=" KUBE_MANAGER,
+                                   .content_type = "application/merge-patch+json",
+                                   .body = body};
+    m->hibernating = true;
+    sm_move(&m->sm, DELETE);
+    if (kube_op_call(&m->op, &r, on_asleep, &err) != 0)
+        over(m, &err);
+    free(path);
+    free(body);
+}
+
 /* ---- whose is it ---- */
 
 static void anchor_ask(struct removal *m);
@@ -424,11 +507,16 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
     yyjson_val *root = yyjson_doc_get_root(doc);
     if (anchor_take(m, root, &err) != 0) {
         over(m, &err);
+    } else if (op->k->options.cnpg && (m->stopping || !m->deletes)) {
+        if (m->anchor == 0)
+            hibernate(m, kube_uid(root));
+        else
+            over(m, NULL); /* there are passwords left, and they stay */
     } else if (m->stopping) {
         scale(m, kube_uid(root));
     } else {
         target_add(m, KUBE_SETS(op->k, m->set), OF_SHARD, false);
-        if (m->deletes) {
+        if (m->deletes && !op->k->options.cnpg) {
             claims_ask(m);
         } else {
             targets_add_rest(m);

@@ -1,5 +1,6 @@
 /*
- * The Secrets of a shard: asked for one after the other, made when missing, never written again.
+ * The Secrets of a shard: asked for one after the other, made when missing, and written again only when the
+ * rotation of passwords or the life of a certificate asks for it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -7,6 +8,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "k8s/exec_plugin.h"
 #include "runtime/kubernetes_ensure.h"
 
 #define PASSWORD_LENGTH 32 /* of 32 signs: 160 bits */
@@ -98,6 +100,7 @@ static char *secret_text(const struct kube_ensure *e, bool of_shard, bool owned,
         .name_space = e->op.k->options.name_space,
         .type = type,
         .owner = kube_ensure_owner(e, of_shard),
+        .label = e->op.k->flavour->secret_label,
         .owned = owned,
         .items = items,
         .count = count,
@@ -120,14 +123,74 @@ static bool value_of(struct kube_ensure *e, yyjson_val *secret, const char *key,
     return false;
 }
 
+/* ---- writing one again ---- */
+
+static void on_rewritten(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err == NULL)
+        secret_take(e, a);
+    else if (a->err->code == ERRC_CONFLICT)
+        secret_ask(e); /* changed meanwhile: look at it again */
+    else
+        kube_ensure_over(e, a->err);
+}
+
+/* Replaces values of the Secret, if it still is what was read. */
+static void secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const struct kube_secret_item *items,
+                           size_t count)
+{
+    struct err err = {0};
+    char now[ENV_TIME_SIZE];
+    const char *version = yyjson_get_str(yyjson_ptr_get(secret, "/metadata/resourceVersion"));
+    env_format_time(loop_wall(e->op.k->loop), now);
+    char *path = KUBE_SECRETS(e->op.k, e->secret_name),
+         *body = kube_secret_patch(version != NULL ? version : "", now, items, count);
+    const struct kube_request r = {.method = "PATCH",
+                                   .path = path,
+                                   .query = "fieldManager=" KUBE_MANAGER,
+                                   .content_type = "application/merge-patch+json",
+                                   .body = body};
+    if (kube_op_call(&e->op, &r, on_rewritten, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    mem_wipe_free(body);
+}
+
 /* ---- passwords ---- */
 
-static char *password_make(struct kube_ensure *e, bool of_shard, const char *user)
+static bool rotation_due(const struct kube_ensure *e, yyjson_val *secret, bool of_shard)
+{
+    const struct kube_owner owner = kube_ensure_owner(e, of_shard);
+    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
+    const char *made = kube_annotation(secret, KUBE_WRITTEN_ANNOTATION);
+    uint64_t period;
+    int64_t at;
+    if (made[0] == '\0')
+        made = yyjson_get_str(yyjson_ptr_get(secret, "/metadata/creationTimestamp"));
+    return every != NULL && text_to_duration(every, &period) && period > 0 && kube_is_ours(secret, &owner) &&
+           made != NULL && rfc3339_read(made, &at) &&
+           loop_wall(e->op.k->loop) - at > (int64_t)(period / 1000);
+}
+
+/* A new password; the old one stays beside it, for whoever finds that the server has not got the new one. */
+static void password_rotate(struct kube_ensure *e, yyjson_val *secret, const char *old)
 {
     char password[PASSWORD_LENGTH + 1];
     env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
-    const struct kube_secret_item items[] = {{"username", user}, {"password", password}};
-    char *text = secret_text(e, of_shard, kube_spec_deletes(&e->spec), "Opaque", items, 2);
+    const struct kube_secret_item items[] = {{"password", password}, {"previous-password", old}};
+    secret_rewrite(e, secret, items, 2);
+    explicit_bzero(password, sizeof password);
+}
+
+static char *password_make(struct kube_ensure *e, bool of_shard, const char *user, const char *given)
+{
+    char password[PASSWORD_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
+    const struct kube_secret_item items[] = {{"username", user},
+                                             {"password", given != NULL ? given : password}};
+    char *text =
+        secret_text(e, of_shard, kube_spec_deletes(&e->spec), e->op.k->flavour->password_type, items, 2);
     explicit_bzero(password, sizeof password);
     return text;
 }
@@ -135,33 +198,50 @@ static char *password_make(struct kube_ensure *e, bool of_shard, const char *use
 static char *credentials_make(struct kube_ensure *e, struct err *err)
 {
     (void)err;
-    return password_make(e, true, KUBE_USER);
+    return password_make(e, true, e->op.k->flavour->user, NULL);
 }
 
 static char *owner_make(struct kube_ensure *e, struct err *err)
 {
     (void)err;
-    return password_make(e, false, e->owner);
+    return password_make(e, false, e->owner, e->given_password);
 }
 
 static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (value_of(e, secret, "password", &e->password))
+    if (!value_of(e, secret, "password", &e->password))
+        return;
+    mem_wipe_free(e->previous_password);
+    e->previous_password = kube_secret_value(secret, "previous-password");
+    if (rotation_due(e, secret, true))
+        password_rotate(e, secret, e->password);
+    else
         owner_want(e);
 }
 
 static void owner_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (value_of(e, secret, "password", &e->owner_password))
+    const struct kube_secret_item given = {"password", e->given_password};
+    const struct kube_owner owner = kube_ensure_owner(e, false);
+    if (!value_of(e, secret, "password", &e->owner_password))
+        return;
+    if (given.value != NULL && strcmp(given.value, e->owner_password) != 0 && kube_is_ours(secret, &owner))
+        secret_rewrite(e, secret, &given, 1);
+    else if (given.value == NULL && rotation_due(e, secret, false))
+        password_rotate(e, secret, e->owner_password);
+    else
         authority_want(e);
 }
 
 static void owner_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "credentials", "secret");
-    if (e->owner_password != NULL)
+    if (e->given_password != NULL && !e->op.k->options.cnpg) { /* the operator wants it in a Secret */
+        e->owner_password = mem_strdup(e->given_password);
         authority_want(e);
-    else if (theirs != NULL)
+        return;
+    }
+    if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, owner_there);
     else
         secret_want(e, mem_printf("%s-owner", e->database), owner_make, owner_there);
@@ -199,23 +279,67 @@ static void names_make(const struct kube_ensure *e, char *ret[NAMES_MAX + 1])
     ret[n] = NULL;
 }
 
-static char *certificate_make(struct kube_ensure *e, struct err *err)
+static void names_free(char *names[NAMES_MAX + 1])
 {
-    char *names[NAMES_MAX + 1], *text = NULL;
-    struct kube_pair pair = {0};
-    names_make(e, names);
-    const struct kube_certificate_request request = {e->set, (const char *const *)names, LEAF_S};
-    if (kube_certificate_issue(e->op.k->loop->env, &e->ca, &request, &pair, err) == 0) {
-        const struct kube_secret_item items[] = {
-            {"tls.crt", pair.certificate}, {"tls.key", pair.key}, {"ca.crt", e->ca.certificate}};
-        text = secret_text(e, true, true, "kubernetes.io/tls", items, 3);
-    } else {
-        (void)err_wrap(err, "Secret %s-ca", e->database);
-    }
-    kube_pair_clear(&pair);
     for (char **name = names; *name != NULL; name++)
         free(*name);
+}
+
+static int pair_issue(struct kube_ensure *e, struct kube_pair *ret, struct err *err)
+{
+    char *names[NAMES_MAX + 1];
+    names_make(e, names);
+    const struct kube_certificate_request request = {e->set, (const char *const *)names, LEAF_S};
+    int rc = kube_certificate_issue(e->op.k->loop->env, &e->ca, &request, ret, err);
+    if (rc != 0)
+        (void)err_wrap(err, "Secret %s-ca", e->database);
+    names_free(names);
+    return rc;
+}
+
+#define CERTIFICATE_ITEMS(pair, ca)                                                                          \
+    {                                                                                                        \
+        {"tls.crt", (pair).certificate}, {"tls.key", (pair).key},                                            \
+        {                                                                                                    \
+            "ca.crt", (ca)                                                                                   \
+        }                                                                                                    \
+    }
+
+static char *certificate_make(struct kube_ensure *e, struct err *err)
+{
+    struct kube_pair pair = {0};
+    char *text = NULL;
+    if (pair_issue(e, &pair, err) == 0) {
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+        text = secret_text(e, true, true, "kubernetes.io/tls", items, 3);
+    }
+    kube_pair_clear(&pair);
     return text;
+}
+
+/* Whether it is to be replaced: two thirds of its life are over, or it does not do. */
+static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret)
+{
+    char *names[NAMES_MAX + 1], *certificate = kube_secret_value(secret, "tls.crt");
+    names_make(e, names);
+    bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
+                                      (const char *const *)names) != KUBE_CERTIFICATE_GOOD;
+    names_free(names);
+    free(certificate);
+    return due;
+}
+
+static void certificate_renew(struct kube_ensure *e, yyjson_val *secret)
+{
+    struct kube_pair pair = {0};
+    struct err err = {0};
+    if (pair_issue(e, &pair, &err) == 0) {
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+        secret_rewrite(e, secret, items, 3);
+    } else {
+        kube_ensure_over(e, &err);
+    }
+    kube_pair_clear(&pair);
 }
 
 static void file_run(struct work *work)
@@ -241,7 +365,11 @@ static void file_done(struct work *work, int code)
 
 static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (e->ca.certificate != NULL || value_of(e, secret, "ca.crt", &e->ca.certificate))
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
+    if (by_us && certificate_due(e, secret))
+        certificate_renew(e, secret);
+    else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
         (void)work_start(e->op.k->loop, &e->work, file_run, file_done, e);
 }
 
@@ -259,7 +387,7 @@ static void authority_there(struct kube_ensure *e, yyjson_val *secret)
 static void authority_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
-    if (strcmp(kube_spec_tls(&e->spec), "off") == 0)
+    if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, certificate_there);

@@ -59,7 +59,7 @@ def database(name="shop", **spec):
 
 
 class ManagerCluster(Cluster):
-    """`with ManagerCluster(directory, variables={"SHARDHERD_BALANCE_BAKE": "2s"})`: a cluster, CRDs, RBAC, a manager."""
+    """`with ManagerCluster(directory, variables={"SHARDHERD_BALANCE_BAKE": "2s"})`: a cluster with a manager."""
 
     def __init__(self, directory, variables=None, replicas=1, **kwargs):
         Path(directory).mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,8 @@ class ManagerCluster(Cluster):
             return self.wait(lambda: self.is_ready(name, shards), timeout, f"database {name} ready")
         except TimeoutError as error:
             item = self.database(name) or {}
-            raise TimeoutError(f"{error}\n{json.dumps(item.get('status', {}), indent=1)}\n{self.manager_logs()}") from None
+            status = json.dumps(item.get("status", {}), indent=1)
+            raise TimeoutError(f"{error}\n{status}\n{self.manager_logs()}") from None
 
     def events(self, reason=None):
         found = self.must("GET", EVENTS)["items"]
@@ -195,7 +196,7 @@ class ManagerCluster(Cluster):
     def load(self, pod, *arguments, timeout=120, name="shop"):
         """shardherd load in a pod of the image; returns the finished process."""
         command = ["shardherd", "load", *arguments, "--database", name, "--routing", self.routing_url()]
-        command += ["--ledger", f"/work/{name}.ledger", "--customers", "1000"]
+        command += ["--ledger", f"/ledgers/{name}.ledger", "--customers", "1000"]
         return self.exec(pod, *command, timeout=timeout)
 
     def routing_url(self):
@@ -215,14 +216,13 @@ class ManagerCluster(Cluster):
                         {
                             "name": "main",
                             "image": IMAGE,
-                            "command": ["sh", "-c", "cd /work && exec sleep 100000"],
+                            "command": ["sh", "-c", "exec sleep 100000"],
                             "env": [{"name": "SHARDHERD_LOAD_PASSWORD", "valueFrom": {"secretKeyRef": secret}}],
-                            "workingDir": "/work",
-                            "volumeMounts": [{"name": "work", "mountPath": "/work"}],
+                            "volumeMounts": [{"name": "ledgers", "mountPath": "/ledgers"}],
                         }
                     ],
                     "securityContext": {"fsGroup": 999},
-                    "volumes": [{"name": "work", "emptyDir": {}}],
+                    "volumes": [{"name": "ledgers", "emptyDir": {}}],
                 },
             }
         )

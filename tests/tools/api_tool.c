@@ -65,7 +65,7 @@ static void add_instance(const char *database, const char *shard, int port, bool
     struct fleet_instance *i;
     struct err err = {0};
     struct instance_access access = {
-        (char *)"127.0.0.1", port, (char *)"shardherd", NULL, (char *)"app", NULL, NULL};
+        .host = (char *)"127.0.0.1", .port = port, .user = (char *)"shardherd", .dbname = (char *)"app"};
     snprintf(name, sizeof name, "%s-%s-0", database, shard);
     if (fleet_add_instance(&tool.fleet, name, "static", &access, &i, &err) != 0)
         die("instance", &err);

@@ -6,6 +6,8 @@
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT stop|remove INSTANCE...
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT list
  *
+ * With "cnpg-" before the verb, shards are Clusters of CloudNativePG.
+ *
  * Prints one JSON object per line: {"progress":...}, {"instance":...}, {"removed":...} or {"error":...}; exit
  * code 1 when something failed. DATABASE.json "-": there is no database. The image is "shardherd:test".
  */
@@ -60,6 +62,7 @@ static void print_instance(const struct runtime_instance *i)
     (void)yyjson_mut_obj_add_str(doc, root, "dbname", i->access.dbname);
     (void)yyjson_mut_obj_add_str(doc, root, "sslmode", i->access.sslmode);
     (void)yyjson_mut_obj_add_str(doc, root, "sslrootcert", i->access.sslrootcert);
+    (void)yyjson_mut_obj_add_str(doc, root, "peer_sslrootcert", i->access.peer_sslrootcert);
     char *text = yyjson_mut_write(doc, 0, NULL);
     puts(text);
     (void)fflush(stdout);
@@ -176,6 +179,7 @@ static int tool_open(struct tool *t, char **argv, struct err *err)
     yyjson_doc_free(doc);
     t->client = k8s_client_new(&t->loop, access);
     const struct runtime_kubernetes_options options = {
+        .cnpg = text_starts_with(argv[5], "cnpg-"),
         .client = t->client,
         .image = "shardherd:test",
         .directory = argv[3],
@@ -196,11 +200,12 @@ int main(int argc, char **argv)
                       "usage: runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT VERB ARGUMENT...\n");
         return 2;
     }
+    const char *verb = text_starts_with(argv[5], "cnpg-") ? argv[5] + 5 : argv[5];
     int rc = tool_open(&t, argv, &err);
     for (int i = 6; rc == 0 && i < argc; i++)
-        rc = start(&t, argv[5], argv[i], &err);
+        rc = start(&t, verb, argv[i], &err);
     if (rc == 0 && argc == 6)
-        rc = start(&t, argv[5], NULL, &err);
+        rc = start(&t, verb, NULL, &err);
     if (rc != 0) {
         print("error", err_code_name(err.code), err.message);
         return 1;

@@ -140,7 +140,7 @@ static const struct {
     {"balance: {max_moves: 0}\n",
      "c.yaml:1:22: balance.max_moves: 0 is out of range: write a value from 1 to 64"},
     {"runtime: {kind: podman}\n",
-     "c.yaml:1:17: runtime.kind: \"podman\" is none of auto|local|kubernetes|none: write one of them"},
+     "c.yaml:1:17: runtime.kind: \"podman\" is none of auto|local|kubernetes|cnpg|none: write one of them"},
     {"runtime: {user: \"a\\nb\"}\n",
      "c.yaml:1:17: runtime.user: it holds a control character: write it on one line"},
     {"state_directory: ''\n",
