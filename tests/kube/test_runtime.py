@@ -62,7 +62,7 @@ class Rig:
         )
         (self.folder / "database.json").write_text(json.dumps(answer))
 
-    def start(self, verb, *arguments, timeout="60s", kubeconfig=None, **kwargs):
+    def start(self, verb, *arguments, timeout="150s", kubeconfig=None, **kwargs):
         """runtime_tool, inside the cluster's network and with its names."""
         script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
         argv = [
@@ -81,7 +81,7 @@ class Rig:
         """The lines it printed."""
         process = self.start(verb, *arguments, **kwargs)
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=240)
         finally:
             if process.poll() is None:
                 process.kill()
