@@ -1,5 +1,6 @@
 """Installing: the overlays of deploy/kustomize, built, and applied to a real API server."""
 
+import os
 import re
 import subprocess
 
@@ -103,6 +104,30 @@ def test_no_credential_is_among_the_objects(built, overlay):
     assert not re.search(
         r"password|token:", str([o for o in built[overlay] if o["kind"] == "ConfigMap"]), re.IGNORECASE
     )
+
+
+def test_overlay_of_the_documentation(offline, tmp_path):
+    """The kustomization.yaml that docs/kubernetes.md tells to write, with names in place of those in capitals."""
+    text = (DEPLOY.parent / "docs" / "kubernetes.md").read_text()
+    block = re.search(r"```yaml\n# kustomization.yaml\n(.*?)```", text, re.DOTALL)[1]
+    root = os.path.relpath(DEPLOY.parent, tmp_path.resolve())
+    block = block.replace("[PATH/deploy", f"[{root}/deploy").replace("REGISTRY", "registry.example/team")
+    (tmp_path / "kustomization.yaml").write_text(block)
+    done = offline.run("kustomize", tmp_path)
+    assert done.stderr == ""
+    (container,) = find(objects(done.stdout), "Deployment")["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/team/shardherd:0.1.0"
+    assert container["image"] in str(container["env"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_S4_what_changes_things_is_not_exposed(built, overlay):
+    kinds = {o["kind"] for o in built[overlay]}
+    assert not kinds & {"Ingress", "HTTPRoute", "Gateway"}
+    services = [o for o in built[overlay] if o["kind"] == "Service"]
+    ports = {p["port"] for o in services for p in o["spec"]["ports"]}
+    assert ports <= {8080, 9090}
+    assert all(o["spec"].get("type", "ClusterIP") == "ClusterIP" for o in services)
 
 
 # ---- S: what a real API server makes of it ----
