@@ -40,7 +40,8 @@ def measure(bench):
     directory = bench.directory / "cluster"
     rig = bench.stack.enter_context(ManagerCluster(directory, nodes=2))
     bench.note(f"making {FOREIGN} pods")
-    made = subprocess.run(rig.wrap([informer(), rig.kubeconfig, "make", str(FOREIGN)]), capture_output=True, text=True)
+    argv = [informer(), rig.kubeconfig, "make", str(FOREIGN), f"http://127.0.0.1:{rig.etcd_port}"]
+    made = subprocess.run(rig.wrap(argv), capture_output=True, text=True)
     if made.returncode != 0:
         raise Unmeasured(f"foreign pods: {made.stderr[-500:]}")
     bench.note(f"{shards} shards")

@@ -43,7 +43,7 @@ class Cluster:
         flags = ["--disable-admission-plugins=ServiceAccount"]
         self.plane = bench.stack.enter_context(ControlPlane(bench.directory / "plane", flags))
         start = time.monotonic()
-        made = json.loads(self.run("make", str(pods)))
+        made = json.loads(self.run("make", str(pods), f"http://127.0.0.1:{self.plane.etcd_port}"))
         self.bytes = made["bytes"]
         bench.note(f"{pods} pods of {self.bytes} bytes made in {time.monotonic() - start:.0f} s")
 

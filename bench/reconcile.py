@@ -6,8 +6,8 @@ import subprocess
 import time
 import urllib.request
 
+import kube_peer  # noqa: F401 (finds tests/kube)
 from benchmarks import ROOT, Unmeasured, process_cpu_ns, resident_mib, rounded
-from kube_peer import informer
 
 TITLE = "100 shards applied at once to an API server without nodes: requests, and time until all objects are there"
 GOAL = "no write repeated once the objects are there; requests per shard and seconds are shown"
@@ -27,7 +27,7 @@ DATABASES = "/apis/shardherd.io/v1alpha1/namespaces/default/shardeddatabases"
 class Manager:
     """A manager beside an API server, as a user of its own; the audit log says what it asks for."""
 
-    def __init__(self, bench, foreign=0):
+    def __init__(self, bench):
         import yaml
         from control_plane import ControlPlane, free_port
 
@@ -56,8 +56,6 @@ class Manager:
             if time.monotonic() > deadline:
                 raise Unmeasured("the API of ShardedDatabase objects does not answer")
             time.sleep(0.1)
-        if foreign:
-            subprocess.run([informer(), plane.kubeconfig, "make", str(foreign)], check=True, capture_output=True)
         config = plane.write_kubeconfig("manager.kubeconfig", {"token": "manager-token"})
         state = directory / "state"
         state.mkdir(mode=0o700)

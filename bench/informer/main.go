@@ -2,7 +2,7 @@
 // makes the pods and changes them.
 //
 //	informer KUBECONFIG watch json|protobuf|metadata
-//	informer KUBECONFIG make COUNT
+//	informer KUBECONFIG make COUNT ETCD
 //	informer KUBECONFIG update COUNT OBJECTS SECONDS
 //
 // update ends after SECONDS, whatever it has done. watch prints {"synced": N} when the cache is complete, and for each line on its standard input what it has seen since
@@ -11,10 +11,13 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log"
+	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -27,10 +30,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/metadata/metadatainformer"
 	"k8s.io/client-go/rest"
@@ -52,7 +57,7 @@ func check(err error) {
 
 func main() {
 	if len(os.Args) < 4 {
-		log.Fatal("usage: informer KUBECONFIG watch json|protobuf|metadata | make COUNT | update COUNT OBJECTS SECONDS")
+		log.Fatal("usage: informer KUBECONFIG watch json|protobuf|metadata | make COUNT ETCD | update COUNT OBJECTS SECONDS")
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", os.Args[1])
 	check(err)
@@ -60,7 +65,7 @@ func main() {
 	case "watch":
 		watch(config, os.Args[3])
 	case "make":
-		makePods(config, number(os.Args[3]))
+		makePods(config, number(os.Args[3]), os.Args[4])
 	case "update":
 		updatePods(config, number(os.Args[3]), number(os.Args[4]), time.Duration(number(os.Args[5]))*time.Second)
 	}
@@ -163,23 +168,61 @@ func each(count int, config *rest.Config, work func(client kubernetes.Interface,
 	wg.Wait()
 }
 
-func makePods(config *rest.Config, count int) {
+// makePods has the API server make two pods, one with our label, and writes copies of them into its etcd: the server takes
+// a hundred times as long for each. It reads them as its own.
+func makePods(config *rest.Config, count int, etcd string) {
 	ctx := context.Background()
-	_, err := writer(config).CoreV1().Namespaces().Create(ctx,
+	client := writer(config)
+	_, err := client.CoreV1().Namespaces().Create(ctx,
 		&core.Namespace{ObjectMeta: meta.ObjectMeta{Name: namespace}}, meta.CreateOptions{})
 	check(err)
-	_, err = writer(config).CoreV1().ServiceAccounts(namespace).Create(ctx,
+	_, err = client.CoreV1().ServiceAccounts(namespace).Create(ctx,
 		&core.ServiceAccount{ObjectMeta: meta.ObjectMeta{Name: "checkout"}}, meta.CreateOptions{})
 	check(err)
-	each(count, config, func(client kubernetes.Interface, i int) {
-		_, err := client.CoreV1().Pods(namespace).Create(ctx, newPod(i), meta.CreateOptions{FieldManager: "kube-controller-manager"})
+	var models []*core.Pod
+	for i := range 2 {
+		pod, err := client.CoreV1().Pods(namespace).Create(ctx, newPod(i), meta.CreateOptions{FieldManager: "kube-controller-manager"})
 		check(err)
-	})
-	pod, err := writer(config).CoreV1().Pods(namespace).Get(ctx, podName(0), meta.GetOptions{})
+		models = append(models, pod)
+	}
+	text, err := json.Marshal(models[0])
 	check(err)
-	text, err := json.Marshal(pod)
-	check(err)
+	for first := 2; first < count; first += 64 {
+		putPods(etcd, models, first, min(first+64, count))
+	}
 	fmt.Printf("{\"bytes\":%d}\n", len(text))
+}
+
+// putPods writes pods first to end-1 in one transaction, over etcd's JSON gateway.
+func putPods(etcd string, models []*core.Pod, first, end int) {
+	type put struct {
+		Key   []byte `json:"key"`
+		Value []byte `json:"value"`
+	}
+	type operation struct {
+		Put put `json:"requestPut"`
+	}
+	stored := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
+	var puts []operation
+	for i := first; i < end; i++ {
+		pod := models[min(1, i%100)].DeepCopy()
+		pod.Name, pod.ResourceVersion = podName(i), ""
+		pod.UID = types.UID(fmt.Sprintf("5f1b7c9e-0d7a-4e58-9c1e-%012x", i))
+		pod.TypeMeta = meta.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+		value, err := runtime.Encode(stored, pod)
+		check(err)
+		puts = append(puts, operation{put{[]byte("/registry/pods/" + namespace + "/" + pod.Name), value}})
+	}
+	body, err := json.Marshal(map[string]any{"success": puts})
+	check(err)
+	answer, err := http.Post(etcd+"/v3/kv/txn", "application/json", bytes.NewReader(body))
+	check(err)
+	text, err := io.ReadAll(answer.Body)
+	check(err)
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		log.Fatalf("etcd: %s: %s", answer.Status, text)
+	}
 }
 
 func updatePods(config *rest.Config, count, objects int, most time.Duration) {

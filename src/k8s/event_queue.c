@@ -149,7 +149,7 @@ static bool budget_take(struct event_queue *q, const char *object, uint64_t now_
 static char *event_name(struct event_queue *q, const char *regarding)
 {
     char random[17];
-    env_random_text(q->env, random, sizeof random);
+    env_random_text(q->env, random, sizeof random - 1);
     char *name = mem_printf("%.200s.%s", regarding, random);
     for (char *at = name; *at != '\0'; at++) {
         *at = (char)tolower((unsigned char)*at);
