@@ -166,12 +166,6 @@ static void apply_one(struct discovery *d, const char *source, const struct foun
         complain(d, source, found->name, &found->err); /* what it gave before stays */
         return;
     }
-    if (instance != NULL && strcmp(source, "kubernetes") == 0 && strcmp(instance->source, "local") == 0)
-        return; /* the runtime made it, and knows more */
-    if (instance != NULL && strcmp(source, "local") == 0 && strcmp(instance->source, "kubernetes") == 0) {
-        free(instance->source);
-        instance->source = mem_strdup(source);
-    }
     if (instance != NULL && strcmp(instance->source, source) != 0) {
         struct err err = {0};
         err_set(&err, ERRC_EXISTS, "both the %s and the %s source have an instance %s: rename one",

@@ -79,7 +79,8 @@ void discovery_poll(struct discovery *d);
 /*
  * All that a source of its own (the cluster) has now: `found` is borrowed for the call and not changed.
  * Takes effect at once: events come from inside. What is `pending` is neither new nor gone yet, one with an
- * error is told by `failed`. What is in the fleet from the runtime already is left to it.
+ * error is told by `failed`. The source must be neither "static" nor the runtime's kind: what one does not
+ * give is removed.
  */
 struct found;
 void discovery_give(struct discovery *d, const char *source, const struct found *found, int count);

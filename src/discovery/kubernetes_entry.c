@@ -77,6 +77,7 @@ static struct kubernetes_entry *add(struct maker *m, const char *source, const s
         .source = source,
         .name = full,
         .clash = clash,
+        .managed = said->managed,
         .name_space = mem_strdup(said->name_space),
         .database = mem_strdup(said->database),
         .shard = mem_strdup(said->shard),

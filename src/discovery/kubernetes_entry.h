@@ -45,7 +45,8 @@ struct kubernetes_entry {
     char *service_address;               /* of a service with a cluster IP; NULL = none */
     char *pod;                           /* NULL = not known */
     char *pod_address;                   /* NULL = not known */
-    bool own;                            /* made by shardherd: its agent answers on the pod's address */
+    bool managed;                        /* made by shardherd */
+    bool own;                            /* ... with its own agent, which answers on the pod's address */
     uint64_t restarts;                   /* of the pod's containers */
     const char *clash;                   /* what else has this name: not to be used; a constant */
 };

@@ -6,7 +6,7 @@
 
 static bool from_cluster(const struct fleet_instance *instance)
 {
-    static const char *const sources[] = {"kubernetes", "cnpg", "label", "image"};
+    static const char *const sources[] = {"kubernetes", "cnpg", "cnpg-other", "label", "image"};
     for (size_t i = 0; i < sizeof sources / sizeof sources[0]; i++)
         if (strcmp(instance->source, sources[i]) == 0)
             return true;

@@ -168,14 +168,30 @@ static void found_make(struct kubernetes_source *s, const struct kubernetes_entr
     f->access.dbname = mem_strdup(dbname);
 }
 
+/* What the runtime made it also lists. */
+static bool is_runtimes(const struct kubernetes_source *s, const struct kubernetes_entry *e)
+{
+    return e->managed && s->o.runtime_kind != NULL && strcmp(e->source, s->o.runtime_kind) == 0;
+}
+
+/* As which source: one name is used by one giver only. */
+static const char *source_name(const struct kubernetes_source *s, const char *source)
+{
+    bool taken = s->o.runtime_kind != NULL && strcmp(source, s->o.runtime_kind) == 0;
+    return !taken ? source : strcmp(source, "cnpg") == 0 ? "cnpg-other" : NULL;
+}
+
 static void give_source(struct kubernetes_source *s, const char *source)
 {
+    const char *name = source_name(s, source);
+    if (name == NULL)
+        return;
     struct found *found = mem_array(s->entries.count + 1, sizeof *found);
     int count = 0;
     for (size_t i = 0; i < s->entries.count; i++)
-        if (strcmp(s->entries.items[i].source, source) == 0)
+        if (strcmp(s->entries.items[i].source, source) == 0 && !is_runtimes(s, &s->entries.items[i]))
             found_make(s, &s->entries.items[i], &found[count++]);
-    discovery_give(s->o.discovery, source, found, count);
+    discovery_give(s->o.discovery, name, found, count);
     for (int i = 0; i < count; i++)
         found_clear(&found[i]);
     free(found);
@@ -472,12 +488,18 @@ const struct kubernetes_entries *kubernetes_source_entries(const struct kubernet
     return &s->entries;
 }
 
-const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *s, const char *name)
+const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *s, const char *name,
+                                                      const char *host, int port)
 {
-    for (size_t i = 0; i < s->entries.count; i++)
-        if (strcmp(s->entries.items[i].name, name) == 0)
-            return &s->entries.items[i];
-    return NULL;
+    const struct kubernetes_entry *there = NULL;
+    for (size_t i = 0; i < s->entries.count; i++) {
+        const struct kubernetes_entry *e = &s->entries.items[i];
+        if (strcmp(e->name, name) == 0)
+            return e;
+        if (there == NULL && host != NULL && e->port == port && strcmp(e->host, host) == 0)
+            there = e;
+    }
+    return there;
 }
 
 static void count_object(const struct k8s_object *object, void *data)

@@ -35,6 +35,8 @@ struct kubernetes_source_options {
     const char *const *namespaces;
     int namespace_count;
     bool by_image;
+    /* The kind of the runtime that lists what shardherd makes ("kubernetes", "cnpg"): that is left to it. */
+    const char *runtime_kind; /* NULL = none of them; a constant */
     uint64_t secret_period_ns; /* how often a Secret is read again; 0 = 1 min */
     /* What is known has changed; kubernetes_source_entries() has it. May be NULL. */
     void (*changed)(void *data);
@@ -51,8 +53,9 @@ void kubernetes_source_close(struct kubernetes_source *source, void (*closed)(vo
 bool kubernetes_source_ready(const struct kubernetes_source *source);
 /* Valid until the loop's next turn. */
 const struct kubernetes_entries *kubernetes_source_entries(const struct kubernetes_source *source);
-/* By the name of the instance; NULL = not one of ours. */
-const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *source, const char *name);
+/* By the name of an instance, else by where it is reached; NULL = not in this cluster. */
+const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *source, const char *name,
+                                                      const char *host, int port);
 
 struct kubernetes_source_facts {
     unsigned watches, failing;
