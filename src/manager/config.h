@@ -63,10 +63,10 @@ struct config {
     /* discovery */
     bool discovery_enabled;
     uint64_t discovery_interval_ns; /* 5 s */
-    char *discovery_kubernetes;  /* "auto" (default), "on", "off" */
-    char *discovery_namespaces;  /* names with commas between them, "*" = all, NULL = the manager's */
-    bool discovery_by_image;     /* false */
-    bool discovery_applications; /* true */
+    char *discovery_kubernetes;     /* "auto" (default), "on", "off" */
+    char *discovery_namespaces;     /* names with commas between them, "*" = all, NULL = the manager's */
+    bool discovery_by_image;        /* false */
+    bool discovery_applications;    /* true */
     struct config_instance *instances;
     int instance_count;
     /* prometheus */
@@ -89,7 +89,8 @@ void config_free(struct config *c); /* empty afterwards, fine to free again */
 
 /*
  * Reads path (NULL: only environment), then DISCOVERY_ENABLED, DISCOVERY_INTERVAL, KUBERNETES_NAMESPACE,
- * PROMETHEUS_ENABLED and PROMETHEUS_URL, then SHARDHERD_<KEY> (SHARDHERD_LOG_LEVEL is log.level), then `flags`
+ * PROMETHEUS_ENABLED and PROMETHEUS_URL, then SHARDHERD_<KEY> (SHARDHERD_LOG_LEVEL is log.level), then
+ * `flags`
  * ("key.path=value", NULL-ended; may be NULL). An empty variable is one that is not set. env may be NULL: no
  * environment. BACKUP_STORAGE_TYPE and S3_BUCKET have no meaning yet and are ignored.
  *

@@ -249,7 +249,8 @@ static const struct config_key keys[] = {
     {.path = "prometheus.bearer_token_file",
      .type = CONFIG_TEXT,
      .offset = AT(prometheus_token_file),
-     .help = "File with the token to show to it, read again every minute; sent over https or to loopback only."},
+     .help =
+         "File with the token to show to it, read again every minute; sent over https or to loopback only."},
     {.path = "prometheus.ca_file",
      .type = CONFIG_TEXT,
      .offset = AT(prometheus_ca_file),

@@ -150,8 +150,8 @@ static void take_namespaces(struct manager_cluster *k)
     const char *text = k->manager->config.discovery_namespaces;
     char *rest = NULL;
     k->namespaces = mem_strdup(text != NULL ? text : "");
-    for (char *one = strtok_r(k->namespaces, ", ", &rest); one != NULL && k->count < KUBERNETES_NAMESPACES_MAX;
-         one = strtok_r(NULL, ", ", &rest))
+    for (char *one = strtok_r(k->namespaces, ", ", &rest);
+         one != NULL && k->count < KUBERNETES_NAMESPACES_MAX; one = strtok_r(NULL, ", ", &rest))
         k->list[k->count++] = one;
 }
 
@@ -170,7 +170,8 @@ void manager_cluster_start(struct manager *m)
                                                       .namespaces = k->list,
                                                       .namespace_count = k->count,
                                                       .by_image = m->config.discovery_by_image,
-                                                      .runtime_kind = m->shards_in_kube ? m->runtime_kind : NULL,
+                                                      .runtime_kind =
+                                                          m->shards_in_kube ? m->runtime_kind : NULL,
                                                       .changed = on_changed,
                                                       .failed = on_failed,
                                                       .data = k};
@@ -268,9 +269,9 @@ bool manager_cluster_application(void *data, unsigned n, struct api_application 
 {
     const struct manager *m = data;
     size_t count = 0;
-    const struct application *list =
-        manager_cluster_looks_for_applications(data) ? application_source_list(m->cluster->applications, &count)
-                                                  : NULL;
+    const struct application *list = manager_cluster_looks_for_applications(data)
+                                         ? application_source_list(m->cluster->applications, &count)
+                                         : NULL;
     if (n >= count)
         return false;
     *ret = (struct api_application){.id = list[n].id,

@@ -1,6 +1,6 @@
 /*
- * manager_figures: CPU, memory and what else is said of the instances' pods: by agents and metrics.k8s.io in a
- * cluster, by Prometheus anywhere. Nothing waits for any of them.
+ * manager_figures: CPU, memory and what else is said of the instances' pods: by agents and metrics.k8s.io in
+ * a cluster, by Prometheus anywhere. Nothing waits for any of them.
  */
 #ifndef MANAGER_MANAGER_FIGURES_H
 #define MANAGER_MANAGER_FIGURES_H

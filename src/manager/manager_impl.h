@@ -55,11 +55,11 @@ struct manager {
     bool shards_in_kube;                                   /* the runtime is one of the two */
     char runtime_text[128], kube_text[256], kube_now[400]; /* for people */
     bool use_kube, reading_secrets, opening_store;         /* the latter: a callback will come */
-    struct k8s_client *kube; /* NULL = none; exists from before the store is opened to the very end */
-    char *kube_namespace;    /* whose objects are looked after */
+    struct k8s_client *kube;         /* NULL = none; exists from before the store is opened to the very end */
+    char *kube_namespace;            /* whose objects are looked after */
     struct manager_figures *figures; /* manager_figures.c */
     struct manager_cluster *cluster; /* manager_cluster.c; NULL = none */
-    struct standby *standby; /* while it waits for the lease; NULL with a store in a file */
+    struct standby *standby;         /* while it waits for the lease; NULL with a store in a file */
     struct runtime *runtime;
     struct operations operations;
     bool operations_ready;

@@ -45,8 +45,7 @@ void manager_choose(struct manager *m)
     m->runtime_kind = runtime != NULL ? runtime : pod ? "kubernetes" : "local";
     m->store_kind = store != NULL ? store : pod ? "kubernetes" : "sqlite";
     m->shards_in_kube = is(m->runtime_kind, "kubernetes") || is(m->runtime_kind, "cnpg");
-    m->use_kube =
-        pod || m->shards_in_kube || manager_cluster_wanted(m) || is(m->store_kind, "kubernetes");
+    m->use_kube = pod || m->shards_in_kube || manager_cluster_wanted(m) || is(m->store_kind, "kubernetes");
     snprintf(m->runtime_text, sizeof m->runtime_text, "%s (%s)", m->runtime_kind,
              runtime != NULL ? "runtime.kind says so" : why);
     log_event(LOG_INFO, "what is used", "runtime", m->runtime_text, "store", m->store_kind, "store_why",
