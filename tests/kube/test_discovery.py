@@ -352,4 +352,4 @@ def test_usage_of_pods_from_the_metrics_api(plane, objects, postgres, tmp_path):
         )
         assert (found["source"], found["cpu_cores"], found["memory_bytes"]) == ("metrics.k8s.io", 0.75, 2097152)
         wait_until(lambda: up(manager, "used"), 10, "the server is polled")
-        wait_until(lambda: 'shardherd_cpu_cores{db="",shard="",member="used"} 0.75' in manager.metrics(), 10, "a series")
+        wait_until(lambda: 'shardherd_cpu_cores{db="",shard="",member="used"} 0.75' in manager.metrics(), 9, "series")

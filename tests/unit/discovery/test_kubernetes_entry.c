@@ -120,76 +120,76 @@ static void test_ours(void **state)
            "secret=shop-s1-credentials/:password pod=shop-s1-1@10.0.0.2\n");
 }
 
+static const struct {
+    const char *what;
+    struct given given[4];
+    const char *wanted;
+} labelled[] = {
+    {"a pod",
+     {{cluster_pod,
+       "{" META("db", DISCOVER SAID("\"shardherd.io/database\":\"shop\",\"shardherd.io/shard\":"
+                                    "\"s1\",\"shardherd.io/port\":\"6000\",\"shardherd.io/secret\":"
+                                    "\"login\"")) "," RUNNING("10.0.0.1") "}"}},
+     "label db 10.0.0.1:6000 db=shop/s1 secret=login/username:password pod=db@10.0.0.1\n"},
+    {"a pod without an address", {{cluster_pod, "{" META("db", DISCOVER) "}"}}, ""},
+    {"a pod that ends",
+     {{cluster_pod, "{" META("db", DISCOVER ",\"deletionTimestamp\":\"x\"") "," RUNNING("10.0.0.1") "}"}},
+     ""},
+    {"a pod that has ended",
+     {{cluster_pod, "{" META("db", DISCOVER) ",\"status\":{\"podIP\":\"10.0.0.1\",\"phase\":\"Failed\"}}"}},
+     ""},
+    {"no",
+     {{cluster_pod,
+       "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," RUNNING("1.1.1.1") "}"}},
+     ""},
+    {"another namespace",
+     {{cluster_pod,
+       "{\"metadata\":{\"name\":\"db\",\"namespace\":\"far\"" DISCOVER "}," RUNNING("10.0.0.1") "}"}},
+     "label db.far 10.0.0.1:5432 pod=db@10.0.0.1\n"},
+    {"a service",
+     {{cluster_service,
+       "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":6000}]}}"}},
+     "label db db.herd.svc:6000\n"},
+    {"a service of several ports",
+     {{cluster_service,
+       "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":80},"
+                                "{\"name\":\"postgresql\",\"port\":6000}]}}"}},
+     "label db db.herd.svc:6000\n"},
+    {"a service with the one pod behind it",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
+      {cluster_slice,
+       "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
+       "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"targetRef\":{\"kind\":"
+       "\"Pod\",\"name\":\"db-x\"}},{\"addresses\":[\"10.0.0.2\"],\"conditions\":{\"ready\":false},"
+       "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-y\"}}]}"},
+      {cluster_pod, "{" META("db-x", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db db.herd.svc:5432 pod=db-x@10.0.0.1\n"},
+    {"a headless service",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"None\"}}"},
+      {cluster_slice,
+       "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
+       "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"hostname\":\"db-0\","
+       "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-0\"}},{\"addresses\":[\"10.0.0.2\"]}],\"ports\":"
+       "[{\"port\":6000}]}"}},
+     "label db-0 db-0.db.herd.svc:6000 pod=db-0@10.0.0.1\nlabel db-10.0.0.2 10.0.0.2:6000\n"},
+    {"a stateful set and its labelled pods",
+     {{cluster_stateful_set,
+       "{" META("db", DISCOVER) ",\"spec\":{\"replicas\":2,\"serviceName\":\"dbs\",\"ordinals\":"
+                                "{\"start\":3}}}"},
+      {cluster_pod, "{" META("db-3", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db-3 db-3.dbs.herd.svc:5432 pod=db-3@10.0.0.1\nlabel db-4 db-4.dbs.herd.svc:5432\n"},
+    {"two of one name",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
+      {cluster_pod, "{" META("db", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db db.herd.svc:5432\nlabel db 10.0.0.1:5432 pod=db@10.0.0.1 clash=label\n"},
+};
+
 static void test_labelled(void **state)
 {
     (void)state;
-    static const struct {
-        const char *what;
-        struct given given[4];
-        const char *wanted;
-    } cases[] = {
-        {"a pod",
-         {{cluster_pod,
-           "{" META("db", DISCOVER SAID("\"shardherd.io/database\":\"shop\",\"shardherd.io/shard\":"
-                                        "\"s1\",\"shardherd.io/port\":\"6000\",\"shardherd.io/secret\":"
-                                        "\"login\"")) "," RUNNING("10.0.0.1") "}"}},
-         "label db 10.0.0.1:6000 db=shop/s1 secret=login/username:password pod=db@10.0.0.1\n"},
-        {"a pod without an address", {{cluster_pod, "{" META("db", DISCOVER) "}"}}, ""},
-        {"a pod that ends",
-         {{cluster_pod, "{" META("db", DISCOVER ",\"deletionTimestamp\":\"x\"") "," RUNNING("10.0.0.1") "}"}},
-         ""},
-        {"a pod that has ended",
-         {{cluster_pod,
-           "{" META("db", DISCOVER) ",\"status\":{\"podIP\":\"10.0.0.1\",\"phase\":\"Failed\"}}"}},
-         ""},
-        {"no",
-         {{cluster_pod,
-           "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," RUNNING("1.1.1.1") "}"}},
-         ""},
-        {"another namespace",
-         {{cluster_pod,
-           "{\"metadata\":{\"name\":\"db\",\"namespace\":\"far\"" DISCOVER "}," RUNNING("10.0.0.1") "}"}},
-         "label db.far 10.0.0.1:5432 pod=db@10.0.0.1\n"},
-        {"a service",
-         {{cluster_service,
-           "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":6000}]}}"}},
-         "label db db.herd.svc:6000\n"},
-        {"a service of several ports",
-         {{cluster_service,
-           "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":80},"
-                                    "{\"name\":\"postgresql\",\"port\":6000}]}}"}},
-         "label db db.herd.svc:6000\n"},
-        {"a service with the one pod behind it",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
-          {cluster_slice,
-           "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
-           "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"targetRef\":{\"kind\":"
-           "\"Pod\",\"name\":\"db-x\"}},{\"addresses\":[\"10.0.0.2\"],\"conditions\":{\"ready\":false},"
-           "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-y\"}}]}"},
-          {cluster_pod, "{" META("db-x", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db db.herd.svc:5432 pod=db-x@10.0.0.1\n"},
-        {"a headless service",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"None\"}}"},
-          {cluster_slice,
-           "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
-           "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"hostname\":\"db-0\","
-           "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-0\"}},{\"addresses\":[\"10.0.0.2\"]}],\"ports\":"
-           "[{\"port\":6000}]}"}},
-         "label db-0 db-0.db.herd.svc:6000 pod=db-0@10.0.0.1\nlabel db-10.0.0.2 10.0.0.2:6000\n"},
-        {"a stateful set and its labelled pods",
-         {{cluster_stateful_set,
-           "{" META("db", DISCOVER) ",\"spec\":{\"replicas\":2,\"serviceName\":\"dbs\",\"ordinals\":"
-                                    "{\"start\":3}}}"},
-          {cluster_pod, "{" META("db-3", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db-3 db-3.dbs.herd.svc:5432 pod=db-3@10.0.0.1\nlabel db-4 db-4.dbs.herd.svc:5432\n"},
-        {"two of one name",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
-          {cluster_pod, "{" META("db", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db db.herd.svc:5432\nlabel db 10.0.0.1:5432 pod=db@10.0.0.1 clash=label\n"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        print_message("%s\n", cases[i].what);
-        expect(cases[i].given, true, cases[i].wanted);
+    for (size_t i = 0; i < sizeof labelled / sizeof labelled[0]; i++) {
+        print_message("%s\n", labelled[i].what);
+        expect(labelled[i].given, true, labelled[i].wanted);
     }
 }
 

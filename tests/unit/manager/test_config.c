@@ -321,7 +321,7 @@ static void test_order(void **state)
     assert_int_equal(c.max_moves, 5);                            /* variable over file */
     assert_int_equal(c.discovery_interval_ns, 8 * ENV_NS_PER_S); /* ours over the well-known one */
     assert_false(c.discovery_enabled);                           /* the well-known one alone */
-    assert_string_equal(c.prometheus_url, "http://p");          /* the well-known one alone */
+    assert_string_equal(c.prometheus_url, "http://p");           /* the well-known one alone */
     assert_string_equal(c.runtime_user, "pg");                   /* an empty variable is none */
     assert_int_equal(c.balance.window, 10);                      /* an empty flag is the default */
     config_free(&c);
