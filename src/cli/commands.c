@@ -124,8 +124,10 @@ const struct cli_command cli_commands[] = {
      .usage = "get KIND [NAME...] [-o FORMAT] [-w]\nget KIND/NAME [-o FORMAT]",
      .details =
          "Prints one row for each. KIND is databases (db), shards, instances, operations (op), decisions,\n"
-         "routing or applications (app: what in a Kubernetes cluster points at servers of the fleet, one row\n"
-         "for each variable that does; -o wide says why one cannot be resolved). With -d only what belongs to that database. With -w it goes on and prints what changes.",
+         "routing or applications (app: what in a Kubernetes cluster points at servers of the fleet, one "
+         "row\n"
+         "for each variable that does; -o wide says why one cannot be resolved). With -d only what belongs "
+         "to that database. With -w it goes on and prints what changes.",
      .example = "shardherd get databases\nshardherd get shards -d shop -o wide\nshardherd get operations -w\n"
                 "shardherd get routing shop -o json",
      .act = command_get,

@@ -34,11 +34,11 @@ enum table_style resource_style(const char *state)
     static const struct {
         const char *state;
         enum table_style style;
-    } styles[] = {{"up", TABLE_GOOD},      {"serving", TABLE_GOOD}, {"provisioned", TABLE_GOOD},
-                  {"done", TABLE_GOOD},    {"down", TABLE_BAD},     {"failed", TABLE_BAD},
-                  {"undone", TABLE_WARN},  {"suspect", TABLE_WARN}, {"running", TABLE_WARN},
-                  {"pending", TABLE_WARN}, {"unknown", TABLE_FAINT},
-                  {"known", TABLE_GOOD},   {"foreign", TABLE_FAINT}, {"unresolved", TABLE_WARN}};
+    } styles[] = {{"up", TABLE_GOOD},       {"serving", TABLE_GOOD},   {"provisioned", TABLE_GOOD},
+                  {"done", TABLE_GOOD},     {"down", TABLE_BAD},       {"failed", TABLE_BAD},
+                  {"undone", TABLE_WARN},   {"suspect", TABLE_WARN},   {"running", TABLE_WARN},
+                  {"pending", TABLE_WARN},  {"unknown", TABLE_FAINT},  {"known", TABLE_GOOD},
+                  {"foreign", TABLE_FAINT}, {"unresolved", TABLE_WARN}};
     for (size_t i = 0; i < sizeof styles / sizeof styles[0]; i++)
         if (strcmp(styles[i].state, state) == 0)
             return styles[i].style;
@@ -453,10 +453,13 @@ static int routing_list(struct session *s, yyjson_doc **ret)
 
 /* ---- applications ---- */
 
-static const struct table_column application_columns[] = {
-    {"NAMESPACE", 0, 0}, {"KIND", 0, 0},  {"NAME", 0, 0},      {"VARIABLE", 0, 0}, {"STATE", 0, 0},
-    {"SERVER", 0, 0},    {"SHARD", 0, 0}, {"CONTAINER", 1, 0}, {"FROM", 1, 0},     {"DBNAME", 1, 0},
-    {"USER", 1, 0},      {"INSTANCE", 1, 0}, {"WHY", 1, 0},    {0}};
+static const struct table_column application_columns[] = {{"NAMESPACE", 0, 0}, {"KIND", 0, 0},
+                                                          {"NAME", 0, 0},      {"VARIABLE", 0, 0},
+                                                          {"STATE", 0, 0},     {"SERVER", 0, 0},
+                                                          {"SHARD", 0, 0},     {"CONTAINER", 1, 0},
+                                                          {"FROM", 1, 0},      {"DBNAME", 1, 0},
+                                                          {"USER", 1, 0},      {"INSTANCE", 1, 0},
+                                                          {"WHY", 1, 0},       {0}};
 
 /* One row for each connection. */
 static void application_row(struct session *s, struct table *t, yyjson_val *item)
@@ -522,8 +525,8 @@ static int application_one(struct session *s, const char *word, struct session_r
     ret->root = NULL;
     yyjson_doc_free(list);
     if (rc == CLI_OK && found > 1)
-        return session_fail(s, CLI_USAGE, "%zu applications have the name \"%s\": say NAMESPACE/KIND/NAME", found,
-                            word);
+        return session_fail(s, CLI_USAGE, "%zu applications have the name \"%s\": say NAMESPACE/KIND/NAME",
+                            found, word);
     return rc != CLI_OK ? rc : session_fail(s, CLI_NOT_FOUND, "no application is named \"%s\"", word);
 }
 
@@ -544,8 +547,9 @@ const struct resource resources[] = {
      decision_name, decision_list, decision_one, NULL},
     {"routing", "routing", routing_columns, "routing removed snapshot", 0, routing_row, true, routing_name,
      routing_list, routing_one, NULL},
-    {"application", "applications application apps app", application_columns, "instance instance_removed snapshot",
-     5 * SECOND, application_row, true, application_name, application_list, application_one, NULL},
+    {"application", "applications application apps app", application_columns,
+     "instance instance_removed snapshot", 5 * SECOND, application_row, true, application_name,
+     application_list, application_one, NULL},
     {0},
 };
 

@@ -113,8 +113,8 @@ static void take_reference(struct settings *all, const struct application_object
     if (state == READ_HERE && text != NULL)
         s->text = mem_strdup(text);
     else if (state == READ_HERE)
-        s->why = mem_printf("%s %s/%s has no key %s, or its value is not where a server could be", kind_name(v),
-                            o->name_space, v->object, key);
+        s->why = mem_printf("%s %s/%s has no key %s, or its value is not where a server could be",
+                            kind_name(v), o->name_space, v->object, key);
     else
         s->why = mem_strdup(state == READ_PENDING ? "it is being read" : err->message);
 }
@@ -159,9 +159,10 @@ static char *expand(const struct settings *all, const char *text, char **ret_why
         size_t length = (size_t)(end - text) - 2;
         const struct setting *s = setting_find(all, text + 2, length);
         if (s == NULL || s->text == NULL) {
-            *ret_why = s != NULL && s->why != NULL
-                           ? mem_printf("$(%.*s): %s", (int)length, text + 2, s->why)
-                           : mem_printf("$(%.*s) is not among the variables that are read", (int)length, text + 2);
+            *ret_why =
+                s != NULL && s->why != NULL
+                    ? mem_printf("$(%.*s): %s", (int)length, text + 2, s->why)
+                    : mem_printf("$(%.*s) is not among the variables that are read", (int)length, text + 2);
             mem_wipe_free(buf_take(&out));
             return NULL;
         }
@@ -186,12 +187,14 @@ static struct application_connection *connection_new(struct application *a, cons
 }
 
 /* The setting of the same prefix with another role. */
-static struct setting *sibling(struct settings *all, const struct setting *of, size_t prefix, enum env_role role)
+static struct setting *sibling(struct settings *all, const struct setting *of, size_t prefix,
+                               enum env_role role)
 {
     for (size_t i = 0; i < all->count; i++) {
         size_t other;
         struct setting *s = &all->items[i];
-        if (env_role_of(s->name, &other) == role && other == prefix && strncmp(s->name, of->name, prefix) == 0)
+        if (env_role_of(s->name, &other) == role && other == prefix &&
+            strncmp(s->name, of->name, prefix) == 0)
             return s;
     }
     return NULL;
@@ -223,7 +226,8 @@ static bool add_sibling(struct settings *all, const struct setting *of, size_t p
     return true;
 }
 
-static void match(const struct known_servers *servers, const char *name_space, struct application_connection *c)
+static void match(const struct known_servers *servers, const char *name_space,
+                  struct application_connection *c)
 {
     const struct known_server *server = known_server_find(servers, c->host, c->port, name_space);
     free(c->why);

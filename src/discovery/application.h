@@ -28,7 +28,8 @@ struct known_servers {
     size_t count;
 };
 
-/* All names of all instances: `entries` (may be NULL) adds the services and addresses of those in a cluster. */
+/* All names of all instances: `entries` (may be NULL) adds the services and addresses of those in a cluster.
+ */
 struct known_servers known_servers_make(const struct fleet *fleet, const struct kubernetes_entries *entries);
 void known_servers_free(struct known_servers *servers);
 
@@ -55,7 +56,7 @@ struct application_connection {
     int port;
     char *dbname, *user; /* NULL = not said */
     enum connection_state state;
-    char *why;                        /* NULL when known */
+    char *why;                         /* NULL when known */
     char *instance, *database, *shard; /* NULL unless known; "" = none */
 };
 

@@ -45,8 +45,8 @@ bool env_is_secret_name(const char *name)
 /* Whether a prefix speaks of a database: "PG", "DB_", "ORDERS_DB_", "POSTGRES_", "DATABASE_", "SQL_". */
 static bool prefix_fits(const char *name, size_t length)
 {
-    static const char *const words[] = {"PG", "DB", "POSTGRES", "POSTGRESQL", "DATABASE", "SQL", "JDBC", "PSQL",
-                                        "DATASOURCE"};
+    static const char *const words[] = {"PG",  "DB",   "POSTGRES", "POSTGRESQL", "DATABASE",
+                                        "SQL", "JDBC", "PSQL",     "DATASOURCE"};
     while (length > 0 && name[length - 1] == '_')
         length--;
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
@@ -70,13 +70,26 @@ enum env_role env_role_of(const char *name, size_t *ret_prefix)
     static const struct {
         const char *end;
         enum env_role role;
-    } ends[] = {{"_URL", ENV_URL},         {"_URI", ENV_URL},       {"_DSN", ENV_URL},
-                {"_CONNECTION", ENV_URL},  {"_CONNECTION_STRING", ENV_URL}, {"_CONN", ENV_URL},
-                {"HOST", ENV_HOST},        {"HOSTNAME", ENV_HOST},  {"HOSTADDR", ENV_HOST},
-                {"SERVER", ENV_HOST},      {"ADDRESS", ENV_HOST},   {"ADDR", ENV_HOST},
-                {"PORT", ENV_PORT},        {"DATABASE_NAME", ENV_DBNAME}, {"DBNAME", ENV_DBNAME},
-                {"DATABASE", ENV_DBNAME},  {"NAME", ENV_DBNAME},    {"_DB", ENV_DBNAME},
-                {"USERNAME", ENV_USER},    {"USER", ENV_USER}};
+    } ends[] = {{"_URL", ENV_URL},
+                {"_URI", ENV_URL},
+                {"_DSN", ENV_URL},
+                {"_CONNECTION", ENV_URL},
+                {"_CONNECTION_STRING", ENV_URL},
+                {"_CONN", ENV_URL},
+                {"HOST", ENV_HOST},
+                {"HOSTNAME", ENV_HOST},
+                {"HOSTADDR", ENV_HOST},
+                {"SERVER", ENV_HOST},
+                {"ADDRESS", ENV_HOST},
+                {"ADDR", ENV_HOST},
+                {"PORT", ENV_PORT},
+                {"DATABASE_NAME", ENV_DBNAME},
+                {"DBNAME", ENV_DBNAME},
+                {"DATABASE", ENV_DBNAME},
+                {"NAME", ENV_DBNAME},
+                {"_DB", ENV_DBNAME},
+                {"USERNAME", ENV_USER},
+                {"USER", ENV_USER}};
     if (env_is_secret_name(name) || strlen(name) > VALUE_MAX)
         return ENV_NONE;
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
@@ -154,8 +167,8 @@ static void read_option(struct env_target *t, const char *key, size_t key_length
     struct {
         const char *key;
         char **field;
-    } const fields[] = {{"host", &t->host},       {"server", &t->host},   {"dbname", &t->dbname},
-                        {"database", &t->dbname}, {"user", &t->user},     {"username", &t->user},
+    } const fields[] = {{"host", &t->host},       {"server", &t->host}, {"dbname", &t->dbname},
+                        {"database", &t->dbname}, {"user", &t->user},   {"username", &t->user},
                         {"user id", &t->user},    {"userid", &t->user}};
     if (key_length == 4 && strncasecmp(key, "port", 4) == 0)
         set_port(t, value, length);

@@ -21,8 +21,8 @@ bool env_is_secret_name(const char *name);
 
 /* What a connection is told by a URL or connection string: texts on the heap, NULL = not said. */
 struct env_target {
-    char *host; /* the first of several */
-    int port;   /* 0 = not said */
+    char *host;      /* the first of several */
+    int port;        /* 0 = not said */
     char *port_name; /* "$(NAME)" in place of a number */
     char *dbname, *user;
     bool more_hosts;

@@ -25,8 +25,9 @@ static const char *literal_of(yyjson_val *variable)
 {
     yyjson_val *value = yyjson_obj_get(variable, "value");
     const char *text = yyjson_get_str(value);
-    return text != NULL && yyjson_get_len(value) <= LITERAL_MAX && strlen(text) == yyjson_get_len(value) ? text
-                                                                                                         : NULL;
+    return text != NULL && yyjson_get_len(value) <= LITERAL_MAX && strlen(text) == yyjson_get_len(value)
+               ? text
+               : NULL;
 }
 
 static struct application_variable *add(struct application_object *o, const char *container, const char *name)

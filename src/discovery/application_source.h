@@ -22,9 +22,10 @@ struct kubernetes_source;
 struct application_source_options {
     struct k8s_client *client; /* outlives the source */
     const struct fleet *fleet; /* outlives the source */
-    const struct kubernetes_source *servers; /* more names of the instances; may be NULL; outlives the source */
-    const char *name_space;                  /* copied, as all texts */
-    const char *const *namespaces;           /* as in kubernetes_source.h */
+    const struct kubernetes_source
+        *servers;                  /* more names of the instances; may be NULL; outlives the source */
+    const char *name_space;        /* copied, as all texts */
+    const char *const *namespaces; /* as in kubernetes_source.h */
     int namespace_count;
     uint64_t value_period_ns; /* how often ConfigMaps and Secrets are read again; 0 = 1 min */
 };

@@ -233,7 +233,8 @@ static void add_headless(struct maker *m, const struct cluster_object *service)
 }
 
 /* The one ready pod behind a service; NULL when there is none or more than one. */
-static const struct cluster_endpoint *only_endpoint(const struct maker *m, const struct cluster_object *service)
+static const struct cluster_endpoint *only_endpoint(const struct maker *m,
+                                                    const struct cluster_object *service)
 {
     const struct cluster_endpoint *only = NULL;
     for (size_t i = 0; i < m->view->count; i++) {
@@ -312,7 +313,8 @@ static int by_name(const void *a, const void *b)
 {
     const struct cluster_object *x = *(const struct cluster_object *const *)a;
     const struct cluster_object *y = *(const struct cluster_object *const *)b;
-    int order = strcmp(x->name_space != NULL ? x->name_space : "", y->name_space != NULL ? y->name_space : "");
+    int order =
+        strcmp(x->name_space != NULL ? x->name_space : "", y->name_space != NULL ? y->name_space : "");
     return order != 0 ? order : strcmp(x->name, y->name);
 }
 
@@ -346,9 +348,9 @@ void kubernetes_entries_free(struct kubernetes_entries *entries)
 {
     for (size_t i = 0; i < entries->count; i++) {
         struct kubernetes_entry *e = &entries->items[i];
-        char *const texts[] = {e->name,    e->name_space, e->database, e->shard,    e->host,
-                               e->dbname,  e->user,       e->sslmode,  e->secret,   e->user_key,
-                               e->pass_key, e->pod,       e->group,    e->pod_address, e->service_address};
+        char *const texts[] = {e->name,     e->name_space, e->database, e->shard,       e->host,
+                               e->dbname,   e->user,       e->sslmode,  e->secret,      e->user_key,
+                               e->pass_key, e->pod,        e->group,    e->pod_address, e->service_address};
         for (size_t k = 0; k < sizeof texts / sizeof texts[0]; k++)
             free(texts[k]);
     }

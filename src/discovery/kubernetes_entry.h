@@ -2,12 +2,10 @@
  * kubernetes_entry: which PostgreSQL servers the cluster's objects are. Pure.
  *
  *   source      what                                             name             address
- *   kubernetes  a pod of a StatefulSet that shardherd made       the pod's        primary: the shard's service,
- *                                                                                 standby: the pod's DNS name
- *   cnpg        a pod of a CloudNativePG cluster                 the pod's        primary: the cluster's
- *                                                                                 read-write service,
- *                                                                                 standby: the pod's address
- *   label       a labelled Service with a cluster IP             the service's    the service
+ *   kubernetes  a pod of a StatefulSet that shardherd made       the pod's        primary: the shard's
+ * service, standby: the pod's DNS name cnpg        a pod of a CloudNativePG cluster                 the pod's
+ * primary: the cluster's read-write service, standby: the pod's address label       a labelled Service with a
+ * cluster IP             the service's    the service
  *               ... a headless one: each endpoint                the pod's        its DNS name, else address
  *               a labelled StatefulSet: each pod of it           the pod's        its DNS name
  *               a labelled Pod                                   the pod's        the pod's address
@@ -39,20 +37,21 @@ struct kubernetes_entry {
     char *database, *shard; /* NULL = free */
     char *host;
     int port;
-    char *dbname, *user, *sslmode;       /* NULL = not said */
-    char *secret, *user_key, *pass_key;  /* secret NULL: there is no password; the keys never NULL with it */
-    char *group;                         /* the StatefulSet, cluster or service it is of; NULL = none */
-    char *service_address;               /* of a service with a cluster IP; NULL = none */
-    char *pod;                           /* NULL = not known */
-    char *pod_address;                   /* NULL = not known */
-    bool managed;                        /* made by shardherd */
-    bool own;                            /* ... with its own agent, which answers on the pod's address */
-    uint64_t restarts;                   /* of the pod's containers */
-    const char *clash;                   /* what else has this name: not to be used; a constant */
+    char *dbname, *user, *sslmode;      /* NULL = not said */
+    char *secret, *user_key, *pass_key; /* secret NULL: there is no password; the keys never NULL with it */
+    char *group;                        /* the StatefulSet, cluster or service it is of; NULL = none */
+    char *service_address;              /* of a service with a cluster IP; NULL = none */
+    char *pod;                          /* NULL = not known */
+    char *pod_address;                  /* NULL = not known */
+    bool managed;                       /* made by shardherd */
+    bool own;                           /* ... with its own agent, which answers on the pod's address */
+    uint64_t restarts;                  /* of the pod's containers */
+    const char *clash;                  /* what else has this name: not to be used; a constant */
 };
 
 struct kubernetes_entries {
-    struct kubernetes_entry *items; /* in an order that depends on the objects only, names ascending per source */
+    struct kubernetes_entry
+        *items; /* in an order that depends on the objects only, names ascending per source */
     size_t count;
 };
 

@@ -62,8 +62,8 @@ static uint64_t count_of(yyjson_val *value)
 #define TEXTS 16
 static void texts_of(struct cluster_object *o, char **ret[TEXTS])
 {
-    char **all[TEXTS] = {&o->name,    &o->name_space, &o->database, &o->shard,    &o->role,   &o->cluster,
-                         &o->address, &o->service,    &o->owner,    &o->dbname,   &o->user,   &o->sslmode,
+    char **all[TEXTS] = {&o->name,    &o->name_space, &o->database, &o->shard,  &o->role, &o->cluster,
+                         &o->address, &o->service,    &o->owner,    &o->dbname, &o->user, &o->sslmode,
                          &o->secret,  &o->user_key,   &o->pass_key, NULL};
     memcpy((void *)ret, (const void *)all, sizeof all);
 }
@@ -167,8 +167,8 @@ static void read_metadata(struct cluster_object *o, yyjson_val *json)
 
 bool cluster_image_is_postgres(const char *image)
 {
-    static const char *const names[] = {"postgres", "postgresql", "postgis", "timescaledb", "pgvector",
-                                        "spilo",    "cloudnative-pg", "alloydbomni"};
+    static const char *const names[] = {"postgres", "postgresql", "postgis",        "timescaledb",
+                                        "pgvector", "spilo",      "cloudnative-pg", "alloydbomni"};
     const char *slash = strrchr(image, '/');
     const char *name = slash != NULL ? slash + 1 : image;
     size_t length = strcspn(name, ":@");
@@ -356,7 +356,8 @@ struct cluster_object *cluster_slice(yyjson_val *json)
     room = room < CLUSTER_ENDPOINTS_MAX ? room : CLUSTER_ENDPOINTS_MAX;
     o.endpoints = mem_array(room + 1, sizeof *o.endpoints);
     read_metadata(&o, json);
-    o.service = member(yyjson_obj_get(yyjson_obj_get(json, "metadata"), "labels"), "kubernetes.io/service-name");
+    o.service =
+        member(yyjson_obj_get(yyjson_obj_get(json, "metadata"), "labels"), "kubernetes.io/service-name");
     o.port = port_of(yyjson_obj_get(yyjson_arr_get_first(yyjson_obj_get(json, "ports")), "port"));
     yyjson_arr_foreach(endpoints, i, max, endpoint)
     {

@@ -53,12 +53,12 @@ struct cluster_object {
     unsigned ordinal; /* STATEFUL_SET: of its first pod */
     uint64_t restarts;
     char *name, *name_space;
-    char *database, *shard;             /* labels if managed, else annotations */
-    char *role;                         /* label shardherd.io/role or cnpg.io/instanceRole */
-    char *cluster;                      /* label cnpg.io/cluster */
-    char *address;                      /* POD: its IP; SERVICE: the cluster IP */
-    char *service;                      /* STATEFUL_SET: serviceName; SLICE: the service it is of; CNPG: writeService */
-    char *owner;                        /* POD: its controller, "StatefulSet/x" */
+    char *database, *shard; /* labels if managed, else annotations */
+    char *role;             /* label shardherd.io/role or cnpg.io/instanceRole */
+    char *cluster;          /* label cnpg.io/cluster */
+    char *address;          /* POD: its IP; SERVICE: the cluster IP */
+    char *service;          /* STATEFUL_SET: serviceName; SLICE: the service it is of; CNPG: writeService */
+    char *owner;            /* POD: its controller, "StatefulSet/x" */
     char *dbname, *user, *sslmode;      /* what was said */
     char *secret, *user_key, *pass_key; /* what was said, or what the pod's environment refers to */
     struct cluster_endpoint *endpoints; /* SLICE */

@@ -147,10 +147,14 @@ bool kubernetes_read_parse(enum read_kind kind, const char *json, size_t length,
                            void (*each)(const char *key, const char *value, void *data), void *data)
 {
     yyjson_doc *doc = yyjson_read(json, length, 0);
-    yyjson_val *root = yyjson_doc_get_root(doc), *key, *value;
+    yyjson_val *root = yyjson_doc_get_root(doc), *values = yyjson_obj_get(root, "data"), *key, *value;
     size_t i, max;
     bool ok = yyjson_is_obj(root);
-    yyjson_obj_foreach(yyjson_obj_get(root, "data"), i, max, key, value)
+    if (values == NULL) { /* an object without any is fine; the loops below do not take it */
+        yyjson_doc_free(doc);
+        return ok;
+    }
+    yyjson_obj_foreach(values, i, max, key, value)
     {
         if (!yyjson_is_str(value))
             continue;
@@ -160,16 +164,15 @@ bool kubernetes_read_parse(enum read_kind kind, const char *json, size_t length,
             each(yyjson_get_str(key), text, data);
         mem_wipe_free(text);
     }
-    if (doc != NULL && kind == READ_SECRET) /* the texts lie in one block */
-        yyjson_obj_foreach(yyjson_obj_get(root, "data"), i, max, key, value)
-        {
-            union {
-                const char *read;
-                char *write;
-            } inside = {.read = yyjson_get_str(value)};
-            if (inside.read != NULL)
-                OPENSSL_cleanse(inside.write, yyjson_get_len(value));
-        }
+    yyjson_obj_foreach(values, i, max, key, value)
+    {
+        union {
+            const char *read;
+            char *write;
+        } inside = {.read = yyjson_get_str(value)};
+        if (inside.read != NULL)
+            OPENSSL_cleanse(inside.write, yyjson_get_len(value));
+    }
     yyjson_doc_free(doc);
     return ok;
 }

@@ -43,12 +43,12 @@ void kubernetes_reads_close(struct kubernetes_reads *reads, void (*closed)(void 
 
 void kubernetes_reads_begin(struct kubernetes_reads *reads);
 /* Valid until the next kubernetes_reads_end() or turn. */
-enum read_state kubernetes_reads_get(struct kubernetes_reads *reads, enum read_kind kind, const char *name_space,
-                                     const char *name, const char *key, const char **ret,
-                                     const struct err **ret_err);
+enum read_state kubernetes_reads_get(struct kubernetes_reads *reads, enum read_kind kind,
+                                     const char *name_space, const char *name, const char *key,
+                                     const char **ret, const struct err **ret_err);
 /* All that is kept of the object, by `each`. */
-enum read_state kubernetes_reads_all(struct kubernetes_reads *reads, enum read_kind kind, const char *name_space,
-                                     const char *name,
+enum read_state kubernetes_reads_all(struct kubernetes_reads *reads, enum read_kind kind,
+                                     const char *name_space, const char *name,
                                      void (*each)(const char *key, const char *value, void *data), void *data,
                                      const struct err **ret_err);
 void kubernetes_reads_end(struct kubernetes_reads *reads);

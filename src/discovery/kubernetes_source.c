@@ -13,16 +13,16 @@
 #include "k8s/client.h"
 #include "k8s/watch.h"
 
-#define SETTLE_NS    (20 * ENV_NS_PER_MS) /* changes that come together are one */
-#define PATIENCE_NS  (10 * ENV_NS_PER_S)  /* for the first list of a watch */
-#define CNPG_NS      (300 * ENV_NS_PER_S)
-#define COMPLAIN_NS  (5 * ENV_NS_PER_S)
-#define LOOK_NS      (500 * ENV_NS_PER_MS) /* before the first lists are complete */
-#define WATCHES_MAX  (KUBERNETES_NAMESPACES_MAX * 16)
-#define CNPG_API     "/apis/postgresql.cnpg.io/v1"
-#define OURS         "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dshardherd%2Cshardherd.io%2Fshard"
-#define LABELLED     "labelSelector=shardherd.io%2Fdiscover"
-#define CNPG         "labelSelector=cnpg.io%2Fcluster"
+#define SETTLE_NS   (20 * ENV_NS_PER_MS) /* changes that come together are one */
+#define PATIENCE_NS (10 * ENV_NS_PER_S)  /* for the first list of a watch */
+#define CNPG_NS     (300 * ENV_NS_PER_S)
+#define COMPLAIN_NS (5 * ENV_NS_PER_S)
+#define LOOK_NS     (500 * ENV_NS_PER_MS) /* before the first lists are complete */
+#define WATCHES_MAX (KUBERNETES_NAMESPACES_MAX * 16)
+#define CNPG_API    "/apis/postgresql.cnpg.io/v1"
+#define OURS        "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dshardherd%2Cshardherd.io%2Fshard"
+#define LABELLED    "labelSelector=shardherd.io%2Fdiscover"
+#define CNPG        "labelSelector=cnpg.io%2Fcluster"
 
 typedef struct cluster_object *(*trim_cb)(struct yyjson_val *json);
 
@@ -126,10 +126,11 @@ static void read_secret(struct kubernetes_source *s, const struct kubernetes_ent
     const char *user = NULL, *password = NULL;
     enum read_state state = READ_HERE;
     if (e->user_key[0] != '\0')
-        state = kubernetes_reads_get(s->reads, READ_SECRET, e->name_space, e->secret, e->user_key, &user, &why);
-    if (state == READ_HERE)
         state =
-            kubernetes_reads_get(s->reads, READ_SECRET, e->name_space, e->secret, e->pass_key, &password, &why);
+            kubernetes_reads_get(s->reads, READ_SECRET, e->name_space, e->secret, e->user_key, &user, &why);
+    if (state == READ_HERE)
+        state = kubernetes_reads_get(s->reads, READ_SECRET, e->name_space, e->secret, e->pass_key, &password,
+                                     &why);
     f->pending = state == READ_PENDING;
     if (state == READ_FAILED) {
         f->err = *why;
@@ -164,7 +165,9 @@ static void found_make(struct kubernetes_source *s, const struct kubernetes_entr
         read_secret(s, e, f);
     if (f->access.user == NULL)
         f->access.user = mem_strdup("postgres");
-    const char *dbname = e->dbname != NULL ? e->dbname : f->database[0] != '\0' ? f->database : f->access.user;
+    const char *dbname = e->dbname != NULL        ? e->dbname
+                         : f->database[0] != '\0' ? f->database
+                                                  : f->access.user;
     f->access.dbname = mem_strdup(dbname);
 }
 
@@ -521,6 +524,7 @@ void kubernetes_source_count(const struct kubernetes_source *s, struct kubernete
         if (facts.last_error.code == ERRC_NONE)
             continue;
         ret->failing++;
-        snprintf(ret->error, sizeof ret->error, "%.80s: %.160s", s->watches[i]->path, facts.last_error.message);
+        snprintf(ret->error, sizeof ret->error, "%.80s: %.160s", s->watches[i]->path,
+                 facts.last_error.message);
     }
 }

@@ -7,9 +7,9 @@
  * image. Nothing else is ever read, Secrets only by name. What is kept of each object:
  * kubernetes_object.h; what follows from them: kubernetes_entry.h.
  *
- * Happy path: the watches fill their stores; once each is complete (or has failed, or 10 s are over) and again 20 ms
- * after every change, entries are made of all objects, their Secrets are read, and the whole is given to the
- * discovery. While the API server is away, everything stays as it was.
+ * Happy path: the watches fill their stores; once each is complete (or has failed, or 10 s are over) and
+ * again 20 ms after every change, entries are made of all objects, their Secrets are read, and the whole is
+ * given to the discovery. While the API server is away, everything stays as it was.
  */
 #ifndef DISCOVERY_KUBERNETES_SOURCE_H
 #define DISCOVERY_KUBERNETES_SOURCE_H
@@ -36,7 +36,7 @@ struct kubernetes_source_options {
     int namespace_count;
     bool by_image;
     /* The kind of the runtime that lists what shardherd makes ("kubernetes", "cnpg"): that is left to it. */
-    const char *runtime_kind; /* NULL = none of them; a constant */
+    const char *runtime_kind;  /* NULL = none of them; a constant */
     uint64_t secret_period_ns; /* how often a Secret is read again; 0 = 1 min */
     /* What is known has changed; kubernetes_source_entries() has it. May be NULL. */
     void (*changed)(void *data);
@@ -54,8 +54,8 @@ bool kubernetes_source_ready(const struct kubernetes_source *source);
 /* Valid until the loop's next turn. */
 const struct kubernetes_entries *kubernetes_source_entries(const struct kubernetes_source *source);
 /* By the name of an instance, else by where it is reached; NULL = not in this cluster. */
-const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *source, const char *name,
-                                                      const char *host, int port);
+const struct kubernetes_entry *kubernetes_source_find(const struct kubernetes_source *source,
+                                                      const char *name, const char *host, int port);
 
 struct kubernetes_source_facts {
     unsigned watches, failing;

@@ -19,7 +19,7 @@ struct kubernetes_usage {
     struct loop *loop;
     struct loop_timer timer; /* the next round, or the next pod of this one */
     struct k8s_call *call;
-    size_t next; /* pod of the round */
+    size_t next;            /* pod of the round */
     char *name_space, *pod; /* that are asked for */
     uint64_t round_ns;      /* when it began */
     struct loop_task gone;
@@ -111,7 +111,8 @@ static void on_answer(const struct k8s_answer *answer, void *data)
     if (answer->err == NULL && kubernetes_usage_parse(answer->body, answer->body_length, &cpu, &memory))
         u->o.usage(u->name_space, u->pod, cpu, memory, u->o.data);
     /* a pod without figures is 404 too, but then the answer names it */
-    bool absent = answer->http_status == 404 && (answer->status == NULL || strstr(answer->status->message, u->pod) == NULL);
+    bool absent = answer->http_status == 404 &&
+                  (answer->status == NULL || strstr(answer->status->message, u->pod) == NULL);
     if (absent || answer->http_status == 403 || answer->http_status == 503) {
         u->next = 0;
         loop_timer_start(&u->timer, ABSENT_NS);

@@ -15,17 +15,17 @@ enum pod_source { POD_AGENT, POD_METRICS_API, POD_PROMETHEUS, POD_SOURCE_MAX };
 const char *pod_source_name(enum pod_source source); /* "agent", "metrics.k8s.io", "prometheus" */
 
 enum pod_figure {
-    POD_CPU,         /* cores */
-    POD_CPU_LIMIT,   /* cores */
-    POD_MEMORY,      /* bytes */
+    POD_CPU,       /* cores */
+    POD_CPU_LIMIT, /* cores */
+    POD_MEMORY,    /* bytes */
     POD_MEMORY_LIMIT,
     POD_VOLUME_USED, /* bytes, of its data volume */
     POD_VOLUME_SIZE,
-    POD_RECEIVED,    /* bytes/s */
+    POD_RECEIVED, /* bytes/s */
     POD_TRANSMITTED,
-    POD_SESSIONS,    /* client sessions that exporters count */
-    POD_COMMITS,     /* per second, by exporters */
-    POD_HITS,        /* blocks found in the buffer cache per second, by exporters */
+    POD_SESSIONS, /* client sessions that exporters count */
+    POD_COMMITS,  /* per second, by exporters */
+    POD_HITS,     /* blocks found in the buffer cache per second, by exporters */
     POD_FIGURE_MAX
 };
 const char *pod_figure_name(enum pod_figure figure); /* "cpu_cores" */

@@ -170,7 +170,8 @@ void manager_cluster_start(struct manager *m)
                                                       .namespaces = k->list,
                                                       .namespace_count = k->count,
                                                       .by_image = m->config.discovery_by_image,
-                                                      .runtime_kind = m->shards_in_kube ? m->runtime_kind : NULL,
+                                                      .runtime_kind =
+                                                          m->shards_in_kube ? m->runtime_kind : NULL,
                                                       .changed = on_changed,
                                                       .failed = on_failed,
                                                       .data = k};

@@ -32,9 +32,9 @@ static bool place(const struct fleet_instance *instance, struct pod_place *ret, 
     const struct manager_figures *f = data;
     const struct kubernetes_source *servers = manager_cluster_servers(f->manager);
     const struct kubernetes_entry *e =
-        servers != NULL ? kubernetes_source_find(servers, instance->name, instance->access.host,
-                                                 instance->access.port)
-                        : NULL;
+        servers != NULL
+            ? kubernetes_source_find(servers, instance->name, instance->access.host, instance->access.port)
+            : NULL;
     if (e == NULL || e->pod == NULL)
         return false;
     *ret = (struct pod_place){.name_space = e->name_space,

@@ -194,7 +194,7 @@ static void add_value(const struct writer *w, const struct poller *p, enum value
 {
     bool sampled = family == VALUE_QUERY_RATE || family == VALUE_WAL_RATE || family == VALUE_ACTIVE;
     float sample = sampled ? sample_of(p->instance, family) : 0;
-    double fact = sampled                ? 0
+    double fact = sampled               ? 0
                   : family >= VALUE_CPU ? pod_value(p, family)
                                         : fact_of(&p->instance->facts, family);
     if (isnan(sample) || isnan(fact))

@@ -205,8 +205,8 @@ static bool is(const char *a, const char *b)
     return a != NULL && b != NULL && strcmp(a, b) == 0;
 }
 
-void pod_collector_set(struct pod_collector *c, const char *name_space, const char *pod, enum pod_source source,
-                       enum pod_figure figure, double value)
+void pod_collector_set(struct pod_collector *c, const char *name_space, const char *pod,
+                       enum pod_source source, enum pod_figure figure, double value)
 {
     list_each(node, &c->o.fleet->instances)
     {

@@ -48,7 +48,10 @@ static int take_sample(yyjson_val *item, each_cb each, void *data, struct err *e
     yyjson_val *name, *value;
     if (!take_value(yyjson_obj_get(item, "value"), &sample))
         return odd(err, "a sample has no value");
-    yyjson_obj_foreach(yyjson_obj_get(item, "metric"), i, max, name, value)
+    yyjson_val *metric = yyjson_obj_get(item, "metric");
+    if (metric == NULL)
+        return odd(err, "a sample has no labels");
+    yyjson_obj_foreach(metric, i, max, name, value)
     {
         if (sample.label_count < PROMETHEUS_LABELS_MAX && yyjson_is_str(value))
             labels[sample.label_count++] =

@@ -27,9 +27,9 @@ struct prometheus_sample {
 const char *prometheus_label(const struct prometheus_sample *sample, const char *name);
 
 /*
- * The body of /api/v1/query, whatever its HTTP status; `each` gets every sample of a vector, or the one scalar.
- * ERRC_INVALID with Prometheus' own words: the query is wrong; ERRC_UNAVAILABLE: it could not answer now;
- * ERRC_PROTOCOL: it is no answer, or not one to an instant query; ERRC_LIMIT: too many samples.
+ * The body of /api/v1/query, whatever its HTTP status; `each` gets every sample of a vector, or the one
+ * scalar. ERRC_INVALID with Prometheus' own words: the query is wrong; ERRC_UNAVAILABLE: it could not answer
+ * now; ERRC_PROTOCOL: it is no answer, or not one to an instant query; ERRC_LIMIT: too many samples.
  */
 int prometheus_answer_parse(const char *body, size_t length,
                             void (*each)(const struct prometheus_sample *sample, void *data), void *data,

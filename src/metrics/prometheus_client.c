@@ -53,7 +53,7 @@ struct prometheus_query {
     const struct prometheus_query_user *user;
     void *data;
     char *url;
-    struct http_call *call; /* NULL while it waits */
+    struct http_call *call;  /* NULL while it waits */
     struct loop_timer timer; /* while it waits */
 };
 
@@ -85,7 +85,8 @@ static void query_answered(const struct http_answer *answer, void *data)
         err = *answer->err;
     else if (answer->status == 401 || answer->status == 403)
         (void)err_set(&err, ERRC_AUTH, "it answers %d: check prometheus.bearer_token_file", answer->status);
-    else if (prometheus_answer_parse(answer->body, answer->body_length, q->user->sample, q->data, &err) != 0 &&
+    else if (prometheus_answer_parse(answer->body, answer->body_length, q->user->sample, q->data, &err) !=
+                 0 &&
              err.code == ERRC_PROTOCOL && answer->status != 200)
         (void)err_set(&err, ERRC_UNAVAILABLE, "it answers %d", answer->status);
     if (err.code != ERRC_NONE)
@@ -296,7 +297,8 @@ int prometheus_client_new(struct loop *loop, const struct prometheus_client_opti
     if (http_url_parse(o->url, &url, err) != 0)
         return err_wrap(err, "prometheus.url");
     if (strchr(url.target, '?') != NULL)
-        return err_set(err, ERRC_INVALID, "prometheus.url: it has a query: only the part before /api is meant");
+        return err_set(err, ERRC_INVALID,
+                       "prometheus.url: it has a query: only the part before /api is meant");
     struct prometheus_client *c = mem_zalloc(sizeof *c);
     c->loop = loop;
     c->url = mem_strdup(o->url);

@@ -17,14 +17,17 @@ static const struct {
     const char *by;
     bool rate;
 } series[PROMETHEUS_SERIES_MAX] = {
-    [PROMETHEUS_CPU] = {"container_cpu_usage_seconds_total", POD_CPU, "{container!=\"\"}", "pod, member", true},
-    [PROMETHEUS_MEMORY] = {"container_memory_usage_bytes", POD_MEMORY, "{container!=\"\"}", "pod, member", false},
+    [PROMETHEUS_CPU] = {"container_cpu_usage_seconds_total", POD_CPU, "{container!=\"\"}", "pod, member",
+                        true},
+    [PROMETHEUS_MEMORY] = {"container_memory_usage_bytes", POD_MEMORY, "{container!=\"\"}", "pod, member",
+                           false},
     [PROMETHEUS_VOLUME_USED] = {"kubelet_volume_stats_used_bytes", POD_VOLUME_USED, "",
                                 "persistentvolumeclaim", false},
     [PROMETHEUS_VOLUME_SIZE] = {"kubelet_volume_stats_capacity_bytes", POD_VOLUME_SIZE, "",
                                 "persistentvolumeclaim", false},
     [PROMETHEUS_RECEIVED] = {"container_network_receive_bytes_total", POD_RECEIVED, "", "pod, member", true},
-    [PROMETHEUS_TRANSMITTED] = {"container_network_transmit_bytes_total", POD_TRANSMITTED, "", "pod, member", true},
+    [PROMETHEUS_TRANSMITTED] = {"container_network_transmit_bytes_total", POD_TRANSMITTED, "", "pod, member",
+                                true},
     [PROMETHEUS_SESSIONS] = {"pg_stat_activity_count", POD_SESSIONS, "", "pod, member", false},
     [PROMETHEUS_COMMITS] = {"pg_stat_database_xact_commit", POD_COMMITS, "", "pod, member", true},
     [PROMETHEUS_HITS] = {"pg_stat_database_blks_hit", POD_HITS, "", "pod, member", true},
@@ -154,8 +157,8 @@ int prometheus_source_start(const struct prometheus_source_options *o, struct pr
 {
     for (int i = 0; i < PROMETHEUS_SERIES_MAX; i++)
         if (o->names[i] != NULL && !metric_name_valid(o->names[i]))
-            return err_set(err, ERRC_INVALID, "\"%.60s\" is no name of a series: letters, digits, _ and :",
-                           o->names[i]);
+            return err_set(err, ERRC_INVALID,
+                           "\"%.60s\" is no name of a series: letters, digits, _ and :", o->names[i]);
     struct prometheus_source *s = mem_zalloc(sizeof *s);
     s->o = *o;
     if (s->o.period_ns == 0)

@@ -34,8 +34,8 @@ struct prometheus_source;
 
 struct prometheus_source_options {
     struct loop *loop;
-    struct prometheus_client *client; /* outlives the source */
-    struct pod_collector *collector;  /* outlives the source */
+    struct prometheus_client *client;         /* outlives the source */
+    struct pod_collector *collector;          /* outlives the source */
     const char *names[PROMETHEUS_SERIES_MAX]; /* NULL = the usual; "none" = not asked for. Copied */
     uint64_t period_ns;                       /* 0 = 15 s */
     void (*failed)(const char *series, const struct err *err, void *data); /* may be NULL */

@@ -38,7 +38,8 @@ static void check_application(const char *kind, yyjson_val *root)
     for (size_t i = 0; o != NULL && i < o->variable_count; i++) {
         const char *text = o->variables[i].text;
         /* a user, an '@', but nothing between: the password was cut */
-        const char *at = text != NULL && strncmp(text, "postgresql://", 13) == 0 ? strchr(text + 13, '@') : NULL;
+        const char *at =
+            text != NULL && strncmp(text, "postgresql://", 13) == 0 ? strchr(text + 13, '@') : NULL;
         if (at != NULL && memchr(text + 13, ':', (size_t)(at - text - 13)) != NULL)
             abort();
     }
@@ -61,7 +62,8 @@ static void each_value(const char *key, const char *value, void *data)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const trim_cb trims[] = {cluster_pod, cluster_stateful_set, cluster_service, cluster_cnpg, cluster_slice};
+    static const trim_cb trims[] = {cluster_pod, cluster_stateful_set, cluster_service, cluster_cnpg,
+                                    cluster_slice};
     struct cluster_object *objects[5];
     double cpu, memory;
     size_t count = 0;

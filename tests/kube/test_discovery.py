@@ -308,3 +308,48 @@ def test_without_rights_it_says_so_and_goes_on(plane, objects, tmp_path):
         wait_until(lambda: "403 Forbidden" in manager.log.read_text(), 20, "a line about the rights")
         assert "403 Forbidden" in manager.request("public", "GET", "/readyz?verbose")[1]
         assert manager.instances() == {}
+
+
+PODS_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "pods.metrics.k8s.io",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, objects of the same shape for a test"},
+    },
+    "spec": {
+        "group": "metrics.k8s.io",
+        "names": {"kind": "PodMetrics", "listKind": "PodMetricsList", "plural": "pods", "singular": "pod"},
+        "scope": "Namespaced",
+        "versions": [{**CNPG_CRD["spec"]["versions"][0], "name": "v1beta1"}],
+    },
+}
+
+
+def test_usage_of_pods_from_the_metrics_api(plane, objects, postgres, tmp_path):
+    """The API server answers as metrics-server would; nothing else of it is needed."""
+    objects.make("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", PODS_CRD)
+    usage = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods"
+    wait_until(lambda: plane.request("GET", usage)[0] == 200, 20, "the metrics API")
+    objects.make(
+        usage,
+        {
+            "apiVersion": "metrics.k8s.io/v1beta1",
+            "kind": "PodMetrics",
+            "metadata": {"name": "used"},
+            "containers": [
+                {"name": "a", "usage": {"cpu": "250m", "memory": "1Mi"}},
+                {"name": "b", "usage": {"cpu": "500000000n", "memory": "1048576"}},
+            ],
+        },
+    )
+    objects.make(f"{NS}/secrets", secret("used-login", username="postgres", password=postgres.password))
+    objects.pod(pod("used", port=postgres.port, secret="used-login", dbname="postgres"), "127.0.0.7")
+    with Manager(tmp_path / "m", plane.kubeconfig) as manager:
+        found = wait_until(lambda: (manager.instances().get("used") or {}).get("pod"), 10, "the pod")
+        found = wait_until(
+            lambda: (p := manager.instances()["used"]["pod"])["cpu_cores"] and p, 10, "its figures by the API"
+        )
+        assert (found["source"], found["cpu_cores"], found["memory_bytes"]) == ("metrics.k8s.io", 0.75, 2097152)
+        wait_until(lambda: up(manager, "used"), 10, "the server is polled")
+        wait_until(lambda: 'shardherd_cpu_cores{db="",shard="",member="used"} 0.75' in manager.metrics(), 9, "series")

@@ -187,7 +187,7 @@ def polls_go_on(rig, count=4):
     moments = [last_poll(rig)]
     while len(moments) <= count:
         moments.append(wait_until(lambda: last_poll(rig) > moments[-1] and last_poll(rig), 5, "a poll", 0.1))
-    return max(b - a for a, b in zip(moments, moments[1:]))
+    return max(b - a for a, b in zip(moments, moments[1:], strict=False))
 
 
 def test_one_that_accepts_and_never_answers_delays_nothing(herd):
@@ -222,8 +222,8 @@ def test_one_that_answers_endlessly_is_cut(herd):
 
 def test_token_and_tls(herd, work_dir):
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-        + ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1 "
+        "-addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem".split(),
         cwd=work_dir,
         check=True,
         capture_output=True,
@@ -237,8 +237,10 @@ def test_token_and_tls(herd, work_dir):
         if handler.headers.get("Authorization") != f"Bearer {TOKEN}":
             return 401, "text/plain", "who are you?"
         sample = {"metric": {"member": "db-0"}, "value": [1, "42"]}
-        return 200, "application/json", json.dumps(
-            {"status": "success", "data": {"resultType": "vector", "result": [sample]}}
+        return (
+            200,
+            "application/json",
+            json.dumps({"status": "success", "data": {"resultType": "vector", "result": [sample]}}),
         )
 
     with Server(answer, context) as server:
@@ -248,6 +250,6 @@ def test_token_and_tls(herd, work_dir):
         without = herd(url, ca_file=work_dir / "cert.pem")
         wait_until(lambda: "bearer_token_file" in readiness(without), 15, "a word about the token")
         untrusting = herd(url, bearer_token_file=token)
-        wait_until(lambda: "1 failed" in readiness(untrusting) or "certificate" in readiness(untrusting), 15, "no trust")
+        wait_until(lambda: "certificate" in readiness(untrusting), 15, "no trust")
         assert pod(untrusting).get("memory_bytes") is None
         assert TOKEN not in rig.log.read_text()

@@ -55,8 +55,8 @@ static void test_names(void **state)
         size_t prefix = 0;
         if (env_role_of(cases[i].name, &prefix) != cases[i].role)
             fail_msg("role of %s", cases[i].name);
-        if (cases[i].prefix != NULL && (strlen(cases[i].prefix) != prefix ||
-                                        strncmp(cases[i].name, cases[i].prefix, prefix) != 0))
+        if (cases[i].prefix != NULL &&
+            (strlen(cases[i].prefix) != prefix || strncmp(cases[i].name, cases[i].prefix, prefix) != 0))
             fail_msg("prefix of %s", cases[i].name);
     }
 }
@@ -72,15 +72,18 @@ static void test_values(void **state)
         {ENV_URL, "postgres://app:hunter2@db:6000/shop?sslmode=require", "postgresql://app@db:6000/shop"},
         {ENV_URL, "postgresql://db/shop", "postgresql://db/shop"},
         {ENV_URL, "postgresql+asyncpg://app:hunter2@db/shop", "postgresql://app@db/shop"},
-        {ENV_URL, "jdbc:postgresql://db:5433/shop?user=app&password=hunter2", "postgresql://app@db:5433/shop"},
+        {ENV_URL, "jdbc:postgresql://db:5433/shop?user=app&password=hunter2",
+         "postgresql://app@db:5433/shop"},
         {ENV_URL, "postgres://app:hun@ter2@db/shop", "postgresql://app@db/shop"},
         {ENV_URL, "postgres://app:hunter2/x@db/shop", "postgresql://app@db/shop"},
         {ENV_URL, "postgres://app:hunter2@[::1]:5433/shop", "postgresql://app@[::1]:5433/shop"},
         {ENV_URL, "postgres://app:hunter2@a:1,b:2/shop", "postgresql://app@a:1/shop"},
         {ENV_URL, "postgres:///shop?host=db&password=hunter2", "postgresql://db/shop"},
         {ENV_URL, "postgres://$(U):$(P)@$(H):$(PORT)/$(D)", "postgresql://$(U)@$(H):$(PORT)/$(D)"},
-        {ENV_URL, "host=db port=5433 user=app password='hunter2 x' dbname=shop", "postgresql://app@db:5433/shop"},
-        {ENV_URL, "Host=db;Port=5433;Username=app;Password=hunter2;Database=shop", "postgresql://app@db:5433/shop"},
+        {ENV_URL, "host=db port=5433 user=app password='hunter2 x' dbname=shop",
+         "postgresql://app@db:5433/shop"},
+        {ENV_URL, "Host=db;Port=5433;Username=app;Password=hunter2;Database=shop",
+         "postgresql://app@db:5433/shop"},
         {ENV_URL, "Server=db;User Id=app;Password=hunter2", "postgresql://app@db/"},
         {ENV_URL, "mysql://app:hunter2@db/shop", NULL},
         {ENV_URL, "hunter2", NULL},
@@ -107,9 +110,12 @@ static void test_values(void **state)
 static const struct {
     enum read_kind kind;
     const char *object, *key, *value;
-} values[] = {{READ_CONFIG_MAP, "config", "host", "shop-s1"},     {READ_CONFIG_MAP, "config", "DB_HOST", "shop-s1"},
-              {READ_CONFIG_MAP, "config", "DB_PORT", "5432"},     {READ_SECRET, "login", "url", "postgresql://app@shop-s1/shop"},
-              {READ_SECRET, "login", "DB_USER", "app"},           {READ_SECRET, "login", "host", "shop-s1.herd"}};
+} values[] = {{READ_CONFIG_MAP, "config", "host", "shop-s1"},
+              {READ_CONFIG_MAP, "config", "DB_HOST", "shop-s1"},
+              {READ_CONFIG_MAP, "config", "DB_PORT", "5432"},
+              {READ_SECRET, "login", "url", "postgresql://app@shop-s1/shop"},
+              {READ_SECRET, "login", "DB_USER", "app"},
+              {READ_SECRET, "login", "host", "shop-s1.herd"}};
 
 static enum read_state state_of(const char *name, const struct err **ret_err)
 {
@@ -138,8 +144,8 @@ static enum read_state fake_get(void *data, enum read_kind kind, const char *nam
 }
 
 static enum read_state fake_all(void *data, enum read_kind kind, const char *name_space, const char *name,
-                                void (*each)(const char *key, const char *value, void *each_data), void *each_data,
-                                const struct err **ret_err)
+                                void (*each)(const char *key, const char *value, void *each_data),
+                                void *each_data, const struct err **ret_err)
 {
     (void)data;
     (void)name_space;
@@ -171,15 +177,17 @@ static void print(const struct application *a, struct buf *out)
 
 static void expect(const char *container, const char *wanted)
 {
-    const struct known_server items[] = {{(char *)(uintptr_t) "10.0.0.1", 5432, "shop-s1-0", "shop", "s1"},
-                                         {(char *)(uintptr_t) "shop-s1.herd.svc", 5432, "shop-s1-0", "shop", "s1"}};
+    const struct known_server items[] = {
+        {(char *)(uintptr_t) "10.0.0.1", 5432, "shop-s1-0", "shop", "s1"},
+        {(char *)(uintptr_t) "shop-s1.herd.svc", 5432, "shop-s1-0", "shop", "s1"}};
     struct known_server copy[2];
     memcpy(copy, items, sizeof copy);
     const struct known_servers servers = {copy, 2};
     const struct application_lookup lookup = {fake_get, fake_all, NULL};
-    char *text = mem_printf("{\"metadata\":{\"name\":\"web\",\"namespace\":\"herd\"},\"spec\":{\"template\":{\"spec\":"
-                            "{\"containers\":[{\"name\":\"c\",%s}]}}}}",
-                            container);
+    char *text =
+        mem_printf("{\"metadata\":{\"name\":\"web\",\"namespace\":\"herd\"},\"spec\":{\"template\":{\"spec\":"
+                   "{\"containers\":[{\"name\":\"c\",%s}]}}}}",
+                   container);
     yyjson_doc *doc = yyjson_read(text, strlen(text), 0);
     assert_non_null(doc);
     struct application_object *o = application_object_make("Deployment", yyjson_doc_get_root(doc));
@@ -205,7 +213,8 @@ static void expect(const char *container, const char *wanted)
 #define SECRET(name, object, key)                                                                            \
     "{\"name\":\"" name "\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"" object "\",\"key\":\"" key "\"}}}"
 #define MAP(name, object, key)                                                                               \
-    "{\"name\":\"" name "\",\"valueFrom\":{\"configMapKeyRef\":{\"name\":\"" object "\",\"key\":\"" key "\"}}}"
+    "{\"name\":\"" name "\",\"valueFrom\":{\"configMapKeyRef\":{\"name\":\"" object "\",\"key\":\"" key      \
+    "\"}}}"
 #define ENV(all) "\"env\":[" all "]"
 
 static void test_resolve(void **state)
@@ -215,13 +224,16 @@ static void test_resolve(void **state)
         const char *container, *wanted;
     } cases[] = {
         {ENV(VALUE("DATABASE_URL", "postgres://app:hunter2@shop-s1.herd.svc.cluster.local/shop")),
-         "c DATABASE_URL known shop-s1.herd.svc.cluster.local:5432/shop user=app -> shop-s1-0 shop/s1 (literal)\n"},
+         "c DATABASE_URL known shop-s1.herd.svc.cluster.local:5432/shop user=app -> shop-s1-0 shop/s1 "
+         "(literal)\n"},
         {ENV(VALUE("ANYTHING", "postgres://app:hunter2@shop-s1/shop")),
          "c ANYTHING known shop-s1:5432/shop user=app -> shop-s1-0 shop/s1 (literal)\n"},
-        {ENV(VALUE("PGHOST", "shop-s1.herd") "," VALUE("PGDATABASE", "shop") "," VALUE("PGPASSWORD", "hunter2")),
+        {ENV(VALUE("PGHOST", "shop-s1.herd") "," VALUE("PGDATABASE", "shop") "," VALUE("PGPASSWORD",
+                                                                                       "hunter2")),
          "c PGHOST known shop-s1.herd:5432/shop -> shop-s1-0 shop/s1 (literal)\n"},
         {ENV(VALUE("DB_HOST", "10.0.0.1") "," VALUE("DB_PORT", "5433")),
-         "c DB_HOST foreign 10.0.0.1:5433/ (literal): no server that is known here is at 10.0.0.1 port 5433\n"},
+         "c DB_HOST foreign 10.0.0.1:5433/ (literal): no server that is known here is at 10.0.0.1 port "
+         "5433\n"},
         {ENV(SECRET("DATABASE_URL", "login", "url")),
          "c DATABASE_URL known shop-s1:5432/shop user=app -> shop-s1-0 shop/s1 (Secret login key url)\n"},
         {ENV(MAP("DB_HOST", "config", "host") "," SECRET("DB_USER", "login", "DB_USER")),
@@ -231,17 +243,21 @@ static void test_resolve(void **state)
          "c url known shop-s1:5432/shop user=app -> shop-s1-0 shop/s1 (Secret login key url)\n"},
         /* what is said in env wins over envFrom */
         {"\"envFrom\":[{\"configMapRef\":{\"name\":\"config\"}}]," ENV(VALUE("DB_HOST", "elsewhere")),
-         "c DB_HOST foreign elsewhere:5432/ (literal): no server that is known here is at elsewhere port 5432\n"},
+         "c DB_HOST foreign elsewhere:5432/ (literal): no server that is known here is at elsewhere port "
+         "5432\n"},
         /* put together from other variables */
         {ENV(VALUE("DB_URL", "postgres://$(DB_USER):$(DB_PASSWORD)@$(WHERE):$(DB_PORT)/shop") "," VALUE(
-             "DB_USER", "app") "," VALUE("DB_PASSWORD", "hunter2") "," MAP("WHERE", "config", "host") "," VALUE("DB_PORT", "5432")),
+             "DB_USER", "app") "," VALUE("DB_PASSWORD", "hunter2") "," MAP("WHERE", "config",
+                                                                           "host") "," VALUE("DB_PORT",
+                                                                                             "5432")),
          "c DB_URL known shop-s1:5432/shop user=app -> shop-s1-0 shop/s1 (literal)\n"},
         {ENV(VALUE("DB_URL", "postgres://app@$(NOWHERE)/shop")),
          "c DB_URL unresolved (literal): $(NOWHERE) is not among the variables that are read\n"},
         {ENV(SECRET("DATABASE_URL", "bad", "url")),
          "c DATABASE_URL unresolved (Secret bad key url): Secret bad key url: 403 Forbidden\n"},
         {ENV(SECRET("DATABASE_URL", "login", "other")),
-         "c DATABASE_URL unresolved (Secret login key other): Secret login key other: Secret herd/login has no key "
+         "c DATABASE_URL unresolved (Secret login key other): Secret login key other: Secret herd/login has "
+         "no key "
          "other, or its value is not where a server could be\n"},
         {ENV(SECRET("DATABASE_URL", "slow", "url")),
          "c DATABASE_URL unresolved (Secret slow key url): Secret slow key url: it is being read\npending\n"},
@@ -250,7 +266,8 @@ static void test_resolve(void **state)
         {"\"envFrom\":[{\"secretRef\":{\"name\":\"none\"}}]",
          "c envFrom Secret none unresolved (Secret none): 404 NotFound\n"},
         {"\"envFrom\":[{\"secretRef\":{\"name\":\"none\",\"optional\":true}}]", ""},
-        {ENV("{\"name\":\"DB_HOST\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"none\",\"key\":\"k\",\"optional\":true}}}"),
+        {ENV("{\"name\":\"DB_HOST\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"none\",\"key\":\"k\","
+             "\"optional\":true}}}"),
          ""},
         {ENV(VALUE("LOG_LEVEL", "debug") "," VALUE("REDIS_URL", "redis://x")), ""},
         {ENV(SECRET("DB_PASSWORD", "login", "password")), ""},
@@ -265,7 +282,8 @@ static void test_where_the_pod_is(void **state)
 {
     (void)state;
     static const char *const cron =
-        "{\"metadata\":{\"name\":\"n\",\"namespace\":\"herd\"},\"spec\":{\"jobTemplate\":{\"spec\":{\"template\":{\"spec\":"
+        "{\"metadata\":{\"name\":\"n\",\"namespace\":\"herd\"},\"spec\":{\"jobTemplate\":{\"spec\":{"
+        "\"template\":{\"spec\":"
         "{\"initContainers\":[{\"name\":\"i\",\"env\":[{\"name\":\"PGHOST\",\"value\":\"a\"}]}]}}}}}}";
     yyjson_doc *doc = yyjson_read(cron, strlen(cron), 0);
     struct application_object *o = application_object_make("CronJob", yyjson_doc_get_root(doc));
@@ -310,7 +328,8 @@ static void test_known_names(void **state)
                  {"10.0.0.1", "x", 5433, false},
                  {"", "x", 5432, false}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        if ((known_server_find(&known, cases[i].host, cases[i].port, cases[i].name_space) != NULL) != cases[i].found)
+        if ((known_server_find(&known, cases[i].host, cases[i].port, cases[i].name_space) != NULL) !=
+            cases[i].found)
             fail_msg("%s from %s", cases[i].host, cases[i].name_space);
     known_servers_free(&known);
     fleet_fini(&fleet);
@@ -319,8 +338,11 @@ static void test_known_names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),   cmocka_unit_test(test_values),           cmocka_unit_test(test_resolve),
-        cmocka_unit_test(test_known_names), cmocka_unit_test(test_where_the_pod_is),
+        cmocka_unit_test(test_names),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_resolve),
+        cmocka_unit_test(test_known_names),
+        cmocka_unit_test(test_where_the_pod_is),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -224,7 +224,7 @@ static void test_local(void **state)
     f->fake.instances[1] = local_instance("two", 2);
     f->fake.count = 2;
     expect(f, "+one +two ");
-    assert_string_equal(fleet_find_instance(&f->fleet, "one")->source, "local");
+    assert_string_equal(fleet_find_instance(&f->fleet, "one")->source, "fake");
     assert_string_equal(fleet_find_instance(&f->fleet, "two")->access.password, "secret");
     f->fake.instances[1].access.port = 3;
     expect(f, "~two ");

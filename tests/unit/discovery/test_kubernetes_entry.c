@@ -83,20 +83,22 @@ static void expect(const struct given *given, bool by_image, const char *wanted)
     buf_free(&out);
 }
 
-#define META(name, rest)  "\"metadata\":{\"name\":\"" name "\",\"namespace\":\"herd\"" rest "}"
-#define DISCOVER          ",\"labels\":{\"shardherd.io/discover\":\"true\"}"
-#define SAID(text)        ",\"annotations\":{" text "}"
-#define RUNNING(address)  "\"status\":{\"podIP\":\"" address "\",\"phase\":\"Running\"}"
+#define META(name, rest) "\"metadata\":{\"name\":\"" name "\",\"namespace\":\"herd\"" rest "}"
+#define DISCOVER         ",\"labels\":{\"shardherd.io/discover\":\"true\"}"
+#define SAID(text)       ",\"annotations\":{" text "}"
+#define RUNNING(address) "\"status\":{\"podIP\":\"" address "\",\"phase\":\"Running\"}"
 #define OURS                                                                                                 \
-    ",\"labels\":{\"app.kubernetes.io/managed-by\":\"shardherd\",\"shardherd.io/database\":\"shop\","         \
+    ",\"labels\":{\"app.kubernetes.io/managed-by\":\"shardherd\",\"shardherd.io/database\":\"shop\","        \
     "\"shardherd.io/shard\":\"s1\""
-#define POSTGRES(image) "\"spec\":{\"containers\":[{\"image\":\"" image "\",\"ports\":[{\"containerPort\":5432}]}]}"
+#define POSTGRES(image)                                                                                      \
+    "\"spec\":{\"containers\":[{\"image\":\"" image "\",\"ports\":[{\"containerPort\":5432}]}]}"
 
 static void test_ours(void **state)
 {
     (void)state;
     static const struct given cases[] = {
-        {cluster_stateful_set, "{" META("shop-s1", OURS "}") ",\"spec\":{\"replicas\":2,\"serviceName\":\"x\"}}"},
+        {cluster_stateful_set,
+         "{" META("shop-s1", OURS "}") ",\"spec\":{\"replicas\":2,\"serviceName\":\"x\"}}"},
         {cluster_pod, "{" META("shop-s1-0", OURS "}") "," RUNNING("10.0.0.1") "}"},
         {0}};
     expect(cases, false,
@@ -106,8 +108,10 @@ static void test_ours(void **state)
            "secret=shop-s1-credentials/:password\n");
     static const struct given switched[] = {
         {cluster_stateful_set, "{" META("shop-s1", OURS "}") ",\"spec\":{\"replicas\":2}}"},
-        {cluster_pod, "{" META("shop-s1-0", OURS ",\"shardherd.io/role\":\"standby\"}") "," RUNNING("10.0.0.1") "}"},
-        {cluster_pod, "{" META("shop-s1-1", OURS ",\"shardherd.io/role\":\"primary\"}") "," RUNNING("10.0.0.2") "}"},
+        {cluster_pod,
+         "{" META("shop-s1-0", OURS ",\"shardherd.io/role\":\"standby\"}") "," RUNNING("10.0.0.1") "}"},
+        {cluster_pod,
+         "{" META("shop-s1-1", OURS ",\"shardherd.io/role\":\"primary\"}") "," RUNNING("10.0.0.2") "}"},
         {0}};
     expect(switched, false,
            "kubernetes shop-s1-0 shop-s1-0.shop-s1-pods.herd.svc:5432 db=shop/s1 user=shardherd dbname=shop "
@@ -116,67 +120,76 @@ static void test_ours(void **state)
            "secret=shop-s1-credentials/:password pod=shop-s1-1@10.0.0.2\n");
 }
 
+static const struct {
+    const char *what;
+    struct given given[4];
+    const char *wanted;
+} labelled[] = {
+    {"a pod",
+     {{cluster_pod,
+       "{" META("db", DISCOVER SAID("\"shardherd.io/database\":\"shop\",\"shardherd.io/shard\":"
+                                    "\"s1\",\"shardherd.io/port\":\"6000\",\"shardherd.io/secret\":"
+                                    "\"login\"")) "," RUNNING("10.0.0.1") "}"}},
+     "label db 10.0.0.1:6000 db=shop/s1 secret=login/username:password pod=db@10.0.0.1\n"},
+    {"a pod without an address", {{cluster_pod, "{" META("db", DISCOVER) "}"}}, ""},
+    {"a pod that ends",
+     {{cluster_pod, "{" META("db", DISCOVER ",\"deletionTimestamp\":\"x\"") "," RUNNING("10.0.0.1") "}"}},
+     ""},
+    {"a pod that has ended",
+     {{cluster_pod, "{" META("db", DISCOVER) ",\"status\":{\"podIP\":\"10.0.0.1\",\"phase\":\"Failed\"}}"}},
+     ""},
+    {"no",
+     {{cluster_pod,
+       "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," RUNNING("1.1.1.1") "}"}},
+     ""},
+    {"another namespace",
+     {{cluster_pod,
+       "{\"metadata\":{\"name\":\"db\",\"namespace\":\"far\"" DISCOVER "}," RUNNING("10.0.0.1") "}"}},
+     "label db.far 10.0.0.1:5432 pod=db@10.0.0.1\n"},
+    {"a service",
+     {{cluster_service,
+       "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":6000}]}}"}},
+     "label db db.herd.svc:6000\n"},
+    {"a service of several ports",
+     {{cluster_service,
+       "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":80},"
+                                "{\"name\":\"postgresql\",\"port\":6000}]}}"}},
+     "label db db.herd.svc:6000\n"},
+    {"a service with the one pod behind it",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
+      {cluster_slice,
+       "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
+       "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"targetRef\":{\"kind\":"
+       "\"Pod\",\"name\":\"db-x\"}},{\"addresses\":[\"10.0.0.2\"],\"conditions\":{\"ready\":false},"
+       "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-y\"}}]}"},
+      {cluster_pod, "{" META("db-x", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db db.herd.svc:5432 pod=db-x@10.0.0.1\n"},
+    {"a headless service",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"None\"}}"},
+      {cluster_slice,
+       "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
+       "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"hostname\":\"db-0\","
+       "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-0\"}},{\"addresses\":[\"10.0.0.2\"]}],\"ports\":"
+       "[{\"port\":6000}]}"}},
+     "label db-0 db-0.db.herd.svc:6000 pod=db-0@10.0.0.1\nlabel db-10.0.0.2 10.0.0.2:6000\n"},
+    {"a stateful set and its labelled pods",
+     {{cluster_stateful_set,
+       "{" META("db", DISCOVER) ",\"spec\":{\"replicas\":2,\"serviceName\":\"dbs\",\"ordinals\":"
+                                "{\"start\":3}}}"},
+      {cluster_pod, "{" META("db-3", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db-3 db-3.dbs.herd.svc:5432 pod=db-3@10.0.0.1\nlabel db-4 db-4.dbs.herd.svc:5432\n"},
+    {"two of one name",
+     {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
+      {cluster_pod, "{" META("db", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
+     "label db db.herd.svc:5432\nlabel db 10.0.0.1:5432 pod=db@10.0.0.1 clash=label\n"},
+};
+
 static void test_labelled(void **state)
 {
     (void)state;
-    static const struct {
-        const char *what;
-        struct given given[4];
-        const char *wanted;
-    } cases[] = {
-        {"a pod",
-         {{cluster_pod, "{" META("db", DISCOVER SAID("\"shardherd.io/database\":\"shop\",\"shardherd.io/shard\":"
-                                                     "\"s1\",\"shardherd.io/port\":\"6000\",\"shardherd.io/secret\":"
-                                                     "\"login\"")) "," RUNNING("10.0.0.1") "}"}},
-         "label db 10.0.0.1:6000 db=shop/s1 secret=login/username:password pod=db@10.0.0.1\n"},
-        {"a pod without an address", {{cluster_pod, "{" META("db", DISCOVER) "}"}}, ""},
-        {"a pod that ends",
-         {{cluster_pod, "{" META("db", DISCOVER ",\"deletionTimestamp\":\"x\"") "," RUNNING("10.0.0.1") "}"}},
-         ""},
-        {"a pod that has ended",
-         {{cluster_pod, "{" META("db", DISCOVER) ",\"status\":{\"podIP\":\"10.0.0.1\",\"phase\":\"Failed\"}}"}},
-         ""},
-        {"no",
-         {{cluster_pod, "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," RUNNING("1.1.1.1") "}"}},
-         ""},
-        {"another namespace",
-         {{cluster_pod, "{\"metadata\":{\"name\":\"db\",\"namespace\":\"far\"" DISCOVER "}," RUNNING("10.0.0.1") "}"}},
-         "label db.far 10.0.0.1:5432 pod=db@10.0.0.1\n"},
-        {"a service",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":6000}]}}"}},
-         "label db db.herd.svc:6000\n"},
-        {"a service of several ports",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\",\"ports\":[{\"port\":80},"
-                                                     "{\"name\":\"postgresql\",\"port\":6000}]}}"}},
-         "label db db.herd.svc:6000\n"},
-        {"a service with the one pod behind it",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
-          {cluster_slice, "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
-                          "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"targetRef\":{\"kind\":"
-                          "\"Pod\",\"name\":\"db-x\"}},{\"addresses\":[\"10.0.0.2\"],\"conditions\":{\"ready\":false},"
-                          "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-y\"}}]}"},
-          {cluster_pod, "{" META("db-x", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db db.herd.svc:5432 pod=db-x@10.0.0.1\n"},
-        {"a headless service",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"None\"}}"},
-          {cluster_slice, "{\"metadata\":{\"name\":\"s\",\"namespace\":\"herd\",\"labels\":{\"kubernetes.io/"
-                          "service-name\":\"db\"}},\"endpoints\":[{\"addresses\":[\"10.0.0.1\"],\"hostname\":\"db-0\","
-                          "\"targetRef\":{\"kind\":\"Pod\",\"name\":\"db-0\"}},{\"addresses\":[\"10.0.0.2\"]}],\"ports\":"
-                          "[{\"port\":6000}]}"}},
-         "label db-0 db-0.db.herd.svc:6000 pod=db-0@10.0.0.1\nlabel db-10.0.0.2 10.0.0.2:6000\n"},
-        {"a stateful set and its labelled pods",
-         {{cluster_stateful_set, "{" META("db", DISCOVER) ",\"spec\":{\"replicas\":2,\"serviceName\":\"dbs\",\"ordinals\":"
-                                                          "{\"start\":3}}}"},
-          {cluster_pod, "{" META("db-3", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db-3 db-3.dbs.herd.svc:5432 pod=db-3@10.0.0.1\nlabel db-4 db-4.dbs.herd.svc:5432\n"},
-        {"two of one name",
-         {{cluster_service, "{" META("db", DISCOVER) ",\"spec\":{\"clusterIP\":\"10.9.0.1\"}}"},
-          {cluster_pod, "{" META("db", DISCOVER) "," RUNNING("10.0.0.1") "}"}},
-         "label db db.herd.svc:5432\nlabel db 10.0.0.1:5432 pod=db@10.0.0.1 clash=label\n"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        print_message("%s\n", cases[i].what);
-        expect(cases[i].given, true, cases[i].wanted);
+    for (size_t i = 0; i < sizeof labelled / sizeof labelled[0]; i++) {
+        print_message("%s\n", labelled[i].what);
+        expect(labelled[i].given, true, labelled[i].wanted);
     }
 }
 
@@ -184,22 +197,25 @@ static void test_cnpg(void **state)
 {
     (void)state;
 #define CNPG_POD(name, role, address)                                                                        \
-    "{" META(name, ",\"labels\":{\"cnpg.io/cluster\":\"acme\",\"cnpg.io/instanceRole\":\"" role "\"}") ","     \
-        RUNNING(address) "}"
+    "{" META(name, ",\"labels\":{\"cnpg.io/cluster\":\"acme\",\"cnpg.io/instanceRole\":\"" role              \
+                   "\"}") "," RUNNING(address) "}"
     static const struct given cases[] = {
-        {cluster_cnpg, "{" META("acme", SAID("\"shardherd.io/database\":\"shop\"")) ",\"spec\":{\"bootstrap\":{\"initdb\":"
-                                                                                   "{\"database\":\"orders\"}}}}"},
+        {cluster_cnpg,
+         "{" META("acme", SAID("\"shardherd.io/database\":\"shop\"")) ",\"spec\":{\"bootstrap\":{\"initdb\":"
+                                                                      "{\"database\":\"orders\"}}}}"},
         {cluster_pod, CNPG_POD("acme-1", "replica", "10.0.0.1")},
         {cluster_pod, CNPG_POD("acme-2", "primary", "10.0.0.2")},
         {cluster_pod, CNPG_POD("acme-3", "", "10.0.0.3")},
         {0}};
     expect(cases, true,
-           "cnpg acme-1 10.0.0.1:5432 db=shop/ dbname=orders secret=acme-app/username:password pod=acme-1@10.0.0.1\n"
+           "cnpg acme-1 10.0.0.1:5432 db=shop/ dbname=orders secret=acme-app/username:password "
+           "pod=acme-1@10.0.0.1\n"
            "cnpg acme-2 acme-rw.herd.svc:5432 db=shop/ dbname=orders secret=acme-app/username:password "
            "pod=acme-2@10.0.0.2\n");
     static const struct given super[] = {
-        {cluster_cnpg, "{" META("acme", "") ",\"spec\":{\"enableSuperuserAccess\":true},\"status\":{\"writeService\":"
-                                            "\"acme-write\"}}"},
+        {cluster_cnpg,
+         "{" META("acme", "") ",\"spec\":{\"enableSuperuserAccess\":true},\"status\":{\"writeService\":"
+                              "\"acme-write\"}}"},
         {cluster_pod, CNPG_POD("acme-1", "primary", "10.0.0.1")},
         {0}};
     expect(super, false,
@@ -212,16 +228,18 @@ static void test_by_image(void **state)
     (void)state;
     static const struct given pod[] = {
         {cluster_pod,
-         "{" META("db", "") ",\"spec\":{\"containers\":[{\"image\":\"x\"},{\"image\":\"postgres:16\",\"ports\":[{"
-                            "\"containerPort\":5432}],\"env\":[{\"name\":\"POSTGRES_USER\",\"value\":\"me\"},{\"name\":"
-                            "\"POSTGRES_PASSWORD\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"s\",\"key\":\"k\"}}}]}]}," RUNNING(
-                                "10.0.0.1") "}"},
+         "{" META(
+             "db",
+             "") ",\"spec\":{\"containers\":[{\"image\":\"x\"},{\"image\":\"postgres:16\",\"ports\":[{"
+                 "\"containerPort\":5432}],\"env\":[{\"name\":\"POSTGRES_USER\",\"value\":\"me\"},{\"name\":"
+                 "\"POSTGRES_PASSWORD\",\"valueFrom\":{\"secretKeyRef\":{\"name\":\"s\",\"key\":\"k\"}}}]}]}"
+                 "," RUNNING("10.0.0.1") "}"},
         {0}};
     expect(pod, false, "");
     expect(pod, true, "image db 10.0.0.1:5432 user=me secret=s/username:k pod=db@10.0.0.1\n");
     static const struct given refused[] = {
-        {cluster_pod, "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," POSTGRES("postgres") "," RUNNING(
-                          "10.0.0.1") "}"},
+        {cluster_pod, "{" META("db", ",\"labels\":{\"shardherd.io/discover\":\"false\"}") "," POSTGRES(
+                          "postgres") "," RUNNING("10.0.0.1") "}"},
         {0}};
     expect(refused, true, "");
     static const struct {
@@ -247,15 +265,23 @@ static void test_by_image(void **state)
 static void test_what_anybody_wrote(void **state)
 {
     (void)state;
-    static const char *const odd[] = {"null", "[]", "3", "{}", "{\"metadata\":[]}", "{\"metadata\":{\"name\":3}}",
-                                      "{\"metadata\":{\"name\":\"\"}}", "{\"metadata\":{\"name\":\"a\\u0000b\"}}"};
-    static const trim_cb trims[] = {cluster_pod, cluster_stateful_set, cluster_service, cluster_cnpg, cluster_slice};
+    static const char *const odd[] = {"null",
+                                      "[]",
+                                      "3",
+                                      "{}",
+                                      "{\"metadata\":[]}",
+                                      "{\"metadata\":{\"name\":3}}",
+                                      "{\"metadata\":{\"name\":\"\"}}",
+                                      "{\"metadata\":{\"name\":\"a\\u0000b\"}}"};
+    static const trim_cb trims[] = {cluster_pod, cluster_stateful_set, cluster_service, cluster_cnpg,
+                                    cluster_slice};
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++)
         for (size_t t = 0; t < sizeof trims / sizeof trims[0]; t++)
             assert_null(trimmed(trims[t], odd[i]));
-    struct cluster_object *o = trimmed(
-        cluster_stateful_set, "{" META("db", DISCOVER SAID("\"shardherd.io/port\":\"99999\"")) ",\"spec\":{\"replicas\":"
-                                                                                              "99999999999}}");
+    struct cluster_object *o =
+        trimmed(cluster_stateful_set,
+                "{" META("db", DISCOVER SAID("\"shardherd.io/port\":\"99999\"")) ",\"spec\":{\"replicas\":"
+                                                                                 "99999999999}}");
     assert_int_equal(o->port, 0);
     assert_int_equal(o->replicas, CLUSTER_ENDPOINTS_MAX);
     free(o);
@@ -265,10 +291,12 @@ static void test_what_anybody_wrote(void **state)
 static void test_size(void **state)
 {
     (void)state;
-    struct cluster_object *o = trimmed(
-        cluster_pod, "{" META("shop-s1-0", OURS ",\"app\":\"x\",\"controller-revision-hash\":\"shop-s1-84b7f\"},"
-                                                "\"ownerReferences\":[{\"controller\":true,\"name\":\"shop-s1\"}],"
-                                                "\"managedFields\":[{\"manager\":\"kubelet\"}]") "," RUNNING("10.244.1.17") "}");
+    struct cluster_object *o =
+        trimmed(cluster_pod,
+                "{" META("shop-s1-0", OURS
+                         ",\"app\":\"x\",\"controller-revision-hash\":\"shop-s1-84b7f\"},"
+                         "\"ownerReferences\":[{\"controller\":true,\"name\":\"shop-s1\"}],"
+                         "\"managedFields\":[{\"manager\":\"kubelet\"}]") "," RUNNING("10.244.1.17") "}");
     print_message("%zu bytes\n", malloc_usable_size(o));
     assert_true(malloc_usable_size(o) < 400);
     free(o);
@@ -276,7 +304,8 @@ static void test_size(void **state)
 
 /* ---- routing tables ---- */
 
-static struct fleet_instance *instance(struct fleet *fleet, const char *name, const char *source, const char *host)
+static struct fleet_instance *instance(struct fleet *fleet, const char *name, const char *source,
+                                       const char *host)
 {
     struct fleet_instance *i = NULL;
     char *copy = mem_strdup(host);
@@ -329,8 +358,9 @@ static void test_follow(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_ours),     cmocka_unit_test(test_labelled), cmocka_unit_test(test_cnpg),
-        cmocka_unit_test(test_by_image), cmocka_unit_test(test_size),     cmocka_unit_test(test_what_anybody_wrote),
+        cmocka_unit_test(test_ours),   cmocka_unit_test(test_labelled),
+        cmocka_unit_test(test_cnpg),   cmocka_unit_test(test_by_image),
+        cmocka_unit_test(test_size),   cmocka_unit_test(test_what_anybody_wrote),
         cmocka_unit_test(test_follow),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

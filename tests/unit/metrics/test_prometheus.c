@@ -37,7 +37,8 @@ static void test_answers(void **state)
         {VECTOR("{\"metric\":{\"pod\":\"a\"},\"value\":[1.5,\"2\"]}"), "a=2 ", ERRC_NONE},
         {VECTOR("{\"metric\":{},\"value\":[1,\"NaN\"]},{\"metric\":{\"pod\":\"b\"},\"value\":[1,\"+Inf\"]}"),
          "-=nan b=inf ", ERRC_NONE},
-        {"{\"status\":\"success\",\"data\":{\"resultType\":\"scalar\",\"result\":[1,\"7\"]}}", "-=7 ", ERRC_NONE},
+        {"{\"status\":\"success\",\"data\":{\"resultType\":\"scalar\",\"result\":[1,\"7\"]}}", "-=7 ",
+         ERRC_NONE},
         {VECTOR("{\"metric\":{},\"value\":[1]}"), "", ERRC_PROTOCOL},
         {VECTOR("{\"metric\":{},\"value\":[1,\"x\"]}"), "", ERRC_PROTOCOL},
         {VECTOR("{\"metric\":{},\"value\":[1,2]}"), "", ERRC_PROTOCOL},
@@ -68,9 +69,12 @@ static void test_queries(void **state)
         enum prometheus_series series;
         const char *query;
     } cases[] = {
-        {PROMETHEUS_CPU, "sum by (namespace, pod, member) (rate(container_cpu_usage_seconds_total{container!=\"\"}[2m]))"},
-        {PROMETHEUS_MEMORY, "sum by (namespace, pod, member) (container_memory_usage_bytes{container!=\"\"})"},
-        {PROMETHEUS_VOLUME_USED, "sum by (namespace, persistentvolumeclaim) (kubelet_volume_stats_used_bytes)"},
+        {PROMETHEUS_CPU,
+         "sum by (namespace, pod, member) (rate(container_cpu_usage_seconds_total{container!=\"\"}[2m]))"},
+        {PROMETHEUS_MEMORY,
+         "sum by (namespace, pod, member) (container_memory_usage_bytes{container!=\"\"})"},
+        {PROMETHEUS_VOLUME_USED,
+         "sum by (namespace, persistentvolumeclaim) (kubelet_volume_stats_used_bytes)"},
         {PROMETHEUS_COMMITS, "sum by (namespace, pod, member) (rate(pg_stat_database_xact_commit[2m]))"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -158,7 +162,8 @@ static void handle(struct http_exchange *ex, const struct http_request *request,
     }
     if (strcmp(request->path, "/v1/status") == 0) {
         w->cpu_us += 250000;
-        snprintf(text, sizeof text, "{\"cpu_us\":\"%llu\",\"memory_bytes\":\"99\"}", (unsigned long long)w->cpu_us);
+        snprintf(text, sizeof text, "{\"cpu_us\":\"%llu\",\"memory_bytes\":\"99\"}",
+                 (unsigned long long)w->cpu_us);
         http_respond(ex, 200, "application/json", text, strlen(text));
         return;
     }
@@ -269,7 +274,7 @@ static void test_figures_arrive(void **state)
     (void)state;
     wire_start(&w, false, 0);
     run_until(&w, all_known);
-    assert_true(figure(&w, POD_MEMORY) == 99);    /* the agent's, not the 4 of Prometheus */
+    assert_true(figure(&w, POD_MEMORY) == 99);     /* the agent's, not the 4 of Prometheus */
     assert_true(figure(&w, POD_VOLUME_USED) == 8); /* by its claim */
     assert_true(figure(&w, POD_SESSIONS) == 4);
     assert_int_equal(w.instance->pod->restarts, 3);
@@ -323,9 +328,10 @@ static void test_bad_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers),        cmocka_unit_test(test_queries),  cmocka_unit_test(test_agents),
-        cmocka_unit_test(test_sources),        cmocka_unit_test(test_silence),  cmocka_unit_test(test_figures_arrive),
-        cmocka_unit_test(test_closed_early),   cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_answers),      cmocka_unit_test(test_queries),
+        cmocka_unit_test(test_agents),       cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_silence),      cmocka_unit_test(test_figures_arrive),
+        cmocka_unit_test(test_closed_early), cmocka_unit_test(test_bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
