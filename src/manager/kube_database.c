@@ -350,6 +350,10 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
         look_deleting(k, kept, db);
     else if (!kept->finalizer)
         set_finalizer(k, true, KDB_FINALIZER);
+    else if (!new_database && db->routing == NULL &&
+             operations_running_on(k->all->o.operations, k->name, NULL) != NULL)
+        return; /* it is being made, perhaps begun by a manager before us: one that is applied now would
+                   conflict */
     else if (k->applied != kept->generation && new_database && kept->key != NULL && k->schema == NULL)
         fetch_schema(k, kept);
     else if (k->applied != kept->generation)

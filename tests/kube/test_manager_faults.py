@@ -152,7 +152,14 @@ def test_killed_in_each_step_of_provisioning(rig):
         deployment["spec"]["replicas"] = 1
         rig.must("PUT", path, deployment)
         generation = rig.must("GET", path)["metadata"]["generation"]
-        rig.wait(lambda: rig.must("GET", path)["status"].get("observedGeneration") == generation, 30, "seen")
+
+        def rolled_out():
+            status = rig.must("GET", path)["status"]
+            counts = [status.get(name) for name in ("replicas", "updatedReplicas", "readyReplicas")]
+            return status.get("observedGeneration") == generation and counts == [1, 1, 1]
+
+        if place is not None:  # else it may be killed again and again until the new one is there
+            rig.wait(rolled_out, 90, "only the new manager")
 
     def restarts():
         pods = rig.list("Pod", labelSelector=f"app={NAME}")
