@@ -167,7 +167,7 @@ def test_killed_in_each_step_of_provisioning(rig):
 
     if rig.database() is not None:
         remove(rig)
-    for step in ("planned", "instances", "schema", "routing"):
+    for step in ("instances", "schema", "routing"):
         kill_at(f"provision:state:{step}")
         rig.wait(lambda: len(rig.managers()) == 1 and rig.leader(), 90, "a manager that will be killed")
         rig.must("POST", DATABASES, database(**CALM))
