@@ -151,7 +151,7 @@ static void set_finalizer(struct kdb *k, bool on, enum kdb_state state)
                                     .manager = "shardherd-finalizer",
                                     .force = true,
                                     .object = root};
-    sm_move(&k->sm, state);
+    sm_move(&k->sm, (int)state);
     if (k8s_apply_start(k->all->o.client, &apply, finalizer_answered, k, &k->call, &err) == 0)
         k->all->calls++;
     else {
