@@ -124,14 +124,6 @@ static void on_notified(struct pg_conn *conn, const char *channel, const char *p
         l->notified(channel, payload, l->data);
 }
 
-static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
-{
-    struct link *l = data;
-    (void)conn;
-    l->lost = *err;
-    drop_connection(l);
-}
-
 void link_init(struct link *l, struct loop *loop, const struct instance_access *access,
                const char *application, int *open, void (*closed)(void *data), void *data)
 {
@@ -145,6 +137,8 @@ void link_init(struct link *l, struct loop *loop, const struct instance_access *
     l->closed = closed;
     l->data = data;
 }
+
+static void on_lost(struct pg_conn *conn, const struct err *err, void *data);
 
 static int connect_link(struct link *l, struct err *err)
 {
@@ -167,6 +161,18 @@ static int connect_link(struct link *l, struct err *err)
         return (int)err->code;
     }
     return 0;
+}
+
+/* What was begun between the last answer of the lost session and now still waits: it gets a new one. */
+static void on_lost(struct pg_conn *conn, const struct err *err, void *data)
+{
+    struct link *l = data;
+    struct err why = {0};
+    (void)conn;
+    l->lost = *err;
+    drop_connection(l);
+    if (!list_empty(&l->waiting) && connect_link(l, &why) != 0)
+        fail_waiting(l, &why);
 }
 
 static struct statement *add_statement(struct link *l, const char *sql, uint64_t timeout_ns, link_reply_cb cb,

@@ -30,6 +30,8 @@ def test_no_path_of_the_builder_inside(shardherd):
     """But where the libraries below build/ are, which the loader must know."""
     if shutil.which("readelf") is None:
         pytest.skip("no readelf (binutils)")
+    if b"__asan_init" in shardherd.read_bytes():
+        pytest.skip("a sanitizer's build names its sources")
     loader = subprocess.run(["readelf", "-d", shardherd], capture_output=True, text=True, check=True).stdout
     assert shardherd.read_bytes().count(str(REPO).encode()) <= loader.count(str(REPO))
 

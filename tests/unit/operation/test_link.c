@@ -205,6 +205,39 @@ static void test_drop_cancels_and_link_goes_on(void **state)
     assert_string_equal(run(rig, "SELECT 6"), "6");
 }
 
+/* The failed answer of a session that ended is where the next statement is begun: before the link has been
+ * told. */
+static void on_cut_off(const struct pg_reply *reply, void *data)
+{
+    struct rig *rig = data;
+    assert_non_null(reply->err);
+    link_exec(&rig->link, "SELECT 'after'", 10 * ENV_NS_PER_S, answered, rig);
+}
+
+static void give_up_waiting(struct loop_timer *timer, void *data)
+{
+    struct rig *rig = data;
+    (void)timer;
+    rig->waiting = 0;
+    loop_stop(&rig->loop);
+}
+
+static void test_begun_in_the_answer_of_a_lost_session(void **state)
+{
+    struct rig *rig = *state;
+    struct loop_timer limit;
+    run(rig, "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '50ms'");
+    pg_server_wait_ms(300); /* ended by the server meanwhile, which nobody has read yet */
+    loop_timer_init(&rig->loop, &limit, give_up_waiting, rig);
+    loop_timer_start(&limit, 20 * ENV_NS_PER_S);
+    rig->waiting++;
+    link_exec(&rig->link, "SELECT 1", 10 * ENV_NS_PER_S, on_cut_off, rig);
+    wait_all(rig);
+    loop_timer_stop(&limit);
+    assert_string_equal(rig->answer, "after");
+    assert_int_equal(link_session(&rig->link), 2);
+}
+
 static void test_server_that_is_away(void **state)
 {
     struct rig *rig = *state;
@@ -225,6 +258,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_sets_its_own_session, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_commit_never_moves_to_another_session, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_drop_cancels_and_link_goes_on, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_begun_in_the_answer_of_a_lost_session, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_server_that_is_away, set_up, tear_down),
     };
     if (!pg_server_start(&server, NULL, "")) {
