@@ -8,7 +8,10 @@ from conftest import wait_until
 from rig import Problem, Rig
 
 PROVISION = [f"provision:state:{state}" for state in ("planned", "instances", "schema", "routing", "done")]
+PROVISION += [f"provision:{place}" for place in ("amid:instances", "after:instances", "amid:schema", "after:schema")]
+PROVISION += ["provision:after:routing"]
 RETIRE = [f"retire:state:{state}" for state in ("planned", "instances", "routing", "done")]
+RETIRE += ["retire:after:instances", "retire:after:routing"]
 MERGE = [
     f"move:{moment}:{action}" for action in ("drop_forward", "unfreeze", "retire") for moment in ("before", "after")
 ]
