@@ -63,6 +63,8 @@ void kdb_free(struct kdb *k)
     free(k->schema);
     free(k->split);
     free(k->written);
+    free(k->wrote);
+    free(k->checked);
     free(k->writing);
     free(k);
 }

@@ -12,6 +12,32 @@
 #define WRITE_GAP_NS  (500 * ENV_NS_PER_MS)
 #define WRITE_WAIT_NS (30 * ENV_NS_PER_S)
 
+static void note_version(struct kdb *k, const struct k8s_answer *answer)
+{
+    yyjson_doc *doc = yyjson_read(answer->body, answer->body_length, 0);
+    yyjson_val *metadata = yyjson_obj_get(yyjson_doc_get_root(doc), "metadata");
+    free(k->wrote);
+    k->wrote = mem_strdup(yyjson_get_str(yyjson_obj_get(metadata, "resourceVersion")));
+    yyjson_doc_free(doc);
+}
+
+/*
+ * Somebody else changed the object since: perhaps its status, as a leader does that was paused and has not
+ * yet seen that it is none any more. Ours is written once more; if nothing of it was changed, that changes
+ * nothing.
+ */
+static void forget_overwritten(struct kdb *k, const char *version)
+{
+    if (version == NULL || (k->checked != NULL && strcmp(k->checked, version) == 0))
+        return;
+    free(k->checked);
+    k->checked = mem_strdup(version);
+    if (k->wrote != NULL && strcmp(k->wrote, version) == 0)
+        return;
+    free(k->written);
+    k->written = NULL;
+}
+
 static void status_answered(const struct k8s_answer *answer, void *data)
 {
     struct kdb *k = data;
@@ -20,6 +46,7 @@ static void status_answered(const struct k8s_answer *answer, void *data)
     if (answer->err == NULL) {
         free(k->written);
         k->written = k->writing;
+        note_version(k, answer);
         k->write_pause_ns = 0;
         k->write_ns = now + WRITE_GAP_NS;
     } else {
@@ -80,6 +107,7 @@ void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept)
     judge(k, kept, db);
     if (k->writing != NULL || loop_now(k->all->loop) < k->write_ns)
         return;
+    forget_overwritten(k, kept->version);
     const struct kube_status status = {.name = k->name,
                                        .uid = k->uid,
                                        .generation = kept->generation,

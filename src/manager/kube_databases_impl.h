@@ -62,6 +62,8 @@ struct kdb {
     struct kube_condition conditions[KUBE_CONDITION_COUNT];
     char *written; /* the status as it was last written */
     char *writing; /* NULL = no request is under way */
+    char *wrote,
+        *checked; /* resourceVersions: of our last write, of the object that `written` was compared with */
     struct k8s_call *status_call;
     uint64_t write_ns, write_pause_ns;
 };

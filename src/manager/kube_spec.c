@@ -116,6 +116,7 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->name = mem_strdup(name);
     kept->name_space = mem_strdup(space);
     kept->uid = mem_strdup(uid);
+    kept->version = mem_strdup(text_of(metadata, "resourceVersion"));
     kept->generation = yyjson_get_sint(yyjson_obj_get(metadata, "generation"));
     kept->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     kept->finalizer = has_finalizer(metadata);
@@ -135,6 +136,7 @@ void kube_kept_free(struct kube_object_kept *kept)
     free(kept->name);
     free(kept->name_space);
     free(kept->uid);
+    free(kept->version);
     free(kept->json);
     free(kept->config_map);
     free(kept->secret);

@@ -36,7 +36,8 @@ struct kube_condition {
 /* What is kept of an object: what the watch's trim makes. */
 struct kube_object_kept {
     char *name, *name_space, *uid;
-    char *json; /* metadata.name, .namespace, .uid and spec: what the runtime reads */
+    char *version; /* resourceVersion */
+    char *json;    /* metadata.name, .namespace, .uid and spec: what the runtime reads */
     size_t length;
     int64_t generation;
     bool deleting, suspended, finalizer;

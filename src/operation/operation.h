@@ -126,7 +126,13 @@ void operation_end(struct operation *op, enum operation_status status);
 void operation_changed(struct operation *op);
 /* The last callback of a stopped operation's connections has run. */
 void operation_stopped(struct operation *op);
-/* Tests: kills or stops the process if services.kill_at names `place`. */
+/*
+ * Tests: kills or stops the process if services.kill_at names `place`. Places of a move: "move:before:A",
+ * "move:after:A" and "move:state:S" with an action or state of move.h; of making a database
+ * "provision:state:S" (journaled), "provision:before:S" (its effects follow), "provision:amid:S" (some shards
+ * have them, others wait) and "provision:after:S" (all have them, the next state is not journaled);
+ * "retire:..." likewise.
+ */
 void operation_maybe_kill(struct operations *ops, const char *place);
 
 /*

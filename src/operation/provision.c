@@ -144,6 +144,16 @@ static void retry(struct loop_timer *timer, void *data)
         run_state(p);
 }
 
+/* A place for a test to end the process at: "provision:before:schema". */
+static void maybe_kill(const struct provision *p, const char *moment)
+{
+    if (services(p)->kill_at == NULL)
+        return;
+    char place[48];
+    snprintf(place, sizeof place, "%s:%s:%s", p->retiring ? "retire" : "provision", moment, sm_name(&p->sm));
+    operation_maybe_kill(p->op.owner, place);
+}
+
 /* Transient faults are tried again; what a person must mend ends the operation. */
 static void failed(struct provision *p, const struct err *err)
 {
@@ -160,7 +170,6 @@ static void failed(struct provision *p, const struct err *err)
 static void on_journaled(struct operation *op, const struct err *err, void *data)
 {
     struct provision *p = (struct provision *)op;
-    char place[48];
     (void)data;
     if (p->stopped)
         return;
@@ -175,8 +184,7 @@ static void on_journaled(struct operation *op, const struct err *err, void *data
         return;
     }
     p->journaling = false;
-    snprintf(place, sizeof place, "%s:state:%s", p->retiring ? "retire" : "provision", sm_name(&p->sm));
-    operation_maybe_kill(op->owner, place);
+    maybe_kill(p, "state");
     run_state(p);
 }
 
@@ -191,8 +199,11 @@ static void journal(struct provision *p)
 
 static void enter(struct provision *p, enum provision_state state)
 {
-    if (state != (enum provision_state)sm_now(&p->sm))
+    if (state != (enum provision_state)sm_now(&p->sm)) {
+        if (state != PROVISION_FAILED)
+            maybe_kill(p, "after");
         sm_move(&p->sm, (int)state);
+    }
     p->tries = 0;
     if (state == PROVISION_DONE)
         err_clear(&p->op.error);
@@ -263,6 +274,8 @@ static void on_instance(const struct err *err, const struct runtime_instance *ma
         if (instance != NULL)
             own_instance(p, call.shard, instance);
         set_link(p, call.shard, &made->access);
+        if (p->outstanding > 0)
+            maybe_kill(p, "amid");
     }
     step_ended(p);
 }
@@ -345,8 +358,12 @@ static void on_schema(const struct pg_reply *reply, void *data)
     } else if (pg_rows(reply) != call.p->table_count) {
         err_set(&call.p->step_error, ERRC_REFUSED, "shard %s has %d distributed tables, the specification %d",
                 call.shard->name, pg_rows(reply), call.p->table_count);
-    } else if (call.shard == &call.p->shards[0])
-        keep_types(call.p, reply);
+    } else {
+        if (call.shard == &call.p->shards[0])
+            keep_types(call.p, reply);
+        if (call.p->outstanding > 0)
+            maybe_kill(call.p, "amid");
+    }
     step_ended(call.p);
 }
 
@@ -479,6 +496,7 @@ static void run_routing(struct provision *p)
 
 static void run_state(struct provision *p)
 {
+    maybe_kill(p, "before");
     switch ((enum provision_state)sm_now(&p->sm)) {
     case PROVISION_PLANNED:
         enter(p, PROVISION_INSTANCES);

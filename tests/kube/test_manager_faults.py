@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import threading
 import time
 
 import pytest
 from manager_rig import DATABASES, NAME, ManagerCluster, database
-from test_manager import QUICK, ended, make, remove, start
+from test_manager import QUICK, Load, ended, make, remove, start
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
@@ -36,24 +35,6 @@ def other(rig, pod):
     return next(p for p in rig.managers() if name_of(p) != name_of(pod))
 
 
-class Load(threading.Thread):
-    """shardherd load in a client pod, beside what the test does."""
-
-    def __init__(self, rig, seconds):
-        super().__init__()
-        self.rig, self.seconds, self.done = rig, seconds, None
-        self.start()
-
-    def run(self):
-        more = ["--duration", f"{self.seconds}s", "--clients", "2", "--rate", "100", "--check-wait", "60s", "--json"]
-        self.done = self.rig.load("client", *more, timeout=self.seconds + 90)
-
-    def result(self):
-        self.join()
-        assert self.done.returncode == 0, self.done.stdout + self.done.stderr
-        return json.loads(self.done.stdout)
-
-
 def test_a_standby_serves_and_a_paused_leader_does_nothing(rig):
     make(rig, **CALM)
     leader = rig.leader()
@@ -79,6 +60,10 @@ def test_a_standby_serves_and_a_paused_leader_does_nothing(rig):
     operations = json.loads(rig.get_http(new, "/v1/operations", 8080)[1])
     splits = [o for o in operations["items"] if o["kind"] == "split"]
     assert len(splits) == 1, splits
+    # a leader that wakes up may write the status once more before it sees that it leads no longer
+    epoch = rig.database()["status"]["epoch"]
+    rig.patch(f"{DATABASES}/shop/status", {"status": {"epoch": "1", "shards": 2}})
+    rig.wait(lambda: rig.is_ready(shards=3) and rig.database()["status"]["epoch"] == epoch, 20, "the status put right")
 
 
 def test_the_api_server_goes_for_long_under_load(rig):
@@ -88,7 +73,7 @@ def test_the_api_server_goes_for_long_under_load(rig):
     rig.client_pod()
     assert rig.load("client", "init").returncode == 0
     leader = rig.leader()
-    load = Load(rig, 45)
+    load = Load(rig, 45, "--clients", "2", "--rate", "100", "--check-wait", "60s")
     rig.parts["kube-apiserver"].kill()
     try:
         deadline = time.monotonic() + 22  # well beyond the lease
@@ -140,41 +125,67 @@ def test_the_token_changes(rig):
     remove(rig)
 
 
-@pytest.mark.skip(reason="process 1 of a pod cannot SIGKILL itself: the rig has to do it, at the step the log names")
-def test_killed_in_each_step_of_provisioning(rig):
+# Set once: the second run of the same container (its volume is still there) has no place to end at any more.
+ONCE = '[ -e $F ] && unset SHARDHERD_TEST_KILL_AT; touch $F; exec shardherd "$@"'.replace(
+    "$F", "/var/lib/shardherd/.killed"
+)
+PLACES = [
+    "state:planned",
+    "before:instances",
+    "amid:instances",
+    "after:instances",
+    "amid:schema",
+    "after:schema",
+    "before:routing",
+    "after:routing",
+]
+
+
+def only_manager_killed_at(rig, place):
+    """One manager, in a new pod, that ends at this place the first time it comes there."""
+    container = {"name": "manager", "command": ["sh", "-c", ONCE, "sh"]}
+    container["env"] = [{"name": "SHARDHERD_TEST_KILL_AT", "value": place}]
+    spec = {
+        "replicas": 1,
+        "strategy": {"$patch": "replace", "type": "Recreate"},
+        "template": {"spec": {"containers": [container]}},
+    }
     path = f"/apis/apps/v1/namespaces/default/deployments/{NAME}"
+    rig.must("PATCH", path, {"spec": spec}, content_type="application/strategic-merge-patch+json")
 
-    def kill_at(place):
-        deployment = rig.must("GET", path)
-        container = deployment["spec"]["template"]["spec"]["containers"][0]
-        container["env"] = [e for e in container["env"] if e["name"] != "SHARDHERD_TEST_KILL_AT"]
-        if place is not None:
-            container["env"].append({"name": "SHARDHERD_TEST_KILL_AT", "value": place})
-        deployment["spec"]["replicas"] = 1
-        rig.must("PUT", path, deployment)
-        generation = rig.must("GET", path)["metadata"]["generation"]
-
-        def rolled_out():
-            status = rig.must("GET", path)["status"]
-            counts = [status.get(name) for name in ("replicas", "updatedReplicas", "readyReplicas")]
-            return status.get("observedGeneration") == generation and counts == [1, 1, 1]
-
-        if place is not None:  # else it may be killed again and again until the new one is there
-            rig.wait(rolled_out, 90, "only the new manager")
-
-    def restarts():
+    def alone():
         pods = rig.list("Pod", labelSelector=f"app={NAME}")
-        return sum(c["restartCount"] for p in pods for c in p["status"].get("containerStatuses", []))
+        if len(pods) != 1 or container["env"][0] not in pods[0]["spec"]["containers"][0]["env"]:
+            return None
+        return rig.leader()
 
+    return name_of(rig.wait(alone, 90, "the manager that will be killed"))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_killed_in_each_step_of_provisioning(rig, place):
+    """Killed once there; the one started in its stead finishes, and nothing is made twice."""
     if rig.database() is not None:
         remove(rig)
-    for step in ("instances", "schema", "routing"):
-        kill_at(f"provision:state:{step}")
-        rig.wait(lambda: len(rig.managers()) == 1 and rig.leader(), 90, "a manager that will be killed")
-        rig.must("POST", DATABASES, database(**CALM))
-        rig.wait(lambda: restarts() > 0, 60, f"killed in {step}")
-        kill_at(None)
-        item = rig.wait_database(shards=2, timeout=150)
-        assert len([b for b in rig.belongings() if b.startswith("StatefulSet/")]) == 2
-        assert item["status"]["epoch"] == "1"
-        remove(rig)
+    name = only_manager_killed_at(rig, f"provision:{place}")
+    before = {o["id"] for o in rig.public("/v1/operations")["items"]}
+    rig.must("POST", DATABASES, database(**CALM))
+
+    def killed():
+        status = rig.get("Pod", name)["status"]["containerStatuses"][0]
+        return status.get("lastState", {}).get("terminated") if status["restartCount"] else None
+
+    end = rig.wait(killed, 90, f"killed at {place}")
+    assert end["exitCode"] == 137, end
+    assert f"place=provision:{place}" in rig.logs(name)
+    item = rig.wait_database(shards=2, timeout=150)
+    assert item["status"]["epoch"] == "1"
+    assert [rig.get("Pod", name)["status"]["containerStatuses"][0]["restartCount"]] == [1]  # the same pod went on
+    made = [o for o in rig.public("/v1/operations")["items"] if o["id"] not in before]
+    assert [(o["kind"], o["status"]) for o in made] == [("provision", "done")], made
+    for kind in ("StatefulSet", "PersistentVolumeClaim", "Pod"):
+        assert len([b for b in rig.belongings() if b.startswith(f"{kind}/")]) == 2, rig.belongings()
+    if PLACES.index(place) >= PLACES.index("after:instances"):
+        sets = rig.must("GET", "/apis/apps/v1/namespaces/default/statefulsets")["items"]
+        assert all(s["metadata"]["creationTimestamp"] <= end["finishedAt"] for s in sets), (end, sets)
+    remove(rig)
