@@ -252,13 +252,13 @@ static void forget_done(struct work *work, int code)
 void databases_forget(struct databases *d, const char *name)
 {
     struct secret *s = find_secret(d, name);
-    if (s == NULL)
-        return;
-    list_remove(&s->node);
-    free(s->database);
-    free(s->owner);
-    mem_wipe_free(s->password);
-    free(s);
+    if (s != NULL) {
+        list_remove(&s->node);
+        free(s->database);
+        free(s->owner);
+        mem_wipe_free(s->password);
+        free(s);
+    } /* else its documents went before this process began, and the file is left */
     if (d->directory == NULL)
         return;
     struct forget_job *job = mem_zalloc(sizeof *job);

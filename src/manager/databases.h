@@ -47,7 +47,7 @@ int databases_apply(struct databases *d, const char *name, const char *text, siz
                     struct err *err);
 int databases_delete(struct databases *d, const char *name, databases_cb cb, void *data, struct err *err);
 
-/* The database was deleted: its secret goes, file and memory. Nothing happens if there is none. */
+/* The database was deleted: its secret goes, file and memory, what there is of them. */
 void databases_forget(struct databases *d, const char *name);
 
 /* For operation_services.spec_of; data = struct databases. */

@@ -39,8 +39,14 @@ def crd(plane, tmp_path_factory):
         check=True,
     ).stdout
     path = Path(json.loads(out)["Dir"]) / "config/crd/bases/postgresql.cnpg.io_clusters.yaml"
-    plane.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text()))
+    definitions, made = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text())
+    plane.must("POST", definitions, made)
     wait_until(lambda: plane.request("GET", CLUSTERS)[0] == 200, 30, "the CRD")
+    yield
+    one = f"{definitions}/{made['metadata']['name']}"
+    plane.must("DELETE", one)
+    wait_until(lambda: plane.request("GET", one)[0] == 404, 30, "the end of the CRD")
+    wait_until(lambda: plane.request("GET", CLUSTERS)[0] == 404, 30, "the end of what it served")
 
 
 @pytest.fixture
