@@ -288,24 +288,46 @@ bool env_host_parse(const char *text, struct env_target *ret)
 
 /* ---- keeping ---- */
 
+/* Letters, digits, and what is in `also`. */
+static bool is_plain(const char *text, const char *also)
+{
+    for (const char *p = text; p != NULL && *p != '\0'; p++)
+        if (!isalnum((unsigned char)*p) && strchr(also, *p) == NULL)
+            return false;
+    return text != NULL;
+}
+
+/* Nothing that looks like a host, a user or a name only because a text was read in the wrong way: it may have
+ * a password in it ("server=mysql://u:p@h"). */
 static char *keep_url(const char *value)
 {
     struct env_target t;
     struct buf out = {0};
     if (!env_url_parse(value, &t))
         return NULL;
-    bool v6 = strchr(t.host, ':') != NULL;
-    buf_printf(&out, "postgresql://%s%s%s%s%s", t.user != NULL ? t.user : "", t.user != NULL ? "@" : "",
-               v6 ? "[" : "", t.host, v6 ? "]" : "");
+    if (!is_plain(t.host, t.host[0] == '/' ? "/.-_" : ".-_,:$()") ||
+        (t.port_name != NULL && !is_plain(t.port_name, "-_$()"))) {
+        env_target_free(&t);
+        return NULL;
+    }
+    bool user = is_plain(t.user, ".-_$()+"), v6 = strchr(t.host, ':') != NULL;
+    buf_printf(&out, "postgresql://%s%s%s%s%s", user ? t.user : "", user ? "@" : "", v6 ? "[" : "", t.host,
+               v6 ? "]" : "");
     if (t.port != 0)
         buf_printf(&out, ":%d", t.port);
     else if (t.port_name != NULL)
         buf_printf(&out, ":%s", t.port_name);
     buf_addc(&out, '/');
-    if (t.dbname != NULL)
+    if (is_plain(t.dbname, ".-_$()+"))
         buf_add_text(&out, t.dbname);
     env_target_free(&t);
-    return buf_take(&out);
+    char *kept = buf_take(&out);
+    if (env_url_parse(kept, &t)) {
+        env_target_free(&t);
+        return kept;
+    } /* nobody could connect with it either */
+    mem_wipe_free(kept);
+    return NULL;
 }
 
 char *env_keep(enum env_role role, const char *value)
