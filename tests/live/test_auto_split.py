@@ -67,8 +67,13 @@ def metrics(rig, name):
 
 
 def metric(rig, name, *labels):
-    (value,) = [v for at, v in metrics(rig, name).items() if all(label in at for label in labels)]
-    return value
+    """The one series with these labels; a server that was polled for the first time just now has none yet."""
+
+    def look():
+        found = [v for at, v in metrics(rig, name).items() if all(label in at for label in labels)]
+        return found if len(found) == 1 else None
+
+    return wait_until(look, what=f"one series {name} with {labels}")[0]
 
 
 def end(rig):
