@@ -15,27 +15,6 @@ static void cluster_ask(struct kube_ensure *e);
 
 /* ---- the authority ---- */
 
-static void file_run(struct work *work)
-{
-    struct kube_ensure *e = work->data;
-    char *path = kube_ca_file(e->op.k, e->database);
-    (void)kube_ca_write(path, e->ca.certificate, &e->work_err);
-    free(path);
-}
-
-static void file_done(struct work *work, int code)
-{
-    const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
-    struct kube_ensure *e = work->data;
-    (void)code;
-    if (e->op.canceled)
-        kube_ensure_over(e, &canceled);
-    else if (e->work_err.code != ERRC_NONE)
-        kube_ensure_over(e, &e->work_err);
-    else
-        e->cnpg_then(e);
-}
-
 static void on_authority(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -48,7 +27,7 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
     e->ca.certificate = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
     if (e->ca.certificate != NULL) {
-        (void)work_start(op->k->loop, &e->work, file_run, file_done, e);
+        kube_authority_keep(e, e->cnpg_then);
         return;
     }
     (void)err_set(&err, ERRC_INVALID, "the Secret with the authority of cluster %s has no key ca.crt",

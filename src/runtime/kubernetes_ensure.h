@@ -57,6 +57,7 @@ struct kube_ensure {
     void (*secrets_then)(struct kube_ensure *e);
     void (*claims_then)(struct kube_ensure *e);
     void (*cnpg_then)(struct kube_ensure *e);
+    void (*kept_then)(struct kube_ensure *e);
     char reason[480]; /* told last */
 };
 
@@ -71,6 +72,9 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err);
  * end. Fills password, owner_password, ca.
  */
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+/* Writes the file of the authority (ca.certificate) on a worker; then `then`, or the end. */
+void kube_authority_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));

@@ -375,7 +375,17 @@ static void file_done(struct work *work, int code)
     else if (e->work_err.code != ERRC_NONE)
         kube_ensure_over(e, &e->work_err);
     else
-        e->secrets_then(e);
+        e->kept_then(e);
+}
+
+void kube_authority_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
+{
+    struct err err = {0};
+    e->kept_then = then;
+    if (work_start(e->op.k->loop, &e->work, file_run, file_done, e) == 0)
+        return;
+    (void)err_set(&err, ERRC_INTERNAL, "no worker");
+    kube_ensure_over(e, &err);
 }
 
 static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
@@ -385,7 +395,7 @@ static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
     if (by_us && certificate_due(e, secret))
         certificate_renew(e, secret);
     else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
-        (void)work_start(e->op.k->loop, &e->work, file_run, file_done, e);
+        kube_authority_keep(e, e->secrets_then);
 }
 
 static void certificate_want(struct kube_ensure *e)
