@@ -342,7 +342,7 @@ static inline void pg_server_signal_all(const struct pg_server *s, int number)
     if (s->pid <= 0)
         return;
     if (number != SIGCONT)
-        kill(s->pid, number); /* first, so that it starts no more */
+        kill(s->pid, SIGSTOP); /* first, so that it starts no more, and its children stay its children */
     DIR *proc = opendir("/proc");
     const struct dirent *entry;
     while (proc != NULL && (entry = readdir(proc)) != NULL) {
@@ -361,8 +361,7 @@ static inline void pg_server_signal_all(const struct pg_server *s, int number)
     }
     if (proc != NULL)
         closedir(proc);
-    if (number == SIGCONT)
-        kill(s->pid, number);
+    kill(s->pid, number);
 }
 
 /* Ends the postmaster with a signal (SIGQUIT: at once, SIGINT: orderly) and waits; the cluster stays. */
