@@ -382,15 +382,28 @@ static void rehearsed_once(struct move_op *op, const struct err *err)
     }
 }
 
-static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void fence_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    const char *who = pg_value(reply, 0, 0);
-    if (who != NULL) {
-        act_fail(op, action, ERRC_TIMEOUT, "%s", who);
-        return;
-    }
+    (void)action;
+    (void)reply;
     calm_begin(&op->calm, op_now(op));
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
+}
+
+/* Should the table be published meanwhile, for another move, then the fence makes its guards itself. */
+static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    const struct fleet_database *db = op_database(op);
+    const char *who = pg_value(reply, 0, 0);
+    if (who != NULL)
+        act_fail(op, action, ERRC_TIMEOUT, "%s", who);
+    else if (db == NULL)
+        act_fail(op, action, ERRC_NOT_FOUND, "the database was deleted");
+    else
+        act_sql(op, &op->source, action, SQL_TIMEOUT_NS, fence_prepared,
+                "SELECT shardherd.prepare_fence(%d, %L, %d, %d, %d)", op_term(op), r->id, r->range.lo,
+                r->range.hi, (int64_t)(db->routing->epoch + 1));
 }
 
 /* Without the notification markers are found by asking. */

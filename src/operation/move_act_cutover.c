@@ -306,6 +306,14 @@ void act_open(struct move_op *op)
 
 /* ---- settling ---- */
 
+static void target_settled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, NULL,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle_fence(%d, %L)", op_term(op),
+            op_record(op)->id);
+}
+
 void act_settle(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
@@ -313,7 +321,7 @@ void act_settle(struct move_op *op)
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
     opening_forget(op); /* the sessions of the fence are not needed any more */
     hold_drop(op);
-    act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, NULL,
+    act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, target_settled,
             "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d)", op_term(op), r->id,
             r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0));
 }

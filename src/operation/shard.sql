@@ -7,6 +7,7 @@
 --   tables    the distributed tables and their keys
 --   parts     these tables and their partitions, as last looked at
 --   gate      one row per move into this shard, never used twice; a row that is not visible is closed
+--   prepared_fence  the fence whose guards are there already and asleep
 --   routing   the routing table, for clients that prefer SQL to HTTP
 --
 -- SQLSTATEs: SHR01 wrong shard (re-read the routing table), SHR02 not during a move, SHR03 an older leader.
@@ -50,6 +51,14 @@ CREATE TABLE IF NOT EXISTS shardherd.gate (
     open boolean NOT NULL DEFAULT false,
     opened_lsn pg_lsn,
     opened_at timestamptz
+);
+
+CREATE TABLE IF NOT EXISTS shardherd.prepared_fence (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    move text NOT NULL,
+    lo bigint NOT NULL,
+    hi bigint NOT NULL,
+    epoch bigint NOT NULL           -- that the fence will give the shard
 );
 
 CREATE TABLE IF NOT EXISTS shardherd.routing (
@@ -184,34 +193,85 @@ BEGIN
         HINT = 'Read the routing table again and send the statement to the owner.';
 END $$;
 
--- (Re)writes the guards of one table. CREATE OR REPLACE resets ENABLE ALWAYS, so that is set again, and the
--- triggers are replaced and never dropped: dropping would wait for readers.
+-- (Re)writes row triggers of one table named prefix_insert, _update and _delete that refuse what the two conditions
+-- name, and a statement trigger for strict clients. CREATE OR REPLACE resets ENABLE ALWAYS, so the caller sets it
+-- again; triggers are replaced and never dropped: dropping would wait for readers.
+CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, new_refused text, old_refused text, call text,
+                                                   strict text, stale text, guard_epoch bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW '
+                   'WHEN (%s) EXECUTE FUNCTION %s', prefix, name, new_refused, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_update AFTER UPDATE ON %s FOR EACH ROW '
+                   'WHEN (%s OR %s) EXECUTE FUNCTION %s', prefix, name, new_refused, old_refused, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW '
+                   'WHEN (%s) EXECUTE FUNCTION %s', prefix, name, old_refused, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION shardherd.stale_epoch(%L)', strict, name, stale,
+                   guard_epoch);
+END $$;
+
+-- The WHEN clause "a strict client routed with another epoch".
+CREATE OR REPLACE FUNCTION shardherd.stale(guard_epoch bigint) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('coalesce(nullif(current_setting(''shardherd.epoch'', true), ''''), %L) <> %L', guard_epoch, guard_epoch)
+$$;
+
+-- The guards of one table. What a fence had woken sleeps again: these say it all.
 CREATE OR REPLACE FUNCTION shardherd.guard_table(name text, key text, type text, owned_los bigint[],
                                                  owned_his bigint[], guard_epoch bigint, move_arguments text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     new_inside text := shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
     old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
-    call text := format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, move_arguments);
 BEGIN
-    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_insert AFTER INSERT ON %s FOR EACH ROW '
-                   'WHEN (NOT (%s)) EXECUTE FUNCTION %s', name, new_inside, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_update AFTER UPDATE ON %s FOR EACH ROW '
-                   'WHEN (NOT (%s) OR NOT (%s)) EXECUTE FUNCTION %s', name, new_inside, old_inside, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_delete AFTER DELETE ON %s FOR EACH ROW '
-                   'WHEN (NOT (%s)) EXECUTE FUNCTION %s', name, old_inside, call);
     -- a shard with a gate is about to own more and loses nothing: its answers are right for every epoch
-    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_strict BEFORE INSERT OR UPDATE OR DELETE ON %s '
-                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION shardherd.stale_epoch(%L)', name,
-                   CASE WHEN move_arguments <> '' THEN 'false' ELSE format(
-                       'coalesce(nullif(current_setting(''shardherd.epoch'', true), ''''), %L) <> %L',
-                       guard_epoch, guard_epoch) END, guard_epoch);
+    PERFORM shardherd.make_triggers(name, 'shardherd_guard', format('NOT (%s)', new_inside), format('NOT (%s)', old_inside),
+                                    format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, move_arguments),
+                                    'shardherd_strict',
+                                    CASE WHEN move_arguments <> '' THEN 'false' ELSE shardherd.stale(guard_epoch) END,
+                                    guard_epoch);
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_guard_insert, '
                    'ENABLE ALWAYS TRIGGER shardherd_guard_update, ENABLE ALWAYS TRIGGER shardherd_guard_delete', name);
+    PERFORM FROM pg_trigger WHERE tgrelid = name::regclass AND tgname = 'shardherd_fence_insert' AND tgenabled <> 'D';
+    IF FOUND THEN
+        PERFORM shardherd.sleep_fence(name);
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION shardherd.sleep_fence(name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s DISABLE TRIGGER shardherd_fence_insert, DISABLE TRIGGER shardherd_fence_update, '
+                   'DISABLE TRIGGER shardherd_fence_delete, DISABLE TRIGGER shardherd_fence_strict', name);
+END $$;
+
+-- Beside the guards, which still let [lo, hi] pass, these refuse it; and strict clients are held to the epoch that
+-- fence_table() prepared.
+CREATE OR REPLACE FUNCTION shardherd.wake_fence(name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_fence_insert, '
+                   'ENABLE ALWAYS TRIGGER shardherd_fence_update, ENABLE ALWAYS TRIGGER shardherd_fence_delete, '
+                   'ENABLE TRIGGER shardherd_fence_strict, DISABLE TRIGGER shardherd_strict', name);
+END $$;
+
+-- What wake_fence() will wake, asleep.
+CREATE OR REPLACE FUNCTION shardherd.fence_table(name text, key text, type text, lo bigint, hi bigint,
+                                                 guard_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.make_triggers(
+        name, 'shardherd_fence',
+        format('(%s)', shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), ARRAY[lo], ARRAY[hi])),
+        format('(%s)', shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), ARRAY[lo], ARRAY[hi])),
+        format('shardherd.guard(%L, %L, %L)', key, type, guard_epoch), 'shardherd_fence_strict',
+        shardherd.stale(guard_epoch), guard_epoch);
+    PERFORM shardherd.sleep_fence(name);
 END $$;
 
 -- Guards of all distributed tables from shardherd.shard, which the caller has locked or we lock here.
--- gate_move: while not NULL, rows of that gate's range are decided by the gate row.
+-- gate_move: rows of that gate's range are decided by the gate row; NULL: by the gate that stands here, if any.
 CREATE OR REPLACE FUNCTION shardherd.install_guards(gate_move text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -221,9 +281,12 @@ DECLARE
     move_arguments text := '';
 BEGIN
     SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
-    IF gate_move IS NOT NULL THEN
-        SELECT * INTO STRICT g FROM shardherd.gate WHERE move = gate_move;
+    SELECT * INTO g FROM shardherd.gate WHERE move = gate_move OR gate_move IS NULL LIMIT 1;
+    IF FOUND THEN
         move_arguments := format(', %L, %L, %L, %L, %L', g.move, g.lo, g.hi, s.los, s.his);
+    ELSIF gate_move IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('move %s has no gate here', gate_move);
     END IF;
     FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
         PERFORM shardherd.guard_table(t.name, t.key, t.type, s.los, s.his, s.epoch, move_arguments);
@@ -604,6 +667,34 @@ BEGIN
     PERFORM shardherd.install_guards(move_id);
 END $$;
 
+-- On the source, before the fence: its guards, asleep, so that the fence has none to make (1.5 ms for two tables and
+-- more under load), only some to wake (0.4 ms). Nothing is done when they are there.
+CREATE OR REPLACE FUNCTION shardherd.prepare_fence(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
+                                                   new_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    PERFORM FROM shardherd.prepared_fence
+    WHERE move = move_id AND lo = range_lo AND hi = range_hi AND epoch = new_epoch
+    AND NOT EXISTS (SELECT FROM shardherd.tables d WHERE NOT EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = d.name::regclass AND tgname = 'shardherd_fence_insert'));
+    IF FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM shardherd.lock_tables();
+    IF EXISTS (SELECT FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' AND tgenabled <> 'D') THEN
+        PERFORM shardherd.install_guards(); -- a fence that was never settled: its guards are not to be replaced
+    END IF;
+    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+        PERFORM shardherd.fence_table(t.name, t.key, t.type, range_lo, range_hi, new_epoch);
+    END LOOP;
+    INSERT INTO shardherd.prepared_fence (move, lo, hi, epoch) VALUES (move_id, range_lo, range_hi, new_epoch)
+    ON CONFLICT (one) DO UPDATE SET move = excluded.move, lo = excluded.lo, hi = excluded.hi, epoch = excluded.epoch;
+END $$;
+
 -- On the source, inside the fence transaction: give [lo, hi] away. The caller holds the table locks.
 CREATE OR REPLACE FUNCTION shardherd.fence(move_id text, lo bigint, hi bigint, expected_epoch bigint, new_epoch bigint)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -612,6 +703,7 @@ DECLARE
     new_los bigint[] := '{}';
     new_his bigint[] := '{}';
     owned boolean := false;
+    name text;
 BEGIN
     PERFORM set_config('shardherd.operation', move_id, true);
     SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
@@ -640,7 +732,28 @@ BEGIN
             MESSAGE = format('shard %s does not own %s..%s', s.name, lo, hi);
     END IF;
     UPDATE shardherd.shard SET epoch = new_epoch, los = new_los, his = new_his;
-    PERFORM shardherd.install_guards();
+    DELETE FROM shardherd.prepared_fence p
+    WHERE p.move = move_id AND p.lo = fence.lo AND p.hi = fence.hi AND p.epoch = new_epoch;
+    IF NOT FOUND THEN
+        PERFORM shardherd.install_guards();
+        RETURN;
+    END IF;
+    FOR name IN SELECT t.name FROM shardherd.tables t ORDER BY t.name LOOP
+        PERFORM shardherd.wake_fence(name);
+    END LOOP;
+END $$;
+
+-- On the source, after the opening: plain guards in place of what the fence has woken.
+CREATE OR REPLACE FUNCTION shardherd.settle_fence(my_term bigint, move_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', move_id, true);
+    PERFORM FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' AND tgenabled <> 'D';
+    IF FOUND THEN
+        PERFORM shardherd.lock_tables();
+        PERFORM shardherd.install_guards();
+    END IF;
 END $$;
 
 -- Sequences of the database (ours left out) with the value up to which others may not be handed out again.
@@ -734,6 +847,8 @@ BEGIN
     PERFORM set_config('shardherd.operation', 'warm-up', true);
     CREATE TEMPORARY TABLE shardherd_warm_up (k bigint NOT NULL) ON COMMIT DROP;
     PERFORM shardherd.guard_table('pg_temp.shardherd_warm_up', 'k', 'bigint', '{0}', '{1}', 0, '');
+    PERFORM shardherd.fence_table('pg_temp.shardherd_warm_up', 'k', 'bigint', 0, 1, 0);
+    PERFORM shardherd.wake_fence('pg_temp.shardherd_warm_up');
     PERFORM count(*) FROM shardherd.sequences(0);
     PERFORM shardherd.fence('', 0, 0, -1, -1);
 EXCEPTION WHEN object_not_in_prerequisite_state THEN

@@ -104,9 +104,15 @@ class Shard:
         with self.replicating() as connection:
             self.run(sql, *params, on=connection)
 
-    def fence(self, lo, hi, old=1, new=2, tables=None, on=None):
-        """The fence of a move on its source, as the manager makes it."""
+    def prepare_fence(self, lo, hi, new=2):
+        self.run("SELECT shardherd.prepare_fence(1, 'm1', %s, %s, %s)", lo, hi, new)
+
+    def fence(self, lo, hi, old=1, new=2, tables=None, on=None, prepared=True):
+        """The fence of a move on its source, as the manager makes it; not prepared: the table was published
+        for another move between the rehearsal and the fence."""
         connection = on or self.connect()
+        if prepared:
+            self.prepare_fence(lo, hi, new)
         names = tables or [name for (name,) in self.run("SELECT name FROM shardherd.tables ORDER BY name")]
         with connection.transaction():
             if on is None:
