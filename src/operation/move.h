@@ -192,6 +192,7 @@ struct move {
     bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
     enum move_action retry; /* the action that ACT_WAIT leads back to */
     bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
+    bool routing;     /* ... and has not ended yet: the opening is prepared meanwhile */
     bool journaling;  /* ACT_JOURNAL of a new state is under way */
     bool undo_wanted; /* once the present action is done */
     struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */

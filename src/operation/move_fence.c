@@ -1,12 +1,12 @@
 /*
  * The fence and the opening.
  *
- * Happy path: LOCK; then side by side FENCE (S's guards), MARKER (S to T) and ROUTE; PREPARE_OPEN; COMMIT;
- * OPEN. What can be done of the opening before the COMMIT is done while S's writers wait anyway: as soon as
- * they may go on, they and we share the processors. Failures: anything before COMMIT was sent rolls back,
- * publishes the old owner, pauses and goes through the rehearsal again, FENCE_TRIES times, then the move is
- * undone. A COMMIT whose answer was lost is resolved by asking S after our old backend is gone. After the
- * commit there is only forward: OPEN until it succeeds.
+ * Happy path: LOCK; then side by side ROUTE, FENCE (S's guards) and MARKER (S to T); PREPARE_OPEN as soon as
+ * both of the latter are there; COMMIT when all of them are; OPEN. What can be done of the opening before the
+ * COMMIT is done while S's writers wait anyway: as soon as they may go on, they and we share the processors.
+ * Failures: anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the
+ * rehearsal again, FENCE_TRIES times, then the move is undone. A COMMIT whose answer was lost is resolved by
+ * asking S after our old backend is gone. After the commit there is only forward: OPEN until it succeeds.
  */
 #include <string.h>
 
@@ -79,13 +79,15 @@ static void back_out_done(struct move *m, enum move_action action, const struct 
         backed_out(m);
 }
 
-static void inside_done(struct move *m, const struct move_outcome *o)
+static void inside_done(struct move *m, enum move_action action, const struct move_outcome *o)
 {
     if (o->err.code != ERRC_NONE) {
         back_out(m, &o->err);
         return;
     }
-    if (m->outstanding > 0)
+    if (action == ACT_ROUTE)
+        m->routing = false;
+    if (m->outstanding > (m->routing ? 1 : 0))
         return;
     m->phase = FENCE_PREPARE;
     move_act(m, ACT_PREPARE_OPEN);
@@ -97,6 +99,8 @@ static void prepared(struct move *m, const struct move_outcome *o)
         back_out(m, &o->err);
         return;
     }
+    if (m->outstanding > 0) /* the opening, or the routing table that took longer than all the rest */
+        return;
     m->phase = FENCE_COMMIT;
     m->committing_ns = m->driver->now(m->driver);
     move_act(m, ACT_COMMIT);
@@ -110,7 +114,7 @@ static void locked(struct move *m, const struct move_outcome *o)
     }
     m->locked_ns = m->driver->now(m->driver);
     m->phase = FENCE_INSIDE;
-    m->routed = true;
+    m->routed = m->routing = true;
     /* The guards come last: theirs is the one answer that takes a processor all the time, perhaps ours. */
     move_act(m, ACT_MARKER);
     move_act(m, ACT_ROUTE);
@@ -172,7 +176,7 @@ void fence_done(struct move *m, enum move_action action, const struct move_outco
         locked(m, o);
         break;
     case FENCE_INSIDE:
-        inside_done(m, o);
+        inside_done(m, action, o);
         break;
     case FENCE_PREPARE:
         prepared(m, o);

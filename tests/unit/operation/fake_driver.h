@@ -85,11 +85,12 @@ static void check_fence_rules(struct fake *f, enum move_action action)
         rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
         break;
     case ACT_PREPARE_OPEN:
-        rule(f, f->locked && f->fence_done && f->marker_done && f->route_done,
-             "PREPARE_OPEN only when guards, marker and routing table succeeded in this try");
+        rule(f, f->locked && f->fence_done && f->marker_done,
+             "PREPARE_OPEN only when guards and marker succeeded in this try");
         break;
     case ACT_COMMIT:
-        rule(f, f->locked && f->prepared, "COMMIT only when the opening was prepared in this try");
+        rule(f, f->locked && f->prepared && f->route_done,
+             "COMMIT only when the opening was prepared and the routing table stored in this try");
         break;
     case ACT_UNROUTE:
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
