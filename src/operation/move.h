@@ -59,11 +59,11 @@ const char *move_state_name(enum move_state state); /* "catch_up" */
 
 enum fence_phase {
     FENCE_NONE,
-    FENCE_LOCK,     /* waiting for the lock on S */
-    FENCE_INSIDE,   /* guards on S, marker to T and routing table, side by side */
-    FENCE_PREPARE,  /* waiting for the opening's transaction on T, which is not committed yet */
-    FENCE_COMMIT,   /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
-    FENCE_OPEN,     /* S refuses R; open the gate on T until it is done */
+    FENCE_LOCK,   /* waiting for the lock on S */
+    FENCE_INSIDE, /* side by side: marker to T, routing table, guards on S and then the opening, prepared on T
+                   */
+    FENCE_COMMIT, /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
+    FENCE_OPEN,   /* S refuses R; open the gate on T until it is done */
     FENCE_BACK_OUT, /* waiting for what runs side by side, then rollback, then the old owner is published */
     FENCE_RESOLVE,  /* end our old backend on S, take the control row, read who owns R */
     FENCE_PAUSE     /* the timer between two tries */
@@ -192,7 +192,6 @@ struct move {
     bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
     enum move_action retry; /* the action that ACT_WAIT leads back to */
     bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
-    bool routing;     /* ... and has not ended yet: the opening is prepared meanwhile */
     bool journaling;  /* ACT_JOURNAL of a new state is under way */
     bool undo_wanted; /* once the present action is done */
     struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */

@@ -111,7 +111,8 @@ void act_fence(struct move_op *op)
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
 static bool was_committed(const struct pg_reply *reply)
 {
-    return reply->err == NULL && reply->count == 1 && strcmp(PQcmdStatus(reply->results[0]), "COMMIT") == 0;
+    return reply->err == NULL && reply->count > 0 &&
+           strcmp(PQcmdStatus(reply->results[reply->count - 1]), "COMMIT") == 0;
 }
 
 static void committed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -239,9 +240,10 @@ static void opening_prepared(struct move_op *op, enum move_action action, const 
 }
 
 /*
- * What the opening writes, among it X, comes after the marker: T has all of S's changes by then. It is not to
- * be seen before its COMMIT, which is sent after S's was answered, or never. Until then it holds T's control
- * row, so that a newer manager ends it or waits for it before it reads anything (A5).
+ * What the opening writes is not to be seen before its COMMIT, which is sent after S's was answered, or
+ * never. Until then it holds T's control row, so that a newer manager ends it or waits for it before it reads
+ * anything (A5). X comes with the COMMIT: T has all of S's changes only since the marker, which may still be
+ * on its way.
  */
 void act_prepare_open(struct move_op *op)
 {
@@ -299,7 +301,8 @@ void act_open(struct move_op *op)
     bool prepared = op->opener_session != 0 && link_session(&op->opener) == op->opener_session;
     op->opener_session = 0;
     if (prepared)
-        act_sql_any(op, &op->opener, ACT_OPEN, SQL_TIMEOUT_NS, opening_committed, "COMMIT");
+        act_sql_any(op, &op->opener, ACT_OPEN, SQL_TIMEOUT_NS, opening_committed,
+                    "SELECT shardherd.opened(%L); COMMIT", op_record(op)->id);
     else /* after a crash or a lost answer */
         open_anew(op);
 }

@@ -1,12 +1,12 @@
 /*
  * The fence and the opening.
  *
- * Happy path: LOCK; then side by side ROUTE, FENCE (S's guards) and MARKER (S to T); PREPARE_OPEN as soon as
- * both of the latter are there; COMMIT when all of them are; OPEN. What can be done of the opening before the
- * COMMIT is done while S's writers wait anyway: as soon as they may go on, they and we share the processors.
- * Failures: anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the
- * rehearsal again, FENCE_TRIES times, then the move is undone. A COMMIT whose answer was lost is resolved by
- * asking S after our old backend is gone. After the commit there is only forward: OPEN until it succeeds.
+ * Happy path: LOCK; then side by side MARKER (S to T), ROUTE, and FENCE (S's guards) followed by
+ * PREPARE_OPEN; COMMIT when all of them are there; OPEN. What can be done of the opening before the COMMIT is
+ * done while S's writers wait anyway: as soon as they may go on, they and we share the processors. Failures:
+ * anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the rehearsal
+ * again, FENCE_TRIES times, then the move is undone. A COMMIT whose answer was lost is resolved by asking S
+ * after our old backend is gone. After the commit there is only forward: OPEN until it succeeds.
  */
 #include <string.h>
 
@@ -85,21 +85,9 @@ static void inside_done(struct move *m, enum move_action action, const struct mo
         back_out(m, &o->err);
         return;
     }
-    if (action == ACT_ROUTE)
-        m->routing = false;
-    if (m->outstanding > (m->routing ? 1 : 0))
-        return;
-    m->phase = FENCE_PREPARE;
-    move_act(m, ACT_PREPARE_OPEN);
-}
-
-static void prepared(struct move *m, const struct move_outcome *o)
-{
-    if (o->err.code != ERRC_NONE) {
-        back_out(m, &o->err);
-        return;
-    }
-    if (m->outstanding > 0) /* the opening, or the routing table that took longer than all the rest */
+    if (action == ACT_FENCE) /* its answer says up to where sequences were used */
+        move_act(m, ACT_PREPARE_OPEN);
+    if (m->outstanding > 0)
         return;
     m->phase = FENCE_COMMIT;
     m->committing_ns = m->driver->now(m->driver);
@@ -114,7 +102,7 @@ static void locked(struct move *m, const struct move_outcome *o)
     }
     m->locked_ns = m->driver->now(m->driver);
     m->phase = FENCE_INSIDE;
-    m->routed = m->routing = true;
+    m->routed = true;
     /* The guards come last: theirs is the one answer that takes a processor all the time, perhaps ours. */
     move_act(m, ACT_MARKER);
     move_act(m, ACT_ROUTE);
@@ -177,9 +165,6 @@ void fence_done(struct move *m, enum move_action action, const struct move_outco
         break;
     case FENCE_INSIDE:
         inside_done(m, action, o);
-        break;
-    case FENCE_PREPARE:
-        prepared(m, o);
         break;
     case FENCE_COMMIT:
         if (o->err.code == ERRC_NONE)

@@ -770,7 +770,7 @@ $$;
 
 -- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
 -- that owns the range already (the opening was settled before a crash) answers with its present position.
--- Called before the fence's COMMIT on the source, after the marker, in a transaction that is committed only after it.
+-- Called before the fence's COMMIT on the source, in a transaction that is committed only after it, with opened().
 CREATE OR REPLACE FUNCTION shardherd.open_gate(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
                                                names text[], wanted bigint[])
 RETURNS pg_lsn LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -799,6 +799,14 @@ BEGIN
             MESSAGE = format('move %s has no gate here', move_id);
     END IF;
     RETURN result;
+END $$;
+
+-- In the transaction of an opening that was begun before the target had all changes of the source: its position is now.
+CREATE OR REPLACE FUNCTION shardherd.opened(move_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    UPDATE shardherd.gate SET opened_lsn = pg_current_wal_insert_lsn(), opened_at = clock_timestamp()
+    WHERE move = move_id AND open AND xmin = pg_current_xact_id()::xid; -- one that was committed keeps its own
 END $$;
 
 -- On the target, after the opening: the range becomes part of what the shard owns, plain guards again, and the
@@ -858,6 +866,7 @@ END $$;
 CREATE OR REPLACE FUNCTION shardherd.warm_up_opening(my_term bigint, range_lo bigint, range_hi bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM shardherd.opened('');
     PERFORM shardherd.open_gate(my_term, '', range_lo, range_hi, '{}', '{}');
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     NULL; -- no gate has an empty name

@@ -85,12 +85,12 @@ static void check_fence_rules(struct fake *f, enum move_action action)
         rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
         break;
     case ACT_PREPARE_OPEN:
-        rule(f, f->locked && f->fence_done && f->marker_done,
-             "PREPARE_OPEN only when guards and marker succeeded in this try");
+        rule(f, f->locked && f->fence_done, "PREPARE_OPEN only when the guards succeeded in this try");
         break;
     case ACT_COMMIT:
-        rule(f, f->locked && f->prepared && f->route_done,
-             "COMMIT only when the opening was prepared and the routing table stored in this try");
+        rule(f, f->locked && f->marker_done && f->route_done && f->prepared,
+             "COMMIT only when the marker came, the routing table was stored and the opening prepared in "
+             "this try");
         break;
     case ACT_UNROUTE:
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
