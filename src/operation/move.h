@@ -163,6 +163,7 @@ struct move_record {
 struct move_outcome {
     struct err err;                                         /* ERRC_NONE = success */
     bool source_owns, target_owns, gate_open, target_known; /* of ACT_INSPECT and ACT_RESOLVE */
+    uint64_t lock_ns; /* of ACT_LOCK: when the lock was asked for, in a transaction that was there already */
 };
 
 struct move;

@@ -38,30 +38,40 @@ void act_burn_gate(struct move_op *op)
 /* FENCE and COMMIT belong to the transaction of this session: see link_exec_in(). */
 static void locked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
+    const struct move_outcome outcome = {.lock_ns = op->fence_started_ns};
     (void)reply;
-    op->fence_session = link_session(&op->source);
-    act_done(op, action, NULL);
+    act_outcome(op, action, &outcome);
 }
 
-void act_lock(struct move_op *op)
+/* statement_timeout bounds the LOCK of all tables together (B4) */
+static void fence_begun(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct fleet_database *db = op_database(op);
+    (void)reply;
     struct buf tables = {0};
     for (size_t i = 0; db != NULL && i < db->routing->table_count; i++)
         buf_printf(&tables, "%s%s", i > 0 ? ", " : "", db->routing->tables[i].table);
     if (tables.length == 0) {
-        act_fail(op, ACT_LOCK, ERRC_NOT_FOUND, "the database has no tables any more");
+        act_fail(op, action, ERRC_NOT_FOUND, "the database has no tables any more");
         return;
     }
+    op->fence_session = link_session(&op->source);
     op->fence_started_ns = op_now(op);
-    /* statement_timeout bounds the LOCK of all tables together (B4), deadlock_timeout makes autovacuum give
-     * way (B1), idle_in_transaction_session_timeout ends the fence of a manager that fell silent (B2) */
-    act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, locked,
-            "BEGIN; SET LOCAL statement_timeout = '%s'; SET LOCAL deadlock_timeout = '5ms'; "
-            "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT shardherd.check_term(%d); "
-            "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; SET LOCAL statement_timeout = '200ms'",
-            "100ms", op_term(op), buf_text(&tables));
+    act_sql_in(op, &op->source, op->fence_session, action, FENCE_BOUND_NS, locked,
+               "LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE; SET LOCAL statement_timeout = '200ms'",
+               buf_text(&tables));
     buf_free(&tables);
+}
+
+/* The transaction comes first, so that nothing but the lock is between its request and its grant.
+ * deadlock_timeout makes autovacuum give way (B1), idle_in_transaction_session_timeout ends the fence of a
+ * manager that fell silent (B2). */
+void act_lock(struct move_op *op)
+{
+    act_sql(op, &op->source, ACT_LOCK, FENCE_BOUND_NS, fence_begun,
+            "BEGIN; SET LOCAL statement_timeout = '%s'; SET LOCAL deadlock_timeout = '5ms'; "
+            "SET LOCAL idle_in_transaction_session_timeout = '1s'; SELECT shardherd.check_term(%d)",
+            "100ms", op_term(op));
 }
 
 void sequences_free(struct move_op *op)
@@ -101,11 +111,11 @@ void act_fence(struct move_op *op)
         act_fail(op, ACT_FENCE, ERRC_NOT_FOUND, "the database was deleted");
         return;
     }
-    hold_writers(op);
     act_sql_in(op, &op->source, op->fence_session, ACT_FENCE, FENCE_BOUND_NS, fenced,
                "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)",
                r->id, r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
                (int64_t)SEQUENCE_GAP);
+    hold_writers(op);
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */

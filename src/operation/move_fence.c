@@ -25,7 +25,7 @@ void fence_begin(struct move *m)
 {
     m->record.fence_attempts++;
     m->routed = false;
-    m->lock_ns = m->driver->now(m->driver);
+    m->lock_ns = 0;
     m->phase = FENCE_LOCK; /* no report in here: every microsecond is a write that waits */
     move_act(m, ACT_LOCK);
 }
@@ -100,13 +100,14 @@ static void locked(struct move *m, const struct move_outcome *o)
         back_out(m, &o->err);
         return;
     }
+    m->lock_ns = o->lock_ns;
     m->locked_ns = m->driver->now(m->driver);
     m->phase = FENCE_INSIDE;
     m->routed = true;
-    /* The guards come last: theirs is the one answer that takes a processor all the time, perhaps ours. */
+    /* The longest chain comes first. */
+    move_act(m, ACT_FENCE);
     move_act(m, ACT_MARKER);
     move_act(m, ACT_ROUTE);
-    move_act(m, ACT_FENCE);
 }
 
 static void committed(struct move *m)

@@ -264,6 +264,8 @@ static void tell(struct fake *f, enum move_action action, struct move_outcome *o
     f->marker_done |= action == ACT_MARKER;
     f->route_done |= action == ACT_ROUTE;
     f->prepared |= action == ACT_PREPARE_OPEN;
+    if (action == ACT_LOCK)
+        o->lock_ns = fake_now(&f->driver);
     if (action == ACT_COMMIT)
         f->told_gone = true;
     if (action == ACT_RESOLVE || action == ACT_INSPECT) {
