@@ -335,6 +335,25 @@ def test_fence_beside_the_gate_of_another_move(accounts, prepared):
     assert accounts.ranges() == (3, [(middle, MOST)])
 
 
+def test_position_of_an_opening_that_was_begun_early(accounts):
+    """X is after all that the target got while the opening was prepared; a committed one keeps its own."""
+    _, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm1', %s, %s)", middle, MOST)
+    opener = accounts.connect(autocommit=False)
+    early = open_gate(accounts, lo=middle, on=opener)
+    accounts.place("UPDATE accounts SET v = 8 WHERE k = %s", high)
+    got = accounts.value("SELECT pg_current_wal_insert_lsn()")
+    refuses(accounts, high, 1)  # the opening is seen by nobody yet
+    accounts.run("SELECT shardherd.opened('m1')", on=opener)
+    opener.commit()
+    assert accounts.run("UPDATE accounts SET v = 9 WHERE k = %s", high) == 1
+    opened = accounts.value("SELECT opened_lsn FROM shardherd.gate")
+    assert accounts.value("SELECT %s::pg_lsn < %s::pg_lsn AND %s::pg_lsn <= %s::pg_lsn", early, got, got, opened)
+    accounts.run("SELECT shardherd.opened('m1')")
+    assert open_gate(accounts, lo=middle) == opened
+
+
 def test_table_that_was_added_is_prepared_as_well(accounts):
     accounts.prepare_fence(0, MOST)
     accounts.run("CREATE TABLE more (k bigint PRIMARY KEY, v int)")

@@ -72,23 +72,6 @@ def test_gate_closed_open_settled(target):
     assert open_gate(shard) is not None  # again, settled already
 
 
-def test_position_of_an_opening_that_was_begun_early(target):
-    """X is after all that the target got while the opening was prepared; a committed one keeps its own."""
-    shard, opener = target, target.connect(autocommit=False)
-    early = open_gate(shard, on=opener)
-    shard.place("UPDATE accounts SET v = 8 WHERE k = %s", shard.owned[0])
-    got = shard.value("SELECT pg_current_wal_insert_lsn()")
-    with shard.refused("SHR01"):
-        write(shard)  # seen by nobody yet
-    shard.run("SELECT shardherd.opened('m1')", on=opener)
-    opener.commit()
-    assert write(shard) == 1
-    opened = shard.value("SELECT opened_lsn FROM shardherd.gate")
-    assert shard.value("SELECT %s::pg_lsn < %s::pg_lsn AND %s::pg_lsn <= %s::pg_lsn", early, got, got, opened)
-    shard.run("SELECT shardherd.opened('m1')")
-    assert open_gate(shard) == opened
-
-
 def test_gate_beside_what_the_target_owns(target):
     """A target that owns other ranges goes on serving them, gate or no gate, strict or not."""
     shard = target
