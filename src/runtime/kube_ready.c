@@ -10,6 +10,9 @@
 #include "runtime/kube_pod.h"
 
 #define TICK_NS ENV_NS_PER_S
+/* Between two looks at the events of an object that goes on missing something: double each time. */
+#define FIRST_PAUSE_NS   (3 * ENV_NS_PER_S)
+#define LONGEST_PAUSE_NS (30 * ENV_NS_PER_S)
 
 /*
  *   IDLE --> WATCHING <--> ASKING
@@ -109,21 +112,44 @@ static yyjson_doc *answer_take(struct kube_ready *r, const struct k8s_answer *a)
     return a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
 }
 
+/* What is missing, and what the events of the object that should bring it said last. */
+static void say_missing(struct kube_ready *r)
+{
+    char text[sizeof r->reason];
+    const struct kube_pod *pod = pod_now(r);
+    if (r->missing == MISSING_POD && r->event[0] != '\0')
+        (void)snprintf(text, sizeof text, "StatefulSet %s cannot make pod %s: %s", r->name, r->pod, r->event);
+    else if (r->missing == MISSING_POD)
+        (void)snprintf(text, sizeof text, "StatefulSet %s has not made pod %s yet", r->name, r->pod);
+    else if (r->event[0] != '\0')
+        (void)snprintf(text, sizeof text, "pod %s waits for its volume: claim data-%s is not bound: %s",
+                       r->pod, r->pod, r->event);
+    else
+        (void)snprintf(text, sizeof text, "%s", pod != NULL ? pod->trouble : r->reason);
+    because(r, text);
+}
+
 static void on_event(const struct k8s_answer *a, void *data)
 {
     struct kube_ready *r = data;
     yyjson_doc *doc = answer_take(r, a);
     char text[sizeof r->event];
-    if (doc != NULL && kube_event_newest(yyjson_doc_get_root(doc), text, sizeof text))
+    if (doc == NULL)
+        return;
+    if (kube_event_newest(yyjson_doc_get_root(doc), text, sizeof text)) {
         (void)snprintf(r->event, sizeof r->event, "%s", text);
+        say_missing(r);
+    }
     yyjson_doc_free(doc);
 }
 
-static void ask_events(struct kube_ready *r, const char *kind, const char *name)
+static void ask_events(struct kube_ready *r)
 {
-    char *query = mem_printf("fieldSelector=type%%3DWarning%%2CinvolvedObject.kind%%3D%s%%2C"
-                             "involvedObject.name%%3D%s&limit=100",
-                             kind, name);
+    bool pod = r->missing == MISSING_POD;
+    char *query =
+        mem_printf("fieldSelector=type%%3DWarning%%2CinvolvedObject.kind%%3D%s%%2C"
+                   "involvedObject.name%%3D%s%s&limit=100",
+                   pod ? "StatefulSet" : "PersistentVolumeClaim", pod ? "" : "data-", pod ? r->name : r->pod);
     ask(r, mem_printf("/api/v1/namespaces/%s/events", r->name_space), query, on_event);
     free(query);
 }
@@ -190,48 +216,48 @@ static void ask_agent(struct kube_ready *r, const struct kube_pod *pod)
 
 /* ---- looking ---- */
 
-static void look_missing(struct kube_ready *r)
+static void look_missing(struct kube_ready *r, enum kube_missing missing)
 {
-    char text[sizeof r->reason];
-    if (r->event[0] != '\0')
-        (void)snprintf(text, sizeof text, "StatefulSet %s cannot make pod %s: %s", r->name, r->pod, r->event);
-    else
-        (void)snprintf(text, sizeof text, "StatefulSet %s has not made pod %s yet", r->name, r->pod);
-    because(r, text);
-    ask_events(r, "StatefulSet", r->name);
+    uint64_t now = loop_now(k8s_client_loop(r->client));
+    if (r->missing != missing) {
+        r->missing = missing;
+        r->event[0] = '\0';
+        r->ask_ns = now;
+        r->pause_ns = FIRST_PAUSE_NS;
+    }
+    say_missing(r);
+    if (now < r->ask_ns)
+        return;
+    r->ask_ns = now + r->pause_ns;
+    r->pause_ns = 2 * r->pause_ns < LONGEST_PAUSE_NS ? 2 * r->pause_ns : LONGEST_PAUSE_NS;
+    ask_events(r);
 }
 
-static void look_unbound(struct kube_ready *r, const struct kube_pod *pod)
+static bool waits_for_claim(const struct kube_pod *pod)
 {
-    char text[sizeof r->reason];
-    char *claim = mem_printf("data-%s", r->pod);
-    if (r->event[0] != '\0')
-        (void)snprintf(text, sizeof text, "pod %s waits for its volume: claim %s is not bound: %s", r->pod,
-                       claim, r->event);
-    else
-        (void)snprintf(text, sizeof text, "%s", pod->trouble);
-    because(r, text);
-    ask_events(r, "PersistentVolumeClaim", claim);
-    free(claim);
+    return pod->unscheduled && (strstr(pod->trouble, "PersistentVolumeClaim") != NULL ||
+                                strstr(pod->trouble, "persistentvolumeclaim") != NULL);
 }
 
 static void look(struct kube_ready *r)
 {
     const struct kube_pod *pod = pod_now(r);
     if (pod == NULL) {
-        look_missing(r);
-    } else if (pod->ready) {
+        look_missing(r, MISSING_POD);
+        return;
+    }
+    if (waits_for_claim(pod)) {
+        look_missing(r, MISSING_VOLUME);
+        return;
+    }
+    r->missing = MISSING_NOTHING;
+    if (pod->ready)
         ask(r, mem_printf("/apis/apps/v1/namespaces/%s/statefulsets/%s", r->name_space, r->name), NULL,
             on_set);
-    } else if (pod->unscheduled && (strstr(pod->trouble, "PersistentVolumeClaim") != NULL ||
-                                    strstr(pod->trouble, "persistentvolumeclaim") != NULL)) {
-        look_unbound(r, pod);
-    } else if (pod->running && pod->address[0] != '\0') {
+    else if (pod->running && pod->address[0] != '\0')
         ask_agent(r, pod);
-    } else {
-        r->event[0] = '\0';
+    else
         because(r, pod->trouble);
-    }
 }
 
 static void look_task(struct loop_task *task, void *data)

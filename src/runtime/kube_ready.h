@@ -11,6 +11,9 @@
 #include "k8s/watch.h"
 #include "loop/loop.h"
 
+/* What the events of an object are asked for. */
+enum kube_missing { MISSING_NOTHING, MISSING_POD, MISSING_VOLUME };
+
 struct kube_ready;
 typedef void (*kube_ready_cb)(struct kube_ready *ready, const struct err *err, void *data);
 
@@ -39,7 +42,10 @@ struct kube_ready {
     char *path; /* of the call */
     bool synced, canceled;
     char reason[480];
+    enum kube_missing missing;
     char event[400]; /* what the StatefulSet's or the claim's events said last */
+    uint64_t ask_ns; /* when they are asked for again */
+    uint64_t pause_ns;
     struct err err;
 };
 

@@ -262,6 +262,15 @@ def test_an_instance_that_does_not_start_says_why(rig, why):
     assert list(rig.ensure("s1")) == ["shop-s1-0"]
 
 
+def event_lists(cluster):
+    """How often events were listed, by anyone."""
+    text = cluster.request("GET", "/metrics")[1]
+    lines = [line for line in text.splitlines() if line.startswith("apiserver_request_total{")]
+    return sum(
+        float(line.rpartition(" ")[2]) for line in lines if 'resource="events"' in line and 'verb="LIST"' in line
+    )
+
+
 def test_a_pod_that_admission_refuses(rig, cluster):
     quota = {
         "apiVersion": "v1",
@@ -275,6 +284,9 @@ def test_a_pod_that_admission_refuses(rig, cluster):
         rig.write(shards=1)
         text = rig.wait_progress("StatefulSet shop-s1 cannot make pod shop-s1-0: FailedCreate:", "ensure", "s1")
         assert "exceeded quota: none" in text
+        before = event_lists(cluster)
+        assert refusal(rig.run("ensure", "s1", timeout="8s", code=1))[0] == "timeout"
+        assert 1 <= event_lists(cluster) - before <= 3  # at once, after 3 s, and 6 s later, not each second
     finally:
         cluster.delete("ResourceQuota", "none")
 
