@@ -6,6 +6,7 @@ cluster addresses, DNS and the volumes are one program (tools/cmd/kubelet), buil
 sources. Needs root.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import http.client
@@ -220,11 +221,15 @@ class Cluster(ControlPlane):
             shutil.rmtree(self.dir / name, ignore_errors=True)
 
     def remove_old_cgroups(self):
-        """Those of a test run that was killed; its processes its guard has ended."""
+        """Those of a test run that was killed, with what its guard did not end."""
         for path in Path("/sys/fs/cgroup").rglob("shardherd-*-*"):
             name = path.name.removeprefix("shardherd-")
-            if not Path("/proc", name.split("-")[0]).exists():
-                self.remove_cgroups(name)
+            if Path("/proc", name.split("-")[0]).exists():
+                continue
+            for process in [pid for procs in path.rglob("cgroup.procs") for pid in procs.read_text().split()]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(process), signal.SIGKILL)
+            self.remove_cgroups(name)
 
     def remove_cgroups(self, name):
         """What a kubelet that was killed left; a killed process leaves its cgroup a moment later."""
