@@ -260,5 +260,6 @@ void kube_databases_text(const struct kube_databases *all, char *out, size_t siz
     if (facts.last_error.code != ERRC_NONE)
         snprintf(out, size, "%zu databases known, the watch fails: %s", count, facts.last_error.message);
     else
-        snprintf(out, size, "%zu databases, watch %s", count, facts.state);
+        snprintf(out, size, "%zu databases, watch %s, begun anew %llu times", count, facts.state,
+                 (unsigned long long)facts.relists);
 }

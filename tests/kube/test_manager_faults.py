@@ -95,6 +95,33 @@ def test_the_api_server_goes_for_long_under_load(rig):
     rig.wait_database()
 
 
+def restarts(pod):
+    return [c["restartCount"] for c in pod["status"]["containerStatuses"]]
+
+
+def test_the_watch_is_too_old(rig):
+    """Cut off while objects change, and the API server's memory of the changes is gone (410): all is read anew."""
+    if rig.database() is None:
+        make(rig, **CALM)
+    pods = rig.managers()
+    for pod in pods:
+        rig.pod(name_of(pod), "cut")
+    try:
+        for threshold in range(700, 720):
+            rig.patch(f"{DATABASES}/shop", {"spec": {"balance": {"threshold": threshold}}})
+        rig.compact()
+        rig.parts["kube-apiserver"].kill()
+        rig.start()
+    finally:
+        for pod in pods:
+            rig.pod(name_of(pod), "restore")
+    leader = rig.wait(rig.leader, 90, "a manager leads again")
+    rig.wait_database()  # as the objects are now
+    before = next(p for p in pods if name_of(p) == name_of(leader))
+    assert restarts(leader) == restarts(before), "it was not read anew, it was started anew"
+    assert "databases, watch watching, begun anew 1 times" in text_of(rig, leader), text_of(rig, leader)
+
+
 def test_rights_are_taken_and_given_back(rig):
     if rig.database() is None:
         make(rig, **CALM)
