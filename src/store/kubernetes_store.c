@@ -20,6 +20,7 @@
 #include "k8s/resource_version.h"
 #include "k8s/watch.h"
 #include "store/store_impl.h"
+#include "store/watchers.h"
 
 #define PAGE_LIMIT    (128u * 1024u * 1024u) /* of one page of a list: 100 values of 1 MiB, escaped */
 #define OPEN_LIMIT_NS (30 * ENV_NS_PER_S)
@@ -43,22 +44,6 @@ struct job {
     void *data;
 };
 
-/* A change that waits to be shown. */
-struct event {
-    struct list node;
-    char *key, *value;
-    int64_t revision;
-};
-
-struct watcher {
-    struct store_watch base;
-    struct list node;
-    char *prefix;
-    int64_t after; /* revisions up to here were known when it began */
-    store_watch_cb cb;
-    void *data;
-};
-
 struct leadership {
     struct k8s_lease *lease;
     char *identity;
@@ -73,7 +58,8 @@ struct kubernetes_store {
     struct loop *loop;
     struct k8s_client *client;
     struct k8s_watch *watch;
-    struct list jobs, events, watchers;
+    struct list jobs;
+    struct watchers watchers;
     struct job *running;
     struct k8s_call *call;
     struct loop_task task; /* starts jobs, shows events */
@@ -82,7 +68,6 @@ struct kubernetes_store {
     char *collection; /* path */
     char *name;
     int64_t highest; /* revision of any of our writes */
-    int64_t showing; /* revision of the event that is being shown, else 0 */
     store_open_cb opened;
     void *opened_data;
     struct loop_timer open_limit;
@@ -384,48 +369,11 @@ static int kubernetes_write(struct store *store, const char *key, int64_t expect
 
 /* ---- watches ---- */
 
-static void event_free(struct event *e)
-{
-    list_remove(&e->node);
-    free(e->key);
-    free(e->value);
-    free(e);
-}
-
-static void event_show(struct kubernetes_store *s, const struct event *e)
-{
-    const struct store_entry entry = {e->key, e->value, e->revision};
-    s->showing = e->revision;
-    struct list *last = s->watchers.prev; /* one that begins in a callback does not see this event */
-    for (struct list *node = s->watchers.next, *next; node != &s->watchers; node = next) {
-        struct watcher *w = list_item(node, struct watcher, node);
-        bool end = node == last;
-        next = node->next;
-        if (w->cb != NULL && e->revision > w->after && text_starts_with(e->key, w->prefix))
-            w->cb(&entry, w->data);
-        if (w->cb == NULL) { /* stopped, perhaps in its own callback */
-            next = node->next;
-            list_remove(node);
-            free(w->prefix);
-            free(w);
-        }
-        if (end)
-            break;
-    }
-    s->showing = 0;
-}
-
-/* In order; what a running write may have made waits for its callback. */
+/* What a running write may have made waits for its callback. */
 static void events_show(struct kubernetes_store *s)
 {
-    while (!list_empty(&s->events) && !s->closing) {
-        struct event *e = list_item(list_first(&s->events), struct event, node);
-        if (s->running != NULL && s->running->kind == JOB_WRITE && strcmp(s->running->key, e->key) == 0)
-            return;
-        list_remove(&e->node);
-        event_show(s, e);
-        event_free(e);
-    }
+    bool writing = s->running != NULL && s->running->kind == JOB_WRITE;
+    watchers_show(&s->watchers, writing ? s->running->key : NULL, &s->closing);
 }
 
 struct kept {
@@ -462,11 +410,7 @@ static void object_changed(enum k8s_change change, const struct k8s_object *now,
     int64_t revision;
     if (s->opened != NULL || kept == NULL || !revision_of(version, &revision))
         return; /* what was there when we began is no change */
-    struct event *e = mem_zalloc(sizeof *e);
-    e->key = mem_strdup(kept->key);
-    e->value = change != K8S_DELETED ? mem_strdup(kept->value) : NULL;
-    e->revision = revision;
-    list_append(&s->events, &e->node);
+    watchers_add(&s->watchers, kept->key, change != K8S_DELETED ? kept->value : NULL, revision);
     loop_defer(s->loop, &s->task);
 }
 
@@ -476,20 +420,8 @@ static int kubernetes_watch(struct store *store, const char *prefix, store_watch
     struct kubernetes_store *s = of(store);
     if (s->closing)
         return err_set(err, ERRC_CLOSED, "%s is closed", s->name);
-    struct watcher *w = mem_zalloc(sizeof *w);
-    w->base.store = store;
-    w->prefix = mem_strdup(prefix);
-    w->after = s->showing != 0 ? s->showing : s->highest; /* in a callback: behind that change */
-    w->cb = cb;
-    w->data = data;
-    list_append(&s->watchers, &w->node);
-    *ret = &w->base;
+    *ret = watchers_begin(&s->watchers, store, prefix, s->highest, cb, data);
     return 0;
-}
-
-static void kubernetes_watch_stop(struct store_watch *watch)
-{
-    ((struct watcher *)(void *)watch)->cb = NULL; /* freed when the next event passes, or at the end */
 }
 
 /* ---- the leader ---- */
@@ -613,14 +545,7 @@ static void store_free(void *data)
     struct kubernetes_store *s = data;
     void (*closed)(void *data) = s->closed;
     void *closed_data = s->closed_data;
-    while (!list_empty(&s->events))
-        event_free(list_item(list_first(&s->events), struct event, node));
-    while (!list_empty(&s->watchers)) {
-        struct watcher *w = list_item(list_first(&s->watchers), struct watcher, node);
-        list_remove(&w->node);
-        free(w->prefix);
-        free(w);
-    }
+    watchers_free(&s->watchers);
     loop_task_cancel(&s->task);
     free(s->leader.identity);
     free(s->id);
@@ -711,7 +636,7 @@ static const struct store_backend kubernetes_backend = {
     .list = kubernetes_list,
     .compare_and_swap = kubernetes_write,
     .watch = kubernetes_watch,
-    .watch_stop = kubernetes_watch_stop,
+    .watch_stop = watchers_end,
     .lease = kubernetes_lease,
     .close = kubernetes_close,
     .name = kubernetes_name,
@@ -758,8 +683,7 @@ int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const ch
     s->opened = cb;
     s->opened_data = data;
     list_init(&s->jobs);
-    list_init(&s->events);
-    list_init(&s->watchers);
+    watchers_init(&s->watchers);
     s->task = (struct loop_task){.run = store_run, .data = s};
     list_init(&s->task.node);
     loop_timer_init(loop, &s->open_limit, open_too_late, s);
