@@ -71,15 +71,14 @@ void kdb_free(struct kdb *k)
 
 void kdb_tell(struct kdb *k, bool warning, const char *reason, const char *action, const char *note)
 {
-    const struct kube_event event = {.kind = "ShardedDatabase",
-                                     .name = k->name,
-                                     .uid = k->uid,
-                                     .warning = warning,
-                                     .reason = reason,
-                                     .action = action,
-                                     .note = note};
+    const struct k8s_reference regarding = {.api_version = "shardherd.io/v1alpha1",
+                                            .kind = "ShardedDatabase",
+                                            .name_space = k->all->o.name_space,
+                                            .name = k->name,
+                                            .uid = k->uid};
     if (!k->all->closing) /* then the events may be gone */
-        kube_events_tell(k->all->o.events, &event);
+        k8s_events_emit(k->all->o.events, &regarding, warning ? K8S_EVENT_WARNING : K8S_EVENT_NORMAL, reason,
+                        action, note);
 }
 
 void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool final)

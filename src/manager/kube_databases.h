@@ -16,7 +16,7 @@
 
 #include "k8s/client.h"
 #include "manager/databases.h"
-#include "manager/kube_events.h"
+#include "k8s/event.h"
 #include "runtime/kubernetes.h"
 
 struct kube_databases;
@@ -29,7 +29,7 @@ struct kube_databases_options {
     struct databases *databases;
     struct operations
         *operations; /* its services.term == 0: nothing is begun; services.runtime makes shards */
-    struct kube_events *events;
+    struct k8s_events *events;
     const struct balance_policy *defaults;
     void (*synced)(void *data); /* all objects are known for the first time */
     void *data;

@@ -71,7 +71,7 @@ struct manager {
     struct databases *databases;
     struct kube_databases *kube_databases; /* NULL unless the runtime is Kubernetes */
     struct kube_operations *kube_operations;
-    struct kube_events *kube_events;
+    struct k8s_events *kube_events;
     struct discovery *discovery;
     struct pollers *pollers;
     struct balancer *balancer;

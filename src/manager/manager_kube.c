@@ -16,7 +16,8 @@ static void on_synced(void *data)
 
 void manager_kube_start(struct manager *m)
 {
-    m->kube_events = kube_events_new(m->kube, m->kube_namespace, m->holder);
+    const struct k8s_reporter reporter = {.controller = "shardherd.io/manager", .instance = m->holder};
+    m->kube_events = k8s_events_new(m->kube, &reporter);
     const struct kube_databases_options options = {.client = m->kube,
                                                    .name_space = m->kube_namespace,
                                                    .fleet = &m->fleet,
@@ -64,9 +65,10 @@ void manager_kube_run(struct manager *m)
 
 bool manager_kube_close_events(struct manager *m, void (*closed)(void *data))
 {
-    struct kube_events *events = m->kube_events;
+    struct k8s_events *events = m->kube_events;
+    m->kube_events = NULL;
     if (events != NULL)
-        kube_events_close(events, closed, m);
+        k8s_events_close(events, closed, m);
     return events != NULL;
 }
 
@@ -88,10 +90,16 @@ int manager_kube_runtime(struct manager *m, struct err *err)
 
 void manager_kube_text(const struct manager *m, char *out, size_t size)
 {
-    char databases[256] = "waits for its turn";
+    char databases[256] = "waits for its turn", events[80] = "";
+    struct k8s_events_facts facts = {0};
     if (m->kube_databases != NULL)
         kube_databases_text(m->kube_databases, databases, sizeof databases);
-    snprintf(out, size, "%.120s: %s", m->kube_text, databases);
+    if (m->kube_events != NULL)
+        k8s_events_facts(m->kube_events, &facts);
+    if (facts.dropped + facts.refused > 0)
+        snprintf(events, sizeof events, "; Events: %llu dropped, %llu refused",
+                 (unsigned long long)facts.dropped, (unsigned long long)facts.refused);
+    snprintf(out, size, "%.120s: %s%s", m->kube_text, databases, events);
 }
 
 /* ---- Events ---- */
