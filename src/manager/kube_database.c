@@ -308,14 +308,6 @@ static void look_deleting(struct kdb *k, const struct kube_object_kept *kept, co
         set_finalizer(k, false, KDB_RELEASE);
         return;
     }
-    if (kept->policy == KUBE_SNAPSHOT) {
-        err_set(
-            &err, ERRC_UNSUPPORTED,
-            "deletionPolicy is snapshot, and this version makes no VolumeSnapshots: make them, then set it "
-            "to retain (volumes stay) or delete");
-        kdb_trouble(k, "SnapshotsNotSupported", &err, true);
-        return;
-    }
     if (operations_running_on(k->all->o.operations, k->name, NULL) != NULL)
         return;
     if (k->retired && failed != NULL) {

@@ -93,16 +93,12 @@ static void keep_json(struct kube_object_kept *kept, yyjson_val *metadata, yyjso
     yyjson_mut_obj_add_str(doc, to, "uid", kept->uid);
     if (yyjson_obj_get(metadata, "generation") != NULL)
         yyjson_mut_obj_add_int(doc, to, "generation", kept->generation);
+    if (kept->deleting)
+        yyjson_mut_obj_add_val(doc, to, "deletionTimestamp",
+                               yyjson_val_mut_copy(doc, yyjson_obj_get(metadata, "deletionTimestamp")));
     yyjson_mut_obj_add_val(doc, root, "spec", yyjson_val_mut_copy(doc, spec));
     kept->json = yyjson_mut_write(doc, 0, &kept->length);
     yyjson_mut_doc_free(doc);
-}
-
-static enum kube_policy policy_of(const char *text)
-{
-    if (text != NULL && strcmp(text, "delete") == 0)
-        return KUBE_DELETE;
-    return text != NULL && strcmp(text, "snapshot") == 0 ? KUBE_SNAPSHOT : KUBE_RETAIN;
 }
 
 struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
@@ -121,7 +117,6 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     kept->finalizer = has_finalizer(metadata);
     kept->suspended = yyjson_get_bool(yyjson_obj_get(spec, "suspended"));
-    kept->policy = policy_of(text_of(spec, "deletionPolicy"));
     kept->shards = yyjson_get_int(yyjson_obj_get(spec, "shards"));
     keep_schema(kept, yyjson_obj_get(spec, "schema"));
     keep_status(kept, yyjson_obj_get(object, "status"));

@@ -15,7 +15,6 @@ struct yyjson_val;
 
 #define KUBE_FINALIZER "shardherd.io/database"
 
-enum kube_policy { KUBE_RETAIN, KUBE_SNAPSHOT, KUBE_DELETE };
 enum kube_condition_type {
     KUBE_AVAILABLE, /* serves */
     KUBE_READY,     /* is as specified */
@@ -41,7 +40,6 @@ struct kube_object_kept {
     size_t length;
     int64_t generation;
     bool deleting, suspended, finalizer;
-    enum kube_policy policy;
     int shards;                      /* spec.shards, 0 = ranges were given */
     char *config_map, *secret, *key; /* where the SQL is, when it is not inline */
     /* the status that is there: what an earlier manager wrote */

@@ -158,6 +158,12 @@ bool kube_spec_deletes(const struct kube_spec *spec)
     return yyjson_equals_str(yyjson_obj_get(spec->spec, "deletionPolicy"), "delete");
 }
 
+bool kube_spec_snapshots(const struct kube_spec *spec)
+{
+    return yyjson_equals_str(yyjson_obj_get(spec->spec, "deletionPolicy"), "snapshot") &&
+           yyjson_ptr_get(yyjson_doc_get_root(spec->doc), "/metadata/deletionTimestamp") != NULL;
+}
+
 /* ---- names and files ---- */
 
 char *kube_set_name(const char *instance)

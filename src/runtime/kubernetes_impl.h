@@ -101,6 +101,8 @@ const char *kube_spec_tls(const struct kube_spec *spec);
 /* spec.SECTION.NAME as text, or NULL */
 const char *kube_spec_text(const struct kube_spec *spec, const char *section, const char *name);
 bool kube_spec_deletes(const struct kube_spec *spec); /* deletionPolicy is "delete" */
+/* ... is "snapshot", and the database is being deleted: a shard that goes by itself is no reason for one */
+bool kube_spec_snapshots(const struct kube_spec *spec);
 
 /* ---- names ---- */
 

@@ -14,9 +14,7 @@
 #include "base/text.h"
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_meta.h"
-#include "runtime/kubernetes_impl.h"
-
-#define POLL_NS (200 * ENV_NS_PER_MS)
+#include "runtime/kubernetes_remove.h"
 
 /*
  *   BEGIN --> ANCHOR --> CLAIMS --> LOOK --> DELETE --> PAUSE --> GONE
@@ -28,60 +26,56 @@
  * ANCHOR waits for the StatefulSet, then the ConfigMap, then the credentials: the first that is there.
  * CLAIMS waits for the list of the shard's volume claims; when they are to stay, before that for the
  *        StatefulSet to take the retention policy, and then until none of them belongs to it any more.
- * LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE waits for its timer and GONE for
- *        the look whether it is gone.
- * OTHERS waits for the database's StatefulSets: with the last shard go the Secrets of the database.
+ * SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see kubernetes_snapshot.c. Before CLAIMS
+ * the pod goes then, as in a stop. LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE
+ * waits for its timer and GONE for the look whether it is gone. OTHERS waits for the database's StatefulSets:
+ * with the last shard go the Secrets of the database.
  */
-enum { BEGIN, ANCHOR, CLAIMS, LOOK, DELETE, PAUSE, GONE, OTHERS, OVER, STATES };
-
 #define N(state) SM_NEXT(state)
-static const struct sm_state states[STATES] = {
-    [BEGIN] = {"begin", N(ANCHOR) | N(OVER), false},
-    [ANCHOR] = {"anchor", N(ANCHOR) | N(CLAIMS) | N(LOOK) | N(DELETE) | N(OVER), false},
-    [CLAIMS] = {"claims", N(CLAIMS) | N(PAUSE) | N(LOOK) | N(OVER), false},
-    [LOOK] = {"look", N(LOOK) | N(DELETE) | N(OTHERS) | N(OVER), false},
-    [DELETE] = {"delete", N(GONE) | N(LOOK) | N(OTHERS) | N(OVER), false},
-    [PAUSE] = {"pause", N(GONE) | N(CLAIMS) | N(OVER), false},
-    [GONE] = {"gone", N(PAUSE) | N(LOOK) | N(OTHERS) | N(OVER), false},
-    [OTHERS] = {"others", N(LOOK) | N(OVER), false},
-    [OVER] = {"over", 0, true},
+static const struct sm_state states[REMOVAL_STATES] = {
+    [REMOVAL_BEGIN] = {"begin", N(REMOVAL_ANCHOR) | N(REMOVAL_OVER), false},
+    [REMOVAL_ANCHOR] = {"anchor",
+                        N(REMOVAL_ANCHOR) | N(REMOVAL_CLAIMS) | N(REMOVAL_LOOK) | N(REMOVAL_DELETE) |
+                            N(REMOVAL_OVER),
+                        false},
+    [REMOVAL_CLAIMS] = {"claims",
+                        N(REMOVAL_CLAIMS) | N(REMOVAL_PAUSE) | N(REMOVAL_SNAPSHOT) | N(REMOVAL_LOOK) |
+                            N(REMOVAL_OVER),
+                        false},
+    [REMOVAL_SNAPSHOT] = {"snapshot",
+                          N(REMOVAL_SNAPSHOT) | N(REMOVAL_PAUSE) | N(REMOVAL_LOOK) | N(REMOVAL_OVER), false},
+    [REMOVAL_LOOK] = {"look", N(REMOVAL_LOOK) | N(REMOVAL_DELETE) | N(REMOVAL_OTHERS) | N(REMOVAL_OVER),
+                      false},
+    [REMOVAL_DELETE] = {"delete", N(REMOVAL_GONE) | N(REMOVAL_LOOK) | N(REMOVAL_OTHERS) | N(REMOVAL_OVER),
+                        false},
+    [REMOVAL_PAUSE] = {"pause", N(REMOVAL_GONE) | N(REMOVAL_CLAIMS) | N(REMOVAL_SNAPSHOT) | N(REMOVAL_OVER),
+                       false},
+    [REMOVAL_GONE] = {"gone",
+                      N(REMOVAL_PAUSE) | N(REMOVAL_CLAIMS) | N(REMOVAL_LOOK) | N(REMOVAL_OTHERS) |
+                          N(REMOVAL_OVER),
+                      false},
+    [REMOVAL_OTHERS] = {"others", N(REMOVAL_LOOK) | N(REMOVAL_OVER), false},
+    [REMOVAL_OVER] = {"over", 0, true},
 };
 #undef N
-
-enum owning { OF_SHARD, OF_DATABASE, CLAIM };
-
-struct target {
-    char *path; /* of the object */
-    enum owning owning;
-    bool others; /* first ask whether the database has other shards; if so, it stays */
-};
-
-struct removal {
-    struct kube_op op; /* first */
-    struct sm sm;
-    struct loop_timer timer;
-    uint64_t deadline_ns;
-    bool stopping;    /* runtime_stop(): scale to zero and wait for the pod */
-    bool hibernating; /* a Cluster whose volumes are to stay */
-    char *set, *database, *shard;
-    struct kube_spec spec; /* doc NULL: the database is gone */
-    bool deletes;
-    int anchor;
-    struct target *targets;
-    int count, at;
-    char *uid; /* of what is being deleted */
-    runtime_done_cb cb;
-    void *data;
-};
 
 static void target_next(struct removal *m);
 
 /* ---- the end ---- */
 
-static void over(struct removal *m, const struct err *err)
+static void targets_clear(struct removal *m)
+{
+    for (int i = 0; i < m->count; i++)
+        free(m->targets[i].path);
+    free(m->targets);
+    m->targets = NULL;
+    m->count = m->at = 0;
+}
+
+void removal_over(struct removal *m, const struct err *err)
 {
     struct err wrapped = {0};
-    sm_move(&m->sm, OVER);
+    sm_move(&m->sm, REMOVAL_OVER);
     loop_timer_stop(&m->timer);
     if (err != NULL) {
         wrapped = *err;
@@ -90,9 +84,8 @@ static void over(struct removal *m, const struct err *err)
     }
     m->cb(err != NULL ? &wrapped : NULL, m->data);
     kube_op_end(&m->op);
-    for (int i = 0; i < m->count; i++)
-        free(m->targets[i].path);
-    free(m->targets);
+    targets_clear(m);
+    removal_snapshots_free(m);
     kube_spec_clear(&m->spec);
     free(m->set);
     free(m->database);
@@ -116,6 +109,16 @@ static void target_done(struct removal *m)
 }
 
 static void gone_ask(struct removal *m);
+static void claims_ask(struct removal *m);
+
+/* Volumes that nobody writes to any more can be copied. */
+static void went_down(struct removal *m)
+{
+    m->down = true;
+    targets_clear(m);
+    target_add(m, KUBE_SETS(m->op.k, m->set), OF_SHARD, false);
+    claims_ask(m);
+}
 
 static void on_gone(struct kube_op *op, const struct k8s_answer *a)
 {
@@ -125,31 +128,32 @@ static void on_gone(struct kube_op *op, const struct k8s_answer *a)
     bool other = doc != NULL && m->uid[0] != '\0' && strcmp(kube_uid(yyjson_doc_get_root(doc)), m->uid) != 0;
     bool gone = other || kube_answer_missing(a);
     yyjson_doc_free(doc);
-    if (gone) {
+    if (gone && m->snapshots && !m->down) {
+        went_down(m);
+    } else if (gone) {
         target_done(m);
     } else if (a->err != NULL) {
-        over(m, a->err);
+        removal_over(m, a->err);
     } else if (loop_now(op->k->loop) >= m->deadline_ns) {
         (void)err_set(&err, ERRC_TIMEOUT,
                       "%s is being deleted and still there: see its metadata.finalizers, and its pods",
                       m->targets[m->at].path);
-        over(m, &err);
+        removal_over(m, &err);
     } else {
-        sm_move(&m->sm, PAUSE);
-        loop_timer_start(&m->timer, POLL_NS);
+        sm_move(&m->sm, REMOVAL_PAUSE);
+        loop_timer_start(&m->timer, REMOVAL_POLL_NS);
     }
 }
 
 static void gone_ask(struct removal *m)
 {
     struct err err = {0};
-    sm_move(&m->sm, GONE);
+    sm_move(&m->sm, REMOVAL_GONE);
     if (kube_op_get(&m->op, mem_strdup(m->targets[m->at].path), true, on_gone, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
 }
 
 static void hibernation_ask(struct removal *m);
-static void claims_ask(struct removal *m);
 
 static void on_timer(struct loop_timer *timer, void *data)
 {
@@ -157,6 +161,8 @@ static void on_timer(struct loop_timer *timer, void *data)
     (void)timer;
     if (m->hibernating)
         hibernation_ask(m);
+    else if (m->taking < m->taken_count)
+        removal_snapshot_look(m);
     else if (m->uid == NULL) /* nothing was deleted yet */
         claims_ask(m);
     else
@@ -169,7 +175,7 @@ static void on_deleted(struct kube_op *op, const struct k8s_answer *a)
     if (kube_answer_missing(a))
         target_done(m);
     else if (a->err != NULL)
-        over(m, a->err);
+        removal_over(m, a->err);
     else
         gone_ask(m);
 }
@@ -182,9 +188,9 @@ static void enter_delete(struct removal *m)
                             "\"preconditions\":{\"uid\":\"%s\"}}",
                             m->at == 0 ? "Foreground" : "Background", m->uid);
     const struct kube_request r = {.method = "DELETE", .path = m->targets[m->at].path, .body = body};
-    sm_move(&m->sm, DELETE);
+    sm_move(&m->sm, REMOVAL_DELETE);
     if (kube_op_call(&m->op, &r, on_deleted, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(body);
 }
 
@@ -212,7 +218,7 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     const struct target *t = &m->targets[m->at];
     const struct kube_owner owner = {m->database, t->owning == OF_DATABASE ? NULL : m->shard, m->spec.uid};
     if (a->err != NULL && !kube_answer_missing(a)) {
-        over(m, a->err);
+        removal_over(m, a->err);
         return;
     }
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
@@ -231,9 +237,9 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 static void target_look(struct removal *m)
 {
     struct err err = {0};
-    sm_move(&m->sm, LOOK);
+    sm_move(&m->sm, REMOVAL_LOOK);
     if (kube_op_get(&m->op, mem_strdup(m->targets[m->at].path), true, on_looked, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
 }
 
 /* ---- has the database other shards? ---- */
@@ -242,7 +248,7 @@ static void on_others(struct kube_op *op, const struct k8s_answer *a)
 {
     struct removal *m = (struct removal *)op;
     if (a->err != NULL) {
-        over(m, a->err);
+        removal_over(m, a->err);
         return;
     }
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
@@ -265,9 +271,9 @@ static void others_ask(struct removal *m)
                                    .query = query,
                                    .accept =
                                        "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"};
-    sm_move(&m->sm, OTHERS);
+    sm_move(&m->sm, REMOVAL_OTHERS);
     if (kube_op_call(&m->op, &r, on_others, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(path);
     free(query);
 }
@@ -275,7 +281,7 @@ static void others_ask(struct removal *m)
 static void target_next(struct removal *m)
 {
     if (m->at == m->count)
-        over(m, NULL);
+        removal_over(m, NULL);
     else if (m->targets[m->at].others)
         others_ask(m);
     else
@@ -305,7 +311,7 @@ static void targets_add_rest(struct removal *m)
         target_add(m, kube_path(m->op.k, all[i].group, all[i].plural, name), OF_SHARD, false);
         free(name);
     }
-    if (!m->deletes)
+    if (!m->deletes || m->snapshots)
         return;
     char *owner = mem_printf("%s-owner", m->database), *ca = mem_printf("%s-ca", m->database),
          *credentials = mem_printf("%s-credentials", m->set);
@@ -337,10 +343,10 @@ static void claims_keep(struct removal *m, yyjson_val *items)
                       "claim %s is to stay (deletionPolicy) and still goes with StatefulSet %s: its "
                       "controller has not taken the retention policy",
                       bound, m->set);
-        over(m, &err);
+        removal_over(m, &err);
     } else {
-        sm_move(&m->sm, PAUSE);
-        loop_timer_start(&m->timer, POLL_NS);
+        sm_move(&m->sm, REMOVAL_PAUSE);
+        loop_timer_start(&m->timer, REMOVAL_POLL_NS);
     }
 }
 
@@ -350,7 +356,7 @@ static void on_claims(struct kube_op *op, const struct k8s_answer *a)
     yyjson_val *claim;
     size_t at, n;
     if (a->err != NULL) {
-        over(m, a->err);
+        removal_over(m, a->err);
         return;
     }
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
@@ -364,12 +370,20 @@ static void on_claims(struct kube_op *op, const struct k8s_answer *a)
     {
         const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(claim, "metadata"), "name"));
         char *data = mem_printf("data-%s-", m->set), *wal = mem_printf("wal-%s-", m->set);
-        if (name != NULL && (text_starts_with(name, data) || text_starts_with(name, wal)))
+        if (name != NULL && (text_starts_with(name, data) || text_starts_with(name, wal))) {
             target_add(m, kube_path(m->op.k, "/api/v1", "persistentvolumeclaims", name), CLAIM, false);
+            if (m->snapshots && claim_is_ours(m, claim))
+                removal_snapshot_add(m, name, kube_uid(claim));
+        }
         free(data);
         free(wal);
     }
     yyjson_doc_free(doc);
+    removal_snapshot_next(m);
+}
+
+void removal_snapshots_ready(struct removal *m)
+{
     targets_add_rest(m);
     target_next(m);
 }
@@ -384,9 +398,9 @@ static void claims_ask(struct removal *m)
                                    .query = query,
                                    .accept =
                                        "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"};
-    sm_move(&m->sm, CLAIMS);
+    sm_move(&m->sm, REMOVAL_CLAIMS);
     if (kube_op_call(&m->op, &r, on_claims, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(path);
     free(query);
 }
@@ -401,7 +415,7 @@ static void on_retained(struct kube_op *op, const struct k8s_answer *a)
 {
     struct removal *m = (struct removal *)op;
     if (a->err != NULL && !kube_answer_missing(a))
-        over(m, a->err);
+        removal_over(m, a->err);
     else
         claims_ask(m);
 }
@@ -419,9 +433,9 @@ static void retain(struct removal *m, const char *uid)
                                    .query = "fieldManager=" KUBE_MANAGER,
                                    .content_type = "application/merge-patch+json",
                                    .body = body};
-    sm_move(&m->sm, CLAIMS);
+    sm_move(&m->sm, REMOVAL_CLAIMS);
     if (kube_op_call(&m->op, &r, on_retained, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(path);
     free(body);
 }
@@ -432,9 +446,9 @@ static void on_scaled(struct kube_op *op, const struct k8s_answer *a)
 {
     struct removal *m = (struct removal *)op;
     if (kube_answer_missing(a)) {
-        over(m, NULL);
+        removal_over(m, NULL);
     } else if (a->err != NULL) {
-        over(m, a->err);
+        removal_over(m, a->err);
     } else {
         free(m->uid);
         m->uid = mem_strdup(""); /* until there is no pod of that name at all */
@@ -453,9 +467,9 @@ static void scale(struct removal *m, const char *uid)
                                    .query = "fieldManager=" KUBE_MANAGER,
                                    .content_type = "application/merge-patch+json",
                                    .body = body};
-    sm_move(&m->sm, DELETE);
+    sm_move(&m->sm, REMOVAL_DELETE);
     if (kube_op_call(&m->op, &r, on_scaled, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(path);
     free(body);
 }
@@ -479,39 +493,39 @@ static void on_hibernated(struct kube_op *op, const struct k8s_answer *a)
     struct removal *m = (struct removal *)op;
     struct err err = {0};
     if (a->err != NULL && !kube_answer_missing(a)) {
-        over(m, a->err);
+        removal_over(m, a->err);
         return;
     }
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
     bool done = doc == NULL || hibernates(yyjson_doc_get_root(doc));
     yyjson_doc_free(doc);
     if (done) {
-        over(m, NULL);
+        removal_over(m, NULL);
     } else if (loop_now(op->k->loop) >= m->deadline_ns) {
         (void)err_set(&err, ERRC_TIMEOUT,
                       "CloudNativePG does not hibernate cluster %s: is its operator running?", m->set);
-        over(m, &err);
+        removal_over(m, &err);
     } else {
-        sm_move(&m->sm, PAUSE);
-        loop_timer_start(&m->timer, POLL_NS);
+        sm_move(&m->sm, REMOVAL_PAUSE);
+        loop_timer_start(&m->timer, REMOVAL_POLL_NS);
     }
 }
 
 static void hibernation_ask(struct removal *m)
 {
     struct err err = {0};
-    sm_move(&m->sm, GONE);
+    sm_move(&m->sm, REMOVAL_GONE);
     if (kube_op_get(&m->op, KUBE_SETS(m->op.k, m->set), false, on_hibernated, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
 }
 
 static void on_asleep(struct kube_op *op, const struct k8s_answer *a)
 {
     struct removal *m = (struct removal *)op;
     if (kube_answer_missing(a))
-        over(m, NULL);
+        removal_over(m, NULL);
     else if (a->err != NULL)
-        over(m, a->err);
+        removal_over(m, a->err);
     else
         hibernation_ask(m);
 }
@@ -528,9 +542,9 @@ static void hibernate(struct removal *m, const char *uid)
                                    .content_type = "application/merge-patch+json",
                                    .body = body};
     m->hibernating = true;
-    sm_move(&m->sm, DELETE);
+    sm_move(&m->sm, REMOVAL_DELETE);
     if (kube_op_call(&m->op, &r, on_asleep, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(path);
     free(body);
 }
@@ -547,7 +561,13 @@ static int anchor_take(struct removal *m, yyjson_val *root, struct err *err)
     if (rc != 0 && rc != ERRC_NOT_FOUND)
         return rc;
     err_clear(err);
-    m->deletes = m->spec.doc != NULL && kube_spec_deletes(&m->spec);
+    m->snapshots = !m->stopping && m->spec.doc != NULL && kube_spec_snapshots(&m->spec);
+    m->deletes = m->snapshots || (m->spec.doc != NULL && kube_spec_deletes(&m->spec));
+    if (m->snapshots && m->op.k->options.cnpg)
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "deletionPolicy is snapshot, which CloudNativePG's Clusters have no part in: make backups "
+            "with its own means, then set it to retain or delete");
     char *expected = mem_printf("%s-%s", m->database, m->shard);
     const struct kube_owner owner = {m->database, m->shard, m->spec.uid};
     rc = strcmp(expected, m->set) == 0 && kube_is_ours(root, &owner)
@@ -566,26 +586,28 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
     struct err err = {0};
     if (kube_answer_missing(a)) {
         if (++m->anchor == 3 || m->stopping)
-            over(m, NULL);
+            removal_over(m, NULL);
         else
             anchor_ask(m);
         return;
     }
     if (a->err != NULL) {
-        over(m, a->err);
+        removal_over(m, a->err);
         return;
     }
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     yyjson_val *root = yyjson_doc_get_root(doc);
     if (anchor_take(m, root, &err) != 0) {
-        over(m, &err);
+        removal_over(m, &err);
     } else if (op->k->options.cnpg && (m->stopping || !m->deletes)) {
         if (m->anchor == 0)
             hibernate(m, kube_uid(root));
         else
-            over(m, NULL); /* there are passwords left, and they stay */
-    } else if (m->stopping) {
+            removal_over(m, NULL); /* there are passwords left, and they stay */
+    } else if (m->stopping || (m->snapshots && m->anchor == 0)) {
         scale(m, kube_uid(root));
+    } else if (m->snapshots) {
+        went_down(m); /* after a crash: its StatefulSet is gone already */
     } else {
         target_add(m, KUBE_SETS(op->k, m->set), OF_SHARD, false);
         if (op->k->options.cnpg) {
@@ -610,9 +632,9 @@ static void anchor_ask(struct removal *m)
         path = kube_path(m->op.k, "/api/v1", "configmaps", m->set);
     else
         path = KUBE_SECRETS(m->op.k, credentials);
-    sm_move(&m->sm, ANCHOR);
+    sm_move(&m->sm, REMOVAL_ANCHOR);
     if (kube_op_get(&m->op, path, true, on_anchor, &err) != 0)
-        over(m, &err);
+        removal_over(m, &err);
     free(credentials);
 }
 
@@ -622,9 +644,9 @@ static void removal_begin(struct kube_op *op)
     struct removal *m = (struct removal *)op;
     m->deadline_ns = loop_now(op->k->loop) + op->k->options.timeout_ns;
     if (op->canceled)
-        over(m, &canceled);
+        removal_over(m, &canceled);
     else if (m->set == NULL) /* cannot be one of ours */
-        over(m, NULL);
+        removal_over(m, NULL);
     else
         anchor_ask(m);
 }
@@ -633,8 +655,8 @@ static void removal_cancel(struct kube_op *op)
 {
     const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
     struct removal *m = (struct removal *)op;
-    if (sm_now(&m->sm) == PAUSE)
-        over(m, &canceled);
+    if (sm_now(&m->sm) == REMOVAL_PAUSE)
+        removal_over(m, &canceled);
 }
 
 static int removal_start(struct runtime *rt, const char *name, bool stopping, runtime_done_cb cb, void *data)
@@ -646,7 +668,7 @@ static int removal_start(struct runtime *rt, const char *name, bool stopping, ru
     m->cb = cb;
     m->data = data;
     loop_timer_init(k->loop, &m->timer, on_timer, m);
-    sm_init(&m->sm, states, STATES, BEGIN, NULL, NULL);
+    sm_init(&m->sm, states, REMOVAL_STATES, REMOVAL_BEGIN, NULL, NULL);
     kube_op_add(k, &m->op, name, removal_begin, removal_cancel);
     return 0;
 }

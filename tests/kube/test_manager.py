@@ -196,3 +196,87 @@ def test_what_can_be_changed(rig):
     rig.wait(lambda: time.monotonic() > deadline, 10, "five seconds")
     assert rig.database()["metadata"]["resourceVersion"] == before
     remove(rig)
+
+
+SNAPSHOTS = "/apis/snapshot.storage.k8s.io/v1/namespaces/default/volumesnapshots"
+SNAPSHOT_CRD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": "volumesnapshots.snapshot.storage.k8s.io",
+        "annotations": {
+            "api-approved.kubernetes.io": "https://github.com/kubernetes-csi/external-snapshotter/pull/814"
+        },
+    },
+    "spec": {
+        "group": "snapshot.storage.k8s.io",
+        "scope": "Namespaced",
+        "names": {"kind": "VolumeSnapshot", "plural": "volumesnapshots", "singular": "volumesnapshot"},
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "subresources": {"status": {}},
+                "schema": {
+                    "openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+                },
+            }
+        ],
+    },
+}
+
+
+def stalled_or_tried(rig, words):
+    """What hinders, once the conditions say these words."""
+
+    def found():
+        said = [c["message"] for c in (rig.database() or {}).get("status", {}).get("conditions", [])]
+        return next((text for text in said if words in text), None)
+
+    return rig.wait(found, 60, words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_deletion_leaves_snapshots(rig):
+    """The volumes go only when every snapshot of the shard is ready; the test is the snapshot controller."""
+    storage = {"size": "1Gi", "snapshotClass": "gold"}
+    make(rig, deletionPolicy="snapshot", storage=storage, balance={"split": "off"})
+    claims = sorted(n for n in names(rig, "PersistentVolumeClaim"))
+    assert len(claims) == 2, claims
+    rig.must("DELETE", f"{DATABASES}/shop")
+    stalled_or_tried(rig, "this cluster has no VolumeSnapshots (snapshot.storage.k8s.io/v1): install")
+    assert names(rig, "PersistentVolumeClaim") == claims and len(names(rig)) == 2
+
+    rig.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", SNAPSHOT_CRD)
+    try:
+        rig.wait(lambda: rig.request("GET", SNAPSHOTS)[0] == 200, 30, "the API of snapshots")
+        rig.wait(lambda: len(rig.must("GET", SNAPSHOTS)["items"]) == 2, 120, "a snapshot of each shard's volume")
+        taken = {s["spec"]["source"]["persistentVolumeClaimName"]: s for s in rig.must("GET", SNAPSHOTS)["items"]}
+        assert sorted(taken) == claims
+        assert all(s["spec"]["volumeSnapshotClassName"] == "gold" for s in taken.values())
+        assert names(rig, "Pod") == [], "a snapshot was asked for while a pod may write"
+        failed = {"status": {"readyToUse": False, "error": {"message": "the disk array is tired"}}}
+        for snapshot in taken.values():
+            status = f"{SNAPSHOTS}/{snapshot['metadata']['name']}/status"
+            rig.must("PATCH", status, failed, content_type="application/merge-patch+json")
+        stalled_or_tried(rig, "is not ready to use: the disk array is tired")
+        assert names(rig, "PersistentVolumeClaim") == claims and rig.database() is not None
+        for snapshot in taken.values():
+            rig.must(
+                "PATCH",
+                f"{SNAPSHOTS}/{snapshot['metadata']['name']}/status",
+                {"status": {"readyToUse": True}},
+                content_type="application/merge-patch+json",
+            )
+        rig.wait(lambda: rig.database() is None, 60, "shop deleted")
+        assert {b for b in rig.belongings() if b.partition("/")[0] not in ("Secret", "PersistentVolumeClaim")} == set()
+        rig.wait(lambda: names(rig, "PersistentVolumeClaim") == [], 30, "no volume left")
+        assert {"shop-owner", "shop-s1-credentials", "shop-s2-credentials"} <= set(names(rig, "Secret"))
+        assert len(rig.must("GET", SNAPSHOTS)["items"]) == 2
+    finally:
+        crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/volumesnapshots.snapshot.storage.k8s.io"
+        rig.must("DELETE", crd)
+        for name in names(rig, "Secret"):
+            rig.delete("Secret", name)

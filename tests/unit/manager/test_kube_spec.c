@@ -49,7 +49,6 @@ static void test_kept(void **state)
     assert_non_null(k);
     assert_true(k->deleting && k->finalizer && k->suspended);
     assert_int_equal(k->generation, 3);
-    assert_int_equal(k->policy, KUBE_DELETE);
     assert_int_equal(k->shards, 4);
     assert_string_equal(k->secret, "sql");
     assert_string_equal(k->key, "init");
