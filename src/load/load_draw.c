@@ -118,6 +118,9 @@ void load_set_rate(struct load *load, double rate)
 
 void load_reset_rate(struct load *load, double rate)
 {
+    for (unsigned i = 0; i < load->o.clients; i++)
+        load->clients[i].queue.count = 0;
+    load->queued = 0;
     load_pace_init(&load->pace, rate, loop_clock(load->loop));
     load_set_rate(load, rate);
 }
