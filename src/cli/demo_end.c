@@ -55,8 +55,12 @@ void demo_manager_gone(struct demo *d, const struct err *how)
         demo_go(d, DEMO_SERVERS);
     else if (demo_now(d) == DEMO_KEEP)
         demo_go(d, DEMO_ENDED);
-    else
+    else {
+        if (!d->interrupted)
+            err_copy(&d->err,
+                     how); /* also of a request that lost its answer a moment before, and failed first */
         demo_fail(d, how);
+    }
 }
 
 static void run_servers(struct work *work)
