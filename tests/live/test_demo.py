@@ -70,7 +70,10 @@ class Demo:
         raise AssertionError(f"{pattern!r} was not said within {timeout} s:\n{self.text()}")
 
     def wait(self, timeout=200):
-        return self.process.wait(timeout)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"not over after {timeout} s:\n{self.text()}") from None
 
     def figures(self):
         return json.loads(self.report.read_text())
