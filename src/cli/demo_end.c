@@ -56,9 +56,8 @@ void demo_manager_gone(struct demo *d, const struct err *how)
     else if (demo_now(d) == DEMO_KEEP)
         demo_go(d, DEMO_ENDED);
     else {
-        if (!d->interrupted)
-            err_copy(&d->err,
-                     how); /* also of a request that lost its answer a moment before, and failed first */
+        if (!d->interrupted) /* it is the cause also of a request that failed a moment before */
+            err_copy(&d->err, how);
         demo_fail(d, how);
     }
 }

@@ -15,8 +15,8 @@
 #define MANAGER_KUBE_DATABASES_H
 
 #include "k8s/client.h"
-#include "manager/databases.h"
 #include "k8s/event.h"
+#include "manager/databases.h"
 #include "runtime/kubernetes.h"
 
 struct kube_databases;

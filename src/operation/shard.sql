@@ -684,10 +684,8 @@ BEGIN
     IF FOUND THEN
         RETURN;
     END IF;
+    PERFORM shardherd.settle_fence(my_term, move_id); -- the last one's guards, if awake, are not to be replaced
     PERFORM shardherd.lock_tables();
-    IF EXISTS (SELECT FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' AND tgenabled <> 'D') THEN
-        PERFORM shardherd.install_guards(); -- a fence that was never settled: its guards are not to be replaced
-    END IF;
     FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
         PERFORM shardherd.fence_table(t.name, t.key, t.type, range_lo, range_hi, new_epoch);
     END LOOP;
@@ -743,7 +741,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- On the source, after the opening: plain guards in place of what the fence has woken.
+-- On the source, after the opening: plain guards in place of what a fence has woken, if one has.
 CREATE OR REPLACE FUNCTION shardherd.settle_fence(my_term bigint, move_id text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -237,6 +237,12 @@ def stalled_or_tried(rig, words):
     return rig.wait(found, 60, words)
 
 
+def say_of(rig, taken, **status):
+    """As a snapshot controller would."""
+    for snapshot in taken.values():
+        rig.patch(f"{SNAPSHOTS}/{snapshot['metadata']['name']}/status", {"status": status})
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_deletion_leaves_snapshots(rig):
@@ -257,19 +263,10 @@ def test_deletion_leaves_snapshots(rig):
         assert sorted(taken) == claims
         assert all(s["spec"]["volumeSnapshotClassName"] == "gold" for s in taken.values())
         assert names(rig, "Pod") == [], "a snapshot was asked for while a pod may write"
-        failed = {"status": {"readyToUse": False, "error": {"message": "the disk array is tired"}}}
-        for snapshot in taken.values():
-            status = f"{SNAPSHOTS}/{snapshot['metadata']['name']}/status"
-            rig.must("PATCH", status, failed, content_type="application/merge-patch+json")
+        say_of(rig, taken, readyToUse=False, error={"message": "the disk array is tired"})
         stalled_or_tried(rig, "is not ready to use: the disk array is tired")
         assert names(rig, "PersistentVolumeClaim") == claims and rig.database() is not None
-        for snapshot in taken.values():
-            rig.must(
-                "PATCH",
-                f"{SNAPSHOTS}/{snapshot['metadata']['name']}/status",
-                {"status": {"readyToUse": True}},
-                content_type="application/merge-patch+json",
-            )
+        say_of(rig, taken, readyToUse=True, error=None)
         rig.wait(lambda: rig.database() is None, 60, "shop deleted")
         assert {b for b in rig.belongings() if b.partition("/")[0] not in ("Secret", "PersistentVolumeClaim")} == set()
         rig.wait(lambda: names(rig, "PersistentVolumeClaim") == [], 30, "no volume left")
