@@ -144,15 +144,9 @@ bool balance_busy(const struct round *round, size_t shard)
     return round->facts->shards[shard].operation != NULL || s->show.phase == BALANCE_DECIDED || reserved;
 }
 
-uint64_t balance_last_end(const struct balance_shard_facts *shard, const struct shard_notes *state)
-{
-    return shard->last_split_ns > state->ended_ns ? shard->last_split_ns : state->ended_ns;
-}
-
 bool balance_cooling(const struct round *round, size_t shard)
 {
-    const struct balance_shard_facts *facts = &round->facts->shards[shard];
-    uint64_t end = balance_last_end(facts, notes_find(round->state, facts->name));
+    uint64_t end = round->facts->shards[shard].last_move_ns;
     return end > 0 && !balance_elapsed(round->facts, end, round->facts->policy->cooldown_ns);
 }
 
@@ -262,14 +256,6 @@ void balance_refuse(struct turn *t, int rule)
 
 /* ---- the round ---- */
 
-static void note_operation(struct turn *t)
-{
-    bool runs = t->shard->operation != NULL;
-    if (t->state->operation_ran && !runs)
-        t->state->ended_ns = t->round->facts->now_ns;
-    t->state->operation_ran = runs;
-}
-
 static void note_heat(struct turn *t)
 {
     struct balance_shard_state *show = &t->state->show;
@@ -290,7 +276,6 @@ void balance_decide(const struct balance_facts *facts, struct balance_state *sta
         struct turn t = {.round = &round, .shard = &facts->shards[i], .index = i};
         t.state = notes_find(state, t.shard->name);
         t.heat = heat_measure(facts, i);
-        note_operation(&t);
         note_heat(&t);
         words_common(&t);
         if (t.shard->ranges->count > 0)

@@ -109,7 +109,7 @@ static int gate(struct turn *t)
     }
     if (balance_cooling(t->round, t->index)) {
         char text[BALANCE_TIME_SIZE];
-        balance_format_time(facts->now_ns - balance_last_end(t->shard, t->state), text);
+        balance_format_time(facts->now_ns - t->shard->last_move_ns, text);
         balance_words_set(&t->words, "ago", "%s", text);
         balance_format_time(facts->policy->cooldown_ns, text);
         balance_words_set(&t->words, "cooldown", "%s", text);

@@ -33,8 +33,6 @@ struct shard_notes {
     uint64_t retry_ns;               /* REFUSED: no sample before */
     unsigned retries;                /* refusals after a sample in this hot period */
     uint64_t fell_ns;                /* last R14, 0 = never */
-    bool operation_ran;              /* at the last call */
-    uint64_t ended_ns;               /* when its operation was seen to end */
     bool operation_seen;             /* DECIDED: it has shown */
     uint64_t reserved_ns;            /* named as target of a change; 0 = never */
     int64_t popular_hash;            /* of the last R7 */
@@ -76,7 +74,6 @@ bool balance_elapsed(const struct balance_facts *facts, uint64_t since_ns, uint6
 /* An operation runs on it, or was decided and has not shown yet. */
 bool balance_busy(const struct round *round, size_t shard);
 /* End of the last operation, by the facts or as seen; 0 = none. */
-uint64_t balance_last_end(const struct balance_shard_facts *shard, const struct shard_notes *state);
 bool balance_cooling(const struct round *round, size_t shard);
 
 void balance_set_load(struct turn *t, const char *key, double value);

@@ -29,8 +29,7 @@ static bool adjacent(const struct range_set *a, const struct range_set *b)
 /* Calm by its own history: no operation, none lately, every minute known. */
 static bool settled(const struct round *round, size_t shard)
 {
-    const struct balance_shard_facts *facts = &round->facts->shards[shard];
-    uint64_t end = balance_last_end(facts, balance_notes(round->state, facts->name));
+    uint64_t end = round->facts->shards[shard].last_move_ns;
     if (balance_busy(round, shard) || balance_cooling(round, shard))
         return false;
     return end == 0 || balance_elapsed(round->facts, end, round->facts->policy->merge_after_ns);

@@ -16,7 +16,7 @@ struct watched_shard {
     char name[BALANCE_NAME_SIZE];
     struct sampler *stream;
     struct sampler *rows;
-    uint64_t last_split_ns;
+    uint64_t last_move_ns;
     bool present; /* in the snapshot of this tick */
 };
 
@@ -104,7 +104,7 @@ static struct watched_shard *shard_get(struct balancer *b, struct watched *w, co
     }
     struct watched_shard *s = mem_zalloc(sizeof *s);
     snprintf(s->name, sizeof s->name, "%s", name);
-    s->last_split_ns = journaled_end(b, w->database, name);
+    s->last_move_ns = journaled_end(b, w->database, name);
     list_append(&w->shards, &s->node);
     return s;
 }
@@ -200,7 +200,7 @@ static void shard_facts(struct balancer *b, const struct fleet_database *db, str
         .name = shard->name,
         .ranges = &shard->ranges,
         .load = primary != NULL ? &primary->load : NULL,
-        .last_split_ns = s->last_split_ns,
+        .last_move_ns = s->last_move_ns,
         .operation = operation_on(b, db->name, shard->name),
         .may_receive = primary != NULL && primary->facts.health != HEALTH_DOWN,
         .sample = s->stream != NULL ? sampler_sample(s->stream) : NULL,
@@ -373,7 +373,7 @@ void balancer_move_ended(struct balancer *b, const char *database, const char *s
 {
     struct watched *w = watched_find(b, database);
     if (w != NULL)
-        shard_get(b, w, shard)->last_split_ns = loop_now(b->options.loop);
+        shard_get(b, w, shard)->last_move_ns = loop_now(b->options.loop);
 }
 
 const struct balancer_decision *balancer_decision(const struct balancer *b, unsigned n)

@@ -46,7 +46,7 @@ struct toy_shard {
     struct split_sample *stream, *rows;
     double stream_at; /* when the slot will be there; < 0 = not asked for */
     double polled;    /* time of the last poll */
-    uint64_t last_split_ns;
+    uint64_t last_move_ns;
 };
 
 struct toy_event {
@@ -311,7 +311,7 @@ static inline void toy_progress(struct toy *toy)
         if (toy->t < m->end)
             continue;
         m->running = false;
-        toy->shards[m->from].last_split_ns = toy->shards[m->to].last_split_ns = (uint64_t)(toy->t * 1e9);
+        toy->shards[m->from].last_move_ns = toy->shards[m->to].last_move_ns = (uint64_t)(toy->t * 1e9);
         if (m->kind == BALANCE_MERGE)
             toy_remove_shard(toy, m->from);
     }
@@ -335,7 +335,7 @@ static inline void toy_snapshot(struct toy *toy)
         toy->shard_facts[count++] = (struct balance_shard_facts){.name = s->name,
                                                                  .ranges = &s->ranges,
                                                                  .load = s->ring,
-                                                                 .last_split_ns = s->last_split_ns,
+                                                                 .last_move_ns = s->last_move_ns,
                                                                  .operation = m != NULL ? m->name : NULL,
                                                                  .may_receive = true,
                                                                  .sample = s->stream,
@@ -360,12 +360,12 @@ static inline void toy_invariants(struct toy *toy)
 static inline void toy_check_change(struct toy *toy, const struct balance_change *c)
 {
     const struct toy_shard *s = &toy->shards[toy_find(toy, c->shard)];
-    uint64_t now = toy->facts.now_ns, since = now - s->last_split_ns;
+    uint64_t now = toy->facts.now_ns, since = now - s->last_move_ns;
     bool moves = c->kind == BALANCE_SPLIT || c->kind == BALANCE_REBALANCE || c->kind == BALANCE_MERGE;
     toy_check(toy, strchr(c->sentence, '<') == NULL);
     if (!moves)
         return;
-    toy_check(toy, s->last_split_ns == 0 || since >= toy->policy.cooldown_ns);
+    toy_check(toy, s->last_move_ns == 0 || since >= toy->policy.cooldown_ns);
     toy_check(toy, range_set_contains_range(&s->ranges, &c->range));
     if (c->kind != BALANCE_MERGE) {
         toy_check(toy, c->kept < toy->policy.threshold && c->moved < toy->policy.threshold);

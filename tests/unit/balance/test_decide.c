@@ -87,11 +87,11 @@ static void operation_runs(struct world *w)
 }
 static void cooling(struct world *w)
 {
-    w->shards[0].last_split_ns = w->facts.now_ns - 200 * S;
+    w->shards[0].last_move_ns = w->facts.now_ns - 200 * S;
 }
 static void cooled_soon(struct world *w)
 {
-    w->shards[0].last_split_ns = w->facts.now_ns + (QUIET + 20) * S - w->policy.cooldown_ns;
+    w->shards[0].last_move_ns = w->facts.now_ns + (QUIET + 20) * S - w->policy.cooldown_ns;
 }
 static void operations_full(struct world *w)
 {

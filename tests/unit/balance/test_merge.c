@@ -54,7 +54,7 @@ static void least_two(struct world *w)
 }
 static void split_lately(struct world *w)
 {
-    w->shards[0].last_split_ns = w->facts.now_ns + 1800 * S;
+    w->shards[0].last_move_ns = w->facts.now_ns + 1800 * S;
 }
 static void no_room(struct world *w)
 {
@@ -99,6 +99,12 @@ static void a_hole(struct world *w, int second)
 static void operation_at_first(struct world *w, int second)
 {
     w->shards[0].operation = second < 5000 ? "op-4" : NULL;
+}
+static void move_at_first(struct world *w, int second)
+{
+    operation_at_first(w, second);
+    if (second == 5000)
+        w->shards[0].last_move_ns = w->facts.now_ns;
 }
 /* Carried out: s1's ranges go to s2. */
 static void applied(struct world *w, int second)
@@ -239,7 +245,17 @@ static const struct merge_case merge_cases[] = {
      HOUR + 130,
      NULL,
      false},
-    {"an operation runs, then its hour", 2, {100, 100}, NULL, operation_at_first, "", 0, 0, NULL, false},
+    {"a move runs, then its hour", 2, {100, 100}, NULL, move_at_first, "", 0, 0, NULL, false},
+    {"what moves nothing runs",
+     2,
+     {100, 100},
+     NULL,
+     operation_at_first,
+     "merge R18 s1>s2",
+     5000,
+     5000,
+     NULL,
+     false},
 };
 
 /* The log's first entry without its time, and that time; entries after it make it differ. */

@@ -97,7 +97,9 @@ static void test_another_popular_key(void **state)
     world_free(w);
 }
 
-/* A decision whose operation never shows is forgotten; one that ran and ended starts the cool-down. */
+/* A decision whose operation never shows is forgotten; a move that ended, failed or not, starts the
+ * cool-down.
+ */
 static void test_after_the_decision(void **state)
 {
     (void)state;
@@ -109,13 +111,27 @@ static void test_after_the_decision(void **state)
                         "sample R20 s1 @7, split R1 s1 @10, sample R20 s1 @40, split R1 s1 @43");
     w->shards[0].operation = "op-1";
     world_run(w, 100);
-    w->shards[0].operation = NULL; /* it failed: no last_split_ns */
+    w->shards[0].operation = NULL;
+    w->shards[0].last_move_ns = w->facts.now_ns;
     buf_reset(&w->log);
     world_run(w, 590);
     assert_non_null(strstr(buf_text(&w->log), "refuse R6 s1"));
     assert_null(strstr(buf_text(&w->log), "sample"));
     world_run(w, 20);
     assert_non_null(strstr(buf_text(&w->log), "split R1 s1"));
+    world_free(w);
+}
+
+/* What moves nothing (the making of the shard, a dry run) starts no cool-down when it ends. */
+static void test_no_cool_down_without_a_move(void **state)
+{
+    (void)state;
+    struct world *w = onset(EVEN, 2, (double[]){1500, 100});
+    w->shards[0].operation = "op-1";
+    world_run(w, 3);
+    w->shards[0].operation = NULL;
+    world_run(w, 36);
+    assert_string_equal(buf_text(&w->log), "sample R20 s1 @7, split R1 s1 @10");
     world_free(w);
 }
 
@@ -159,6 +175,7 @@ int main(void)
         cmocka_unit_test(test_refusal_kept),
         cmocka_unit_test(test_another_popular_key),
         cmocka_unit_test(test_after_the_decision),
+        cmocka_unit_test(test_no_cool_down_without_a_move),
         cmocka_unit_test(test_stale_sample),
         cmocka_unit_test(test_shards_come_and_go),
     };
