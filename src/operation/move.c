@@ -60,11 +60,11 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",      "wait",         "take_term", "inspect",   "check",      "provision",     "schema",
-    "freeze",       "empty_target", "publish",   "subscribe", "await_copy", "catch_up",      "verify",
-    "close_gate",   "rehearse",     "lock",      "fence",     "marker",     "route",         "prepare_open",
-    "commit",       "rollback",     "unroute",   "resolve",   "open",       "settle",        "announce",
-    "drop_forward", "clean_source", "unfreeze",  "retire",    "burn_gate",  "remove_target",
+    "journal",      "wait",         "take_term",    "inspect",   "check",      "provision", "schema",
+    "freeze",       "empty_target", "publish",      "subscribe", "await_copy", "catch_up",  "verify",
+    "close_gate",   "rehearse",     "lock",         "fence",     "marker",     "route",     "sequences",
+    "prepare_open", "commit",       "rollback",     "unroute",   "resolve",    "open",      "settle",
+    "announce",     "drop_forward", "clean_source", "unfreeze",  "retire",     "burn_gate", "remove_target",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move", "split", "isolate", "merge", "rebalance"};

@@ -274,7 +274,7 @@ static void marker_written(struct move_op *op, enum move_action action, const st
     if (op->marker_seen >= op->marker_number)
         marker_end(op, NULL);
     else
-        look_for_marker(op);
+        look_for_marker_later(op);
 }
 
 /* T's apply worker has committed this marker: see shardherd.marker_came(). */
@@ -435,11 +435,19 @@ static void opener_warm(struct move_op *op, enum move_action action, const struc
     act_sql_any(op, &op->target_poll, action, SQL_TIMEOUT_NS, listening, "LISTEN %I", name);
 }
 
-static void holders_warm(struct move_op *op)
+static void reader_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
+    (void)action;
+    (void)reply;
     act_sql(op, &op->opener, ACT_REHEARSE, SQL_TIMEOUT_NS, opener_warm,
             "SELECT shardherd.warm_up_opening(%d, %d, %d)", op_term(op), r->range.lo, r->range.hi);
+}
+
+static void holders_warm(struct move_op *op)
+{
+    act_sql(op, &op->source_reader, ACT_REHEARSE, SQL_TIMEOUT_NS, reader_warm,
+            "SELECT count(*) FROM shardherd.sequences(0)");
 }
 
 static void source_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)

@@ -7,6 +7,7 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
+#define SEQUENCES_SQL    "SELECT name, value FROM shardherd.sequences(%d)"
 #define OPENING_LEAST_NS (50 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
 
 /* ---- gate ---- */
@@ -97,12 +98,6 @@ static void keep_sequences(struct move_op *op, const PGresult *result)
     op->sequences_known = true;
 }
 
-static void fenced(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    keep_sequences(op, reply->results[reply->count - 1]);
-    act_done(op, action, NULL);
-}
-
 void act_fence(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
@@ -111,11 +106,24 @@ void act_fence(struct move_op *op)
         act_fail(op, ACT_FENCE, ERRC_NOT_FOUND, "the database was deleted");
         return;
     }
-    act_sql_in(op, &op->source, op->fence_session, ACT_FENCE, FENCE_BOUND_NS, fenced,
-               "SELECT shardherd.fence(%L, %d, %d, %d, %d); SELECT name, value FROM shardherd.sequences(%d)",
-               r->id, r->range.lo, r->range.hi, (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1),
-               (int64_t)SEQUENCE_GAP);
+    act_sql_in(op, &op->source, op->fence_session, ACT_FENCE, FENCE_BOUND_NS, NULL,
+               "SELECT shardherd.fence(%L, %d, %d, %d, %d)", r->id, r->range.lo, r->range.hi,
+               (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1));
     hold_writers(op);
+}
+
+static void sequences_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    keep_sequences(op, reply->results[reply->count - 1]);
+    act_done(op, action, NULL);
+}
+
+/* S's writers wait by now: what they were given of the sequences is known. */
+void act_sequences(struct move_op *op)
+{
+    sequences_free(op);
+    act_sql(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen, SEQUENCES_SQL,
+            (int64_t)SEQUENCE_GAP);
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
@@ -291,8 +299,8 @@ static void open_anew(struct move_op *op)
     if (op->sequences_known)
         open_gate(op);
     else /* after a crash inside the fence: S is asked again, it hands out none of them for R any more */
-        act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read,
-                "SELECT name, value FROM shardherd.sequences(%d)", (int64_t)SEQUENCE_GAP);
+        act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read, SEQUENCES_SQL,
+                (int64_t)SEQUENCE_GAP);
 }
 
 /* Whatever became of a COMMIT without a good answer: opening again finds the gate open, or opens it. */
@@ -334,6 +342,7 @@ void act_settle(struct move_op *op)
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
     opening_forget(op); /* the sessions of the fence are not needed any more */
     hold_drop(op);
+    link_drop(&op->source_reader);
     act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, target_settled,
             "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d)", op_term(op), r->id,
             r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0));

@@ -1,7 +1,7 @@
 /*
  * The fence and the opening.
  *
- * Happy path: LOCK; then side by side MARKER (S to T), ROUTE, and FENCE (S's guards) followed by
+ * Happy path: LOCK; then side by side MARKER (S to T), FENCE (S's guards), ROUTE, and SEQUENCES followed by
  * PREPARE_OPEN; COMMIT when all of them are there; OPEN. What can be done of the opening before the COMMIT is
  * done while S's writers wait anyway: as soon as they may go on, they and we share the processors. Failures:
  * anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the rehearsal
@@ -85,7 +85,7 @@ static void inside_done(struct move *m, enum move_action action, const struct mo
         back_out(m, &o->err);
         return;
     }
-    if (action == ACT_FENCE) /* its answer says up to where sequences were used */
+    if (action == ACT_SEQUENCES)
         move_act(m, ACT_PREPARE_OPEN);
     if (m->outstanding > 0)
         return;
@@ -105,8 +105,9 @@ static void locked(struct move *m, const struct move_outcome *o)
     m->phase = FENCE_INSIDE;
     m->routed = true;
     /* The longest chain comes first. */
-    move_act(m, ACT_FENCE);
     move_act(m, ACT_MARKER);
+    move_act(m, ACT_FENCE);
+    move_act(m, ACT_SEQUENCES);
     move_act(m, ACT_ROUTE);
 }
 

@@ -70,6 +70,7 @@ static void drop_links(struct move_op *op)
     if (op->source_known) {
         link_drop(&op->source);
         link_drop(&op->source_marker);
+        link_drop(&op->source_reader);
         hold_drop(op);
     }
     if (op->target_known) {
@@ -111,6 +112,7 @@ static void free_move(struct operation *base)
     if (op->source_known) {
         link_fini(&op->source);
         link_fini(&op->source_marker);
+        link_fini(&op->source_reader);
         hold_fini(op);
     }
     if (op->target_known) {
@@ -146,6 +148,7 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_FENCE] = act_fence,
     [ACT_MARKER] = act_marker,
     [ACT_ROUTE] = act_route,
+    [ACT_SEQUENCES] = act_sequences,
     [ACT_PREPARE_OPEN] = act_prepare_open,
     [ACT_COMMIT] = act_commit,
     [ACT_ROLLBACK] = act_rollback,
@@ -418,6 +421,7 @@ static void set_source(struct move_op *op, const struct instance_access *access)
 {
     set_link(op, &op->source, access);
     set_link(op, &op->source_marker, access);
+    set_link(op, &op->source_reader, access);
     for (int i = 0; i < HOLDERS_MOST; i++)
         set_link(op, &op->holders[i], access);
     op->source_known = true;

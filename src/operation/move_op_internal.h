@@ -35,6 +35,7 @@ struct move_op {
     struct move core;
     struct link source;                /* control and fence on S */
     struct link source_marker;         /* writes markers on S; deletes on S */
+    struct link source_reader;         /* reads S's sequences beside the fence */
     struct link target;                /* control on T */
     struct link target_poll;           /* reads markers on T */
     struct link opener;                /* the opening's transaction on T, begun before S's commit */
@@ -140,6 +141,7 @@ void act_close_gate(struct move_op *op); /* move_act_cutover.c */
 void act_lock(struct move_op *op);
 void act_fence(struct move_op *op);
 void act_route(struct move_op *op);
+void act_sequences(struct move_op *op);
 void act_prepare_open(struct move_op *op);
 void act_commit(struct move_op *op);
 void act_rollback(struct move_op *op);

@@ -48,7 +48,7 @@ struct fake {
     enum move_state journaled; /* MOVE_STATE_COUNT = nothing */
     struct move_record journal;
     /* since the last LOCK */
-    bool fence_done, marker_done, route_done, prepared, rolled_back;
+    bool fence_done, marker_done, route_done, sequences_done, prepared, rolled_back;
     bool told_gone; /* COMMIT succeeded, or RESOLVE or INSPECT said that S does not own R */
     /* outcomes */
     struct fault faults[2];
@@ -82,15 +82,16 @@ static void check_fence_rules(struct fake *f, enum move_action action)
     case ACT_FENCE:
     case ACT_MARKER:
     case ACT_ROUTE:
-        rule(f, f->locked, "FENCE, MARKER and ROUTE only while locked");
+    case ACT_SEQUENCES:
+        rule(f, f->locked, "FENCE, MARKER, ROUTE and SEQUENCES only while locked");
         break;
     case ACT_PREPARE_OPEN:
-        rule(f, f->locked && f->fence_done, "PREPARE_OPEN only when the guards succeeded in this try");
+        rule(f, f->locked && f->sequences_done, "PREPARE_OPEN only when the sequences were read in this try");
         break;
     case ACT_COMMIT:
-        rule(f, f->locked && f->marker_done && f->route_done && f->prepared,
-             "COMMIT only when the marker came, the routing table was stored and the opening prepared in "
-             "this try");
+        rule(f, f->locked && f->fence_done && f->marker_done && f->route_done && f->prepared,
+             "COMMIT only when the guards were awake, the marker came, the routing table was stored and the "
+             "opening prepared in this try");
         break;
     case ACT_UNROUTE:
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
@@ -222,7 +223,8 @@ static void take_effect(struct fake *f, enum move_action action)
         break;
     case ACT_LOCK:
         f->locked = true;
-        f->fence_done = f->marker_done = f->route_done = f->prepared = f->rolled_back = false;
+        f->fence_done = f->marker_done = f->route_done = f->sequences_done = f->prepared = f->rolled_back =
+            false;
         break;
     case ACT_ROUTE:
         f->table_says_target = true;
@@ -263,6 +265,7 @@ static void tell(struct fake *f, enum move_action action, struct move_outcome *o
     f->fence_done |= action == ACT_FENCE;
     f->marker_done |= action == ACT_MARKER;
     f->route_done |= action == ACT_ROUTE;
+    f->sequences_done |= action == ACT_SEQUENCES;
     f->prepared |= action == ACT_PREPARE_OPEN;
     if (action == ACT_LOCK)
         o->lock_ns = fake_now(&f->driver);
