@@ -14,8 +14,8 @@ from rig import Rig
 STATES = ["check", "target", "copy", "catch_up", "verify", "rehearse", "fence", "settle", "watch", "clean", "done"]
 ACTIONS = [
     "check", "provision", "schema", "freeze", "publish", "subscribe", "await_copy", "catch_up", "verify",
-    "close_gate", "rehearse", "lock", "marker", "route", "fence", "sequences", "prepare_open", "commit", "open", "settle",
-    "announce", "drop_forward", "clean_source", "unfreeze",
+    "close_gate", "rehearse", "lock", "marker", "route", "fence", "sequences", "prepare_open",
+    "commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
 ]  # fmt: skip
 CELLS = [f"move:state:{state}" for state in STATES] + [
     f"move:{moment}:{action}" for action in ACTIONS for moment in ("before", "after")

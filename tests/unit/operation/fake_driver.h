@@ -223,10 +223,11 @@ static void take_effect(struct fake *f, enum move_action action)
         break;
     case ACT_LOCK:
         f->locked = true;
-        f->fence_done = f->marker_done = f->route_done = f->sequences_done = f->prepared = f->rolled_back =
-            false;
+        f->fence_done = f->marker_done = f->route_done = f->sequences_done = f->prepared = false;
+        f->rolled_back = false;
         break;
     case ACT_ROUTE:
+    case ACT_ANNOUNCE:
         f->table_says_target = true;
         break;
     case ACT_COMMIT:
@@ -250,9 +251,6 @@ static void take_effect(struct fake *f, enum move_action action)
     case ACT_SETTLE:
         f->target_owns = true;
         f->gate = GATE_NONE;
-        break;
-    case ACT_ANNOUNCE:
-        f->table_says_target = true;
         break;
     default:
         break;
