@@ -24,15 +24,17 @@ function(sh_executable name folder)
   endif()
 endfunction()
 
-# sh_embed(FOLDER FILE SYMBOL): FILE of src/FOLDER as `const char SYMBOL[]`, NUL-terminated.
+# sh_embed(FOLDER FILE SYMBOL): FILE of src/FOLDER as `const char SYMBOL[]`, NUL-terminated, and what tells its
+# versions apart as `const char SYMBOL_md5[]`.
 function(sh_embed folder file symbol)
   set(input "${PROJECT_SOURCE_DIR}/src/${folder}/${file}")
   set(output "${PROJECT_BINARY_DIR}/generated/${symbol}.c")
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${input}")
   file(READ "${input}" hex HEX)
+  file(MD5 "${input}" md5)
   string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${hex}")
   string(REGEX REPLACE "(................................................................................)" "\\1\n" bytes "${bytes}")
   file(CONFIGURE OUTPUT "${output}" CONTENT
-       "extern const char ${symbol}[];\nconst char ${symbol}[] = {\n${bytes}0x00};\n" @ONLY)
+       "extern const char ${symbol}[];\nconst char ${symbol}[] = {\n${bytes}0x00};\nextern const char ${symbol}_md5[];\nconst char ${symbol}_md5[] = \"${md5}\";\n" @ONLY)
   target_sources(sh_${folder} PRIVATE "${output}")
 endfunction()

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "loop/process.h"
 #include "operation/move_op_internal.h"
@@ -114,7 +115,7 @@ static char *target_script(struct move_op *op, const char *dump)
     const struct fleet_database *db = op_database(op);
     add_without_our_triggers(&sql, dump);
     buf_add_text(&sql, "\nSET search_path = pg_catalog;\n");
-    buf_add_text(&sql, shard_sql);
+    shard_sql_add(&sql);
     sqlf(&sql, "SELECT shardherd.raise_term(%d);\n", op_term(op));
     for (size_t i = 0; i < db->routing->table_count; i++)
         sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L);\n", op_term(op), db->routing->tables[i].table,
@@ -239,23 +240,80 @@ void act_schema(struct move_op *op)
             "SELECT to_regclass('shardherd.shard') IS NOT NULL, (pg_control_system()).system_identifier");
 }
 
-/* ---- freeze ---- */
+/* ---- freeze; before it, functions and guards of an older version are replaced ---- */
 
-static void source_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void freeze(struct move_op *op, struct link *shard, act_reply_cb next)
 {
     const struct move_record *r = op_record(op);
-    (void)reply;
-    act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
+    act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
             "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id,
             r->range.lo, r->range.hi);
 }
 
+static void look_at_version(struct move_op *op, struct link *shard, act_reply_cb next)
+{
+    act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
+            "SELECT obj_description(to_regnamespace('shardherd'), 'pg_namespace')");
+}
+
+/* `seen` answers look_at_version(). */
+static void bring_up_to_date(struct move_op *op, struct link *shard, const struct pg_reply *seen,
+                             act_reply_cb next)
+{
+    const char *comment = pg_value(seen, 0, 0);
+    if (comment != NULL && strcmp(comment, shard_sql_comment()) == 0) {
+        next(op, ACT_FREEZE, seen);
+        return;
+    }
+    struct buf sql = {0};
+    shard_sql_add(&sql);
+    log_event(LOG_INFO, "a shard gets this version's functions and guards", "op", op_record(op)->id, "db",
+              op_record(op)->database, "host", shard->access.host, "had", comment != NULL ? comment : "none",
+              NULL);
+    act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.check_term(%d); "
+            "SELECT set_config('shardherd.operation', %L, true); %s SELECT shardherd.lock_tables(); "
+            "SELECT shardherd.install_guards()",
+            op_term(op), op_record(op)->id, buf_text(&sql));
+    buf_free(&sql);
+}
+
+static void target_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    freeze(op, &op->target, NULL);
+}
+
+static void target_version_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    bring_up_to_date(op, &op->target, reply, target_is_new);
+}
+
+static void source_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    look_at_version(op, &op->target, target_version_seen);
+}
+
+static void source_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    (void)reply;
+    freeze(op, &op->source, source_frozen);
+}
+
+static void source_version_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    bring_up_to_date(op, &op->source, reply, source_is_new);
+}
+
 void act_freeze(struct move_op *op)
 {
-    const struct move_record *r = op_record(op);
-    act_sql(op, &op->source, ACT_FREEZE, SQL_TIMEOUT_NS, source_frozen,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id,
-            r->range.lo, r->range.hi);
+    look_at_version(op, &op->source, source_version_seen);
 }
 
 static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)

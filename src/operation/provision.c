@@ -373,7 +373,7 @@ static void add_install(const struct shard_call *call, struct buf *sql)
 {
     const struct provision *p = call->p;
     int64_t term = services(p)->term;
-    buf_add_text(sql, shard_sql);
+    shard_sql_add(sql);
     sqlf(sql, "SELECT shardherd.raise_term(%d); ", term);
     if (p->schema != NULL) {
         if (p->owner_role != NULL && p->owner_role[0] != '\0')

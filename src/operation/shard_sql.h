@@ -4,7 +4,13 @@
 #ifndef OPERATION_SHARD_SQL_H
 #define OPERATION_SHARD_SQL_H
 
-/* NUL-terminated; many statements, to be run in one transaction by a superuser. */
-extern const char shard_sql[];
+#include "base/buf.h"
+
+/* Adds shard.sql and the comment on its schema by which its version is told: many statements, to be run in
+ * one transaction by a superuser, with search_path = pg_catalog. */
+void shard_sql_add(struct buf *sql);
+
+/* The comment on the schema shardherd of a shard that has this very version. */
+const char *shard_sql_comment(void);
 
 #endif
