@@ -153,6 +153,8 @@ static bool component(void *data, unsigned n, struct api_component *ret)
     enum manager_state state = manager_now(m);
     bool up = state <= MANAGER_DEPOSED;
     manager_kube_text(m, m->kube_now, sizeof m->kube_now);
+    if (up)
+        manager_watch_text(m); /* afterwards the pollers may be gone */
     /* a standby serves routing tables, so it is in service: an update can wait for it before the leader goes
      */
     bool standby = m->standby != NULL;
@@ -176,8 +178,9 @@ static bool component(void *data, unsigned n, struct api_component *ret)
         {"discovery", up && state > MANAGER_DISCOVERING, m->config.discovery_enabled ? NULL : "switched off"},
         {"cluster", up && state > MANAGER_DISCOVERING, manager_cluster_text(m)},
         {"prometheus", true, manager_figures_text(m)}, /* worth a word, never worth being out of service */
-        {"collectors", up && state > MANAGER_DISCOVERING, NULL},
-        {"health", up && state > MANAGER_DISCOVERING, NULL},
+        /* a server that is down is its own trouble: this manager is not better for being restarted */
+        {"collectors", up && state > MANAGER_DISCOVERING, m->collectors_text},
+        {"health", up && state > MANAGER_DISCOVERING, m->health_text},
         {"operations", state == MANAGER_READY, NULL},
         {"balancer", state == MANAGER_READY, NULL},
     };

@@ -54,7 +54,8 @@ struct manager {
     const char *runtime_kind;                              /* "local", "kubernetes", "cnpg", "none" */
     bool shards_in_kube;                                   /* the runtime is one of the two */
     char runtime_text[128], kube_text[256], kube_now[400]; /* for people */
-    bool use_kube, reading_secrets, opening_store;         /* the latter: a callback will come */
+    char collectors_text[80], health_text[96];
+    bool use_kube, reading_secrets, opening_store; /* the latter: a callback will come */
     struct k8s_client *kube;         /* NULL = none; exists from before the store is opened to the very end */
     char *kube_namespace;            /* whose objects are looked after */
     struct manager_figures *figures; /* manager_figures.c */
@@ -145,6 +146,8 @@ void manager_close_on(struct manager *m);
 void manager_watch_start(struct manager *m);
 void manager_watch_stop(struct manager *m);
 void manager_instance_gone(struct manager *m, const struct fleet_instance *instance);
+/* Writes m->collectors_text and m->health_text, for /readyz?verbose. */
+void manager_watch_text(struct manager *m);
 void manager_reload(struct manager *m);
 int64_t manager_file_stamp(const char *path); /* blocking; 0 = no file */
 

@@ -77,6 +77,19 @@ static void judge(struct manager *m, struct fleet_instance *instance)
         api_instance_changed(m->api, instance);
 }
 
+void manager_watch_text(struct manager *m)
+{
+    struct pollers_counts polled = {0};
+    unsigned health[HEALTH_DOWN + 1] = {0};
+    if (m->pollers != NULL)
+        pollers_count(m->pollers, &polled);
+    list_each(node, &m->fleet.instances) health[list_item(node, struct fleet_instance, node)->facts.health]++;
+    snprintf(m->collectors_text, sizeof m->collectors_text, "%u of %u servers answered their last poll",
+             polled.up, polled.instances);
+    snprintf(m->health_text, sizeof m->health_text, "%u up, %u suspect, %u down, %u not known yet",
+             health[HEALTH_UP], health[HEALTH_SUSPECT], health[HEALTH_DOWN], health[HEALTH_UNKNOWN]);
+}
+
 static void look_at_file(struct manager *m);
 
 /* U1: whatever blocked the loop also delayed polls, deadlines and the fence of a move. */

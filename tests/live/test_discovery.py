@@ -88,6 +88,9 @@ def test_static_server_dies_and_comes_back(fleet, primary):
     fleet.noticed("kill -9", lambda seen: seen["pg-a"]["health"] != "up")
     wait_until(lambda: fleet.listed()["pg-a"]["health"] == "down", timeout=MOST)
     assert "refused" in fleet.listed()["pg-a"]["error"], fleet.listed()["pg-a"]
+    ready = fleet.rig.fetch("/readyz?verbose", raw=True)
+    assert "[+]collectors ok: 2 of 3 servers answered their last poll\n" in ready, ready
+    assert "[+]health ok: 2 up, 0 suspect, 1 down, 0 not known yet\n" in ready, ready
     primary.start()
     fleet.noticed("a start", lambda seen: seen["pg-a"]["health"] == "up" and seen["pg-a"]["started"] != started)
 
