@@ -46,7 +46,7 @@ static char *decoded(const char *text, size_t length)
 static int no_url(struct err *err)
 {
     return err_set(err, ERRC_INVALID,
-                   "the proxy's URL is not http://[user:password@]host[:port] or socks5://...");
+                   "the proxy's URL is not http://[user:password@]host[:port], https://... or socks5://...");
 }
 
 static int user_parse(struct proxy *p, const char *text, size_t length, struct err *err)
@@ -98,20 +98,20 @@ int proxy_parse(const char *url, struct proxy **ret, struct err *err)
     int port = 1080, rc = 0;
     p->refs = 1;
     p->kind = PROXY_SOCKS5;
-    if (at == NULL) { /* as in HTTPS_PROXY=host:port */
+    if (at == NULL ||
+        strncasecmp(url, "http://", 7) == 0) { /* without a scheme: as in HTTPS_PROXY=host:port */
         p->kind = PROXY_HTTP;
         port = 80;
-        at = url;
-    } else if (strncasecmp(url, "http://", 7) == 0) {
+    } else if (strncasecmp(url, "https://", 8) == 0) {
         p->kind = PROXY_HTTP;
-        port = 80;
-        at += 3;
-    } else if (strncasecmp(url, "socks5://", 9) == 0 || strncasecmp(url, "socks5h://", 10) == 0) {
-        at += 3;
-    } else {
-        rc = err_set(err, ERRC_UNSUPPORTED, "a proxy is reached by http:// or socks5://, not by %.*s://",
+        p->tls = true;
+        port = 443;
+    } else if (strncasecmp(url, "socks5://", 9) != 0 && strncasecmp(url, "socks5h://", 10) != 0) {
+        rc = err_set(err, ERRC_UNSUPPORTED,
+                     "a proxy is reached by http://, https:// or socks5://, not by %.*s://",
                      (int)(at - url < 16 ? at - url : 16), url);
     }
+    at = at != NULL ? at + 3 : url;
     size_t length = strcspn(at, "/?#");
     const char *user_end = NULL;
     for (size_t i = 0; i < length; i++)

@@ -16,6 +16,7 @@ enum proxy_kind { PROXY_HTTP, PROXY_SOCKS5 };
 
 struct proxy {
     enum proxy_kind kind;
+    bool tls; /* https://: TLS to the proxy, around everything */
     char *host;
     int port;
     char *user, *password; /* decoded; NULL = none. Secrets */
@@ -23,9 +24,8 @@ struct proxy {
 };
 
 /*
- * "http://[user:password@]host[:port]" or "socks5://..." (also socks5h). ERRC_UNSUPPORTED for other schemes,
- * https among them; ERRC_INVALID for what is no URL. Error texts do not hold the URL, which may hold a
- * password.
+ * "http://[user:password@]host[:port]", "https://..." or "socks5://..." (also socks5h). ERRC_UNSUPPORTED for
+ * other schemes; ERRC_INVALID for what is no URL. Error texts do not hold the URL, which may hold a password.
  */
 int proxy_parse(const char *url, struct proxy **ret, struct err *err);
 struct proxy *proxy_ref(struct proxy *p); /* NULL gives NULL */

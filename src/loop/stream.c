@@ -27,9 +27,10 @@ static const struct sm_state states[STATE_COUNT] = {
     [STATE_RESOLVING] = {"resolving", SM_NEXT(STATE_CONNECTING) | SM_NEXT(STATE_RETRYING) | FAIL_OR_CLOSE,
                          false},
     [STATE_CONNECTING] = {"connecting",
-                          SM_NEXT(STATE_RETRYING) | SM_NEXT(STATE_PROXYING) | SM_NEXT(STATE_HANDSHAKING) |
-                              SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE,
+                          SM_NEXT(STATE_RETRYING) | SM_NEXT(STATE_TUNNELING) | SM_NEXT(STATE_PROXYING) |
+                              SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE,
                           false},
+    [STATE_TUNNELING] = {"tunneling", SM_NEXT(STATE_PROXYING) | FAIL_OR_CLOSE, false},
     [STATE_PROXYING] = {"proxying", SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE, false},
     [STATE_RETRYING] = {"retrying", SM_NEXT(STATE_CONNECTING) | FAIL_OR_CLOSE, false},
     [STATE_ACCEPTED] = {"accepted", SM_NEXT(STATE_HANDSHAKING) | SM_NEXT(STATE_OPEN) | FAIL_OR_CLOSE, false},
@@ -114,7 +115,8 @@ static void read_failed(struct stream *s, int code)
         stream_close(s);
         return;
     }
-    if (code == UV_EOF && stream_state(s) == STATE_PROXYING)
+    enum stream_state state = stream_state(s);
+    if (code == UV_EOF && (state == STATE_PROXYING || state == STATE_TUNNELING))
         err_set(&err, ERRC_UNAVAILABLE, "the proxy %s ended the connection", s->peer);
     else if (code != UV_EOF && s->write_error.code != ERRC_NONE)
         err = s->write_error;
@@ -143,6 +145,25 @@ static void gather(struct stream *s)
 
 static void proxy_said(struct stream *s, const char *bytes, size_t length);
 
+void stream_deliver(struct stream *s, const char *data, size_t length)
+{
+    if (stream_state(s) == STATE_FINISHING)
+        return; /* read only to keep the kernel from answering with a reset */
+    if (stream_state(s) == STATE_PROXYING)
+        proxy_said(s, data, length);
+    else if (s->ssl != NULL)
+        stream_tls_received(s, data, length);
+    else
+        stream_emit(s, STREAM_DATA, data, length);
+}
+
+void stream_read_ended(struct stream *s)
+{
+    s->peer_ended = true;
+    uv_read_stop((uv_stream_t *)&s->tcp);
+    read_failed(s, UV_EOF);
+}
+
 static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
 {
     struct stream *s = tcp->data;
@@ -152,14 +173,10 @@ static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
         s->peer_ended = true;
         uv_read_stop(tcp);
         read_failed(s, (int)n);
-    } else if (stream_state(s) == STATE_FINISHING) {
-        return; /* read only to keep the kernel from answering with a reset */
-    } else if (stream_state(s) == STATE_PROXYING) {
-        proxy_said(s, buf->base, (size_t)n);
-    } else if (s->ssl != NULL) {
-        stream_tls_received(s, buf->base, (size_t)n);
+    } else if (s->outer != NULL) {
+        stream_tunnel_received(s, buf->base, (size_t)n);
     } else {
-        stream_emit(s, STREAM_DATA, buf->base, (size_t)n);
+        stream_deliver(s, buf->base, (size_t)n);
     }
     if (n > 0 && (size_t)n < buf->len)
         gather(s);
@@ -170,6 +187,7 @@ static bool reading_wanted(const struct stream *s)
     if (!s->tcp_open || s->peer_ended)
         return false;
     switch (stream_state(s)) {
+    case STATE_TUNNELING:
     case STATE_PROXYING:
     case STATE_HANDSHAKING:
     case STATE_FINISHING:
@@ -276,6 +294,19 @@ static void proxy_talk_send(struct stream *s)
     buf_reset(&s->talk.out);
 }
 
+static void enter_tunneling(struct stream *s)
+{
+    struct err err = {0};
+    if (stream_tunnel_begin(s, &err) != 0) {
+        stream_fail(s, &err);
+        return;
+    }
+    sm_move(&s->sm, STATE_TUNNELING);
+    loop_timer_start_at(&s->timer, s->deadline_ns);
+    stream_reading_update(s);
+    stream_tunnel_step(s);
+}
+
 static void enter_proxying(struct stream *s)
 {
     sm_move(&s->sm, STATE_PROXYING);
@@ -285,6 +316,11 @@ static void enter_proxying(struct stream *s)
     proxy_begin(&s->talk);
     proxy_talk_send(s);
     stream_reading_update(s);
+}
+
+void stream_tunneled(struct stream *s)
+{
+    enter_proxying(s);
 }
 
 static void proxy_said(struct stream *s, const char *bytes, size_t length)
@@ -405,10 +441,12 @@ static void on_connect(uv_connect_t *connect, int status)
         return;
     }
     connection_stands(s);
-    if (s->proxy != NULL)
-        enter_proxying(s);
-    else
+    if (s->proxy == NULL)
         connected_through(s);
+    else if (s->proxy->tls)
+        enter_tunneling(s);
+    else
+        enter_proxying(s);
 }
 
 static int attempt(struct stream *s, const char *address)
@@ -468,6 +506,10 @@ static void on_timer(struct loop_timer *timer, void *data)
         resolve_cancel(s->resolve);
         stream_fail(s, &err);
         break;
+    case STATE_TUNNELING:
+        err_set(&err, ERRC_TIMEOUT, "TLS handshake with the proxy %s did not end in time", s->peer);
+        stream_fail(s, &err);
+        break;
     case STATE_PROXYING:
         err_set(&err, ERRC_TIMEOUT, "the proxy %s did not connect to %s in time", s->peer, s->target);
         stream_fail(s, &err);
@@ -494,6 +536,7 @@ static void stream_free(struct stream *s)
     sm_fini(&s->sm);
     loop_timer_stop(&s->timer);
     stream_tls_free(s);
+    stream_tunnel_free(s);
     tls_context_unref(s->tls);
     proxy_end(&s->talk);
     proxy_unref(s->proxy);
@@ -554,6 +597,8 @@ int stream_connect(struct loop *loop, const struct stream_options *o, stream_cb 
 {
     if (o->port <= 0 || o->port > 65535)
         return err_set(err, ERRC_INVALID, "%d is not a port", o->port);
+    if (o->proxy != NULL && o->proxy->tls && o->tls == NULL)
+        return err_set(err, ERRC_UNSUPPORTED, "a proxy that is reached by https:// is for https:// only");
     struct stream *s = stream_new(loop, o->tls, STATE_RESOLVING);
     const char *host = o->proxy != NULL ? o->proxy->host : o->host;
     int rc = resolve_start(loop, host, on_resolved, s, &s->resolve, err);
@@ -613,6 +658,7 @@ void stream_finish(struct stream *s)
         return;
     }
     stream_tls_shutdown(s);
+    stream_tunnel_shutdown(s);
     if (!sm_may(&s->sm, STATE_FINISHING)) {
         stream_close(s);
         return;

@@ -20,7 +20,8 @@
 #define STREAM_PLAIN_SIZE 16384
 
 /*
- * (A proxy: CONNECTING --> PROXYING, and from there as from CONNECTING.)
+ * (A proxy: CONNECTING --> PROXYING, and from there as from CONNECTING. One that is reached by https://:
+ * CONNECTING --> TUNNELING --> PROXYING.)
  *
  * RESOLVING --> CONNECTING --(TLS)--> HANDSHAKING --> OPEN --peer's end--> ENDED
  *                 |    ^                   ^           | ^                   |
@@ -31,16 +32,17 @@
  * stream_close().
  *
  * RESOLVING waits for the resolver. CONNECTING waits for connect(). RETRYING waits for the close callback of
- * the failed attempt's handle. PROXYING waits for the proxy's answers. ACCEPTED waits for the end of the
- * turn. HANDSHAKING waits for the peer's bytes. These are also woken by the timer, which fails them. OPEN
- * waits for bytes (or the timer, see stream_gather()), and for writes to end; ENDED for writes to end.
- * FINISHING waits for the writes, the shutdown and the peer's EOF, or its timer. FAILED waits for the user.
- * CLOSING waits until `holds` is 0, then for the end of the turn.
+ * the failed attempt's handle. TUNNELING waits for the TLS handshake with the proxy, PROXYING for its
+ * answers. ACCEPTED waits for the end of the turn. HANDSHAKING waits for the peer's bytes. These are also
+ * woken by the timer, which fails them. OPEN waits for bytes (or the timer, see stream_gather()), and for
+ * writes to end; ENDED for writes to end. FINISHING waits for the writes, the shutdown and the peer's EOF, or
+ * its timer. FAILED waits for the user. CLOSING waits until `holds` is 0, then for the end of the turn.
  */
 enum stream_state {
     STATE_RESOLVING,
     STATE_CONNECTING,
     STATE_RETRYING,
+    STATE_TUNNELING,
     STATE_PROXYING,
     STATE_ACCEPTED,
     STATE_HANDSHAKING,
@@ -105,6 +107,10 @@ struct stream {
     SSL *ssl;
     BIO *in;  /* ciphertext from the peer; owned by ssl */
     BIO *out; /* ciphertext to the peer; owned by ssl */
+
+    /* TLS to the proxy, around the above; NULL = none */
+    SSL *outer;
+    BIO *outer_in, *outer_out; /* owned by outer */
 };
 
 /* ---- stream.c ---- */
@@ -118,6 +124,11 @@ enum stream_state stream_state(const struct stream *s);
 void stream_emit(struct stream *s, enum stream_event event, const char *data, size_t length);
 void stream_opened(struct stream *s);
 void stream_ended(struct stream *s);
+/* Bytes that are no ciphertext of a proxy's TLS (any more). */
+void stream_deliver(struct stream *s, const char *data, size_t length);
+/* The TLS to the proxy stands. */
+void stream_tunneled(struct stream *s);
+void stream_read_ended(struct stream *s);
 /* To FAILED with STREAM_ERROR; the _later form is for inside the user's calls. */
 void stream_fail(struct stream *s, const struct err *err);
 void stream_fail_later(struct stream *s, const struct err *err);
@@ -129,13 +140,18 @@ void stream_socket_error(struct stream *s, int uv_code, const char *what, struct
 
 /* ---- stream_write.c ---- */
 
-/* Hands bytes to libuv, copied. */
+/* Sends bytes, copied: to libuv, or into the TLS to the proxy. */
 void stream_send(struct stream *s, const void *data, size_t length);
+void stream_send_raw(struct stream *s, const void *data, size_t length); /* to libuv */
 void stream_waiting_send(struct stream *s);
 void stream_waiting_drop(struct stream *s);
 
 /* ---- stream_tls.c ---- */
 
+/* A client's or server's session over two memory BIOs, which it owns. `name`: whom a client expects. */
+SSL *stream_tls_new(struct stream *s, char *name, BIO **in, BIO **out, struct err *err);
+/* What OpenSSL says about `rc` of its last call on `ssl`; what: "TLS with". */
+void stream_tls_describe(struct stream *s, SSL *ssl, int ssl_error, const char *what, struct err *err);
 int stream_tls_begin(struct stream *s, struct err *err);
 /* After bytes came in, and after a pause: handshake, then read until nothing is left. */
 void stream_tls_step(struct stream *s);
@@ -143,5 +159,14 @@ void stream_tls_received(struct stream *s, const char *data, size_t length);
 int stream_tls_write(struct stream *s, const void *data, size_t length, struct err *err);
 void stream_tls_shutdown(struct stream *s);
 void stream_tls_free(struct stream *s);
+
+/* ---- stream_tunnel.c: TLS to a proxy ---- */
+
+int stream_tunnel_begin(struct stream *s, struct err *err);
+void stream_tunnel_step(struct stream *s);
+void stream_tunnel_received(struct stream *s, const char *data, size_t length);
+void stream_tunnel_write(struct stream *s, const void *data, size_t length);
+void stream_tunnel_shutdown(struct stream *s);
+void stream_tunnel_free(struct stream *s);
 
 #endif

@@ -28,12 +28,12 @@ static void flush(struct stream *s)
     }
 }
 
-static void describe(struct stream *s, int ssl_error, const char *what, struct err *err)
+void stream_tls_describe(struct stream *s, SSL *ssl, int ssl_error, const char *what, struct err *err)
 {
     unsigned long code = ERR_peek_error();
-    long verify = SSL_get_verify_result(s->ssl);
+    long verify = SSL_get_verify_result(ssl);
     const char *reason = code != 0 ? ERR_reason_error_string(code) : NULL;
-    if (verify != X509_V_OK && SSL_get_verify_mode(s->ssl) != SSL_VERIFY_NONE)
+    if (verify != X509_V_OK && SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
         err_set(err, ERRC_TLS, "%s %s: the certificate is not accepted: %s", what, s->peer,
                 X509_verify_cert_error_string(verify));
     else if (reason != NULL)
@@ -47,7 +47,7 @@ static void describe(struct stream *s, int ssl_error, const char *what, struct e
 static void tls_failed(struct stream *s, int ssl_error, const char *what)
 {
     struct err err = {0};
-    describe(s, ssl_error, what, &err);
+    stream_tls_describe(s, s->ssl, ssl_error, what, &err);
     flush(s);
     stream_fail(s, &err);
 }
@@ -67,31 +67,40 @@ static int expect_name(SSL *ssl, char *name)
     return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }
 
-int stream_tls_begin(struct stream *s, struct err *err)
+SSL *stream_tls_new(struct stream *s, char *name, BIO **in, BIO **out, struct err *err)
 {
     ERR_clear_error();
-    s->ssl = SSL_new(s->tls->ssl_ctx);
-    s->in = BIO_new(BIO_s_mem());
-    s->out = BIO_new(BIO_s_mem());
-    if (s->ssl == NULL || s->in == NULL || s->out == NULL) {
-        BIO_free(s->in);
-        BIO_free(s->out);
-        SSL_free(s->ssl);
-        s->ssl = NULL;
-        return err_set(err, ERRC_TLS, "cannot begin TLS with %s", s->peer);
+    SSL *ssl = SSL_new(s->tls->ssl_ctx);
+    *in = BIO_new(BIO_s_mem());
+    *out = BIO_new(BIO_s_mem());
+    if (ssl == NULL || *in == NULL || *out == NULL) {
+        BIO_free(*in);
+        BIO_free(*out);
+        SSL_free(ssl);
+        (void)err_set(err, ERRC_TLS, "cannot begin TLS with %s", s->peer);
+        return NULL;
     }
-    BIO_set_mem_eof_return(s->in, -1);
-    BIO_set_mem_eof_return(s->out, -1);
-    SSL_set0_rbio(s->ssl, s->in);
-    SSL_set0_wbio(s->ssl, s->out);
+    BIO_set_mem_eof_return(*in, -1);
+    BIO_set_mem_eof_return(*out, -1);
+    SSL_set0_rbio(ssl, *in);
+    SSL_set0_wbio(ssl, *out);
     if (s->tls->server) {
-        SSL_set_accept_state(s->ssl);
-        return 0;
+        SSL_set_accept_state(ssl);
+        return ssl;
     }
-    SSL_set_connect_state(s->ssl);
-    if (expect_name(s->ssl, s->server_name) != 1)
-        return err_set(err, ERRC_TLS, "\"%s\" is not a name that a certificate could carry", s->server_name);
-    return 0;
+    SSL_set_connect_state(ssl);
+    if (expect_name(ssl, name) != 1) {
+        (void)err_set(err, ERRC_TLS, "\"%s\" is not a name that a certificate could carry", name);
+        SSL_free(ssl);
+        return NULL;
+    }
+    return ssl;
+}
+
+int stream_tls_begin(struct stream *s, struct err *err)
+{
+    s->ssl = stream_tls_new(s, s->server_name, &s->in, &s->out, err);
+    return s->ssl != NULL ? 0 : -1;
 }
 
 static void handshake(struct stream *s)
@@ -162,7 +171,7 @@ int stream_tls_write(struct stream *s, const void *data, size_t length, struct e
         int error = n > 0 ? SSL_ERROR_NONE : SSL_get_error(s->ssl, n);
         struct err fault = {0};
         if (n <= 0)
-            describe(s, error, "TLS with", &fault);
+            stream_tls_describe(s, s->ssl, error, "TLS with", &fault);
         flush(s);
         if (n <= 0) {
             stream_fail_later(s, &fault);

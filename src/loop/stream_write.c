@@ -94,9 +94,17 @@ static void chunk_send(struct stream *s, struct chunk *c)
     bufs_send(s, c, &buf, 1);
 }
 
-void stream_send(struct stream *s, const void *data, size_t length)
+void stream_send_raw(struct stream *s, const void *data, size_t length)
 {
     chunk_send(s, chunk_new(s, data, length, true));
+}
+
+void stream_send(struct stream *s, const void *data, size_t length)
+{
+    if (s->outer != NULL)
+        stream_tunnel_write(s, data, length);
+    else
+        stream_send_raw(s, data, length);
 }
 
 void stream_waiting_drop(struct stream *s)

@@ -15,14 +15,17 @@ static void test_urls(void **state)
         int port;
         enum proxy_kind kind;
         const char *user, *password;
+        bool tls;
     } good[] = {
-        {"http://p:3128", "p", 3128, PROXY_HTTP, NULL, NULL},
-        {"HTTP://p/", "p", 80, PROXY_HTTP, NULL, NULL},
-        {"p:8080", "p", 8080, PROXY_HTTP, NULL, NULL},
-        {"socks5://[::1]:9", "::1", 9, PROXY_SOCKS5, NULL, NULL},
-        {"socks5h://p", "p", 1080, PROXY_SOCKS5, NULL, NULL},
-        {"http://u:p%40%3a@h:1", "h", 1, PROXY_HTTP, "u", "p@:"},
-        {"http://u@h", "h", 80, PROXY_HTTP, "u", ""},
+        {"http://p:3128", "p", 3128, PROXY_HTTP, NULL, NULL, false},
+        {"HTTP://p/", "p", 80, PROXY_HTTP, NULL, NULL, false},
+        {"p:8080", "p", 8080, PROXY_HTTP, NULL, NULL, false},
+        {"socks5://[::1]:9", "::1", 9, PROXY_SOCKS5, NULL, NULL, false},
+        {"socks5h://p", "p", 1080, PROXY_SOCKS5, NULL, NULL, false},
+        {"http://u:p%40%3a@h:1", "h", 1, PROXY_HTTP, "u", "p@:", false},
+        {"http://u@h", "h", 80, PROXY_HTTP, "u", "", false},
+        {"https://u:p@h", "h", 443, PROXY_HTTP, "u", "p", true},
+        {"HTTPS://h:8443/", "h", 8443, PROXY_HTTP, NULL, NULL, true},
     };
     for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
         struct proxy *p = NULL;
@@ -30,6 +33,7 @@ static void test_urls(void **state)
         assert_string_equal(p->host, good[i].host);
         assert_int_equal(p->port, good[i].port);
         assert_int_equal(p->kind, good[i].kind);
+        assert_int_equal(p->tls, good[i].tls);
         if (good[i].user != NULL) {
             assert_string_equal(p->user, good[i].user);
             assert_string_equal(p->password, good[i].password);
@@ -51,7 +55,8 @@ static void test_what_is_no_proxy(void **state)
                                       "http://[::1",
                                       "http://u%0@h",
                                       "http://%00@h",
-                                      "https://hidden@h",
+                                      "https://hidden@h:0",
+                                      "wss://hidden@h",
                                       "ftp://h",
                                       "http://[::1]x",
                                       "socks4://h"};
