@@ -109,7 +109,8 @@ def test_in_short(rig):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_making_to_its_end(rig):
-    """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged, removed."""
+    """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged by itself,
+    removed."""
     # 270 of 300 operations a second go to s1: above the threshold now, half of them below it
     item = make(rig, balance={"threshold": 180, "split": "auto", "merge": "off"}, deletionPolicy="delete")
     assert item["status"]["epoch"] == "1"
@@ -134,10 +135,13 @@ def test_from_making_to_its_end(rig):
     assert done.returncode == 0, done.stdout + done.stderr  # none of them lost
     told = [e["note"] for e in rig.events("Decided")]
     assert any("shard s1" in note and "rule" in note for note in told), told
-    start(rig, "merge-s3", kind="merge", shard="s3", bakeSeconds=0)
-    ended(rig, "merge-s3", "Done")
-    rig.wait_database(shards=2)
-    rig.wait(lambda: names(rig) == ["shop-s1", "shop-s2"], 60, "the third StatefulSet gone")
+    # nobody writes any more: two neighbours become one again, by themselves as well
+    rig.patch(f"{DATABASES}/shop", {"spec": {"balance": {"merge": "auto"}}})
+    rig.wait(lambda: moves(rig, "running"), 60, "a merge that nobody asked for")
+    rig.patch(f"{DATABASES}/shop", {"spec": {"balance": {"merge": "off"}}})
+    rig.wait_database(shards=2, timeout=120)
+    assert sorted(o["kind"] for o in moves(rig, "done")) == ["merge", "split"], rig.public("/v1/operations")
+    rig.wait(lambda: len(names(rig)) == 2, 60, "one StatefulSet less")
     done = rig.load(client, "check")
     assert done.returncode == 0, done.stdout + done.stderr
     rig.delete("Pod", client)
