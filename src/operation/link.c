@@ -152,6 +152,7 @@ static int connect_link(struct link *l, struct err *err)
         .sslrootcert = l->access.sslrootcert,
         .application_name = l->application,
         .options = session_options,
+        .replication = l->replication,
     };
     struct pg_conn_events events = {.connected = on_connected, .lost = on_lost, .notified = on_notified};
     l->conn = pg_conn_new(l->loop, &target, &events, l);

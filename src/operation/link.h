@@ -19,6 +19,7 @@ struct link {
     struct list waiting;  /* statements that wait for the connection */
     struct list sent;
     struct err lost;            /* why the connection went, for the log */
+    bool replication;           /* set after link_init(): a walsender of the database */
     uint64_t session;           /* connections that were made so far: the number of the present one */
     int *open;                  /* counts connections not yet closed, of all links of an operation */
     void (*closed)(void *data); /* called after *open fell */

@@ -42,8 +42,8 @@ static const struct stage {
 } stages[MOVE_STATE_COUNT] = {
     [MOVE_PLANNED] = {{ACT_END}, MOVE_CHECK},
     [MOVE_CHECK] = {{ACT_CHECK, ACT_END}, MOVE_TARGET},
-    [MOVE_TARGET] = {{ACT_PROVISION, ACT_SCHEMA, ACT_FREEZE, ACT_EMPTY_TARGET, ACT_END}, MOVE_COPY},
-    [MOVE_COPY] = {{ACT_PUBLISH, ACT_SUBSCRIBE, ACT_AWAIT_COPY, ACT_END}, MOVE_CATCH_UP},
+    [MOVE_TARGET] = {{ACT_PROVISION, ACT_SCHEMA, ACT_FREEZE, ACT_END}, MOVE_COPY},
+    [MOVE_COPY] = {{ACT_PUBLISH, ACT_COPY, ACT_BUILD, ACT_SUBSCRIBE, ACT_END}, MOVE_CATCH_UP},
     [MOVE_CATCH_UP] = {{ACT_CATCH_UP, ACT_END}, MOVE_VERIFY},
     [MOVE_VERIFY] = {{ACT_VERIFY, ACT_END}, MOVE_REHEARSE},
     [MOVE_REHEARSE] = {{ACT_CLOSE_GATE, ACT_REHEARSE, ACT_END}, MOVE_FENCE},
@@ -60,11 +60,12 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",      "wait",         "take_term",    "inspect",   "check",      "provision", "schema",
-    "freeze",       "empty_target", "publish",      "subscribe", "await_copy", "catch_up",  "verify",
-    "close_gate",   "rehearse",     "lock",         "fence",     "marker",     "route",     "sequences",
-    "prepare_open", "commit",       "rollback",     "unroute",   "resolve",    "open",      "settle",
-    "announce",     "drop_forward", "clean_source", "unfreeze",  "retire",     "burn_gate", "remove_target",
+    "journal",      "wait",         "take_term",    "inspect",    "check",        "provision",
+    "schema",       "freeze",       "empty_target", "publish",    "copy",         "build",
+    "subscribe",    "catch_up",     "verify",       "close_gate", "rehearse",     "lock",
+    "fence",        "marker",       "route",        "sequences",  "prepare_open", "commit",
+    "rollback",     "unroute",      "resolve",      "open",       "settle",       "announce",
+    "drop_forward", "clean_source", "unfreeze",     "retire",     "burn_gate",    "remove_target",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move", "split", "isolate", "merge", "rebalance"};
@@ -139,7 +140,7 @@ static bool skips(const struct move *m, enum move_action action)
     switch (action) {
     case ACT_EMPTY_TARGET:
     case ACT_BURN_GATE:
-        return m->record.new_target; /* a target of our own is empty, and undoing removes it whole */
+        return m->record.new_target; /* a target of our own is removed whole */
     case ACT_REMOVE_TARGET:
         return !m->record.new_target;
     case ACT_CLEAN_SOURCE:

@@ -41,7 +41,7 @@ enum move_state {
     MOVE_PLANNED,
     MOVE_CHECK,    /* 2: everything that would make it fail, at once; nothing is changed */
     MOVE_TARGET,   /* 3: the target exists, has the schema, its guards refuse R, DDL is frozen */
-    MOVE_COPY,     /* 4: publication, subscription, initial copy */
+    MOVE_COPY,     /* 4: publication, slot, rows, indexes, subscription */
     MOVE_CATCH_UP, /* 5: markers come back fast */
     MOVE_VERIFY,   /* 6: counts and checksums agree */
     MOVE_REHEARSE, /* 7: closed gate on T, markers show a calm moment, no blocker */
@@ -78,10 +78,11 @@ enum move_action {
     ACT_PROVISION,     /* T's instance exists and is in the routing table, without ranges */
     ACT_SCHEMA,        /* T has the tables, shardherd's schema and guards that refuse R */
     ACT_FREEZE,        /* SHR02 triggers on S and T */
-    ACT_EMPTY_TARGET,  /* no row of R is left on T */
+    ACT_EMPTY_TARGET,  /* undo: no row of R is left on a T that stays */
     ACT_PUBLISH,       /* publication and marker table on S */
-    ACT_SUBSCRIBE,     /* marker table and subscription on T */
-    ACT_AWAIT_COPY,    /* all tables ready */
+    ACT_COPY,          /* slot with a snapshot, all rows of R under it; empties T before */
+    ACT_BUILD,         /* indexes, constraints and triggers of a T of our own */
+    ACT_SUBSCRIBE,     /* marker table and subscription on T, from that slot */
     ACT_CATCH_UP,      /* several marker round trips in a row are short */
     ACT_VERIFY,        /* both sides equal; ERRC_CORRUPT with the keys that differ */
     ACT_CLOSE_GATE,    /* gate row and gate guards on T */

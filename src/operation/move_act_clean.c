@@ -146,6 +146,7 @@ struct heap {
 struct clean {
     struct move_op *op;
     enum move_action action;
+    void (*then)(struct move_op *op, const struct err *err); /* NULL: the action is done */
     struct link *link;
     struct heap *heaps;
     int count;
@@ -173,9 +174,13 @@ void clean_free(struct move_op *op)
 static void clean_ended(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct link *link = op->clean->link;
+    void (*then)(struct move_op *, const struct err *) = op->clean->then;
     clean_free(op);
     link_drop(link); /* its session plays an apply worker: nothing else may use it */
-    act_done(op, action, reply->err);
+    if (then != NULL)
+        then(op, reply->err);
+    else
+        act_done(op, action, reply->err);
 }
 
 static void next_batch(struct move_op *op);
@@ -303,4 +308,12 @@ void act_empty_target(struct move_op *op)
     }
     link_drop(&op->target_poll);
     start_clean(op, ACT_EMPTY_TARGET, &op->target_poll);
+}
+
+void clean_target(struct move_op *op, enum move_action action,
+                  void (*then)(struct move_op *op, const struct err *err))
+{
+    link_drop(&op->target_poll);
+    start_clean(op, action, &op->target_poll);
+    op->clean->then = then;
 }

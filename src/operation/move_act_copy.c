@@ -1,4 +1,5 @@
-/* Copying and catching up: publication, subscription, the initial copy, markers. */
+/* Replication beside the copy (move_act_data.c): publication, subscription, markers, catching up, rehearsal.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,12 +10,10 @@
 #define MARKER_EAGER_NS   (20 * ENV_NS_PER_MS)
 #define MARKER_LOOK_NS    (1 * ENV_NS_PER_MS)
 #define MARKER_PAUSE_NS   (50 * ENV_NS_PER_MS)
-#define COPY_POLL_NS      (200 * ENV_NS_PER_MS)
 #define CATCH_UP_LIMIT_NS (600 * ENV_NS_PER_S)
 #define CATCH_UP_PAUSE_NS (20 * ENV_NS_PER_MS)
 #define FAST_MARKERS      3
 #define SLOW_MARKER_NS    (10 * ENV_NS_PER_S)
-#define SYNC_ERRORS_MOST  5
 
 /* ---- publication and subscription ---- */
 
@@ -82,43 +81,26 @@ static void create_subscription(struct move_op *op)
     /* in the session that logs no statements, or not at all: the statement holds a password */
     act_sql_in(
         op, &op->target, op->quiet_session, ACT_SUBSCRIBE, 120 * ENV_NS_PER_S, NULL,
-        "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = true, create_slot = true, "
+        "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = false, create_slot = false, "
         "synchronous_commit = 'on')",
         name, conninfo, name);
     explicit_bzero(conninfo, strlen(conninfo));
     free(conninfo);
 }
 
-static void old_slot_dropped(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)action;
-    (void)reply;
-    create_subscription(op);
-}
-
-/* A slot without a subscription was left by a manager that died in between; nothing was copied under it. */
 static void marker_table_made(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    char name[MOVE_NAME_SIZE];
-    move_record_name(op_record(op), name);
     op->quiet_session = link_session(&op->target);
     if (pg_rows(reply) > 0)
         act_done(op, action, NULL);
     else
-        act_sql(
-            op, &op->source, action, SQL_TIMEOUT_NS, old_slot_dropped,
-            "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %L "
-            "AND active_pid IS NOT NULL; "
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %L",
-            name, name);
+        create_subscription(op);
 }
 
 void act_subscribe(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    if (op->copy_started_ns == 0)
-        op->copy_started_ns = op_now(op);
     /* the statement that makes the subscription holds a password: it must not reach the server's log */
     act_sql(op, &op->target, ACT_SUBSCRIBE, SQL_TIMEOUT_NS, marker_table_made,
             "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET log_min_error_statement = "
@@ -128,73 +110,6 @@ void act_subscribe(struct move_op *op)
             "SELECT 1 FROM pg_subscription WHERE subname = %L AND subdbid = "
             "(SELECT oid FROM pg_database WHERE datname = current_database())",
             op_term(op), op_record(op)->id, name, name);
-}
-
-/* ---- initial copy ---- */
-
-static void poll_copy(struct loop_timer *timer, void *data);
-
-static void copy_polled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    struct move_record *r = op_record(op);
-    int64_t total = 0, ready = 0, errors = 0, rows = 0, bytes = 0;
-    pg_value_int64(reply, 0, 0, &total);
-    pg_value_int64(reply, 0, 1, &ready);
-    pg_value_int64(reply, 0, 2, &errors);
-    pg_value_int64(reply, 0, 3, &rows);
-    pg_value_int64(reply, 0, 4, &bytes);
-    if ((uint64_t)rows > r->copy_rows)
-        r->copy_rows = (uint64_t)rows;
-    if ((uint64_t)bytes > r->copy_bytes)
-        r->copy_bytes = (uint64_t)bytes;
-    if (total == 0)
-        act_fail(op, action, ERRC_CORRUPT, "the subscription is gone");
-    else if (errors >= SYNC_ERRORS_MOST)
-        act_fail(op, action, ERRC_REFUSED, "the copy failed %lld times: see the log of the target's server",
-                 (long long)errors);
-    else if (ready == total) {
-        r->copy_us = (op_now(op) - op->copy_started_ns) / 1000;
-        act_done(op, action, NULL);
-    } else {
-        operation_changed(&op->op);
-        op->poll_timer.fire = poll_copy;
-        loop_timer_start(&op->poll_timer, COPY_POLL_NS);
-    }
-}
-
-void act_await_copy(struct move_op *op)
-{
-    char name[MOVE_NAME_SIZE];
-    move_record_name(op_record(op), name);
-    if (op->core.undo_wanted) {
-        act_fail(op, ACT_AWAIT_COPY, ERRC_CANCELED, "canceled while copying");
-        return;
-    }
-    if (op->copy_started_ns == 0)
-        op->copy_started_ns = op_now(op);
-    /* progress: what is in the tables already, and what the copies under way have done */
-    act_sql(
-        op, &op->target, ACT_AWAIT_COPY, SQL_TIMEOUT_NS, copy_polled,
-        "SELECT count(*), count(*) FILTER (WHERE srsubstate = 'r'), "
-        "(SELECT coalesce(sum(apply_error_count + sync_error_count), 0) FROM pg_stat_subscription_stats s2 "
-        "WHERE s2.subname = %L), "
-        "(SELECT coalesce(sum(tuples_processed), 0) FROM pg_stat_progress_copy) + "
-        "(SELECT coalesce(sum(st.n_tup_ins), 0) FROM pg_subscription_rel r2 "
-        "LEFT JOIN LATERAL pg_partition_tree(r2.srrelid) l2 ON l2.isleaf JOIN pg_stat_user_tables st "
-        "ON st.relid = coalesce(l2.relid, r2.srrelid) "
-        "WHERE r2.srsubid = min(s.oid::text)::oid AND r2.srsubstate IN ('s', 'r')), "
-        "(SELECT coalesce(sum(pg_table_size(coalesce(l.relid, r3.srrelid))), 0) FROM pg_subscription_rel r3 "
-        "LEFT JOIN LATERAL pg_partition_tree(r3.srrelid) l ON l.isleaf "
-        "WHERE r3.srsubid = min(s.oid::text)::oid) "
-        "FROM pg_subscription s JOIN pg_subscription_rel r ON r.srsubid = s.oid WHERE s.subname = %L "
-        "AND s.subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
-        name, name);
-}
-
-static void poll_copy(struct loop_timer *timer, void *data)
-{
-    (void)timer;
-    act_await_copy(data);
 }
 
 /* ---- markers: a row through the subscription is the only exact measure of lag ---- */

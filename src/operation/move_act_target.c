@@ -108,14 +108,18 @@ static void add_without_our_triggers(struct buf *out, const char *dump)
     }
 }
 
-static char *target_script(struct move_op *op, const char *dump)
+static char *target_script(struct move_op *op, const char *pre_data, const char *post_data)
 {
     struct buf sql = {0};
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
-    add_without_our_triggers(&sql, dump);
+    struct buf post = {0};
+    buf_add_text(&sql, pre_data);
     buf_add_text(&sql, "\nSET search_path = pg_catalog;\n");
     shard_sql_add(&sql);
+    add_without_our_triggers(&post, post_data);
+    sqlf(&sql, "INSERT INTO shardherd.post_data VALUES (%L);\n", buf_text(&post));
+    buf_free(&post);
     sqlf(&sql, "SELECT shardherd.raise_term(%d);\n", op_term(op));
     for (size_t i = 0; i < db->routing->table_count; i++)
         sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L);\n", op_term(op), db->routing->tables[i].table,
@@ -134,6 +138,7 @@ static const char *tool(const struct move_op *op, const char *name, char *out, s
 
 struct tool_run {
     struct move_op *op;
+    enum move_action action;
     const char *name;
     void (*next)(struct move_op *op, const struct process_result *result);
 };
@@ -151,15 +156,15 @@ static void on_tool_end(const struct process_result *result, void *data)
         /* a server that went away is worth another try, a script it refuses is not */
         bool lost = strstr(result->errors != NULL ? result->errors : "", "connection to server") != NULL;
         err.code = result->exit_code == 3 && !lost ? ERRC_REFUSED : ERRC_UNAVAILABLE;
-        act_done(run.op, ACT_SCHEMA, &err);
+        act_done(run.op, run.action, &err);
         return;
     }
     run.next(run.op, result);
 }
 
-static void run_tool(struct move_op *op, const char *name, const struct link *server,
-                     const char *const *extra, const char *input,
-                     void (*next)(struct move_op *op, const struct process_result *result))
+void op_run_tool(struct move_op *op, enum move_action action, const char *name, const struct link *server,
+                 const char *const *extra, const char *input, uint64_t timeout_ns,
+                 void (*next)(struct move_op *op, const struct process_result *result))
 {
     char path[512];
     char port[16];
@@ -174,12 +179,14 @@ static void run_tool(struct move_op *op, const char *name, const struct link *se
                             server->access.user,
                             "-d",
                             server->access.dbname};
-    const char *env[] = {password, "PGAPPNAME=shardherd", "PGCONNECT_TIMEOUT=10",
-                         "PGOPTIONS=-c statement_timeout=0", NULL};
+    char application[96]; /* a newer manager ends it by this */
+    snprintf(application, sizeof application, "PGAPPNAME=%s", server->application);
+    const char *env[] = {password, application, "PGCONNECT_TIMEOUT=10", "PGOPTIONS=-c statement_timeout=0",
+                         NULL};
     struct process_options options = {.argv = argv,
                                       .env = env,
                                       .input = input,
-                                      .timeout_ns = DUMP_TIMEOUT_NS,
+                                      .timeout_ns = timeout_ns,
                                       .input_length = input != NULL ? strlen(input) : 0,
                                       .capture_limit = DUMP_LIMIT};
     struct tool_run *run = mem_alloc(sizeof *run);
@@ -187,7 +194,7 @@ static void run_tool(struct move_op *op, const char *name, const struct link *se
     snprintf(port, sizeof port, "%d", server->access.port);
     for (int i = 0; extra[i] != NULL && i < 12; i++)
         argv[9 + i] = extra[i];
-    *run = (struct tool_run){op, name, next};
+    *run = (struct tool_run){op, action, name, next};
     struct process *started;
     int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, &started, &err);
     mem_wipe_free(password);
@@ -195,7 +202,7 @@ static void run_tool(struct move_op *op, const char *name, const struct link *se
         op_tool_started(op, started);
     else {
         free(run);
-        act_done(op, ACT_SCHEMA, &err);
+        act_done(op, action, &err);
     }
 }
 
@@ -205,23 +212,38 @@ static void target_filled(struct move_op *op, const struct process_result *resul
     act_done(op, ACT_SCHEMA, NULL);
 }
 
-static void dumped(struct move_op *op, const struct process_result *result)
+static void post_data_dumped(struct move_op *op, const struct process_result *result)
 {
     static const char *const extra[] = {"-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-o", "/dev/null", NULL};
     if (op_database(op) == NULL) {
         act_fail(op, ACT_SCHEMA, ERRC_NOT_FOUND, "the database was deleted");
         return;
     }
-    char *script = target_script(op, result->out);
-    run_tool(op, "psql", &op->target, extra, script, target_filled);
+    char *script = target_script(op, op->pre_data, result->out);
+    free(op->pre_data);
+    op->pre_data = NULL;
+    op_run_tool(op, ACT_SCHEMA, "psql", &op->target, extra, script, DUMP_TIMEOUT_NS, target_filled);
     free(script);
+}
+
+static void dump(struct move_op *op, const char *section,
+                 void (*next)(struct move_op *op, const struct process_result *result))
+{
+    const char *const extra[] = {
+        section, "--exclude-schema=shardherd", "--no-publications", "--no-subscriptions", "--no-tablespaces",
+        NULL};
+    op_run_tool(op, ACT_SCHEMA, "pg_dump", &op->source, extra, NULL, DUMP_TIMEOUT_NS, next);
+}
+
+static void pre_data_dumped(struct move_op *op, const struct process_result *result)
+{
+    free(op->pre_data); /* of a try that failed in between */
+    op->pre_data = mem_strdup(result->out);
+    dump(op, "--section=post-data", post_data_dumped);
 }
 
 static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    static const char *const extra[] = {"--schema-only",     "--exclude-schema=shardherd",
-                                        "--no-publications", "--no-subscriptions",
-                                        "--no-tablespaces",  NULL};
     const char *system = pg_value(reply, 0, 1);
     op_record(op)->target_system = system != NULL ? strtoull(system, NULL, 10) : 0;
     const char *there = pg_value(reply, 0, 0);
@@ -231,7 +253,7 @@ static void looked_for_schema(struct move_op *op, enum move_action action, const
     else if (!op_record(op)->new_target)
         act_fail(op, action, ERRC_REFUSED, "shard %s has no schema of shardherd", op_record(op)->target);
     else
-        run_tool(op, "pg_dump", &op->source, extra, NULL, dumped);
+        dump(op, "--section=pre-data", pre_data_dumped);
 }
 
 void act_schema(struct move_op *op)

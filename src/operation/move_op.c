@@ -67,10 +67,13 @@ static void link_closed_one(struct move_op *op)
 
 static void drop_links(struct move_op *op)
 {
+    copy_drop(op);
     if (op->source_known) {
         link_drop(&op->source);
         link_drop(&op->source_marker);
         link_drop(&op->source_reader);
+        link_drop(&op->exporter);
+        link_drop(&op->keeper);
         hold_drop(op);
     }
     if (op->target_known) {
@@ -104,6 +107,17 @@ void op_tool_ended(struct move_op *op)
     link_closed_one(op);
 }
 
+void op_copier_started(struct move_op *op, struct copier *copier)
+{
+    op->copier = copier;
+    op->open_links++;
+}
+
+void op_copier_released(struct move_op *op)
+{
+    link_closed_one(op);
+}
+
 static void free_move(struct operation *base)
 {
     struct move_op *op = (struct move_op *)base;
@@ -113,6 +127,8 @@ static void free_move(struct operation *base)
         link_fini(&op->source);
         link_fini(&op->source_marker);
         link_fini(&op->source_reader);
+        link_fini(&op->exporter);
+        link_fini(&op->keeper);
         hold_fini(op);
     }
     if (op->target_known) {
@@ -123,6 +139,7 @@ static void free_move(struct operation *base)
     verify_free(op);
     clean_free(op);
     sequences_free(op);
+    free(op->pre_data);
     move_fini(&op->core);
     free(op);
 }
@@ -139,7 +156,8 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_EMPTY_TARGET] = act_empty_target,
     [ACT_PUBLISH] = act_publish,
     [ACT_SUBSCRIBE] = act_subscribe,
-    [ACT_AWAIT_COPY] = act_await_copy,
+    [ACT_COPY] = act_copy,
+    [ACT_BUILD] = act_build,
     [ACT_CATCH_UP] = act_catch_up,
     [ACT_VERIFY] = act_verify,
     [ACT_CLOSE_GATE] = act_close_gate,
@@ -422,6 +440,9 @@ static void set_source(struct move_op *op, const struct instance_access *access)
     set_link(op, &op->source, access);
     set_link(op, &op->source_marker, access);
     set_link(op, &op->source_reader, access);
+    set_link(op, &op->exporter, access);
+    op->exporter.replication = true;
+    set_link(op, &op->keeper, access);
     for (int i = 0; i < HOLDERS_MOST; i++)
         set_link(op, &op->holders[i], access);
     op->source_known = true;

@@ -26,6 +26,8 @@ struct sequence {
     int64_t value;
 };
 
+struct copier;
+struct process_result;
 struct verify; /* move_act_verify.c */
 struct clean;  /* move_act_clean.c */
 
@@ -36,6 +38,8 @@ struct move_op {
     struct link source;                /* control and fence on S */
     struct link source_marker;         /* writes markers on S; deletes on S */
     struct link source_reader;         /* reads S's sequences beside the fence */
+    struct link exporter;              /* on S, a walsender: the copy's snapshot, see move_act_data.c */
+    struct link keeper;                /* on S: holds that snapshot and the tables */
     struct link target;                /* control on T */
     struct link target_poll;           /* reads markers on T */
     struct link opener;                /* the opening's transaction on T, begun before S's commit */
@@ -72,6 +76,10 @@ struct move_op {
     struct sequence *sequences; /* of S, read inside the fence */
     int sequence_count;
     bool sequences_known;
+    struct copier *copier; /* ACT_COPY */
+    char *pre_data;        /* ACT_SCHEMA: dumped, while the rest is */
+    char snapshot[64];
+    unsigned lanes;
     struct verify *verify;
     struct clean *clean;
 };
@@ -112,6 +120,12 @@ bool op_source_gone(const struct move_op *op);
 /* A child process of this move began or ended. */
 void op_tool_started(struct move_op *op, struct process *tool);
 void op_tool_ended(struct move_op *op);
+/* Runs pg_dump or psql (ON_ERROR_STOP) against a server; `next` when it succeeded, else the action fails. */
+void op_run_tool(struct move_op *op, enum move_action action, const char *name, const struct link *server,
+                 const char *const *extra, const char *input, uint64_t timeout_ns,
+                 void (*next)(struct move_op *op, const struct process_result *result));
+void op_copier_started(struct move_op *op, struct copier *copier);
+void op_copier_released(struct move_op *op);
 
 /* Writes marker n + 1 on S and awaits it on T until the deadline; one at a time. */
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
@@ -131,10 +145,13 @@ void act_retire(struct move_op *op);
 void act_remove_target(struct move_op *op);
 void act_publish(struct move_op *op); /* move_act_copy.c */
 void act_subscribe(struct move_op *op);
-void act_await_copy(struct move_op *op);
 void act_catch_up(struct move_op *op);
 void act_rehearse(struct move_op *op);
 void act_marker(struct move_op *op);
+void act_copy(struct move_op *op); /* move_act_data.c */
+void act_build(struct move_op *op);
+/* Ends a copy under way; its action does not complete. */
+void copy_drop(struct move_op *op);
 void act_verify(struct move_op *op); /* move_act_verify.c */
 void verify_free(struct move_op *op);
 void act_close_gate(struct move_op *op); /* move_act_cutover.c */
@@ -165,6 +182,9 @@ void hold_fini(struct move_op *op);
 void act_drop_forward(struct move_op *op); /* move_act_clean.c */
 void act_clean_source(struct move_op *op);
 void act_empty_target(struct move_op *op);
+/* The same inside another action. */
+void clean_target(struct move_op *op, enum move_action action,
+                  void (*then)(struct move_op *op, const struct err *err));
 void clean_free(struct move_op *op);
 void sequences_free(struct move_op *op);
 

@@ -14,6 +14,9 @@
 
 CREATE SCHEMA IF NOT EXISTS shardherd;
 GRANT USAGE ON SCHEMA shardherd TO PUBLIC;
+-- The guards' WHEN clauses ask it in everybody's name. It tells whether the own session has an origin, which only a
+-- superuser can give it.
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_replication_origin_session_is_setup() TO PUBLIC;
 
 CREATE TABLE IF NOT EXISTS shardherd.control (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -77,6 +80,19 @@ DECLARE
     seen bigint;
 BEGIN
     SELECT term INTO seen FROM shardherd.control FOR UPDATE;
+    IF seen IS NULL OR seen > my_term THEN
+        RAISE EXCEPTION USING ERRCODE = 'SHR03',
+            MESSAGE = format('shardherd: term %s is over, term %s leads', my_term, coalesce(seen::text, '?'));
+    END IF;
+END $$;
+
+-- The same for what runs side by side: locks the control row against a newer leader, but not against each other.
+CREATE OR REPLACE FUNCTION shardherd.share_term(my_term bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    seen bigint;
+BEGIN
+    SELECT term INTO seen FROM shardherd.control FOR SHARE;
     IF seen IS NULL OR seen > my_term THEN
         RAISE EXCEPTION USING ERRCODE = 'SHR03',
             MESSAGE = format('shardherd: term %s is over, term %s leads', my_term, coalesce(seen::text, '?'));
@@ -199,13 +215,15 @@ END $$;
 CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, new_refused text, old_refused text, call text,
                                                    strict text, stale text, guard_epoch bigint)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    client text := 'NOT pg_catalog.pg_replication_origin_session_is_setup()'; -- what the function asks, without its call
 BEGIN
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW '
-                   'WHEN (%s) EXECUTE FUNCTION %s', prefix, name, new_refused, call);
+                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, new_refused, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_update AFTER UPDATE ON %s FOR EACH ROW '
-                   'WHEN (%s OR %s) EXECUTE FUNCTION %s', prefix, name, new_refused, old_refused, call);
+                   'WHEN ((%s OR %s) AND %s) EXECUTE FUNCTION %s', prefix, name, new_refused, old_refused, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW '
-                   'WHEN (%s) EXECUTE FUNCTION %s', prefix, name, old_refused, call);
+                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, old_refused, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE ON %s '
                    'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION shardherd.stale_epoch(%L)', strict, name, stale,
                    guard_epoch);
@@ -895,6 +913,38 @@ BEGIN
     WHERE shardherd.routing.epoch <= excluded.epoch;
     PERFORM pg_notify('shardherd_routing', new_epoch::text);
 END $$;
+
+-- ---- copying ----
+
+-- On a target that a move makes: the indexes, constraints and triggers of its tables, which come after the rows. Gone
+-- once they are there.
+CREATE TABLE IF NOT EXISTS shardherd.post_data (
+    script text NOT NULL
+);
+
+-- Whether values of this type mean the same on another server in their binary format: no oid of this one is in it.
+CREATE OR REPLACE FUNCTION shardherd.binary_travels(type oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE t.typtype
+        WHEN 'e' THEN true
+        WHEN 'd' THEN b.oid < 16384 AND b.typtype = 'b' AND b.typname !~ '^_?reg'
+        ELSE t.oid < 16384 AND t.typtype IN ('b', 'r', 'm') AND t.typname !~ '^_?reg' AND t.typname NOT IN ('oid', '_oid')
+    END
+    FROM pg_type t LEFT JOIN pg_type b ON b.oid = t.typbasetype WHERE t.oid = type
+$$;
+
+-- The heaps of the distributed tables and how rows of [lo, hi] are read from each.
+CREATE OR REPLACE FUNCTION shardherd.copy_heaps(lo bigint, hi bigint)
+RETURNS TABLE (relation text, root text, columns text, filter text, blocks bigint, is_binary boolean)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT l.relation::regclass::text, l.root, a.columns, shardherd.range_filter(l.type, l.key, lo, hi),
+           pg_relation_size(l.relation) / current_setting('block_size')::bigint, a.travels
+    FROM shardherd.leaves() l, LATERAL (
+        SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) AS columns,
+               bool_and(shardherd.binary_travels(atttypid)) AS travels
+        FROM pg_attribute WHERE attrelid = l.relation AND attnum > 0 AND NOT attisdropped AND attgenerated = '') a
+    ORDER BY 5 DESC, 1
+$$;
 
 -- ---- taking away what a move left ----
 

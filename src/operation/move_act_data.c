@@ -1,0 +1,243 @@
+/*
+ * The copy itself: a slot with an exported snapshot, a keeper that holds it, rows in parallel (copier.h), and
+ * what comes after the rows on a target of our own: indexes, constraints, triggers.
+ *
+ * That T has the subscription of this move says that all of this is done, since it is made last. Until then a
+ * try that fails, or whose manager dies, leaves a slot, rows and perhaps origins: the next one empties T,
+ * drops the slot and copies all of it under a new snapshot. Slots are never made anew under a living copy
+ * (A12, A13): the copy's sessions are gone by then, or hold T's term, which emptying waits for.
+ */
+#include <stdio.h>
+
+#include "base/mem.h"
+#include "operation/copier.h"
+#include "operation/move_op_internal.h"
+#include "operation/sqlf.h"
+
+#define COPY_LANES   4
+#define SLOT_WAIT_NS (600 * ENV_NS_PER_S) /* it waits for the transactions that are open on S */
+#define BUILD_NS     (24 * 3600 * ENV_NS_PER_S)
+
+/* ---- the end ---- */
+
+static void copier_released(void *data)
+{
+    op_copier_released(data);
+}
+
+void copy_drop(struct move_op *op)
+{
+    struct copier *copier = op->copier;
+    op->copier = NULL;
+    copier_free(copier);
+}
+
+/* The snapshot goes with its sessions, the slot stays. */
+static void copy_end(struct move_op *op, const struct err *err)
+{
+    struct err why = {0};
+    if (err != NULL)
+        why = *err; /* it may be the copier's own */
+    link_drop(&op->exporter);
+    link_drop(&op->keeper);
+    copy_drop(op);
+    act_done(op, ACT_COPY, err != NULL ? &why : NULL);
+}
+
+static bool failed(struct move_op *op, const struct pg_reply *reply)
+{
+    if (reply->err != NULL)
+        copy_end(op, reply->err);
+    return reply->err != NULL;
+}
+
+/* ---- rows ---- */
+
+static void copied(const struct err *err, uint64_t rows, uint64_t bytes, void *data)
+{
+    struct move_op *op = data;
+    struct move_record *r = op_record(op);
+    if (err == NULL) {
+        r->copy_rows = rows;
+        r->copy_bytes = bytes;
+        r->copy_us = (op_now(op) - op->copy_started_ns) / 1000;
+    }
+    copy_end(op, err);
+}
+
+static void on_progress(uint64_t rows, uint64_t bytes, void *data)
+{
+    struct move_op *op = data;
+    struct move_record *r = op_record(op);
+    if (op->core.undo_wanted)
+        copier_cancel(op->copier);
+    r->copy_rows = rows;
+    r->copy_bytes = bytes;
+    operation_changed(&op->op);
+}
+
+static void heaps_known(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    if (failed(op, reply))
+        return;
+    int count = pg_rows(reply);
+    struct copier_heap *heaps = mem_array((size_t)count, sizeof *heaps);
+    for (int i = 0; i < count; i++) {
+        heaps[i] = (struct copier_heap){.relation = mem_strdup(pg_value(reply, i, 0)),
+                                        .table = mem_strdup(pg_value(reply, i, 1)),
+                                        .columns = mem_strdup(pg_value(reply, i, 2)),
+                                        .filter = mem_strdup(pg_value(reply, i, 3))};
+        pg_value_int64(reply, i, 4, &heaps[i].blocks);
+        heaps[i].binary = pg_value_bool(reply, i, 5);
+    }
+    char origin[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), origin);
+    struct copier_options options = {.loop = op_services(op)->loop,
+                                     .source = &op->source.access,
+                                     .target = &op->target.access,
+                                     .application = op->source.application,
+                                     .snapshot = op->snapshot,
+                                     .origin = origin,
+                                     .term = op_term(op),
+                                     .heaps = heaps,
+                                     .heap_count = count,
+                                     .lanes = op->lanes,
+                                     .progress = on_progress,
+                                     .done = copied,
+                                     .released = copier_released,
+                                     .data = op};
+    op_copier_started(op, copier_start(&options));
+}
+
+/* ---- slot and snapshot ---- */
+
+static void add_tables(const struct move_op *op, struct buf *out)
+{
+    const struct routing *routing = op_database(op)->routing;
+    for (size_t i = 0; i < routing->table_count; i++)
+        buf_printf(out, "%s%s", i > 0 ? ", " : "", routing->tables[i].table);
+}
+
+static void slot_made(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    const char *snapshot = reply->err == NULL ? pg_value(reply, 0, 2) : NULL;
+    struct err err = {0};
+    struct buf tables = {0};
+    if (failed(op, reply))
+        return;
+    if (snapshot == NULL || op_database(op) == NULL) {
+        (void)err_set(&err, ERRC_PROTOCOL, "the new slot has no snapshot");
+        copy_end(op, &err);
+        return;
+    }
+    snprintf(op->snapshot, sizeof op->snapshot, "%s", snapshot);
+    add_tables(op, &tables);
+    act_sql_any(op, &op->keeper, action, SQL_TIMEOUT_NS, heaps_known,
+                "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '3s'; "
+                "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L; "
+                "LOCK TABLE %s IN ACCESS SHARE MODE; SELECT * FROM shardherd.copy_heaps(%d, %d)",
+                op->snapshot, buf_text(&tables), r->range.lo, r->range.hi);
+    buf_free(&tables);
+}
+
+/* A walsender takes SQL as well, but nothing after its slot is made, or the snapshot goes. */
+static void exporter_ready(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    char name[MOVE_NAME_SIZE];
+    if (failed(op, reply))
+        return;
+    move_record_name(op_record(op), name);
+    act_sql_any(op, &op->exporter, action, SLOT_WAIT_NS, slot_made,
+                "CREATE_REPLICATION_SLOT %I LOGICAL pgoutput (SNAPSHOT 'export')", name);
+}
+
+static void old_slot_gone(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (!failed(op, reply))
+        act_sql_any(op, &op->exporter, action, SQL_TIMEOUT_NS, exporter_ready,
+                    "SET idle_in_transaction_session_timeout = 0");
+}
+
+static void emptied(struct move_op *op, const struct err *err)
+{
+    char name[MOVE_NAME_SIZE];
+    if (err != NULL) {
+        copy_end(op, err);
+        return;
+    }
+    move_record_name(op_record(op), name);
+    act_sql_any(
+        op, &op->source, ACT_COPY, SQL_TIMEOUT_NS, old_slot_gone,
+        "SELECT shardherd.check_term(%d); "
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name = %L "
+        "AND active_pid IS NOT NULL; "
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %L",
+        op_term(op), name, name);
+}
+
+static void target_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    int64_t origins = 0;
+    if (failed(op, reply))
+        return;
+    if (pg_value_bool(reply, 0, 0)) {
+        copy_end(op, NULL); /* all of it was copied */
+        return;
+    }
+    pg_value_int64(reply, 0, 1, &origins);
+    op->lanes = origins - 1 >= COPY_LANES ? COPY_LANES : origins > 2 ? (unsigned)(origins - 1) : 1;
+    clean_target(op, action, emptied);
+}
+
+void act_copy(struct move_op *op)
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    op->copy_started_ns = op_now(op);
+    act_sql_any(op, &op->target, ACT_COPY, SQL_TIMEOUT_NS, target_seen,
+                "SELECT EXISTS (SELECT FROM pg_subscription WHERE subname = %L AND subdbid = "
+                "(SELECT oid FROM pg_database WHERE datname = current_database())), "
+                "coalesce(current_setting('max_active_replication_origins', true), "
+                "current_setting('max_replication_slots'))::bigint - (SELECT count(*) FROM "
+                "pg_replication_origin_status)",
+                name);
+}
+
+/* ---- what comes after the rows ---- */
+
+static void built(struct move_op *op, const struct process_result *result)
+{
+    (void)result;
+    act_done(op, ACT_BUILD, NULL);
+}
+
+static void script_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    static const char *const extra[] = {"-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-o", "/dev/null", NULL};
+    const struct move_record *r = op_record(op);
+    struct buf sql = {0};
+    if (pg_rows(reply) == 0) {
+        act_done(op, action, NULL); /* a target that was there, or all is built */
+        return;
+    }
+    struct buf tables = {0};
+    add_tables(op, &tables);
+    sqlf(&sql,
+         "SET maintenance_work_mem = '256MB'; SELECT shardherd.share_term(%d);\n"
+         "SELECT set_config('shardherd.operation', %L, false);\n%s\n"
+         "SET search_path = pg_catalog; DELETE FROM shardherd.post_data;\n"
+         "SELECT shardherd.freeze(%d, %L, %d, %d);\nANALYZE %s;\n",
+         op_term(op), r->id, pg_value(reply, 0, 0), op_term(op), r->id, r->range.lo, r->range.hi,
+         buf_text(&tables));
+    op_run_tool(op, ACT_BUILD, "psql", &op->target, extra, buf_text(&sql), BUILD_NS, built);
+    buf_free(&sql);
+    buf_free(&tables);
+}
+
+void act_build(struct move_op *op)
+{
+    act_sql(op, &op->target, ACT_BUILD, SQL_TIMEOUT_NS, script_read,
+            "SELECT script FROM shardherd.post_data");
+}
