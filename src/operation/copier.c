@@ -114,11 +114,17 @@ static void release(struct copier *c)
     released(data);
 }
 
-static void ended_one(void *data)
+static void link_closed(void *data) /* which has counted it already */
 {
     struct copier *c = data;
-    if (--c->open == 0)
+    if (c->open == 0)
         loop_defer(c->o.loop, &c->task);
+}
+
+static void ended_one(struct copier *c)
+{
+    c->open--;
+    link_closed(c);
 }
 
 static void on_task(struct loop_task *task, void *data)
@@ -377,8 +383,8 @@ struct copier *copier_start(const struct copier_options *options)
         struct lane *lane = &c->lanes[i];
         lane->copier = c;
         lane->number = i;
-        link_init(&lane->source, c->o.loop, options->source, c->application, &c->open, ended_one, c);
-        link_init(&lane->target, c->o.loop, options->target, c->application, &c->open, ended_one, c);
+        link_init(&lane->source, c->o.loop, options->source, c->application, &c->open, link_closed, c);
+        link_init(&lane->target, c->o.loop, options->target, c->application, &c->open, link_closed, c);
         make_ready(lane);
     }
     if (c->o.lanes == 0)
