@@ -17,8 +17,8 @@
 
 #define KEYS_MAX 128
 
-static const char *const sections[] = {"log",       "listen",     "store",   "kubernetes", "runtime",
-                                       "discovery", "prometheus", "polling", "balance",    NULL};
+static const char *const sections[] = {"log",        "listen",  "store", "kubernetes", "runtime", "discovery",
+                                       "prometheus", "polling", "moves", "balance",    NULL};
 
 void config_init(struct config *c)
 {

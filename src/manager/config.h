@@ -81,6 +81,9 @@ struct config {
     /* balance: defaults for databases that do not say otherwise */
     struct balance_policy balance;
     int max_moves; /* at a time in the fleet; 2 */
+    /* moves */
+    int copy_lanes; /* 4 */
+    int copy_rate;  /* MiB/s of one move; 0 = no limit */
 };
 
 /* All defaults; state_directory is root's. */

@@ -297,6 +297,7 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
+    manager_set_copying(m);
     bool keeps_passwords = m->shards_in_kube; /* in Secrets */
     m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
                                  &m->fleet, &m->operations);

@@ -77,6 +77,12 @@ static void judge(struct manager *m, struct fleet_instance *instance)
         api_instance_changed(m->api, instance);
 }
 
+void manager_set_copying(struct manager *m)
+{
+    m->operations.services.copy_lanes = (unsigned)m->config.copy_lanes;
+    m->operations.services.copy_rate = (uint64_t)m->config.copy_rate << 20;
+}
+
 void manager_watch_text(struct manager *m)
 {
     struct pollers_counts polled = {0};
@@ -190,6 +196,7 @@ static void take_over(struct manager *m)
         discovery_set_period(m->discovery, m->config.discovery_interval_ns);
     if (m->balancer != NULL)
         balancer_set_max_operations(m->balancer, (unsigned)m->config.max_moves);
+    manager_set_copying(m);
     log_event(LOG_INFO, "configuration taken over", "file", m->options.config_path, NULL);
 }
 

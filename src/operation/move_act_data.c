@@ -103,6 +103,7 @@ static void heaps_known(struct move_op *op, enum move_action action, const struc
                                      .heaps = heaps,
                                      .heap_count = count,
                                      .lanes = op->lanes,
+                                     .bytes_per_second = op_services(op)->copy_rate,
                                      .progress = on_progress,
                                      .done = copied,
                                      .released = copier_released,
@@ -187,7 +188,9 @@ static void target_seen(struct move_op *op, enum move_action action, const struc
         return;
     }
     pg_value_int64(reply, 0, 1, &origins);
-    op->lanes = origins - 1 >= COPY_LANES ? COPY_LANES : origins > 2 ? (unsigned)(origins - 1) : 1;
+    unsigned wanted = op_services(op)->copy_lanes > 0 ? op_services(op)->copy_lanes : COPY_LANES;
+    unsigned free_ones = origins > 2 ? (unsigned)origins - 1 : 1; /* one is the subscription's */
+    op->lanes = wanted < free_ones ? wanted : free_ones;
     clean_target(op, action, emptied);
 }
 

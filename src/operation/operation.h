@@ -40,6 +40,8 @@ struct operation_services {
     struct runtime *runtime;   /* NULL: nothing can be made, only existing servers are used */
     int64_t term;              /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
     const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
+    unsigned copy_lanes;       /* of a move, 1 to COPIER_LANES_MOST; 0 = 4 */
+    uint64_t copy_rate;        /* bytes per second of one move; 0 = no limit */
     const char *kill_at; /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
                             there once; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
