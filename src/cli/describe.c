@@ -319,6 +319,7 @@ static void measured_section(struct buf *out, yyjson_val *record)
     line_positive(out, "Rows copied", record, "copy_rows", human_count);
     line_positive(out, "Bytes copied", record, "copy_bytes", human_bytes);
     line_us(out, "Copy", record, "copy_us");
+    line_us(out, "Indexes and constraints", record, "build_us");
     line_positive(out, "Rows verified", record, "verified_rows", human_count);
     line_us(out, "Marker round trip", record, "marker_us");
     line_positive(out, "Tries of the fence", record, "fence_attempts", human_count);

@@ -151,6 +151,7 @@ struct move_record {
     /* measured */
     int64_t phase_started_us; /* wall clock */
     uint64_t copy_us;
+    uint64_t build_us;                /* indexes, constraints and statistics of a target of our own */
     uint64_t copy_rows, copy_bytes;   /* while and after copying */
     uint64_t total_rows, total_bytes; /* estimated */
     uint64_t verified_rows, buckets_in_motion;

@@ -213,6 +213,7 @@ void act_copy(struct move_op *op)
 static void built(struct move_op *op, const struct process_result *result)
 {
     (void)result;
+    op_record(op)->build_us = (op_now(op) - op->copy_started_ns) / 1000;
     act_done(op, ACT_BUILD, NULL);
 }
 
@@ -241,6 +242,7 @@ static void script_read(struct move_op *op, enum move_action action, const struc
 
 void act_build(struct move_op *op)
 {
+    op->copy_started_ns = op_now(op);
     act_sql(op, &op->target, ACT_BUILD, SQL_TIMEOUT_NS, script_read,
             "SELECT script FROM shardherd.post_data");
 }

@@ -30,13 +30,15 @@ static const struct number {
     {                                                                                                        \
 #member, offsetof(struct move_record, member), false, true                                           \
     }
-    SIGNED(created_us),          SIGNED(ended_us),        SIGNED(decided_us),      SIGNED(phase_started_us),
-    UNSIGNED(bake_ns),           UNSIGNED(source_system), UNSIGNED(target_system), UNSIGNED(publication),
-    UNSIGNED(source_epoch),      UNSIGNED(target_epoch),  UNSIGNED(copy_us),       UNSIGNED(copy_rows),
-    UNSIGNED(copy_bytes),        UNSIGNED(total_rows),    UNSIGNED(total_bytes),   UNSIGNED(verified_rows),
-    UNSIGNED(buckets_in_motion), UINT(verify_rounds),     UINT(fence_attempts),    UNSIGNED(lock_us),
-    UNSIGNED(inside_us),         UNSIGNED(commit_us),     UNSIGNED(open_us),       UNSIGNED(write_block_us),
-    UNSIGNED(marker_us),         UNSIGNED(cleaned_rows),
+    SIGNED(created_us),       SIGNED(ended_us),        SIGNED(decided_us),
+    SIGNED(phase_started_us), UNSIGNED(bake_ns),       UNSIGNED(source_system),
+    UNSIGNED(target_system),  UNSIGNED(publication),   UNSIGNED(source_epoch),
+    UNSIGNED(target_epoch),   UNSIGNED(copy_us),       UNSIGNED(build_us),
+    UNSIGNED(copy_rows),      UNSIGNED(copy_bytes),    UNSIGNED(total_rows),
+    UNSIGNED(total_bytes),    UNSIGNED(verified_rows), UNSIGNED(buckets_in_motion),
+    UINT(verify_rounds),      UINT(fence_attempts),    UNSIGNED(lock_us),
+    UNSIGNED(inside_us),      UNSIGNED(commit_us),     UNSIGNED(open_us),
+    UNSIGNED(write_block_us), UNSIGNED(marker_us),     UNSIGNED(cleaned_rows),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT

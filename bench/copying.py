@@ -1,0 +1,154 @@
+"""Copying half of a table by hash from one server to another, with the primary key that follows."""
+
+import subprocess
+import time
+
+from benchmarks import PASSWORD, Servers, Unmeasured, median, process_cpu_ns, rounded, server_cpu_ns, spread
+from rig import Rig
+
+TITLE = "half of a table by hash, primary key after it: against psql's COPY through a pipe, a subscription, pgcopydb"
+GOAL = ">= 0.9 x the pipe with its key, >= 1.2 x pgcopydb, >= 1.5 x the subscription; own CPU <= 15 % of the servers'"
+ROWS, ROWS_FULL = 3_000_000, 15_000_000
+REPETITIONS = 5
+SCHEMA = "CREATE TABLE big (k bigint PRIMARY KEY, n bigint NOT NULL, filler text NOT NULL)"
+FILL = "INSERT INTO big SELECT i, i, md5(i::text) FROM generate_series(1, {rows}) i"
+UPPER = "hashint8extended(k, 0) >= 0"
+
+
+class Peers:
+    """A server beside ours, on the same disk, that the peers copy to."""
+
+    def __init__(self, bench, rig):
+        (self.server,) = Servers(bench, 1, max_wal_size="4GB", shared_buffers="256MB", wal_level="logical")
+        self.bench, self.rig = bench, rig
+
+    def fresh(self, key=False):
+        self.server.psql("DROP TABLE IF EXISTS big; CHECKPOINT")
+        self.server.psql(SCHEMA if key else SCHEMA.replace(" PRIMARY KEY", " NOT NULL"))
+        self.rig.sql("s1", "CHECKPOINT")
+
+    def psql(self):
+        return self.bench.tool("psql")
+
+    def url(self):
+        return f"host=127.0.0.1 port={self.server.port} dbname=postgres user=postgres password={PASSWORD}"
+
+    def pipe(self):
+        self.fresh()
+        start = time.monotonic()
+        out = subprocess.Popen(
+            [self.psql(), "-X", "-q", self.rig.dsn("s1"), "-c",
+             f"COPY (SELECT * FROM big WHERE {UPPER}) TO STDOUT (FORMAT binary)"],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        into = [self.psql(), "-X", "-q", self.url(), "-c", "COPY big FROM STDIN (FORMAT binary)"]
+        done = subprocess.run(into, stdin=out.stdout, capture_output=True, text=True)
+        if out.wait() != 0 or done.returncode != 0:
+            raise Unmeasured(f"psql's COPY failed: {done.stderr}")
+        self.server.psql("ALTER TABLE big ADD PRIMARY KEY (k)")
+        return time.monotonic() - start
+
+    def subscription(self):
+        self.fresh(key=True)
+        self.rig.sql("s1", f"CREATE PUBLICATION bench FOR TABLE big WHERE ({UPPER})")
+        start = time.monotonic()
+        text = self.rig.dsn("s1").replace("'", "''")
+        self.server.psql(f"CREATE SUBSCRIPTION bench CONNECTION '{text}' PUBLICATION bench")
+        while self.server.value("SELECT srsubstate FROM pg_subscription_rel") not in ("r", "s"):
+            if time.monotonic() - start > 600:
+                raise Unmeasured("the subscription did not copy in 600 s")
+            time.sleep(0.02)
+        took = time.monotonic() - start
+        self.server.psql("DROP SUBSCRIPTION bench")
+        self.rig.sql("s1", "DROP PUBLICATION bench")
+        return took
+
+    def pgcopydb(self):
+        """It cannot take half of a table: all of it, so its time is halved."""
+        self.server.psql("DROP TABLE IF EXISTS big; CHECKPOINT")
+        self.rig.sql("s1", "CHECKPOINT")
+        start = time.monotonic()
+        done = subprocess.run(
+            [self.bench.tool("pgcopydb"), "clone", "--skip-extensions", "--no-acl", "--no-owner", "--table-jobs", "4",
+             "--index-jobs", "2", "--restart", "--dir", str(self.bench.directory / "pgcopydb"),
+             "--split-tables-larger-than", "32MB", "--filters", str(self.filters()),
+             "--source", self.rig.dsn("s1"), "--target", self.url()],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise Unmeasured(f"pgcopydb failed: {done.stderr[-1500:]}")
+        return (time.monotonic() - start) / 2
+
+    def filters(self):
+        path = self.bench.directory / "filters.ini"
+        path.write_text("[include-only-table]\npublic.big\n")
+        return path
+
+
+def ours(rig, cpu):
+    """A split, of which the copy and what is built after it count; then the merge back."""
+    rig.sql("s1", "CHECKPOINT")
+    before = process_cpu_ns(rig.process.pid), servers_cpu(rig)
+    op = wait(rig, {"kind": "split", "shard": "s1", "at": "0", "bake": "0s"})
+    cpu.append((process_cpu_ns(rig.process.pid) - before[0]) / max(1, servers_cpu(rig) - before[1]))
+    took = (int(op["record"]["copy_us"]) + int(op["record"]["build_us"])) / 1e6
+    rows, size = int(op["record"]["copy_rows"]), int(op["record"]["copy_bytes"])
+    wait(rig, {"kind": "merge", "shard": op["record"]["target"], "target": "s1", "bake": "0s"})
+    return took, rows, size
+
+
+def servers_cpu(rig):
+    pids = [int(p.read_text().split()[0]) for p in rig.state.glob("instances/*/data/postmaster.pid")]
+    return sum(server_cpu_ns(pid) for pid in pids)
+
+
+def wait(rig, body):
+    op = rig.wait_operation(rig.post("/v1/databases/shop/operations", body)["id"], timeout=1200)
+    if op["status"] != "done":
+        raise Unmeasured(f"a {body['kind']} ended {op['status']}: {op['error']}")
+    return op
+
+
+def measure(bench):
+    rows = ROWS_FULL if bench.full else ROWS
+    rig = Rig(bench.program("shardherd"), bench.directory / "rig")
+    bench.stack.callback(rig.clean_up)
+    rig.start()
+    rig.make_shop(customers=0, shards=1, schema=SCHEMA, tables=[{"name": "public.big", "key": "k"}])
+    bench.note(f"{rows:,} rows")
+    rig.sql("s1", FILL.format(rows=rows))
+    rig.sql("s1", "VACUUM (FREEZE, ANALYZE) big")
+    peers, cpu = Peers(bench, rig), []
+    times = {"ours": [], "pipe": [], "subscription": [], "pgcopydb": []}
+    for _ in range(REPETITIONS):
+        took, moved, size = ours(rig, cpu)
+        times["ours"].append(took)
+        for name in ("pipe", "subscription", "pgcopydb"):
+            times[name].append(getattr(peers, name)())
+        bench.note(", ".join(f"{name} {values[-1]:.2f} s" for name, values in times.items()))
+        bench.sample_load()
+    return report(bench, times, moved, size, cpu)
+
+
+def report(bench, times, moved, size, cpu):
+    mib = size / 2**20
+    bench.table(
+        ("", "s (median)", "min", "max", "MiB/s", "it / ours"),
+        [
+            (name, f"{median(v):.2f}", f"{min(v):.2f}", f"{max(v):.2f}", f"{mib / median(v):.0f}",
+             f"{median([p / o for p, o in zip(v, times['ours'], strict=True)]):.2f}")
+            for name, v in times.items()
+        ],
+    )  # fmt: skip
+    print(f"{moved:,} rows, {mib:.0f} MiB of COPY data; own CPU {median(cpu):.1%} of the servers' over the whole split")
+    ratios = [p / o for p, o in zip(times["pipe"], times["ours"], strict=True)]
+    return {
+        "ours": rounded(median(times["ours"])),
+        "peer": rounded(median(times["pipe"])),
+        "unit": "s",
+        "ratio": rounded(median(ratios)),
+        "spread": spread(ratios),
+        "times_pgcopydb": rounded(median(times["pgcopydb"]) / median(times["ours"])),
+        "times_subscription": rounded(median(times["subscription"]) / median(times["ours"])),
+        "own_cpu_of_servers": rounded(median(cpu)),
+    }
