@@ -51,7 +51,8 @@ INSERT INTO logs SELECT i, d, 'log' FROM generate_series(1, 2000) i, (VALUES ('2
     WHERE {OWNED};
 """
 ROWS = """SELECT 'owner', o::text FROM owners o UNION ALL SELECT 'thing', t::text FROM things t
-          UNION ALL SELECT 'log', l::text FROM logs l UNION ALL SELECT 'plain', md5(p::text) FROM plain p ORDER BY 1, 2"""
+          UNION ALL SELECT 'log', l::text FROM logs l UNION ALL SELECT 'plain', md5(p::text) FROM plain p
+          ORDER BY 1, 2"""
 OBJECTS = """SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
     UNION ALL SELECT conrelid::regclass || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
         WHERE connamespace = 'public'::regnamespace
