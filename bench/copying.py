@@ -30,8 +30,8 @@ class Peers:
     def psql(self):
         return self.bench.tool("psql")
 
-    def url(self):
-        return f"host=127.0.0.1 port={self.server.port} dbname=postgres user=postgres password={PASSWORD}"
+    def url(self, dbname="postgres"):
+        return f"host=127.0.0.1 port={self.server.port} dbname={dbname} user=postgres password={PASSWORD}"
 
     def pipe(self):
         self.fresh()
@@ -65,15 +65,17 @@ class Peers:
 
     def pgcopydb(self):
         """It cannot take half of a table: all of it, so its time is halved."""
-        self.server.psql("DROP TABLE IF EXISTS big; CHECKPOINT")
+        self.server.psql("DROP DATABASE IF EXISTS whole")
+        self.server.psql("CREATE DATABASE whole")
+        self.server.psql("CHECKPOINT")
         self.rig.sql("s1", "CHECKPOINT")
         start = time.monotonic()
         done = subprocess.run(
             [self.bench.tool("pgcopydb"), "clone", "--skip-extensions", "--no-acl", "--no-owner", "--table-jobs", "4",
              "--index-jobs", "2", "--restart", "--dir", str(self.bench.directory / "pgcopydb"),
              "--split-tables-larger-than", "32MB", "--filters", str(self.filters()),
-             "--source", self.rig.dsn("s1"), "--target", self.url()],
-            capture_output=True, text=True,
+             "--source", self.rig.dsn("s1"), "--target", self.url("whole")],
+            capture_output=True, text=True, start_new_session=True,  # it ends its whole process group
         )  # fmt: skip
         if done.returncode != 0:
             raise Unmeasured(f"pgcopydb failed: {done.stderr[-1500:]}")
