@@ -394,10 +394,15 @@ int podman_error(struct err *err, const char *what, int status, const char *body
 {
     yyjson_doc *doc = yyjson_read(body, length, 0);
     const char *said = text_of(yyjson_doc_get_root(doc), "message");
+    size_t said_length = strlen(said);
     char message[360];
-    if (said[0] == '\0')
-        said = length > 0 && doc == NULL ? body : "it gives no reason";
-    clean(said, strlen(said), message, sizeof message);
+    if (said[0] == '\0' && doc == NULL) { /* bare text */
+        said = body;
+        said_length = length;
+    }
+    clean(said, said_length, message, sizeof message);
+    if (message[0] == '\0')
+        snprintf(message, sizeof message, "it gives no reason");
     yyjson_doc_free(doc);
     enum err_code code = status == 400   ? ERRC_INVALID
                          : status == 404 ? ERRC_NOT_FOUND

@@ -544,6 +544,7 @@ static void test_unix_socket_with_a_full_queue(void **state)
     http_call_cancel(r.call);
     RUN_UNTIL(f, r.calls == 1);
     assert_int_equal(r.code, ERRC_CANCELED);
+    result_reset(&r);
     for (int i = 0; i < count; i++)
         close(waiting[i]);
     script_close(&s);

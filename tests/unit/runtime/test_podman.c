@@ -338,8 +338,8 @@ static void know(const struct fixture *f, const char *name, bool creating)
 #define FOREIGN "{\"State\":{\"Status\":\"running\",\"Running\":true},\"Config\":{\"Labels\":{\"a\":\"b\"}}}"
 #define ENDED                                                                                                \
     "{\"State\":{\"Status\":\"exited\",\"Running\":false,\"ExitCode\":3},\"Config\":{\"Labels\":{" LABEL "}" \
-                                                                                                         "}" \
-                                                                                                         "}"
+    "}"                                                                                                      \
+    "}"
 #define VOLUME "{\"Name\":\"x\",\"Mountpoint\":\"/nowhere\",\"Labels\":{" LABEL "}}"
 #define NONE   "{\"message\":\"no such thing\"}"
 #define PODMAN_4                                                                                             \
