@@ -54,11 +54,11 @@ class Engine:
     # ---- life ----
 
     def command(self, *arguments):
-        runtime = oci_runtime()
+        runtime, conmon = oci_runtime(), shutil.which("conmon")
         return [
             "podman", "--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=file",
             f"--runtime={runtime}", f"--root={self.directory / 'root'}", f"--runroot={self.directory / 'run'}",
-            f"--tmpdir={self.directory / 'tmp'}", *map(str, arguments),
+            f"--tmpdir={self.directory / 'tmp'}", *([f"--conmon={conmon}"] if conmon else []), *map(str, arguments),
         ]  # fmt: skip
 
     def environment(self):
