@@ -53,7 +53,7 @@ bool manager_runs_servers(const struct manager *m)
 static void engine_add(struct engine_choice *c, bool docker, const char *path)
 {
     const char *at = text_starts_with(path, "unix://") ? path + strlen("unix://") : path;
-    if (at[0] != '/' || c->count == ENGINES_MAX)
+    if (c->count == ENGINES_MAX)
         return;
     for (int i = 0; i < c->count; i++)
         if (is(c->list[i].socket, at))
@@ -82,7 +82,7 @@ static void engines_usual(struct manager *m, struct engine_choice *c, bool docke
         const char *path = places[i];
         if (path != NULL && text_starts_with(path, "unix://"))
             path += strlen("unix://");
-        if (path != NULL && path[0] != '\0' && (!there || is_there(path)))
+        if (path != NULL && path[0] == '/' && (!there || is_there(path))) /* not tcp:// or ssh:// */
             engine_add(c, docker, path);
     }
     free(own);
@@ -233,8 +233,8 @@ static void open_local(struct manager *m)
                                                   .user = m->config.runtime_user};
     int rc = runtime_local_open(&m->loop, &options, &m->runtime, &err);
     free(directory);
-    if (rc != 0)
-        err_wrap(&err, "runtime %s", m->runtime_text);
+    if (rc != 0 && m->engines != NULL && m->engines->why[0] != '\0')
+        err_wrap(&err, "%.150s", m->engines->why);
     manager_runtime_opened(m, rc != 0 ? &err : NULL);
 }
 

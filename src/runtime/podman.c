@@ -265,6 +265,10 @@ static int options_check(const struct runtime_podman_options *o, struct err *err
 {
     if (o->directory == NULL || o->directory[0] == '\0')
         return err_set(err, ERRC_INVALID, "no directory for the instances");
+    const char *socket = text_starts_with(o->socket, "unix://") ? o->socket + strlen("unix://") : o->socket;
+    if (socket[0] != '/')
+        return err_set(err, ERRC_INVALID, "runtime.podman_socket: \"%s\" is no path of a Unix socket",
+                       o->socket);
     if (o->first_port < 0 || o->first_port > 65535)
         return err_set(err, ERRC_INVALID, "%d is not a port", o->first_port);
     int rc = podman_image_check(o->image, err);

@@ -398,6 +398,9 @@ static void test_options(void **state)
     o.ulimits = "x";
     assert_int_equal(runtime_podman_open(&f->loop, &o, &rt, &a.err), ERRC_INVALID);
     o.ulimits = NULL;
+    o.socket = "tcp://127.0.0.1:2375";
+    assert_int_equal(runtime_podman_open(&f->loop, &o, &rt, &a.err), ERRC_INVALID);
+    o.socket = "/x";
     o.address = "0.0.0.0";
     assert_int_equal(runtime_podman_open(&f->loop, &o, &rt, &a.err), ERRC_INVALID);
 }
