@@ -109,10 +109,17 @@ static void finish(struct podman_ensure *e)
     ensure_free(e);
 }
 
+/* What is left is marked "creating" and goes with the next attempt, or with a removal. */
 static void on_undone(struct podman_op *op, const struct err *err)
 {
-    (void)err; /* what is left is marked "creating" and goes with the next attempt */
-    finish((struct podman_ensure *)op);
+    struct podman_ensure *e = (struct podman_ensure *)op;
+    struct err both = {0};
+    if (err != NULL) {
+        err_set(&both, e->err.code, "%.250s; what was made could not be removed: %.180s", e->err.message,
+                err->message);
+        e->err = both;
+    }
+    finish(e);
 }
 
 /* One exit for every failure. The first error is the one that is told. */

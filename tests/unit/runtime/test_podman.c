@@ -139,6 +139,14 @@ static void requests_are(struct fixture *f, const char *expected)
     free(got);
 }
 
+static bool engine_was_asked(struct fixture *f, const char *path)
+{
+    pthread_mutex_lock(&f->lock);
+    bool asked = strstr(f->requests, path) != NULL;
+    pthread_mutex_unlock(&f->lock);
+    return asked;
+}
+
 /* ---- the fixture ---- */
 
 static int setup(void **state)
@@ -480,6 +488,28 @@ static void test_failed_creation_is_undone(void **state)
     assert_int_equal(entries(f), 0);
 }
 
+static void test_failed_undoing_is_told(void **state)
+{
+    struct fixture *f = *state;
+    SAYS(f, MAKE, {"POST /v1.41/containers/create", 500, "{\"message\":\"no space left\"}"});
+    struct answer a = {0};
+    const struct runtime_spec spec = {
+        .name = "shop-s1-0", .database = "shop", .shard = "s1", .owner = "app", .min_free_bytes = 1};
+    assert_int_equal(runtime_ensure(f->rt, &spec, on_instance, &a, &a.err), 0);
+    while (!engine_was_asked(f, "/volumes/create"))
+        uv_run(&f->loop.uv, UV_RUN_ONCE);
+    SAYS(f, {"POST /v1.41/containers/create", 500, "{\"message\":\"no space left\"}"},
+         {"GET " C "/json", 500, "{\"message\":\"broken\"}"});
+    run_until(f, &a.done);
+    expect(a, ERRC_IO,
+           "no space left (status 500); what was made could not be removed: inspect the container");
+    assert_int_equal(entries(f), 1);
+    SAYS(f, {"GET " C "/json", 404, NONE}, {"GET " V, 200, VOLUME}, {"DELETE " V, 204, ""});
+    a = remove_it(f);
+    expect(a, ERRC_NONE, "");
+    assert_int_equal(entries(f), 0);
+}
+
 /* The password is in the archive and nowhere else. */
 static void test_secret_goes_into_the_archive_only(void **state)
 {
@@ -510,7 +540,7 @@ static void test_container_that_ends_tells_why(void **state)
     struct answer a = {0};
     const struct runtime_spec spec = {.name = "shop-s1-0", .database = "shop", .shard = "s1", .owner = "app"};
     assert_int_equal(runtime_ensure(f->rt, &spec, on_instance, &a, &a.err), 0);
-    while (strstr(f->requests, "/json") == NULL) /* it is believed to run */
+    while (!engine_was_asked(f, "/json")) /* it is believed to run */
         uv_run(&f->loop.uv, UV_RUN_ONCE);
     SAYS(f, {"GET " C "/json", 200, ENDED}, {"GET " C "/logs", 200, "FATAL:  no more disk\n"});
     run_until(f, &a.done);
@@ -567,7 +597,7 @@ static void test_close_undoes(void **state)
     SAYS(f, MAKE, {"POST /v1.41/containers/create", 201, "{}"}, {"PUT " C "/archive", 200, ""},
          {"POST " C "/start", 204, ""});
     assert_int_equal(runtime_ensure(f->rt, &spec, on_instance, &a, &a.err), 0);
-    while (strstr(f->requests, "/start") == NULL)
+    while (!engine_was_asked(f, "/start"))
         uv_run(&f->loop.uv, UV_RUN_ONCE);
     SAYS(f, {"GET " C "/json", 200, OURS}, {"DELETE " C, 204, ""}, {"GET " V, 200, VOLUME},
          {"DELETE " V, 204, ""});
@@ -652,6 +682,7 @@ int main(void)
         TEST(test_what_is_not_ours_stays),
         TEST(test_volume_without_a_password_and_the_other_way_round),
         TEST(test_failed_creation_is_undone),
+        TEST(test_failed_undoing_is_told),
         TEST(test_secret_goes_into_the_archive_only),
         TEST(test_container_that_ends_tells_why),
         TEST(test_stopped_container_is_made_anew_when_the_options_changed),
