@@ -4,10 +4,11 @@
  * same name, both labelled shardherd.io/directory with the runtime's directory: what has another label there,
  * or none, is never touched.
  *
- * The image holds PostgreSQL, `shardherd` in its PATH and a user "postgres" (deploy/Containerfile): process 1
- * is `shardherd agent`, as in a pod. Images are never pulled. The container's root is read-only, without
- * capabilities; data, settings and the superuser's password (0600, put there through the API, so that no
- * argument, variable or mount shows it) are in the volume.
+ * The image holds PostgreSQL, `shardherd` in its PATH and a user with the number 999, whose home is
+ * /var/lib/postgresql (deploy/Containerfile): process 1 is `shardherd agent`, as in a pod. Images are never
+ * pulled. The container's root is read-only, without capabilities; data, settings and the superuser's
+ * password (0600, put there through the API, so that no argument, variable or mount shows it) are in the
+ * volume.
  *
  * runtime_ensure() fails with
  *   ERRC_UNSUPPORTED  the image is not there

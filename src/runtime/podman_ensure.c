@@ -335,7 +335,8 @@ static void on_files(struct podman_op *op, const struct podman_answer *answer)
     call(e, START, &r, on_started);
 }
 
-/* As the container's user, whose number the engine finds out: shardherd cannot know it. */
+/* The archive says whose the files are, by their number in the container: with copyUIDGID Docker looks the
+ * name up outside of it. */
 static void enter_files(struct podman_ensure *e)
 {
     struct buf archive = {0}, settings = {0};
@@ -343,13 +344,13 @@ static void enter_files(struct podman_ensure *e)
     podman_settings(&settings, e->op.podman->options.memory_bytes, e->settings);
     const struct podman_file files[] = {{"password", password}, {"settings.conf", buf_text(&settings)}};
     podman_archive(&archive, PODMAN_FILES, files, 2, loop_wall(e->op.podman->loop));
-    const struct podman_request r = {
-        .method = "PUT",
-        .path = podman_path(&e->op, "containers", "/archive?copyUIDGID=true&path=" PODMAN_VOLUME),
-        .content_type = "application/x-tar",
-        .body = archive.data,
-        .length = archive.length,
-        .timeout_ns = PODMAN_WORK_NS};
+    const struct podman_request r = {.method = "PUT",
+                                     .path =
+                                         podman_path(&e->op, "containers", "/archive?path=" PODMAN_VOLUME),
+                                     .content_type = "application/x-tar",
+                                     .body = archive.data,
+                                     .length = archive.length,
+                                     .timeout_ns = PODMAN_WORK_NS};
     call(e, FILES, &r, on_files);
     explicit_bzero(archive.data, archive.length);
     buf_free(&archive);

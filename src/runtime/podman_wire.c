@@ -15,7 +15,7 @@
 #define STOP_SECONDS 75            /* longer than the agent gives the server */
 #define SHM_BYTES    (256ll << 20) /* parallel queries; the engines' 64 MiB are too small for some */
 #define SERVER_PORT  5432          /* in a network of its own */
-#define SERVER_USER  "postgres"
+#define SERVER_ID    999           /* as in pods: the owner of data in PostgreSQL's usual images */
 #define TAR_BLOCK    512
 
 typedef yyjson_mut_val *mut;
@@ -134,11 +134,13 @@ static char *print(yyjson_mut_doc *doc)
 
 static char *container_body(const struct podman_wanted *w, const char *revision)
 {
+    char user[24];
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    snprintf(user, sizeof user, "%d:%d", SERVER_ID, SERVER_ID);
     mut root = yyjson_mut_obj(doc);
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "Image", w->image);
-    yyjson_mut_obj_add_str(doc, root, "User", SERVER_USER);
+    yyjson_mut_obj_add_strcpy(doc, root, "User", user);
     add_arguments(doc, root, w);
     add_labels(doc, root, w, revision);
     yyjson_mut_obj_add_str(doc, root, "StopSignal", "SIGTERM");
@@ -257,8 +259,8 @@ static void tar_header(struct buf *out, const char *name, char type, unsigned mo
     unsigned sum = 0;
     snprintf(block, 100, "%s", name);
     snprintf(block + 100, 8, "%07o", mode);
-    snprintf(block + 108, 8, "%07o", 0u); /* who owns it is said in the request */
-    snprintf(block + 116, 8, "%07o", 0u);
+    snprintf(block + 108, 8, "%07o", (unsigned)SERVER_ID);
+    snprintf(block + 116, 8, "%07o", (unsigned)SERVER_ID);
     snprintf(block + 124, 12, "%011zo", size);
     snprintf(block + 136, 12, "%011llo", (unsigned long long)(seconds > 0 ? seconds : 0) & 077777777777ull);
     memset(block + 148, ' ', 8);

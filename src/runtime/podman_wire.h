@@ -54,7 +54,8 @@ int podman_ulimits_check(const char *ulimits, struct err *err);
 /* Letters, digits and . _ - / : @, so that it is a path of a URL as it is. */
 int podman_image_check(const char *image, struct err *err);
 
-/* A tar archive with a folder (0700) and files (0600) in it. Names: at most 99 bytes with the folder's. */
+/* A tar archive with a folder (0700) and files (0600) in it, all the server's (999). Names: at most 99 bytes
+ * with the folder's. */
 struct podman_file {
     const char *name;
     const char *text;

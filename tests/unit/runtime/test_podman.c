@@ -522,9 +522,8 @@ static void test_secret_goes_into_the_archive_only(void **state)
     requests_are(f,
                  "GET " C "/json\nGET " I "\nGET " V "\nPOST /v1.41/containers/create\nPUT " C "/archive\n");
     const char *all = f->bodies.data, *end = all + f->bodies.length;
-    const char *put =
-        memmem(all, f->bodies.length, "PUT " C "/archive?copyUIDGID=true&path=/var/lib/postgresql ",
-               strlen("PUT " C "/archive?copyUIDGID=true&path=/var/lib/postgresql "));
+    const char *put = memmem(all, f->bodies.length, "PUT " C "/archive?path=/var/lib/postgresql ",
+                             strlen("PUT " C "/archive?path=/var/lib/postgresql "));
     assert_non_null(put);
     assert_null(memmem(all, (size_t)(put - all), "secret-of-the-superuser", 23));
     assert_non_null(memmem(put, (size_t)(end - put), "secret-of-the-superuser\n", 24));

@@ -41,7 +41,7 @@ static void test_container_in_the_host_network(void **state)
     yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
     assert_non_null(doc);
     assert_true(has(json, "\"Image\":\"shardherd:0.1.0\""));
-    assert_true(has(json, "\"User\":\"postgres\""));
+    assert_true(has(json, "\"User\":\"999:999\""));
     assert_true(has(json, "\"Entrypoint\":[\"shardherd\"]"));
     assert_true(has(json, "\"--listen=127.0.0.1\",\"--port=25432\""));
     assert_true(has(json, "\"--password-file=/var/lib/postgresql/shardherd/password\""));
@@ -156,6 +156,8 @@ static void test_archive(void **state)
     assert_non_null(mkdtemp(directory));
     podman_archive(&tar, "shardherd", files, 2, 1700000000000000);
     assert_int_equal(tar.length % 512, 0);
+    assert_string_equal(tar.data + 512 + 108, "0001747"); /* of the file: 999 */
+    assert_string_equal(tar.data + 512 + 116, "0001747");
     snprintf(command, sizeof command, "tar -C %s --no-same-owner -xpf -", directory);
     FILE *pipe = popen(command, "w");
     assert_int_equal(fwrite(tar.data, 1, tar.length, pipe), tar.length);
