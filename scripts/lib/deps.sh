@@ -43,6 +43,7 @@ package_installed() {
     case "$(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null)" in ii*) return 0 ;; *) return 1 ;; esac
 }
 have_program() { command -v "$1" >/dev/null; }
+have_runc() { have_program runc || [ -x "$SYSTEM_ROOT/usr/sbin/runc" ]; }
 have_header() {
     local folder
     for folder in "$SYSTEM_ROOT"/usr/include "$SYSTEM_ROOT"/usr/include/*-linux-gnu \

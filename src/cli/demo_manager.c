@@ -35,6 +35,8 @@ int demo_manager_start(struct demo *d, struct err *err)
                           "discovery.interval=1s",
                           "--set",
                           "polling.sizes=2s",
+                          "--set",
+                          "runtime.kind=local", /* whatever else this machine has */
                           NULL};
     const struct process_options options = {.argv = argv, .output_path = d->log_path, .detached = true};
     int code = process_start(&d->loop, &options, on_ended, d, &d->manager, err);

@@ -37,6 +37,7 @@ static const struct sm_state call_table[CALL_STATES] = {
 struct http_client {
     struct loop *loop;
     struct http_pool *pool;
+    char *socket; /* NULL = TCP */
     struct list calls;
     int running; /* calls whose callback has not returned */
     bool closing;
@@ -82,6 +83,7 @@ static void client_closed(struct loop_task *task, void *data)
     struct http_client *client = data;
     void (*closed)(void *data) = client->closed;
     void *closed_data = client->closed_data;
+    free(client->socket);
     free(client);
     if (closed != NULL) {
         closed(closed_data);
@@ -400,8 +402,11 @@ static struct http_call *call_new(struct http_client *client, const struct http_
     http_url_authority(url, authority);
     call->client = client;
     call->url = *url;
-    call->label = mem_printf("%s %s://%s%.*s", o->method, url->tls ? "https" : "http", authority,
-                             (int)strcspn(url->target, "?"), url->target);
+    call->label = client->socket != NULL
+                      ? mem_printf("%s unix://%s%.*s", o->method, client->socket,
+                                   (int)strcspn(url->target, "?"), url->target)
+                      : mem_printf("%s %s://%s%.*s", o->method, url->tls ? "https" : "http", authority,
+                                   (int)strcspn(url->target, "?"), url->target);
     call->url.target = NULL;
     call->request = *request;
     call->timeout_ns = o->timeout_ns != 0 ? o->timeout_ns : DEFAULT_TIMEOUT_NS;
@@ -493,6 +498,13 @@ struct http_client *http_client_new(struct loop *loop, struct tls_context *tls)
 void http_client_set_server_name(struct http_client *client, const char *name)
 {
     pool_set_server_name(client->pool, name);
+}
+
+void http_client_set_socket(struct http_client *client, const char *path)
+{
+    free(client->socket);
+    client->socket = mem_strdup(path);
+    pool_set_socket(client->pool, path);
 }
 
 void http_client_set_proxy(struct http_client *client, struct proxy *proxy)

@@ -52,6 +52,11 @@ typedef void (*http_answer_cb)(const struct http_answer *answer, void *data);
 struct http_client *http_client_new(struct loop *loop, struct tls_context *tls);
 /* The name to ask and verify https servers by, in place of each URL's host; NULL = the host. Copied. */
 void http_client_set_server_name(struct http_client *client, const char *name);
+/*
+ * Every connection goes to this Unix socket; of URLs, host and port are then only the Host header. Errors
+ * name the path. NULL = TCP. Before the first call. Copied.
+ */
+void http_client_set_socket(struct http_client *client, const char *path);
 /* Every connection goes through it (loop/proxy.h), http URLs by CONNECT as well; NULL = straight. Before the
  * first call. Gets one more reference. */
 void http_client_set_proxy(struct http_client *client, struct proxy *proxy);

@@ -19,6 +19,7 @@ struct http_pool {
     struct loop *loop;
     struct tls_context *tls;
     char *server_name;
+    char *socket;
     struct proxy *proxy;
     struct list idle; /* the newest last */
     int open;         /* connections not yet gone, and the pool itself until pool_close() */
@@ -57,6 +58,7 @@ static void pool_gone(struct loop_task *task, void *data)
     void *closed_data = pool->closed_data;
     tls_context_unref(pool->tls);
     free(pool->server_name);
+    free(pool->socket);
     proxy_unref(pool->proxy);
     free(pool);
     closed(closed_data);
@@ -148,6 +150,12 @@ void pool_set_server_name(struct http_pool *pool, const char *name)
     pool->server_name = mem_strdup(name);
 }
 
+void pool_set_socket(struct http_pool *pool, const char *path)
+{
+    free(pool->socket);
+    pool->socket = mem_strdup(path);
+}
+
 void pool_set_proxy(struct http_pool *pool, struct proxy *proxy)
 {
     proxy_unref(pool->proxy);
@@ -171,6 +179,7 @@ int pool_connect(struct http_pool *pool, const struct http_url *url, uint64_t ti
     const struct stream_options options = {
         .host = url->host,
         .port = url->port,
+        .path = pool->socket,
         .connect_timeout_ns = timeout_ns < CONNECT_TIMEOUT_NS ? timeout_ns : CONNECT_TIMEOUT_NS,
         .tls = url->tls ? pool->tls : NULL,
         .tls_server_name = pool->server_name,

@@ -29,6 +29,8 @@ struct pool_conn_user {
 struct http_pool *pool_new(struct loop *loop, struct tls_context *tls);
 /* For TLS, in place of the host of each URL; NULL = the host. Copied. */
 void pool_set_server_name(struct http_pool *pool, const char *name);
+/* All connections go to this Unix socket, whatever the URL says; NULL = none. Copied. */
+void pool_set_socket(struct http_pool *pool, const char *path);
 /* All connections go through it; gets one more reference. */
 void pool_set_proxy(struct http_pool *pool, struct proxy *proxy);
 /* Every connection must have been released. `closed` runs later, once, when all are gone and the pool is

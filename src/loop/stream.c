@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #include "base/mem.h"
 #include "loop/stream_impl.h"
@@ -20,6 +21,7 @@
 #define BURST_READS       3 /* stream_gather() */
 #define KEEPALIVE_SECONDS 20
 #define USER_TIMEOUT_MS   30000
+#define QUEUE_PAUSE_NS    (20 * ENV_NS_PER_MS) /* before a Unix socket whose queue was full is tried again */
 
 #define FAIL_OR_CLOSE (SM_NEXT(STATE_FAILED) | SM_NEXT(STATE_CLOSING))
 
@@ -360,6 +362,10 @@ static void peer_name(struct stream *s)
 
 static void connection_stands(struct stream *s)
 {
+    if (s->path != NULL) {
+        snprintf(s->peer, sizeof s->peer, "%s", s->path);
+        return;
+    }
     peer_name(s);
     (void)uv_tcp_nodelay(&s->tcp, 1);
     (void)uv_tcp_keepalive(&s->tcp, 1, KEEPALIVE_SECONDS);
@@ -386,7 +392,9 @@ static void on_tcp_closed(uv_handle_t *handle)
     s->loop->handles--;
     s->holds--;
     s->tcp_open = false;
-    if (stream_state(s) == STATE_RETRYING)
+    if (stream_state(s) == STATE_RETRYING && s->path != NULL)
+        loop_timer_start(&s->timer, QUEUE_PAUSE_NS);
+    else if (stream_state(s) == STATE_RETRYING)
         try_next(s);
     else if (stream_state(s) == STATE_CLOSING)
         loop_defer(s->loop, &s->task);
@@ -400,7 +408,7 @@ static void tcp_close(struct stream *s)
 
 int stream_tcp_init(struct stream *s)
 {
-    int rc = uv_tcp_init(&s->loop->uv, &s->tcp);
+    int rc = s->path != NULL ? uv_pipe_init(&s->loop->uv, &s->pipe, 0) : uv_tcp_init(&s->loop->uv, &s->tcp);
     if (rc != 0)
         return rc;
     s->tcp.data = s;
@@ -431,11 +439,33 @@ static void attempt_failed(struct stream *s, enum err_code code, const char *why
         try_next(s);
 }
 
+/* A Unix socket refuses at once what TCP would wait for. */
+static void path_failed(struct stream *s, int code)
+{
+    struct err err = {0};
+    if (code == UV_EAGAIN && loop_now(s->loop) < s->deadline_ns) {
+        sm_move(&s->sm, STATE_RETRYING);
+        loop_timer_stop(&s->timer);
+        tcp_close(s);
+        return;
+    }
+    if (code == UV_EAGAIN || code == UV_ETIMEDOUT)
+        err_set(&err, ERRC_TIMEOUT, "cannot connect to %s: it takes no connections (its queue is full)",
+                s->path);
+    else
+        err_set(&err, ERRC_UNAVAILABLE, "cannot connect to %s: %s", s->path, uv_strerror(code));
+    stream_fail(s, &err);
+}
+
 static void on_connect(uv_connect_t *connect, int status)
 {
     struct stream *s = connect->data;
     if (stream_state(s) != STATE_CONNECTING)
         return; /* the handle is being closed */
+    if (status != 0 && s->path != NULL) {
+        path_failed(s, status);
+        return;
+    }
     if (status != 0) {
         attempt_failed(s, status == UV_ETIMEDOUT ? ERRC_TIMEOUT : ERRC_UNAVAILABLE, uv_strerror(status));
         return;
@@ -452,7 +482,14 @@ static void on_connect(uv_connect_t *connect, int status)
 static int attempt(struct stream *s, const char *address)
 {
     struct sockaddr_storage to;
-    int rc = uv_ip4_addr(address, s->port, (struct sockaddr_in *)(void *)&to);
+    int rc = 0;
+    if (s->path != NULL) {
+        rc = stream_tcp_init(s);
+        if (rc == 0)
+            uv_pipe_connect(&s->connect, &s->pipe, s->path, on_connect);
+        return rc;
+    }
+    rc = uv_ip4_addr(address, s->port, (struct sockaddr_in *)(void *)&to);
     if (rc != 0)
         rc = uv_ip6_addr(address, s->port, (struct sockaddr_in6 *)(void *)&to);
     if (rc == 0)
@@ -470,7 +507,9 @@ static void try_next(struct stream *s)
     uint64_t left = s->deadline_ns > now ? s->deadline_ns - now : 0;
     loop_timer_start(&s->timer, left / (uint64_t)(s->addresses.count - s->next_address));
     int rc = attempt(s, s->addresses.address[s->next_address++]);
-    if (rc != 0)
+    if (rc != 0 && s->path != NULL)
+        path_failed(s, rc);
+    else if (rc != 0)
         attempt_failed(s, ERRC_UNAVAILABLE, uv_strerror(rc));
 }
 
@@ -498,7 +537,14 @@ static void on_timer(struct loop_timer *timer, void *data)
     struct err err = {0};
     switch (stream_state(s)) {
     case STATE_CONNECTING:
-        attempt_failed(s, ERRC_TIMEOUT, "no answer in time");
+        if (s->path != NULL)
+            path_failed(s, UV_ETIMEDOUT);
+        else
+            attempt_failed(s, ERRC_TIMEOUT, "no answer in time");
+        break;
+    case STATE_RETRYING: /* a Unix socket */
+        s->next_address = 0;
+        try_next(s);
         break;
     case STATE_RESOLVING:
         err_set(&err, ERRC_TIMEOUT, "cannot connect to %s port %d: name resolution took too long", s->host,
@@ -542,6 +588,7 @@ static void stream_free(struct stream *s)
     proxy_unref(s->proxy);
     free(s->target);
     free(s->host);
+    free(s->path);
     free(s->server_name);
     free(s);
 }
@@ -551,6 +598,9 @@ static void on_task(struct loop_task *task, void *data)
     (void)task;
     struct stream *s = data;
     switch (stream_state(s)) {
+    case STATE_RESOLVING: /* a Unix socket */
+        try_next(s);
+        break;
     case STATE_CLOSING:
         if (s->holds > 0)
             return;
@@ -592,9 +642,33 @@ struct stream *stream_new(struct loop *loop, struct tls_context *ctx, enum strea
     return s;
 }
 
+static int connect_path(struct loop *loop, const struct stream_options *o, stream_cb cb, void *data,
+                        struct stream **ret, struct err *err)
+{
+    if (strlen(o->path) >= sizeof((struct sockaddr_un *)0)->sun_path)
+        return err_set(err, ERRC_INVALID, "%s is too long for the path of a socket (at most %zu bytes)",
+                       o->path, sizeof((struct sockaddr_un *)0)->sun_path - 1);
+    struct stream *s = stream_new(loop, o->tls, STATE_RESOLVING);
+    s->cb = cb;
+    s->data = data;
+    s->path = mem_strdup(o->path);
+    s->host = mem_strdup(o->path);
+    s->server_name = mem_strdup(o->tls_server_name != NULL ? o->tls_server_name : o->host);
+    s->addresses.count = 1; /* there is one way to get there */
+    if (o->write_limit > 0)
+        s->write_limit = o->write_limit;
+    s->deadline_ns =
+        loop_now(loop) + (o->connect_timeout_ns > 0 ? o->connect_timeout_ns : STREAM_CONNECT_DEFAULT_NS);
+    loop_defer(loop, &s->task);
+    *ret = s;
+    return 0;
+}
+
 int stream_connect(struct loop *loop, const struct stream_options *o, stream_cb cb, void *data,
                    struct stream **ret, struct err *err)
 {
+    if (o->path != NULL)
+        return connect_path(loop, o, cb, data, ret, err);
     if (o->port <= 0 || o->port > 65535)
         return err_set(err, ERRC_INVALID, "%d is not a port", o->port);
     if (o->proxy != NULL && o->proxy->tls && o->tls == NULL)

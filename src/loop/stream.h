@@ -1,5 +1,6 @@
 /*
- * stream: a TCP connection, with or without TLS, and the listener that accepts them.
+ * stream: a TCP connection, with or without TLS, or one to a Unix socket, and the listener that accepts
+ * them (TCP only).
  *
  * One callback with an event. TLS goes over memory BIOs (rules T1 to T6), so the code above never knows.
  * The object is made and owned by the stream layer: the user keeps the pointer until STREAM_CLOSED, which is
@@ -42,6 +43,7 @@ typedef void (*stream_cb)(struct stream *s, const struct stream_input *in, void 
 struct stream_options {
     const char *host; /* name or address; resolved on a worker thread */
     int port;
+    const char *path;            /* a Unix socket in place of host, port and proxy; NULL = none */
     uint64_t connect_timeout_ns; /* for resolve + connect + handshake over all addresses; 0 = 10 s */
     struct tls_context *tls;     /* NULL = plain */
     const char *tls_server_name; /* NULL = host */
@@ -49,7 +51,11 @@ struct stream_options {
     size_t write_limit;          /* bytes queued before writes are refused (T5); 0 = 16 MiB */
 };
 
-/* Starts a connection; the strings are copied. On success *ret lives until STREAM_CLOSED. */
+/*
+ * Starts a connection; the strings are copied. On success *ret lives until STREAM_CLOSED. A Unix socket whose
+ * queue is full is tried again until the time for connecting is over. ERRC_INVALID: no port, or a path that
+ * is too long.
+ */
 int stream_connect(struct loop *loop, const struct stream_options *options, stream_cb cb, void *data,
                    struct stream **ret, struct err *err);
 

@@ -31,12 +31,13 @@
  * Every state but CLOSED goes to FAILED by an error (FINISHING to CLOSING instead) and to CLOSING by
  * stream_close().
  *
- * RESOLVING waits for the resolver. CONNECTING waits for connect(). RETRYING waits for the close callback of
- * the failed attempt's handle. TUNNELING waits for the TLS handshake with the proxy, PROXYING for its
- * answers. ACCEPTED waits for the end of the turn. HANDSHAKING waits for the peer's bytes. These are also
- * woken by the timer, which fails them. OPEN waits for bytes (or the timer, see stream_gather()), and for
- * writes to end; ENDED for writes to end. FINISHING waits for the writes, the shutdown and the peer's EOF, or
- * its timer. FAILED waits for the user. CLOSING waits until `holds` is 0, then for the end of the turn.
+ * RESOLVING waits for the resolver (with a Unix socket for the end of the turn). CONNECTING waits for
+ * connect(). RETRYING waits for the close callback of the failed attempt's handle, and with a Unix socket
+ * then for the timer. TUNNELING waits for the TLS handshake with the proxy, PROXYING for its answers.
+ * ACCEPTED waits for the end of the turn. HANDSHAKING waits for the peer's bytes. These are also woken by the
+ * timer, which fails them. OPEN waits for bytes (or the timer, see stream_gather()), and for writes to end;
+ * ENDED for writes to end. FINISHING waits for the writes, the shutdown and the peer's EOF, or its timer.
+ * FAILED waits for the user. CLOSING waits until `holds` is 0, then for the end of the turn.
  */
 enum stream_state {
     STATE_RESOLVING,
@@ -72,7 +73,8 @@ struct stream {
 
     /* connecting */
     char *host;
-    int port; /* of the proxy, if there is one */
+    int port;   /* of the proxy, if there is one */
+    char *path; /* of a Unix socket, NULL = TCP */
     struct proxy *proxy;
     char *target; /* behind the proxy */
     struct proxy_talk talk;
@@ -84,7 +86,10 @@ struct stream {
     uv_connect_t connect;
     char peer[80];
 
-    uv_tcp_t tcp;
+    union { /* both begin as a uv_stream_t */
+        uv_tcp_t tcp;
+        uv_pipe_t pipe; /* when there is a path */
+    };
     bool tcp_open;
     bool paused;
     uint64_t gathered_ns; /* when the last read of a burst was */

@@ -54,12 +54,15 @@ struct config {
     char *kube_namespace;            /* NULL = that of the pod or of the context */
     char *kube_id;                   /* "shardherd" */
     /* runtime */
-    char *runtime_kind;          /* "auto" (default), "local", "kubernetes", "cnpg", "none" */
-    char *runtime_image;         /* of shards' pods, NULL = databases name theirs */
-    char *runtime_bin_directory; /* NULL = search */
-    char *runtime_address;       /* 127.0.0.1 */
-    int runtime_first_port;      /* 25432 */
-    char *runtime_user;          /* NULL = choose */
+    char *runtime_kind;  /* "auto" (default), "local", "podman", "docker", "kubernetes", "cnpg", "none" */
+    char *runtime_image; /* of shards' pods and containers, NULL = databases name theirs */
+    char *runtime_bin_directory;                           /* NULL = search */
+    char *runtime_address;                                 /* 127.0.0.1 */
+    int runtime_first_port;                                /* 25432 */
+    char *runtime_user;                                    /* NULL = choose */
+    char *podman_socket, *podman_network, *podman_ulimits; /* NULL = search; "host"; NULL = the engine's */
+    double podman_memory, podman_cpus;                     /* bytes, cores; 0 = no limit */
+    int podman_pids;                                       /* 0 = the engine's */
     /* discovery */
     bool discovery_enabled;
     uint64_t discovery_interval_ns; /* 5 s */

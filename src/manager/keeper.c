@@ -184,9 +184,15 @@ static void look_at(struct keeper *k, const struct runtime_instance *instance)
         kept->next_ns = now + LOOK_PAUSE_NS;
 }
 
+/* The runtimes that leave it to us to start a server again. */
+static bool runs_here(const char *source)
+{
+    return strcmp(source, "local") == 0 || strcmp(source, "podman") == 0 || strcmp(source, "docker") == 0;
+}
+
 static bool polls_fail(const struct fleet_instance *instance)
 {
-    return strcmp(instance->source, "local") == 0 && instance->facts.failed_ns > instance->facts.seen_ns;
+    return runs_here(instance->source) && instance->facts.failed_ns > instance->facts.seen_ns;
 }
 
 static void on_list(const struct err *err, const struct runtime_instance *instances, int count, void *data)

@@ -330,6 +330,7 @@ static int set_up(struct manager *m, struct err *err)
 static void tear_down(struct manager *m)
 {
     manager_api_fini(m);
+    manager_runtime_free(m);
     free(m->metric_operations);
     free(m->metric_decisions);
     free(m->metric_databases);

@@ -39,6 +39,7 @@ enum manager_state {
 };
 
 struct seen_instance; /* manager_watch.c */
+struct engine_choice; /* manager_runtime.c */
 
 struct manager {
     struct manager_options options;
@@ -50,10 +51,12 @@ struct manager {
     uint64_t config_reloads, config_failures;
     struct fleet fleet;
     struct store *store;
-    const char *store_kind;                                /* "sqlite", "kubernetes", "etcd" */
-    const char *runtime_kind;                              /* "local", "kubernetes", "cnpg", "none" */
-    bool shards_in_kube;                                   /* the runtime is one of the two */
-    char runtime_text[128], kube_text[256], kube_now[400]; /* for people */
+    const char *store_kind; /* "sqlite", "kubernetes", "etcd" */
+    const char
+        *runtime_kind;   /* "local", "podman", "docker", "kubernetes", "cnpg", "none"; "auto" until asked */
+    bool shards_in_kube; /* the runtime is Kubernetes or CloudNativePG */
+    struct engine_choice *engines;                         /* manager_runtime.c; NULL = no containers */
+    char runtime_text[400], kube_text[256], kube_now[400]; /* for people */
     char collectors_text[80], health_text[96];
     bool use_kube, reading_secrets, opening_store; /* the latter: a callback will come */
     struct k8s_client *kube;         /* NULL = none; exists from before the store is opened to the very end */
@@ -123,6 +126,11 @@ void manager_numbers(struct exposition_numbers *ret, void *data);
 /* manager_open.c */
 void manager_choose(struct manager *m);
 void manager_open_store(struct manager *m);
+/* manager_runtime.c */
+void manager_runtime_choose(struct manager *m, bool pod, const char *pod_why);
+void manager_runtime_open(struct manager *m); /* then manager_runtime_opened() */
+void manager_runtime_free(struct manager *m);
+bool manager_runs_servers(const struct manager *m); /* on this machine: it starts them again */
 /* manager_kube.c: the objects of the databases, when they run in Kubernetes */
 void manager_kube_start(struct manager *m);                             /* then manager_kube_synced() */
 bool manager_kube_close(struct manager *m, void (*closed)(void *data)); /* false: there was nothing */
@@ -135,6 +143,7 @@ int manager_kube_runtime(struct manager *m, struct err *err);
 void manager_kube_operation(struct manager *m, const struct operation *op);
 void manager_kube_decided(struct manager *m, const struct balancer_decision *decision);
 /* manager_start.c */
+void manager_runtime_opened(struct manager *m, const struct err *err);
 void manager_kube_synced(struct manager *m);
 void manager_begin(struct manager *m);
 /* manager_deposed.c */

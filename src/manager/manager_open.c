@@ -26,7 +26,7 @@ static bool is(const char *text, const char *word)
 /* A constant, since the configuration may be replaced; NULL: "auto". */
 static const char *constant_of(const char *kind)
 {
-    static const char *const words[] = {"local", "none", "kubernetes", "cnpg", "sqlite", "etcd"};
+    static const char *const words[] = {"kubernetes", "sqlite", "etcd"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (is(kind, words[i]))
             return words[i];
@@ -41,13 +41,10 @@ void manager_choose(struct manager *m)
     const char *why = pod         ? "in a pod with a service account"
                       : c->in_pod ? "in a pod without a readable service account token"
                                   : "not in a pod";
-    const char *runtime = constant_of(c->runtime_kind), *store = constant_of(c->store_kind);
-    m->runtime_kind = runtime != NULL ? runtime : pod ? "kubernetes" : "local";
+    const char *store = constant_of(c->store_kind);
     m->store_kind = store != NULL ? store : pod ? "kubernetes" : "sqlite";
-    m->shards_in_kube = is(m->runtime_kind, "kubernetes") || is(m->runtime_kind, "cnpg");
+    manager_runtime_choose(m, pod, why);
     m->use_kube = pod || manager_cluster_wanted(m) || m->shards_in_kube || is(m->store_kind, "kubernetes");
-    snprintf(m->runtime_text, sizeof m->runtime_text, "%s (%s)", m->runtime_kind,
-             runtime != NULL ? "runtime.kind says so" : why);
     log_event(LOG_INFO, "what is used", "runtime", m->runtime_text, "store", m->store_kind, "store_why",
               store != NULL ? "store.kind says so" : why, NULL);
 }

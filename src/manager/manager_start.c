@@ -208,7 +208,7 @@ static void on_databases(const struct err *err, void *data)
         return;
     }
     manager_move(m, MANAGER_ADOPTING);
-    if (strcmp(m->runtime_kind, "local") != 0) /* elsewhere servers are started by others than us */
+    if (!manager_runs_servers(m)) /* elsewhere servers are started by others than us */
         start_discovery(m);
     else if (runtime_list(m->runtime, on_instances, m, &local) != 0)
         fail(m, &local);
@@ -216,24 +216,11 @@ static void on_databases(const struct err *err, void *data)
 
 /* ---- store, lease, runtime ---- */
 
-static void start_runtime(struct manager *m)
+void manager_runtime_opened(struct manager *m, const struct err *why)
 {
     struct err err = {0};
-    char *directory = mem_printf("%s/instances", m->config.state_directory);
-    struct runtime_local_options local = {.directory = directory,
-                                          .bin_directory = m->config.runtime_bin_directory,
-                                          .address = m->config.runtime_address,
-                                          .first_port = m->config.runtime_first_port,
-                                          .user = m->config.runtime_user};
-    manager_move(m, MANAGER_RUNTIME);
-    int rc = 0;
-    if (strcmp(m->runtime_kind, "local") == 0)
-        rc = runtime_local_open(&m->loop, &local, &m->runtime, &err);
-    else if (m->shards_in_kube)
-        rc = manager_kube_runtime(m, &err);
-    free(directory);
-    if (rc != 0) {
-        fail(m, &err);
+    if (why != NULL) {
+        fail(m, why);
         return;
     }
     m->operations.services.runtime = m->runtime;
@@ -244,6 +231,12 @@ static void start_runtime(struct manager *m)
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);
+}
+
+static void start_runtime(struct manager *m)
+{
+    manager_move(m, MANAGER_RUNTIME);
+    manager_runtime_open(m);
 }
 
 static void on_lease(const struct err *err, int64_t term, void *data)

@@ -34,7 +34,7 @@ struct runtime_instance {
     const char *shard;
     struct instance_access access;
     const char *data_directory; /* local only, else NULL */
-    int pid;                    /* postmaster, 0 = not running or unknown */
+    int pid;                    /* postmaster, 0 = not running or unknown; in a container 1 */
 };
 
 typedef void (*runtime_instance_cb)(const struct err *err, const struct runtime_instance *instance,

@@ -39,6 +39,7 @@ class Rig:
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         os.chmod(self.directory, 0o711)
         self.state = self.directory / "state"
+        self.folder = "instances"  # of the state directory; containers are in another one
         self.pg_bin = pg_bin or pg_bin_dir(DEFAULT)
         self.process = None
         self.ports = {}
@@ -200,7 +201,7 @@ class Rig:
         """Connection of psycopg to a shard's primary, as shardherd's own superuser role."""
         for found in self.routing()["shards"]:
             if found["name"] == shard:
-                instance = self.state / "instances" / f"shop-{shard}-0"
+                instance = self.state / self.folder / f"shop-{shard}-0"
                 password = (instance / "password").read_text().strip()
                 at = found["primary"]
                 return f"host={at['host']} port={at['port']} dbname=shop user={user} password={password}"
@@ -274,5 +275,5 @@ class Rig:
         assert owned[0][0] == -(2**63) and owned[-1][1] == 2**63 - 1, owned
         for (_, hi), (lo, _) in zip(owned, owned[1:], strict=False):
             assert hi + 1 == lo, owned
-        instances = {p.name for p in (self.state / "instances").iterdir() if p.is_dir()}
+        instances = {p.name for p in (self.state / self.folder).iterdir() if p.is_dir()}
         assert instances == {f"shop-{s['name']}-0" for s in routing["shards"]}, instances

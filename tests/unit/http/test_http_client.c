@@ -438,6 +438,135 @@ static void test_refused_and_invalid(void **state)
     result_reset(&r);
 }
 
+/* ---- a Unix socket ---- */
+
+static void script_open_path(struct script *s, const char *path, int backlog)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    memset(s, 0, sizeof *s);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+    (void)unlink(path);
+    s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    assert_int_equal(bind(s->listener, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(s->listener, backlog), 0);
+}
+
+static void start_at_path(struct fixture *f, struct result *r, const char *path, uint64_t timeout_ns)
+{
+    const struct http_call_options o = {
+        .method = "GET", .url = "http://localhost/v1/x?secret=1", .timeout_ns = timeout_ns};
+    result_reset(r);
+    if (f->client == NULL)
+        f->client = http_client_new(&f->loop, NULL);
+    http_client_set_socket(f->client, path);
+    if (http_call_start(f->client, &o, on_answer, r, &r->call, &f->err) != 0)
+        fail_msg("%s", f->err.message);
+    assert_int_equal(r->calls, 0);
+}
+
+static void test_unix_socket(void **state)
+{
+    struct fixture *f = *state;
+    struct script s;
+    struct result r = {0};
+    char path[64], directory[] = "/tmp/shardherd-test-http-XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/api.sock", directory);
+    start_at_path(f, &r, path, 0); /* nobody made it yet */
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.code, ERRC_UNAVAILABLE);
+    assert_non_null(strstr(r.message, path));
+    assert_non_null(strstr(r.message, "no such file"));
+    assert_null(strstr(r.message, "secret"));
+
+    script_open_path(&s, path, 8);
+    start_at_path(f, &r, path, 0);
+    RUN_UNTIL(f, script_got(&s, 0, "\r\n\r\n"));
+    assert_string_equal(peer_text(&s.peers[0]), "GET /v1/x?secret=1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    buf_free(&s.peers[0].got);
+    peer_send(&s.peers[0], "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.status, 200);
+    assert_string_equal(buf_text(&r.body), "hi");
+
+    start_at_path(f, &r, path, ENV_NS_PER_S); /* over the kept connection, and no answer */
+    RUN_UNTIL(f, script_got(&s, 0, "\r\n\r\n"));
+    put_forward(f, ENV_NS_PER_S);
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.code, ERRC_TIMEOUT);
+    assert_non_null(strstr(r.message, path));
+    result_reset(&r);
+    script_close(&s);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(directory), 0);
+}
+
+static int connect_raw(const char *path)
+{
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    snprintf(a.sun_path, sizeof a.sun_path, "%s", path);
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+/* A server that does not accept: its queue fills, and what then comes is tried again until the deadline. */
+static void test_unix_socket_with_a_full_queue(void **state)
+{
+    struct fixture *f = *state;
+    struct script s;
+    struct result r = {0};
+    char path[64], directory[] = "/tmp/shardherd-test-http-XXXXXX";
+    int waiting[8], count = 0;
+    assert_non_null(mkdtemp(directory));
+    snprintf(path, sizeof path, "%s/api.sock", directory);
+    script_open_path(&s, path, 1);
+    while (count < 8 && (waiting[count] = connect_raw(path)) >= 0)
+        count++;
+    assert_in_range(count, 1, 7); /* the queue is full */
+    start_at_path(f, &r, path, UINT64_MAX);
+    run_for(f, 100 * ENV_NS_PER_MS);
+    assert_int_equal(r.calls, 0);
+    put_forward(f, 10 * ENV_NS_PER_S); /* the time for connecting is over */
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.code, ERRC_TIMEOUT);
+    assert_non_null(strstr(r.message, path));
+
+    start_at_path(f, &r, path, UINT64_MAX);
+    run_for(f, 50 * ENV_NS_PER_MS);
+    RUN_UNTIL(f, script_got(&s, count, "\r\n\r\n")); /* accepting makes room for it */
+    peer_send(&s.peers[count], "HTTP/1.1 204 No Content\r\n\r\n");
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.status, 204);
+    start_at_path(f, &r, path, UINT64_MAX);
+    http_call_cancel(r.call);
+    RUN_UNTIL(f, r.calls == 1);
+    assert_int_equal(r.code, ERRC_CANCELED);
+    result_reset(&r);
+    for (int i = 0; i < count; i++)
+        close(waiting[i]);
+    script_close(&s);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(rmdir(directory), 0);
+}
+
+static void test_unix_socket_path_too_long(void **state)
+{
+    struct fixture *f = *state;
+    struct result r = {0};
+    char path[200];
+    const struct http_call_options o = {.method = "GET", .url = "http://localhost/"};
+    memset(path, 'x', sizeof path - 1);
+    path[0] = '/';
+    path[sizeof path - 1] = '\0';
+    f->client = http_client_new(&f->loop, NULL);
+    http_client_set_socket(f->client, path);
+    assert_int_equal(http_call_start(f->client, &o, on_answer, &r, NULL, &f->err), ERRC_INVALID);
+    assert_non_null(strstr(f->err.message, "too long"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -451,6 +580,9 @@ int main(void)
         HTTP_TEST(test_cancel_in_every_state),
         HTTP_TEST(test_closing_the_client_cancels),
         HTTP_TEST(test_refused_and_invalid),
+        HTTP_TEST(test_unix_socket),
+        HTTP_TEST(test_unix_socket_with_a_full_queue),
+        HTTP_TEST(test_unix_socket_path_too_long),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

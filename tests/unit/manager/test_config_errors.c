@@ -139,8 +139,9 @@ static const struct {
      "c.yaml:1:18: balance.split: \"yes\" is none of off|recommend|auto: write one of them"},
     {"balance: {max_moves: 0}\n",
      "c.yaml:1:22: balance.max_moves: 0 is out of range: write a value from 1 to 64"},
-    {"runtime: {kind: podman}\n",
-     "c.yaml:1:17: runtime.kind: \"podman\" is none of auto|local|kubernetes|cnpg|none: write one of them"},
+    {"runtime: {kind: podmann}\n",
+     "c.yaml:1:17: runtime.kind: \"podmann\" is none of "
+     "auto|local|podman|docker|kubernetes|cnpg|none (did you mean \"podman\"?)"},
     {"runtime: {user: \"a\\nb\"}\n",
      "c.yaml:1:17: runtime.user: it holds a control character: write it on one line"},
     {"state_directory: ''\n",
