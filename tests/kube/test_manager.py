@@ -143,6 +143,7 @@ def test_from_making_to_its_end(rig):
     rig.wait(lambda: moves(rig, "running"), 200, "a merge that nobody asked for")
     rig.patch(f"{DATABASES}/shop", {"spec": {"balance": {"merge": "off"}}})
     rig.wait_database(shards=2, timeout=120)
+    rig.wait(lambda: not moves(rig, "running"), 120, "the merge with its cleaning ended")
     assert [o["kind"] for o in moves(rig, "done", earlier)] == ["merge", "split"], rig.public("/v1/operations")
     rig.wait(lambda: len(names(rig)) == 2, 60, "one StatefulSet less")
     done = rig.load(client, "check")
