@@ -71,6 +71,8 @@ static char *source_conninfo(const struct move_op *op)
     add_conninfo_value(&out, "sslmode", a->sslmode);
     add_conninfo_value(&out, "sslrootcert",
                        a->peer_sslrootcert != NULL ? a->peer_sslrootcert : a->sslrootcert);
+    add_conninfo_value(&out, "sslcert", a->peer_sslcert != NULL ? a->peer_sslcert : a->sslcert);
+    add_conninfo_value(&out, "sslkey", a->peer_sslkey != NULL ? a->peer_sslkey : a->sslkey);
     return buf_take(&out);
 }
 

@@ -311,6 +311,11 @@ static void targets_add_rest(struct removal *m)
         target_add(m, kube_path(m->op.k, all[i].group, all[i].plural, name), OF_SHARD, false);
         free(name);
     }
+    char *client = mem_printf("%s-client", m->database), *manager = mem_printf("%s-manager", m->database);
+    target_add(m, KUBE_SECRETS(m->op.k, client), OF_DATABASE, true);
+    target_add(m, KUBE_SECRETS(m->op.k, manager), OF_DATABASE, true);
+    free(client);
+    free(manager);
     if (!m->deletes || m->snapshots)
         return;
     char *owner = mem_printf("%s-owner", m->database), *ca = mem_printf("%s-ca", m->database),
