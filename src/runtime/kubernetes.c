@@ -227,9 +227,9 @@ int kube_files_write(const struct kubernetes *k, const char *database, const cha
 {
     char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
     int rc = file_write(authority, ca, err);
-    if (rc == 0 && client->certificate != NULL)
+    if (rc == 0 && client != NULL && client->certificate != NULL)
         rc = client_write(own, client, err);
-    else if (rc == 0 && unlink(own) != 0 && errno != ENOENT)
+    else if (rc == 0 && client != NULL && unlink(own) != 0 && errno != ENOENT)
         rc = err_set_errno(err, errno, "cannot delete %s", own);
     free(authority);
     free(own);

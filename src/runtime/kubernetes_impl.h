@@ -120,7 +120,7 @@ char *kube_client_file(const struct kubernetes *k, const char *database);
 struct kube_pair;
 /*
  * Worker. Both files of the database, each in place of what was there, 0600; durable enough for a copy. No
- * certificate in `client`: its file goes.
+ * certificate in `client`: its file goes; NULL: it stays as it is.
  */
 int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
                      const struct kube_pair *client, struct err *err);

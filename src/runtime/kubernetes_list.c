@@ -94,7 +94,9 @@ static void instance_there(struct list_op *l)
 static void file_run(struct work *work)
 {
     struct list_op *l = work->data;
-    (void)kube_files_write(l->op.k, l->ca_of, l->ca, &l->client, &l->work_err);
+    const struct kube_pair *client = l->client.certificate != NULL ? &l->client : NULL;
+    (void)kube_files_write(l->op.k, l->ca_of, l->ca, client,
+                           &l->work_err); /* an ensure may be writing its own */
 }
 
 static void file_done(struct work *work, int code)

@@ -127,12 +127,23 @@ class Rig:
     def secret(self, name, key):
         return base64.b64decode(self.cluster.get("Secret", name)["data"][key]).decode()
 
-    def psql(self, sql, user="app", shard="s1", password=None, ca=None, code=0):
-        """By the service's name, from inside the cluster's network."""
+    def files_of(self, name):
+        """The values of a Secret as files, as its volume has them."""
+        folder = self.folder / "secrets" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for key in self.cluster.get("Secret", name)["data"]:
+            path = folder / key
+            path.touch(mode=0o600)
+            path.write_text(self.secret(name, key))
+        return folder
+
+    def psql(self, sql, user="app", shard="s1", password=None, ca=None, code=0, certificate=None):
+        """By the service's name, from inside the cluster's network; certificate: a folder as files_of() makes it."""
         host = f"{self.name}-{shard}.default.svc"
         address = self.cluster.get("Service", f"{self.name}-{shard}")["spec"]["clusterIP"]
         ca = ca or self.folder / "ca" / f"{self.name}.crt"
         tls = f"sslmode=verify-full sslrootcert={ca}" if ca.exists() else "sslmode=disable"
+        tls += f" sslcert={certificate}/tls.crt sslkey={certificate}/tls.key" if certificate else ""
         target = f"host={host} hostaddr={address} user={user} dbname={self.name} {tls}"
         done = subprocess.run(
             self.cluster.wrap(["psql", "-XAtq", target, "-c", sql]),
@@ -212,6 +223,149 @@ def test_two_shards_are_made_used_and_removed(rig):
     rig.run("remove", "shop-s1-0")
     assert rig.objects() == rig.before
     rig.run("remove", "shop-s1-0")
+
+
+NO_CERTIFICATE = "connection requires a valid client certificate"
+
+
+def test_nobody_gets_in_without_a_certificate(rig, cluster):
+    """tls.mode mutual: an application needs that of its Secret, shardherd has its own, and so have the servers."""
+    rig.write(tls={"mode": "mutual"})
+    made = rig.ensure("s1", "s2")
+    one, admin = made["shop-s1-0"], {"user": "shardherd", "shard": "s2", "password": made["shop-s2-0"]["password"]}
+    assert one["sslcert"] == one["sslkey"] and os.stat(one["sslkey"]).st_mode & 0o777 == 0o600
+    with open(one["sslkey"], encoding="ascii") as file:
+        assert (
+            file.read().split()
+            == (rig.secret("shop-manager", "tls.crt") + rig.secret("shop-manager", "tls.key")).split()
+        )
+    assert cluster.get("Secret", "shop-client")["type"] == "kubernetes.io/tls"
+    client = rig.files_of("shop-client")
+    assert sorted(path.name for path in client.iterdir()) == ["ca.crt", "tls.crt", "tls.key"]
+    assert (client / "tls.key").read_text() != rig.secret("shop-manager", "tls.key")
+    assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
+    assert NO_CERTIFICATE in rig.psql("SELECT 1", user="shardherd", password=one["password"], code=2)
+    assert "password authentication failed" in rig.psql("SELECT 1", password="wrong", certificate=client, code=2)
+    other = rig.folder / "other"
+    other.mkdir()
+    make_certificate(other, "ca", "/CN=shop.default")
+    make_certificate(other, "tls", "/CN=shop-client")
+    assert "alert unknown ca" in rig.psql("SELECT 1", certificate=other, code=2)
+    for shard in ("s1", "s2"):
+        rig.psql("CREATE TABLE t(i int); INSERT INTO t VALUES (1)", shard=shard, certificate=client)
+    dn = "SELECT client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    assert rig.psql(dn, user="shardherd", password=one["password"], certificate=client) == "/CN=shop-client/O=shardherd"
+
+    # as a move does it
+    rig.psql("CREATE PUBLICATION p FOR TABLE t", user="shardherd", password=one["password"], certificate=client)
+    conninfo = (
+        f"host={one['host']} dbname=shop user=shardherd password={one['password']} sslmode=verify-full "
+        f"sslrootcert={one['peer_sslrootcert']}"
+    )
+    subscribe = "CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p"
+    assert NO_CERTIFICATE in rig.psql(subscribe.format(conninfo), certificate=client, code=1, **admin)
+    conninfo += f" sslcert={one['peer_sslcert']} sslkey={one['peer_sslkey']}"
+    rig.psql(subscribe.format(conninfo), certificate=client, **admin)
+    wait_until(
+        lambda: rig.psql("SELECT count(*) FROM t", shard="s2", certificate=client) == "2", 30, "the other shard's row"
+    )
+    rig.psql("DROP SUBSCRIPTION s", certificate=client, **admin)
+
+    before = rig.objects()
+    assert rig.ensure("s1", "s2") == made
+    assert rig.objects() == before
+    assert {line["instance"]: line for line in rig.run("list")} == made
+    rig.run("remove", "shop-s1-0")
+    assert cluster.get("Secret", "shop-client") is not None
+    rig.run("remove", "shop-s2-0")
+    assert rig.objects() == rig.before
+
+
+@pytest.mark.slow
+def test_certificates_are_asked_for_from_now_on_and_no_more(rig, cluster):
+    """on, mutual, on: what shardherd and the applications connect by is good before, meanwhile and after."""
+    rig.write(shards=1)
+    made = rig.ensure("s1")
+    client = rig.files_of("shop-client")
+    pod = cluster.get("Pod", "shop-s1-0")["metadata"]["uid"]
+    assert rig.psql("SELECT 1") == rig.psql("SELECT 1", certificate=client) == "1"
+    rig.write(shards=1, tls={"mode": "mutual"})
+    assert rig.ensure("s1") == made
+    assert cluster.get("Pod", "shop-s1-0")["metadata"]["uid"] != pod
+    assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
+    assert rig.psql("SELECT 1", certificate=client) == "1"
+
+    # one that does not do any more is replaced; the next connection is by the new one
+    other = rig.folder / "other"
+    other.mkdir()
+    make_certificate(other, "ca", "/CN=other")
+    make_certificate(other, "tls", "/CN=shop-manager")
+    ends = ("crt", "key")
+    data = {f"tls.{end}": base64.b64encode((other / f"tls.{end}").read_bytes()).decode() for end in ends}
+    for name in ("shop-client", "shop-manager"):
+        cluster.must(
+            "PATCH",
+            cluster.path("Secret", "default", name),
+            {"data": data},
+            content_type="application/merge-patch+json",
+        )
+    assert rig.ensure("s1") == made  # which means that it was let in
+    for name in ("shop-client", "shop-manager"):
+        assert rig.psql("SELECT 1", certificate=rig.files_of(name)) == "1"
+
+    rig.write(shards=1)
+    assert rig.ensure("s1") == made
+    assert rig.psql("SELECT 1") == rig.psql("SELECT 1", certificate=client) == "1"
+    assert {line["instance"]: line for line in rig.run("list")} == made
+
+
+@pytest.mark.slow
+def test_certificates_of_your_own(rig, cluster):
+    """tls.secret and tls.clientSecret, as cert-manager makes them; what does not do is refused by name."""
+    hand = rig.folder / "hand"
+    hand.mkdir()
+    names = ",".join(f"DNS:shop-s1.default.svc{end}" for end in ("", ".cluster.local"))
+    usage = "\nextendedKeyUsage="
+    make_certificate(hand, "ca", "/CN=ca")
+    make_certificate(hand, "old", "/CN=old", san=f"{names}{usage}serverAuth")
+    make_certificate(hand, "server", "/CN=server", san=f"{names}{usage}serverAuth,clientAuth")
+    make_certificate(hand, "client", "/CN=herd", san=f"DNS:herd{usage}clientAuth")
+
+    def secret(name, files):
+        text = {f"tls.{end}": (hand / f"{files}.{end}").read_text() for end in ("crt", "key")}
+        text["ca.crt"] = (hand / "ca.crt").read_text()
+        meta = {"name": name, "labels": {"hand": "made"}}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "stringData": text}
+        )
+
+    secret("servers", "old")
+    secret("herd", "client")
+    try:
+        rig.write(shards=1, tls={"secret": "servers"})
+        made = rig.ensure("s1")
+        assert "sslcert" not in made["shop-s1-0"]
+        assert cluster.get("Secret", "shop-client") is None
+        assert {line["instance"]: line for line in rig.run("list")} == made
+        mutual = {"mode": "mutual", "secret": "servers", "clientSecret": "herd"}
+        rig.write(shards=1, tls=mutual)
+        code, text = refusal(rig.run("ensure", "s1", code=1))
+        assert code == "invalid" and "Secret servers: its tls.crt is over, or its extended key usage" in text
+        secret("servers", "server")
+        secret("herd", "old")
+        code, text = refusal(rig.run("ensure", "s1", code=1))
+        assert code == "invalid" and "Secret herd: its tls.crt is over, or its extended key usage" in text
+        secret("herd", "client")
+        made = rig.ensure("s1")
+        assert made["shop-s1-0"]["sslcert"]
+        assert {line["instance"]: line for line in rig.run("list")} == made
+        assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
+        assert rig.psql("SELECT 1", certificate=rig.files_of("herd")) == "1"
+        rig.run("remove", "shop-s1-0")
+    finally:
+        cluster.delete("Secret", "servers")
+        cluster.delete("Secret", "herd")
+    assert rig.objects() == rig.before
 
 
 def refusal(lines):
@@ -300,7 +454,8 @@ def test_what_is_asked_for_wrongly(rig, cluster):
     rig.write(shards=1, instances=3)
     assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
     rig.write(shards=1, tls={"mode": "mutual"})
-    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
+    code, text = refusal(rig.run("cnpg-ensure", "s1", code=1))
+    assert code == "unsupported" and "CloudNativePG" in text
     rig.write(shards=1, credentials={"secret": "mine"})
     code, text = refusal(rig.run("ensure", "s1", code=1))
     assert code == "not_found" and "Secret mine of namespace default" in text
@@ -649,6 +804,10 @@ def test_what_render_printed_is_adopted(rig, cluster):
     assert rig.ensure("s1") == made
     assert rig.objects() == still
     assert {line["instance"]: line for line in rig.run("list")} == made
+    assert "sslcert" not in made["shop-s1-0"]  # of an authority that we cannot issue for
+    rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"}, tls={"mode": "mutual"})
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "invalid" and "Secret shop-s1-tls: it is not of shardherd's authority" in text
     rig.run("remove", "shop-s1-0")
     left = {key for key in rig.objects() if key not in rig.before}
     assert left == {("Secret", "shop-s1-credentials"), ("Secret", "shop-s1-tls")}  # made by hand: stay
