@@ -5,173 +5,26 @@ import json
 import os
 import signal
 import subprocess
-import threading
 
 import pytest
 import yaml
-from cluster import Cluster, postgres_image
 from control_plane import make_certificate
 from kube import ROOT, build_folder, wait_until
+from runtime_rig import refusal, runtime_cluster, runtime_rig
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
-KINDS = (
-    "StatefulSet Pod Service ConfigMap Secret ServiceAccount Role RoleBinding NetworkPolicy PodDisruptionBudget "
-    "PersistentVolumeClaim"
-).split()
-PLAIN = {"kube-root-ca.crt", "kubernetes", "default"}  # what each namespace has anyway
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
-    images = {"shardherd:test": postgres_image(program=(build_folder() / "shardherd").resolve())}
-    with Cluster(tmp_path_factory.mktemp("cluster"), nodes=2, images=images, backoff=1.0) as cluster:
-        crd = yaml.safe_load((ROOT / "deploy/crd/shardherd.io_shardeddatabases.yaml").read_text())
-        cluster.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
-        cluster.wait(
-            lambda: cluster.request("GET", "/apis/shardherd.io/v1alpha1/shardeddatabases")[0] == 200, 30, "the CRD"
-        )
+    with runtime_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
 
 
-class Rig:
-    """One database in the cluster, and the runtime as processes."""
-
-    def __init__(self, cluster, folder, name):
-        self.cluster, self.folder, self.name = cluster, folder, name
-        self.path = f"/apis/shardherd.io/v1alpha1/namespaces/default/shardeddatabases/{name}"
-        self.before = self.objects()
-        (folder / "resolv.conf").write_text("nameserver 10.96.0.10\nsearch cluster.local\n")
-
-    def write(self, **spec):
-        """Creates or replaces the ShardedDatabase; the file is what the API server made of it."""
-        body = {
-            "apiVersion": "shardherd.io/v1alpha1",
-            "kind": "ShardedDatabase",
-            "metadata": {"name": self.name, "namespace": "default"},
-            "spec": {
-                "shards": 2,
-                "tables": [{"name": "orders", "key": "id"}],
-                "storage": {"size": "1Gi"},
-                "resources": {"limits": {"memory": "256Mi"}},
-                "deletionPolicy": "delete",
-                **spec,
-            },
-        }
-        answer = self.cluster.must(
-            "PATCH", f"{self.path}?fieldManager=test&force=true", body, content_type="application/apply-patch+yaml"
-        )
-        (self.folder / "database.json").write_text(json.dumps(answer))
-
-    def start(self, verb, *arguments, timeout="150s", kubeconfig=None, **kwargs):
-        """runtime_tool, inside the cluster's network and with its names."""
-        script = 'mount --bind "$1" /etc/resolv.conf; shift; exec "$@"'
-        argv = [
-            *self.cluster.wrap(["unshare", "-m", "sh", "-ec", script, "sh", self.folder / "resolv.conf"]),
-            build_folder() / "tests" / "runtime_tool",
-            kubeconfig or self.cluster.kubeconfig,
-            self.folder / "database.json",
-            self.folder / "ca",
-            timeout,
-            verb,
-            *arguments,
-        ]
-        return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
-
-    def run(self, verb, *arguments, code=0, **kwargs):
-        """The lines it printed."""
-        process = self.start(verb, *arguments, **kwargs)
-        try:
-            out, err = process.communicate(timeout=240)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        assert process.returncode == code, f"{out}\n{err}\n{self.cluster.describe()}"
-        return [json.loads(line) for line in out.splitlines()]
-
-    def wait_progress(self, message, *arguments, timeout=90):
-        """Starts the tool and ends it orderly when it has said that it waits for this; returns the whole text."""
-        process = self.start(*arguments, timeout="300s")
-        deadline = threading.Timer(timeout, process.kill)
-        deadline.start()
-        said = []
-        try:
-            for line in process.stdout:
-                said.append(json.loads(line).get("message", ""))
-                if said[-1].startswith(message):
-                    process.terminate()
-                    out, err = process.communicate(timeout=30)
-                    assert process.returncode == 1, err
-                    assert json.loads(out.splitlines()[-1]) == {"error": "canceled", "message": "canceled"}
-                    return said[-1]
-        finally:
-            deadline.cancel()
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-        pytest.fail(f"it never said {message!r}, but {said}")
-
-    def ensure(self, *shards, **kwargs):
-        """instance name -> what is said of it"""
-        return {line["instance"]: line for line in self.run("ensure", *shards, **kwargs) if "instance" in line}
-
-    def objects(self):
-        """(kind, name) -> resourceVersion of what the namespace has."""
-        found = {}
-        for kind in KINDS:
-            for one in self.cluster.list(kind):
-                if one["metadata"]["name"] not in PLAIN:
-                    found[(kind, one["metadata"]["name"])] = one["metadata"]["resourceVersion"]
-        return found
-
-    def secret(self, name, key):
-        return base64.b64decode(self.cluster.get("Secret", name)["data"][key]).decode()
-
-    def files_of(self, name):
-        """The values of a Secret as files, as its volume has them."""
-        folder = self.folder / "secrets" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for key in self.cluster.get("Secret", name)["data"]:
-            path = folder / key
-            path.touch(mode=0o600)
-            path.write_text(self.secret(name, key))
-        return folder
-
-    def psql(self, sql, user="app", shard="s1", password=None, ca=None, code=0, certificate=None):
-        """By the service's name, from inside the cluster's network; certificate: a folder as files_of() makes it."""
-        host = f"{self.name}-{shard}.default.svc"
-        address = self.cluster.get("Service", f"{self.name}-{shard}")["spec"]["clusterIP"]
-        ca = ca or self.folder / "ca" / f"{self.name}.crt"
-        tls = f"sslmode=verify-full sslrootcert={ca}" if ca.exists() else "sslmode=disable"
-        tls += f" sslcert={certificate}/tls.crt sslkey={certificate}/tls.key" if certificate else ""
-        target = f"host={host} hostaddr={address} user={user} dbname={self.name} {tls}"
-        done = subprocess.run(
-            self.cluster.wrap(["psql", "-XAtq", target, "-c", sql]),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, "PGPASSWORD": password or self.secret(f"{self.name}-owner", "password")},
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout.strip() if code == 0 else done.stderr
-
-
 @pytest.fixture
-def rig(cluster, tmp_path, request):
-    made = Rig(cluster, tmp_path, "shop")
-    yield made
-    if made.cluster.request("GET", made.path)[0] == 200:
-        answer = cluster.must(
-            "PATCH",
-            made.path,
-            {"spec": {"deletionPolicy": "delete"}},
-            content_type="application/merge-patch+json",
-        )
-        (tmp_path / "database.json").write_text(json.dumps(answer))
-        made.run("remove", "shop-s1-0", "shop-s2-0")
-        cluster.must("DELETE", made.path)
-        cluster.wait(lambda: made.objects() == made.before, 30, f"nothing left: {made.objects()}")
+def rig(cluster, tmp_path):
+    with runtime_rig(cluster, tmp_path) as rig:
+        yield rig
 
 
 def test_two_shards_are_made_used_and_removed(rig):
@@ -223,156 +76,6 @@ def test_two_shards_are_made_used_and_removed(rig):
     rig.run("remove", "shop-s1-0")
     assert rig.objects() == rig.before
     rig.run("remove", "shop-s1-0")
-
-
-NO_CERTIFICATE = "connection requires a valid client certificate"
-
-
-def test_nobody_gets_in_without_a_certificate(rig, cluster):
-    """tls.mode mutual: an application needs that of its Secret, shardherd has its own, and so have the servers."""
-    rig.write(tls={"mode": "mutual"})
-    made = rig.ensure("s1", "s2")
-    one, admin = made["shop-s1-0"], {"user": "shardherd", "shard": "s2", "password": made["shop-s2-0"]["password"]}
-    assert one["sslcert"] == one["sslkey"] and os.stat(one["sslkey"]).st_mode & 0o777 == 0o600
-    with open(one["sslkey"], encoding="ascii") as file:
-        assert (
-            file.read().split()
-            == (rig.secret("shop-manager", "tls.crt") + rig.secret("shop-manager", "tls.key")).split()
-        )
-    assert cluster.get("Secret", "shop-client")["type"] == "kubernetes.io/tls"
-    client = rig.files_of("shop-client")
-    assert sorted(path.name for path in client.iterdir()) == ["ca.crt", "tls.crt", "tls.key"]
-    assert (client / "tls.key").read_text() != rig.secret("shop-manager", "tls.key")
-    assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
-    assert NO_CERTIFICATE in rig.psql("SELECT 1", user="shardherd", password=one["password"], code=2)
-    assert "password authentication failed" in rig.psql("SELECT 1", password="wrong", certificate=client, code=2)
-    other = rig.folder / "other"
-    other.mkdir()
-    make_certificate(other, "ca", "/CN=shop.default")
-    make_certificate(other, "tls", "/CN=shop-client")
-    assert "alert unknown ca" in rig.psql("SELECT 1", certificate=other, code=2)
-    for shard in ("s1", "s2"):
-        rig.psql("CREATE TABLE t(i int); INSERT INTO t VALUES (1)", shard=shard, certificate=client)
-    dn = "SELECT client_dn FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-    assert rig.psql(dn, user="shardherd", password=one["password"], certificate=client) == "/CN=shop-client/O=shardherd"
-
-    # as a move does it
-    rig.psql("CREATE PUBLICATION p FOR TABLE t", user="shardherd", password=one["password"], certificate=client)
-    conninfo = (
-        f"host={one['host']} dbname=shop user=shardherd password={one['password']} sslmode=verify-full "
-        f"sslrootcert={one['peer_sslrootcert']}"
-    )
-    subscribe = "CREATE SUBSCRIPTION s CONNECTION '{}' PUBLICATION p"
-    assert NO_CERTIFICATE in rig.psql(subscribe.format(conninfo), certificate=client, code=1, **admin)
-    conninfo += f" sslcert={one['peer_sslcert']} sslkey={one['peer_sslkey']}"
-    rig.psql(subscribe.format(conninfo), certificate=client, **admin)
-    wait_until(
-        lambda: rig.psql("SELECT count(*) FROM t", shard="s2", certificate=client) == "2", 30, "the other shard's row"
-    )
-    rig.psql("DROP SUBSCRIPTION s", certificate=client, **admin)
-
-    before = rig.objects()
-    assert rig.ensure("s1", "s2") == made
-    assert rig.objects() == before
-    assert {line["instance"]: line for line in rig.run("list")} == made
-    rig.run("remove", "shop-s1-0")
-    assert cluster.get("Secret", "shop-client") is not None
-    rig.run("remove", "shop-s2-0")
-    assert rig.objects() == rig.before
-
-
-@pytest.mark.slow
-def test_certificates_are_asked_for_from_now_on_and_no_more(rig, cluster):
-    """on, mutual, on: what shardherd and the applications connect by is good before, meanwhile and after."""
-    rig.write(shards=1)
-    made = rig.ensure("s1")
-    client = rig.files_of("shop-client")
-    pod = cluster.get("Pod", "shop-s1-0")["metadata"]["uid"]
-    assert rig.psql("SELECT 1") == rig.psql("SELECT 1", certificate=client) == "1"
-    rig.write(shards=1, tls={"mode": "mutual"})
-    assert rig.ensure("s1") == made
-    assert cluster.get("Pod", "shop-s1-0")["metadata"]["uid"] != pod
-    assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
-    assert rig.psql("SELECT 1", certificate=client) == "1"
-
-    # one that does not do any more is replaced; the next connection is by the new one
-    other = rig.folder / "other"
-    other.mkdir()
-    make_certificate(other, "ca", "/CN=other")
-    make_certificate(other, "tls", "/CN=shop-manager")
-    ends = ("crt", "key")
-    data = {f"tls.{end}": base64.b64encode((other / f"tls.{end}").read_bytes()).decode() for end in ends}
-    for name in ("shop-client", "shop-manager"):
-        cluster.must(
-            "PATCH",
-            cluster.path("Secret", "default", name),
-            {"data": data},
-            content_type="application/merge-patch+json",
-        )
-    assert rig.ensure("s1") == made  # which means that it was let in
-    for name in ("shop-client", "shop-manager"):
-        assert rig.psql("SELECT 1", certificate=rig.files_of(name)) == "1"
-
-    rig.write(shards=1)
-    assert rig.ensure("s1") == made
-    assert rig.psql("SELECT 1") == rig.psql("SELECT 1", certificate=client) == "1"
-    assert {line["instance"]: line for line in rig.run("list")} == made
-
-
-@pytest.mark.slow
-def test_certificates_of_your_own(rig, cluster):
-    """tls.secret and tls.clientSecret, as cert-manager makes them; what does not do is refused by name."""
-    hand = rig.folder / "hand"
-    hand.mkdir()
-    names = ",".join(f"DNS:shop-s1.default.svc{end}" for end in ("", ".cluster.local"))
-    usage = "\nextendedKeyUsage="
-    make_certificate(hand, "ca", "/CN=ca")
-    make_certificate(hand, "old", "/CN=old", san=f"{names}{usage}serverAuth")
-    make_certificate(hand, "server", "/CN=server", san=f"{names}{usage}serverAuth,clientAuth")
-    make_certificate(hand, "client", "/CN=herd", san=f"DNS:herd{usage}clientAuth")
-
-    def secret(name, files):
-        text = {f"tls.{end}": (hand / f"{files}.{end}").read_text() for end in ("crt", "key")}
-        text["ca.crt"] = (hand / "ca.crt").read_text()
-        meta = {"name": name, "labels": {"hand": "made"}}
-        cluster.apply(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "kubernetes.io/tls", "stringData": text}
-        )
-
-    secret("servers", "old")
-    secret("herd", "client")
-    try:
-        rig.write(shards=1, tls={"secret": "servers"})
-        made = rig.ensure("s1")
-        assert "sslcert" not in made["shop-s1-0"]
-        assert cluster.get("Secret", "shop-client") is None
-        assert {line["instance"]: line for line in rig.run("list")} == made
-        mutual = {"mode": "mutual", "secret": "servers", "clientSecret": "herd"}
-        rig.write(shards=1, tls=mutual)
-        code, text = refusal(rig.run("ensure", "s1", code=1))
-        assert code == "invalid" and "Secret servers: its tls.crt is over, or its extended key usage" in text
-        secret("servers", "server")
-        secret("herd", "old")
-        code, text = refusal(rig.run("ensure", "s1", code=1))
-        assert code == "invalid" and "Secret herd: its tls.crt is over, or its extended key usage" in text
-        secret("herd", "client")
-        made = rig.ensure("s1")
-        assert made["shop-s1-0"]["sslcert"]
-        assert {line["instance"]: line for line in rig.run("list")} == made
-        assert NO_CERTIFICATE in rig.psql("SELECT 1", code=2)
-        assert rig.psql("SELECT 1", certificate=rig.files_of("herd")) == "1"
-        rig.run("remove", "shop-s1-0")
-    finally:
-        cluster.delete("Secret", "servers")
-        cluster.delete("Secret", "herd")
-    assert rig.objects() == rig.before
-
-
-def refusal(lines):
-    """The error that the tool printed, and its message."""
-    found = [line for line in lines if "error" in line]
-    assert len(found) == 1, lines
-    return found[0]["error"], found[0]["message"]
 
 
 NOT_STARTING = {
