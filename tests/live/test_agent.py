@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from certificates import Certificates
 from conftest import free_port, pg_bin_dir, wait_until
 
 POSTGRES = "postgres" if os.geteuid() == 0 else None
@@ -214,46 +215,6 @@ def test_a_crash_within_initdb_leaves_nothing_half_made(agent):
     agent.start()
     agent.wait_ready()
     assert not draft.exists()
-
-
-class Certificates:
-    """Authorities and certificates in a folder, with openssl."""
-
-    def __init__(self, directory):
-        self.dir = directory
-        directory.mkdir()
-
-    def openssl(self, *arguments):
-        subprocess.run(["openssl", *map(str, arguments)], cwd=self.dir, check=True, capture_output=True)
-
-    def authority(self, name):
-        self.openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", 2, "-subj", f"/CN={name}"),
-            *("-keyout", f"{name}.key", "-out", f"{name}.crt"),
-        )
-
-    def issue(self, authority, name, usage):
-        (self.dir / "ext").write_text(f"extendedKeyUsage={usage}\nsubjectAltName=IP:127.0.0.1\n")
-        self.openssl(
-            "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "csr"
-        )
-        self.openssl(
-            *("x509", "-req", "-in", "csr", "-CA", f"{authority}.crt", "-CAkey", f"{authority}.key", "-CAcreateserial"),
-            *("-days", 2, "-extfile", "ext", "-out", f"{name}.crt"),
-        )
-
-    def shown(self, name):
-        """For connect()."""
-        return {"sslcert": str(self.dir / f"{name}.crt"), "sslkey": str(self.dir / f"{name}.key")}
-
-    def as_secret(self, folder, **files):
-        folder.mkdir(exist_ok=True)
-        for to, source in files.items():
-            path = folder / f"{to.replace('_', '.')}.new"
-            path.write_text((self.dir / source).read_text())
-            if POSTGRES:
-                shutil.chown(path, POSTGRES, POSTGRES)
-            path.rename(path.with_suffix(""))
 
 
 def test_nobody_without_a_certificate(agent):
