@@ -222,6 +222,22 @@ static int client_write(const char *path, const struct kube_pair *client, struct
     return rc;
 }
 
+static int file_delete(const char *path, struct err *err)
+{
+    return unlink(path) == 0 || errno == ENOENT ? 0 : err_set_errno(err, errno, "cannot delete %s", path);
+}
+
+int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err)
+{
+    char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
+    int rc = file_delete(own, err);
+    if (rc == 0)
+        rc = file_delete(authority, err);
+    free(authority);
+    free(own);
+    return rc;
+}
+
 int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
                      const struct kube_pair *client, struct err *err)
 {
@@ -229,8 +245,8 @@ int kube_files_write(const struct kubernetes *k, const char *database, const cha
     int rc = file_write(authority, ca, err);
     if (rc == 0 && client != NULL && client->certificate != NULL)
         rc = client_write(own, client, err);
-    else if (rc == 0 && client != NULL && unlink(own) != 0 && errno != ENOENT)
-        rc = err_set_errno(err, errno, "cannot delete %s", own);
+    else if (rc == 0 && client != NULL)
+        rc = file_delete(own, err);
     free(authority);
     free(own);
     return rc;

@@ -22,7 +22,7 @@
  *
  * runtime_stop() scales to zero. runtime_remove() deletes what carries our labels and our owner, waits until
  * it is gone, and leaves volumes and passwords unless deletionPolicy is "delete" (also when there is no such
- * database any more).
+ * database any more). With the last shard go the files of the database.
  */
 #ifndef RUNTIME_KUBERNETES_H
 #define RUNTIME_KUBERNETES_H

@@ -124,6 +124,8 @@ struct kube_pair;
  */
 int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
                      const struct kube_pair *client, struct err *err);
+/* Worker. Both files go, if they are there. */
+int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err);
 
 /* How shardherd reaches the shard; all texts are made. */
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,

@@ -75,8 +75,10 @@ def test_nobody_gets_in_without_a_certificate(rig, cluster):
     assert {line["instance"]: line for line in rig.run("list")} == made
     rig.run("remove", "shop-s1-0")
     assert cluster.get("Secret", "shop-client") is not None
+    assert os.path.exists(one["sslkey"])
     rig.run("remove", "shop-s2-0")
     assert rig.objects() == rig.before
+    assert os.listdir(rig.folder / "ca") == []
 
 
 @pytest.mark.slow
