@@ -14,6 +14,7 @@
 #ifndef AGENT_AGENT_H
 #define AGENT_AGENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/env.h"
@@ -30,6 +31,7 @@ struct agent_options {
     const char *settings;      /* file included last into the server's configuration, or NULL */
     const char *password_file; /* of the superuser; must exist */
     const char *tls;           /* folder with tls.crt, tls.key and perhaps ca.crt, or NULL */
+    bool client_certificates;  /* connections by TCP need a certificate of ca.crt as well: it must be there */
     const char *listen;        /* listen_addresses */
     int port;
     const char *http_address;

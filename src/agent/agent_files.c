@@ -265,17 +265,17 @@ static void settings_text(struct buf *out, const struct agent_options *o)
     free(ident);
 }
 
-static void hba_text(struct buf *out, bool tls)
+static void hba_text(struct buf *out, bool tls, bool client_certificates)
 {
-    const char *type = tls ? "hostssl" : "host";
+    const char *type = tls ? "hostssl" : "host", *more = client_certificates ? " clientcert=verify-ca" : "";
     (void)buf_add_text(out,
                        "# Written by the shardherd agent before each start; changes made here are lost.\n"
                        "local all " AGENT_SUPERUSER " peer map=shardherd\n"
                        "local all all scram-sha-256\n");
     static const char *const from[] = {"0.0.0.0/0", "::/0"};
     for (int i = 0; i < 2; i++) {
-        (void)buf_printf(out, "%s all all %s scram-sha-256\n", type, from[i]);
-        (void)buf_printf(out, "%s replication all %s scram-sha-256\n", type, from[i]);
+        (void)buf_printf(out, "%s all all %s scram-sha-256%s\n", type, from[i], more);
+        (void)buf_printf(out, "%s replication all %s scram-sha-256%s\n", type, from[i], more);
     }
 }
 
@@ -346,10 +346,16 @@ int agent_configure(const struct agent_options *o, struct err *err)
     struct buf settings = {0}, hba = {0}, ident = {0};
     bool tls = o->tls != NULL && has_file(o->tls, "tls.crt");
     int rc = ident_text(&ident, err);
-    if (rc != 0)
+    if (rc == 0 && o->client_certificates && (!tls || !has_file(o->tls, "ca.crt")))
+        rc = err_set(err, ERRC_INVALID,
+                     "certificates of clients cannot be checked: %s is to have tls.crt, tls.key and ca.crt",
+                     o->tls != NULL ? o->tls : "the folder that --tls names");
+    if (rc != 0) {
+        buf_free(&ident);
         return rc;
+    }
     settings_text(&settings, o);
-    hba_text(&hba, tls);
+    hba_text(&hba, tls, o->client_certificates);
     rc = write_one(o, "shardherd.conf", &settings, err);
     if (rc == 0)
         rc = write_one(o, "shardherd_hba.conf", &hba, err);

@@ -32,6 +32,7 @@ int command_agent(const struct args *args)
         .settings = args_value(args, "settings"),
         .password_file = args_value(args, "password-file"),
         .tls = args_value(args, "tls"),
+        .client_certificates = args_has(args, "client-certificates"),
         .listen = value_or(args, "listen", "*"),
         .http_address = value_or(args, "http-address", "0.0.0.0"),
         .stop_ns = 60 * ENV_NS_PER_S,

@@ -102,6 +102,7 @@ static const struct args_flag agent_flags[] = {
     {"run", 0, "DIR", "where the server's socket goes (default: /tmp)", "file"},
     {"settings", 0, "FILE", "settings to include into the server's configuration", "file"},
     {"tls", 0, "DIR", "tls.crt, tls.key and perhaps ca.crt: connections are then encrypted", "file"},
+    {"client-certificates", 0, NULL, "let nobody in by TCP without a certificate of ca.crt", NULL},
     {"listen", 0, "LIST", "addresses that the server listens on (default: *)", NULL},
     {"port", 0, "PORT", "its port (default: 5432)", NULL},
     {"http-address", 0, "ADDRESS", "where probes are answered (default: 0.0.0.0)", NULL},
@@ -272,7 +273,7 @@ const struct cli_command cli_commands[] = {
     {.name = "agent",
      .summary = "run one PostgreSQL server and answer for it, as in a pod",
      .usage = "agent --data DIR --password-file FILE [--wal DIR] [--bin DIR] [--run DIR] [--settings FILE] "
-              "[--tls DIR]\n"
+              "[--tls DIR] [--client-certificates]\n"
               "[--listen LIST] [--port PORT] [--http-address ADDRESS] [--http-port PORT] [--stop-timeout "
               "DURATION]",
      .details =

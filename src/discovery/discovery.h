@@ -37,6 +37,7 @@ struct discovery_entry {
     const char *user;
     const char *sslmode;
     const char *sslrootcert;
+    const char *sslcert, *sslkey; /* of our client certificate: both or none */
     /* At most one source of the password; without any the server must not ask for one. */
     const char *password_env;  /* name of an environment variable */
     const char *password_file; /* its first line; mode 0600 or less */

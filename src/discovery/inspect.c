@@ -296,6 +296,8 @@ int discovery_inspect(struct loop *loop, const struct instance_access *access, i
         .password = access->password,
         .sslmode = access->sslmode,
         .sslrootcert = access->sslrootcert,
+        .sslcert = access->sslcert,
+        .sslkey = access->sslkey,
         .application_name = "shardherd inspect",
         .options = "-c statement_timeout=20s -c search_path=pg_catalog -c default_transaction_read_only=on",
     };

@@ -78,7 +78,8 @@ static int dsn_option(struct static_entry *entry, const char *key, const char *v
         char **field;
     } const fields[] = {{"host", &access->host},        {"dbname", &access->dbname},
                         {"user", &access->user},        {"sslmode", &access->sslmode},
-                        {"passfile", &entry->passfile}, {"sslrootcert", &access->sslrootcert}};
+                        {"passfile", &entry->passfile}, {"sslrootcert", &access->sslrootcert},
+                        {"sslcert", &access->sslcert},  {"sslkey", &access->sslkey}};
     if (strcmp(key, "password") == 0)
         return err_set(
             err, ERRC_INVALID,
@@ -119,6 +120,8 @@ static int fields_apply(struct static_entry *entry, const struct discovery_entry
     replace(&access->user, given->user);
     replace(&access->sslmode, given->sslmode);
     replace(&access->sslrootcert, given->sslrootcert);
+    replace(&access->sslcert, given->sslcert);
+    replace(&access->sslkey, given->sslkey);
     replace(&entry->password_env, given->password_env);
     replace(&entry->password_file, given->password_file);
     replace(&entry->passfile, given->passfile);
@@ -144,6 +147,8 @@ static int entry_check(struct static_entry *entry, struct err *err)
         return err_set(err, ERRC_INVALID, "there is no user");
     if (sources > 1)
         return err_set(err, ERRC_INVALID, "give one of password_env, password_file and passfile");
+    if ((access->sslcert != NULL) != (access->sslkey != NULL))
+        return err_set(err, ERRC_INVALID, "give both sslcert and sslkey, or none of them");
     if (access->dbname == NULL)
         access->dbname = mem_strdup(found->database[0] != '\0' ? found->database : access->user);
     return 0;

@@ -72,7 +72,11 @@ void instance_access_copy(struct instance_access *dst, const struct instance_acc
         .dbname = mem_strdup(src->dbname),
         .sslmode = mem_strdup(src->sslmode),
         .sslrootcert = mem_strdup(src->sslrootcert),
+        .sslcert = mem_strdup(src->sslcert),
+        .sslkey = mem_strdup(src->sslkey),
         .peer_sslrootcert = mem_strdup(src->peer_sslrootcert),
+        .peer_sslcert = mem_strdup(src->peer_sslcert),
+        .peer_sslkey = mem_strdup(src->peer_sslkey),
     };
 }
 
@@ -84,7 +88,11 @@ void instance_access_clear(struct instance_access *access)
     free(access->dbname);
     free(access->sslmode);
     free(access->sslrootcert);
+    free(access->sslcert);
+    free(access->sslkey);
     free(access->peer_sslrootcert);
+    free(access->peer_sslcert);
+    free(access->peer_sslkey);
     *access = (struct instance_access){0};
 }
 

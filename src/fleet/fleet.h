@@ -33,9 +33,12 @@ struct instance_access {
     char *dbname;   /* the database of the application, where shardherd's schema lives */
     char *sslmode;  /* NULL = prefer */
     char *sslrootcert;
+    char *sslcert, *sslkey; /* files of our client certificate and its key; NULL = none */
     /* The CA as a file on the servers that subscribe to this one; "" = they have none and do not verify; NULL
      * = as for us. */
     char *peer_sslrootcert;
+    /* Client certificate and key of those servers, as files on them; NULL = as for us. */
+    char *peer_sslcert, *peer_sslkey;
 };
 
 struct instance_facts {

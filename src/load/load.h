@@ -65,6 +65,7 @@ struct load_options {
     const char *passfile;     /* libpq's format; NULL = none */
     const char *sslmode;
     const char *sslrootcert;
+    const char *sslcert, *sslkey; /* files of a client certificate and its key, or NULL */
     enum key_type key_type;
     uint32_t customers;
     uint32_t orders_per_customer;

@@ -49,6 +49,7 @@ static const char help_text[] =
     "  --passfile FILE            passwords, in libpq's format; or in the environment:\n"
     "  --password-env NAME        (default: SHARDHERD_LOAD_PASSWORD, then PGPASSWORD)\n"
     "  --sslmode MODE --sslrootcert FILE\n"
+    "  --sslcert FILE --sslkey FILE  a client certificate, where the servers ask for one\n"
     "\n"
     "rows\n"
     "  --customers N              (default: 200000)\n"
@@ -110,6 +111,8 @@ enum option_id {
     OPT_PASSWORD_ENV,
     OPT_SSLMODE,
     OPT_SSLROOTCERT,
+    OPT_SSLCERT,
+    OPT_SSLKEY,
     OPT_CUSTOMERS,
     OPT_ORDERS,
     OPT_KEY_TYPE,
@@ -149,6 +152,8 @@ static const struct option long_options[] = {
     {"password-env", required_argument, NULL, OPT_PASSWORD_ENV},
     {"sslmode", required_argument, NULL, OPT_SSLMODE},
     {"sslrootcert", required_argument, NULL, OPT_SSLROOTCERT},
+    {"sslcert", required_argument, NULL, OPT_SSLCERT},
+    {"sslkey", required_argument, NULL, OPT_SSLKEY},
     {"customers", required_argument, NULL, OPT_CUSTOMERS},
     {"orders-per-customer", required_argument, NULL, OPT_ORDERS},
     {"key-type", required_argument, NULL, OPT_KEY_TYPE},
@@ -279,6 +284,8 @@ static bool take_text(struct command *c, int id, const char *value)
         [OPT_PASSWORD_ENV - OPT_DATABASE] = &c->password_env,
         [OPT_SSLMODE - OPT_DATABASE] = &o->sslmode,
         [OPT_SSLROOTCERT - OPT_DATABASE] = &o->sslrootcert,
+        [OPT_SSLCERT - OPT_DATABASE] = &o->sslcert,
+        [OPT_SSLKEY - OPT_DATABASE] = &o->sslkey,
         [OPT_SKEW - OPT_DATABASE] = &o->skew,
         [OPT_CONTROL - OPT_DATABASE] = &o->control_path,
         [OPT_LEDGER - OPT_DATABASE] = &o->ledger_path,

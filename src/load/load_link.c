@@ -22,6 +22,8 @@ void load_target(const struct load *load, const char *host, int port, char passw
         .password = o->password,
         .sslmode = o->sslmode,
         .sslrootcert = o->sslrootcert,
+        .sslcert = o->sslcert,
+        .sslkey = o->sslkey,
         .application_name = "shardherd-load",
     };
     if (ret->password == NULL &&

@@ -25,6 +25,7 @@ struct config_instance {    /* discovery.static[] */
     char *host; /* the rest is NULL or 0 when not given */
     int port;
     char *dbname, *user, *sslmode, *sslrootcert;
+    char *sslcert, *sslkey; /* both or none */
     /* at most one of them */
     char *passfile;      /* ~/.pgpass format, or NULL */
     char *password_file; /* its first line, or NULL */

@@ -28,16 +28,18 @@ static const struct field {
     {"user", FIELD(user), NULL},
     {"sslmode", FIELD(sslmode), NULL},
     {"sslrootcert", FIELD(sslrootcert), NULL},
+    {"sslcert", FIELD(sslcert), NULL},
+    {"sslkey", FIELD(sslkey), NULL},
     {"passfile", FIELD(passfile), NULL},
     {"password_file", FIELD(password_file), "passwordFile"},
     {"password_env", FIELD(password_env), "passwordEnv"},
 };
 #define FIELD_COUNT (sizeof fields / sizeof fields[0])
 
-static const char *const known[] = {"name",         "database",     "shard",       "dsn",
-                                    "host",         "port",         "dbname",      "user",
-                                    "sslmode",      "sslrootcert",  "passfile",    "password_file",
-                                    "password_env", "passwordFile", "passwordEnv", NULL};
+static const char *const known[] = {
+    "name",     "database",      "shard",        "dsn",          "host",        "port",
+    "dbname",   "user",          "sslmode",      "sslrootcert",  "sslcert",     "sslkey",
+    "passfile", "password_file", "password_env", "passwordFile", "passwordEnv", NULL};
 
 const char *const *config_static_keys(void)
 {
@@ -155,7 +157,7 @@ static int entry_names(struct entry *e)
 
 /* What the connection string says, without quoting any of it: it may hold a password. */
 struct dsn_facts {
-    bool password, host, user;
+    bool password, host, user, certificate, key;
 };
 
 static bool dsn_read(const char *dsn, struct dsn_facts *ret)
@@ -169,6 +171,8 @@ static bool dsn_read(const char *dsn, struct dsn_facts *ret)
             set && (strcmp(o->keyword, "password") == 0 || strcmp(o->keyword, "sslpassword") == 0);
         ret->host |= set && (strcmp(o->keyword, "host") == 0 || strcmp(o->keyword, "hostaddr") == 0);
         ret->user |= set && strcmp(o->keyword, "user") == 0;
+        ret->certificate |= set && strcmp(o->keyword, "sslcert") == 0;
+        ret->key |= set && strcmp(o->keyword, "sslkey") == 0;
     }
     PQconninfoFree(options);
     return true;
@@ -178,7 +182,10 @@ static int entry_reach(struct entry *e)
 {
     const struct config_instance *i = e->instance;
     const struct config_node *dsn = config_node_get(e->node, "dsn");
-    struct dsn_facts facts = {.host = i->host != NULL, .user = i->user != NULL};
+    struct dsn_facts facts = {.host = i->host != NULL,
+                              .user = i->user != NULL,
+                              .certificate = i->sslcert != NULL,
+                              .key = i->sslkey != NULL};
     if (dsn != NULL && !dsn_read(i->dsn, &facts))
         return config_node_fail(
             dsn, e->source, e->err,
@@ -195,6 +202,10 @@ static int entry_reach(struct entry *e)
     if (!facts.user)
         return config_node_fail(e->node, e->source, e->err, "%s has no user: add user: a superuser role",
                                 e->what);
+    if (facts.certificate != facts.key)
+        return config_node_fail(e->node, e->source, e->err, "%s has %s but no %s: give both, or none",
+                                e->what, facts.certificate ? "sslcert" : "sslkey",
+                                facts.certificate ? "sslkey" : "sslcert");
     return 0;
 }
 
@@ -339,6 +350,8 @@ int config_entries(const struct config *c, struct discovery_entry **ret, int *co
                                               .user = from->user,
                                               .sslmode = from->sslmode,
                                               .sslrootcert = from->sslrootcert,
+                                              .sslcert = from->sslcert,
+                                              .sslkey = from->sslkey,
                                               .password_env = from->password_env,
                                               .password_file = from->password_file,
                                               .passfile = from->passfile};

@@ -8,6 +8,7 @@
 #include "k8s/apply.h"
 #include "manager/kube_databases_impl.h"
 #include "manager/kube_status.h"
+#include "runtime/runtime.h"
 
 #define WRITE_GAP_NS  (500 * ENV_NS_PER_MS)
 #define WRITE_WAIT_NS (30 * ENV_NS_PER_S)
@@ -108,10 +109,15 @@ void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept)
     if (k->writing != NULL || loop_now(k->all->loop) < k->write_ns)
         return;
     forget_overwritten(k, kept->version);
+    const struct runtime *runtime = k->all->o.operations->services.runtime;
     const struct kube_status status = {.name = k->name,
                                        .uid = k->uid,
                                        .generation = kept->generation,
                                        .requested_shards = k->requested,
+                                       /* the operator of CloudNativePG makes none */
+                                       .client_certificate =
+                                           kept->own_certificates && db != NULL && runtime != NULL &&
+                                           strcmp(runtime->backend->kind, "kubernetes") == 0,
                                        .db = db,
                                        .conditions = k->conditions};
     yyjson_mut_doc *doc = kube_status_print(&status);

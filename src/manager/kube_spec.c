@@ -79,6 +79,13 @@ static void keep_schema(struct kube_object_kept *kept, yyjson_val *schema)
     kept->key = mem_strdup(text_of(map != NULL ? map : secret, "key"));
 }
 
+static bool own_certificates(yyjson_val *spec)
+{
+    yyjson_val *tls = yyjson_obj_get(spec, "tls");
+    return !yyjson_equals_str(yyjson_obj_get(tls, "mode"), "off") && yyjson_obj_get(tls, "secret") == NULL &&
+           yyjson_obj_get(tls, "clientSecret") == NULL && yyjson_obj_size(yyjson_obj_get(spec, "adopt")) == 0;
+}
+
 /* The object without managed fields, status and what else nobody here reads. */
 static void keep_json(struct kube_object_kept *kept, yyjson_val *metadata, yyjson_val *spec)
 {
@@ -118,6 +125,7 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->finalizer = has_finalizer(metadata);
     kept->suspended = yyjson_get_bool(yyjson_obj_get(spec, "suspended"));
     kept->shards = yyjson_get_int(yyjson_obj_get(spec, "shards"));
+    kept->own_certificates = own_certificates(spec);
     keep_schema(kept, yyjson_obj_get(spec, "schema"));
     keep_status(kept, yyjson_obj_get(object, "status"));
     keep_json(kept, metadata, spec);

@@ -40,6 +40,7 @@ struct kube_object_kept {
     size_t length;
     int64_t generation;
     bool deleting, suspended, finalizer;
+    bool own_certificates;           /* TLS with certificates that the runtime makes, also for applications */
     int shards;                      /* spec.shards, 0 = ranges were given */
     char *config_map, *secret, *key; /* where the SQL is, when it is not inline */
     /* the status that is there: what an earlier manager wrote */

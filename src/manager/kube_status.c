@@ -193,6 +193,11 @@ struct yyjson_mut_doc *kube_status_print(const struct kube_status *s)
     yyjson_mut_obj_add_sint(doc, status, "observedGeneration", s->generation);
     if (s->requested_shards > 0)
         yyjson_mut_obj_add_int(doc, status, "requestedShards", s->requested_shards);
+    if (s->client_certificate) {
+        char *secret = mem_printf("%s-client", s->name);
+        yyjson_mut_obj_add_strcpy(doc, status, "clientSecret", secret);
+        free(secret);
+    }
     if (s->db != NULL && s->db->routing != NULL)
         print_routing(doc, status, s->db->routing, kube_shards_of(s->db));
     else

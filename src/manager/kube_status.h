@@ -43,6 +43,7 @@ struct kube_status {
     const char *name, *uid;
     int64_t generation; /* observed */
     int requested_shards;
+    bool client_certificate; /* there is one for applications */
     const struct fleet_database *db;
     const struct kube_condition *conditions;
 };

@@ -43,9 +43,10 @@ static void failed(struct poller *p, const struct err *err);
 
 static char *address_of(const struct instance_access *a)
 {
-    return mem_printf("%s|%d|%s|%s|%s|%s", a->host != NULL ? a->host : "", a->port,
+    return mem_printf("%s|%d|%s|%s|%s|%s|%s|%s", a->host != NULL ? a->host : "", a->port,
                       a->user != NULL ? a->user : "", a->dbname != NULL ? a->dbname : "",
-                      a->sslmode != NULL ? a->sslmode : "", a->sslrootcert != NULL ? a->sslrootcert : "");
+                      a->sslmode != NULL ? a->sslmode : "", a->sslrootcert != NULL ? a->sslrootcert : "",
+                      a->sslcert != NULL ? a->sslcert : "", a->sslkey != NULL ? a->sslkey : "");
 }
 
 bool poller_address_changed(const struct poller *p)
@@ -157,6 +158,8 @@ void poller_connect(struct poller *p)
         .password = a->password,
         .sslmode = a->sslmode,
         .sslrootcert = a->sslrootcert,
+        .sslcert = a->sslcert,
+        .sslkey = a->sslkey,
         .application_name = "shardherd poll",
         .options = SESSION_OPTIONS,
         .connect_timeout_ns = p->pollers->options.connect_timeout_ns,

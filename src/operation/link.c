@@ -150,6 +150,8 @@ static int connect_link(struct link *l, struct err *err)
         .password = l->access.password,
         .sslmode = l->access.sslmode,
         .sslrootcert = l->access.sslrootcert,
+        .sslcert = l->access.sslcert,
+        .sslkey = l->access.sslkey,
         .application_name = l->application,
         .options = session_options,
         .replication = l->replication,

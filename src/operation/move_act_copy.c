@@ -54,9 +54,8 @@ static void add_conninfo_value(struct buf *out, const char *key, const char *val
     buf_addc(out, '\'');
 }
 
-static char *source_conninfo(const struct move_op *op)
+char *move_conninfo(const struct instance_access *a)
 {
-    const struct instance_access *a = &op->source.access;
     struct buf out = {0};
     buf_printf(&out, "port=%d", a->port);
     add_conninfo_value(&out, "host", a->host);
@@ -70,13 +69,15 @@ static char *source_conninfo(const struct move_op *op)
     add_conninfo_value(&out, "sslmode", a->sslmode);
     add_conninfo_value(&out, "sslrootcert",
                        a->peer_sslrootcert != NULL ? a->peer_sslrootcert : a->sslrootcert);
+    add_conninfo_value(&out, "sslcert", a->peer_sslcert != NULL ? a->peer_sslcert : a->sslcert);
+    add_conninfo_value(&out, "sslkey", a->peer_sslkey != NULL ? a->peer_sslkey : a->sslkey);
     return buf_take(&out);
 }
 
 static void create_subscription(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
-    char *conninfo = source_conninfo(op);
+    char *conninfo = move_conninfo(&op->source.access);
     move_record_name(op_record(op), name);
     /* in the session that logs no statements, or not at all: the statement holds a password */
     act_sql_in(

@@ -104,6 +104,9 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
 void act_sql_in(struct move_op *op, struct link *link, uint64_t session, enum move_action action,
                 uint64_t timeout_ns, act_reply_cb handler, const char *fmt, ...);
 
+/* What a server that copies connects to this one by. A secret: wipe it. */
+char *move_conninfo(const struct instance_access *source);
+
 int64_t op_term(const struct move_op *op);
 struct fleet_database *op_database(const struct move_op *op);
 struct move_record *op_record(struct move_op *op);

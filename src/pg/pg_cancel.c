@@ -158,6 +158,8 @@ static void cancel_start(struct pg_cancel *c)
         .password = conn->password,
         .sslmode = conn->sslmode,
         .sslrootcert = conn->sslrootcert,
+        .sslcert = conn->sslcert,
+        .sslkey = conn->sslkey,
         .application_name = conn->application_name,
         .connect_timeout_ns = CANCEL_NS,
     };

@@ -46,6 +46,8 @@ static void copy_target(struct pg_conn *conn, const struct pg_target *target)
     conn->password = mem_strdup(target->password);
     conn->sslmode = mem_strdup(target->sslmode != NULL ? target->sslmode : "prefer");
     conn->sslrootcert = mem_strdup(target->sslrootcert);
+    conn->sslcert = mem_strdup(target->sslcert);
+    conn->sslkey = mem_strdup(target->sslkey);
     conn->application_name = mem_strdup(target->application_name);
     conn->options = mem_strdup(target->options);
     conn->replication = target->replication;
@@ -95,6 +97,8 @@ static void on_free(struct loop_task *task, void *data)
     mem_wipe_free(conn->password);
     free(conn->sslmode);
     free(conn->sslrootcert);
+    free(conn->sslcert);
+    free(conn->sslkey);
     free(conn->application_name);
     free(conn->options);
     free(conn->name);
@@ -231,6 +235,8 @@ static PGconn *libpq_start(const struct pg_conn *conn)
         {"passfile", "/dev/null/none"}, /* cannot exist: the only password is the target's */
         {"sslmode", conn->sslmode},
         {"sslrootcert", conn->sslrootcert},
+        {"sslcert", conn->sslcert},
+        {"sslkey", conn->sslkey},
         {"application_name", conn->application_name},
         {"options", conn->options},
         {"replication", conn->replication ? "database" : NULL},

@@ -39,6 +39,9 @@ struct pg_target {
     const char *password;    /* NULL = none; kept in memory only, wiped on close */
     const char *sslmode;     /* NULL = "prefer" */
     const char *sslrootcert; /* file or NULL */
+    /* Files of a client certificate and its key, read anew for each connection; NULL = none. Both may name
+     * one file that holds both. */
+    const char *sslcert, *sslkey;
     const char *application_name;
     const char *options;         /* e.g. "-c statement_timeout=5000"; NULL = none */
     bool replication;            /* logical walsender ("replication=database") */

@@ -65,7 +65,8 @@ static enum err_code guess_code(const struct pg_conn *conn, const char *line)
     if (PQconnectionNeedsPassword(conn->pg) != 0 || strstr(line, "SCRAM") != NULL ||
         strstr(line, "authentication method") != NULL)
         return ERRC_AUTH;
-    if (strstr(line, "SSL") != NULL || strstr(line, "certificate") != NULL)
+    if (strstr(line, "SSL") != NULL || strstr(line, "certificate") != NULL ||
+        strstr(line, "private key") != NULL)
         return ERRC_TLS;
     if (strncmp(line, "invalid ", 8) == 0)
         return ERRC_INVALID;

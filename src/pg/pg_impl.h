@@ -121,7 +121,8 @@ struct pg_conn {
     char *name;
 
     /* target */
-    char *host, *port, *dbname, *user, *password, *sslmode, *sslrootcert, *application_name, *options;
+    char *host, *port, *dbname, *user, *password, *sslmode, *sslrootcert, *sslcert, *sslkey;
+    char *application_name, *options;
     bool replication;
     uint64_t connect_timeout_ns;
 

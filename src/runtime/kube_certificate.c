@@ -128,10 +128,11 @@ static char *alternative_names(const char *const *names)
 
 static bool leaf_extensions(X509 *x, X509 *issuer, const char *const *names)
 {
-    bool good = extension(x, issuer, NID_basic_constraints, "critical,CA:FALSE") &&
-                extension(x, issuer, NID_key_usage, "critical,digitalSignature") &&
-                extension(x, issuer, NID_ext_key_usage, names != NULL ? "serverAuth" : "clientAuth") &&
-                extension(x, issuer, NID_authority_key_identifier, "keyid:always");
+    bool good =
+        extension(x, issuer, NID_basic_constraints, "critical,CA:FALSE") &&
+        extension(x, issuer, NID_key_usage, "critical,digitalSignature") &&
+        extension(x, issuer, NID_ext_key_usage, names != NULL ? "serverAuth,clientAuth" : "clientAuth") &&
+        extension(x, issuer, NID_authority_key_identifier, "keyid:always");
     if (good && names != NULL) {
         char *text = alternative_names(names);
         good = extension(x, issuer, NID_subject_alt_name, text);
@@ -212,13 +213,19 @@ static bool has_name(X509 *x, const char *name)
     return found;
 }
 
+static bool is_for(X509 *x, bool server)
+{
+    return X509_check_purpose(x, X509_PURPOSE_SSL_CLIENT, 0) == 1 &&
+           (!server || X509_check_purpose(x, X509_PURPOSE_SSL_SERVER, 0) == 1);
+}
+
 enum kube_certificate_state kube_certificate_judge(struct env *env, const char *certificate,
                                                    const char *authority, const char *const *names)
 {
     X509 *x = certificate_read(certificate);
     int64_t from, until, now = env->wall_us(env) / 1000000;
     bool good = x != NULL && seconds_of(X509_get0_notBefore(x), &from) &&
-                seconds_of(X509_get0_notAfter(x), &until) && until > now &&
+                seconds_of(X509_get0_notAfter(x), &until) && until > now && is_for(x, names != NULL) &&
                 (authority == NULL || signed_by(x, authority));
     for (; good && names != NULL && *names != NULL; names++)
         good = has_name(x, *names);

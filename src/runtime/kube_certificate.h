@@ -20,8 +20,10 @@ struct kube_pair {
 void kube_pair_clear(struct kube_pair *pair); /* wipes */
 
 struct kube_certificate_request {
-    const char *name;         /* common name */
-    const char *const *names; /* DNS names for a server, NULL-terminated; NULL = a client's certificate */
+    const char *name; /* common name */
+    /* DNS names for a server, NULL-terminated: it may show the certificate as a client as well, when it
+     * copies from another. NULL = for a client alone. */
+    const char *const *names;
     uint64_t lifetime_s;
 };
 
@@ -36,7 +38,7 @@ int kube_certificate_issue(struct env *env, const struct kube_pair *authority,
 enum kube_certificate_state { KUBE_CERTIFICATE_GOOD, KUBE_CERTIFICATE_DUE, KUBE_CERTIFICATE_UNUSABLE };
 /*
  * DUE: less than a third of its life is left. UNUSABLE: no certificate, over, not signed by the authority
- * (NULL = not asked), or one of `names` (NULL = none) missing.
+ * (NULL = not asked), one of `names` (NULL = none) missing, or not for clients or, with names, servers.
  */
 enum kube_certificate_state kube_certificate_judge(struct env *env, const char *certificate,
                                                    const char *authority, const char *const *names);

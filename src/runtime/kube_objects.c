@@ -471,7 +471,7 @@ static void arguments(struct render *r, mut container)
     mut command = add_array(r, container, "command"), args = add_array(r, container, "args");
     append_text(r, command, "shardherd");
     append_text(r, args, "agent");
-    append_text(r, args, "--data=/var/lib/postgresql/data/pgdata");
+    append_text(r, args, "--data=" KUBE_DATA);
     append_text(r, args, "--run=/var/run/postgresql");
     append_text(r, args, "--settings=/etc/shardherd/settings/settings.conf");
     append_text(r, args, "--password-file=/etc/shardherd/credentials/password");
@@ -479,6 +479,8 @@ static void arguments(struct render *r, mut container)
         append_text(r, args, "--wal=/var/lib/postgresql/wal");
     if (has_tls(r))
         append_text(r, args, "--tls=/etc/shardherd/tls");
+    if (strcmp(text_or(r, "tls", "mode", "on"), "mutual") == 0)
+        append_text(r, args, "--client-certificates");
 }
 
 static void port(struct render *r, mut ports, const char *name, int64_t number)

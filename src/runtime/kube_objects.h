@@ -15,6 +15,8 @@
 
 #include "base/err.h"
 
+#define KUBE_DATA "/var/lib/postgresql/data/pgdata" /* the data directory, in the pods */
+
 struct yyjson_val;
 struct yyjson_mut_doc;
 struct yyjson_mut_val;

@@ -11,7 +11,9 @@
 #include "base/mem.h"
 #include "k8s/access.h"
 #include "k8s/apply.h"
+#include "runtime/kube_certificate.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
 #include "runtime/kubernetes_impl.h"
 
 #define TIMEOUT_NS (600 * ENV_NS_PER_S)
@@ -153,6 +155,11 @@ const char *kube_spec_tls(const struct kube_spec *spec)
     return mode != NULL ? mode : "on";
 }
 
+bool kube_spec_mutual(const struct kube_spec *spec)
+{
+    return strcmp(kube_spec_tls(spec), "mutual") == 0;
+}
+
 bool kube_spec_deletes(const struct kube_spec *spec)
 {
     return yyjson_equals_str(yyjson_obj_get(spec->spec, "deletionPolicy"), "delete");
@@ -183,7 +190,12 @@ char *kube_ca_file(const struct kubernetes *k, const char *database)
     return mem_printf("%s/%s.crt", k->options.directory, database);
 }
 
-int kube_ca_write(const char *path, const char *pem, struct err *err)
+char *kube_client_file(const struct kubernetes *k, const char *database)
+{
+    return mem_printf("%s/%s.client.pem", k->options.directory, database);
+}
+
+static int file_write(const char *path, const char *pem, struct err *err)
 {
     char *draft = mem_printf("%s.XXXXXX", path);
     int fd = mkostemp(draft, O_CLOEXEC); /* 0600 */
@@ -201,6 +213,45 @@ int kube_ca_write(const char *path, const char *pem, struct err *err)
     return rc;
 }
 
+/* One file for both: a connection that is made meanwhile sees a certificate and its key, never two halves. */
+static int client_write(const char *path, const struct kube_pair *client, struct err *err)
+{
+    char *both = mem_printf("%s\n%s\n", client->certificate, client->key);
+    int rc = file_write(path, both, err);
+    mem_wipe_free(both);
+    return rc;
+}
+
+static int file_delete(const char *path, struct err *err)
+{
+    return unlink(path) == 0 || errno == ENOENT ? 0 : err_set_errno(err, errno, "cannot delete %s", path);
+}
+
+int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err)
+{
+    char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
+    int rc = file_delete(own, err);
+    if (rc == 0)
+        rc = file_delete(authority, err);
+    free(authority);
+    free(own);
+    return rc;
+}
+
+int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
+                     const struct kube_pair *client, struct err *err)
+{
+    char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
+    int rc = file_write(authority, ca, err);
+    if (rc == 0 && client != NULL && client->certificate != NULL)
+        rc = client_write(own, client, err);
+    else if (rc == 0 && client != NULL)
+        rc = file_delete(own, err);
+    free(authority);
+    free(own);
+    return rc;
+}
+
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,
                  bool tls, struct instance_access *ret)
 {
@@ -214,6 +265,14 @@ void kube_access(const struct kubernetes *k, const char *database, const char *s
         .sslrootcert = tls ? kube_ca_file(k, database) : NULL,
         .peer_sslrootcert = tls ? mem_strdup(k->flavour->peer_authority) : NULL,
     };
+}
+
+void kube_access_client(const struct kubernetes *k, const char *database, struct instance_access *access)
+{
+    access->sslcert = kube_client_file(k, database);
+    access->sslkey = mem_strdup(access->sslcert);
+    access->peer_sslcert = mem_strdup(k->flavour->peer_certificate);
+    access->peer_sslkey = mem_strdup(k->flavour->peer_key);
 }
 
 /* ---- open and close ---- */
@@ -293,6 +352,8 @@ static const struct kube_flavour flavour_own = {
     .service = "",
     .authority = "-tls",
     .peer_authority = "/etc/shardherd/tls/ca.crt",
+    .peer_certificate = KUBE_DATA "/shardherd.crt", /* where the agent puts them */
+    .peer_key = KUBE_DATA "/shardherd.key",
     .password_type = "Opaque",
 };
 

@@ -4,22 +4,25 @@
  * "shop", shard "s1"; what a shard consists of is in kube_objects.h.
  *
  * runtime_ensure() makes the Secrets that are missing (DATABASE-SHARD-credentials, DATABASE-owner unless a
- * password is given, and with TLS DATABASE-ca and DATABASE-SHARD-tls), applies the objects, waits until the
- * pod is ready, and makes role and
- * database. A Secret with a password is never written again by it. It fails with
+ * password is given, and with TLS DATABASE-ca, DATABASE-SHARD-tls, and for clients DATABASE-client and
+ * DATABASE-manager), applies the objects, waits until the pod is ready, and makes role and database. A Secret
+ * with a password is never written again by it. It fails with
  *   ERRC_NOT_FOUND    no such database, or must_exist and no StatefulSet
  *   ERRC_CONFLICT     an object of that name is not ours, another call on this instance runs, or the database
  *                     is suspended
- *   ERRC_INVALID      a field of the specification cannot be used
- *   ERRC_UNSUPPORTED  spec.instances above 1 (each pod would be a primary of its own), tls.mode mutual, or a
- *                     volume that is to grow and cannot
+ *   ERRC_INVALID      a field of the specification, or a certificate that it names, cannot be used
+ *   ERRC_UNSUPPORTED  spec.instances above 1 (each pod would be a primary of its own), tls.mode mutual with
+ *                     CloudNativePG, or a volume that is to grow and cannot
  *   ERRC_TIMEOUT      the instance did not get ready; the message says which pod and why. What was made
  * stays, unlike with local instances: the cause is often outside, and a further call goes on.
  * runtime_spec.settings is not used: settings come from spec.postgresql.parameters.
  *
+ * The certificate DATABASE-manager is used in mode "on" as well, so that nothing is shut out while the mode
+ * of one shard after the other changes. Servers ask for certificates of clients when tls.mode is mutual.
+ *
  * runtime_stop() scales to zero. runtime_remove() deletes what carries our labels and our owner, waits until
  * it is gone, and leaves volumes and passwords unless deletionPolicy is "delete" (also when there is no such
- * database any more).
+ * database any more). With the last shard go the files of the database.
  */
 #ifndef RUNTIME_KUBERNETES_H
 #define RUNTIME_KUBERNETES_H
@@ -50,8 +53,10 @@ struct runtime_kubernetes_options {
     struct k8s_client *client; /* shared, must outlive the runtime */
     const char *name_space;    /* NULL = that of the client */
     const char *image;         /* for databases that name none */
-    const char *directory;     /* for the files of CAs, DATABASE.crt; made if missing, 0700 */
-    uint64_t timeout_ns;       /* of runtime_ensure(), and of a removal; 0 = 10 min */
+    /* For the files of CAs and of our own certificates, DATABASE.crt and DATABASE.client.pem; made if
+     * missing, 0700 */
+    const char *directory;
+    uint64_t timeout_ns; /* of runtime_ensure(), and of a removal; 0 = 10 min */
     /* The object of a database; the text lives until the next call. ERRC_NOT_FOUND when there is none. */
     int (*database)(void *data, const char *database, struct kube_database *ret, struct err *err);
     /*

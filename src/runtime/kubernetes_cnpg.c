@@ -27,7 +27,7 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
     e->ca.certificate = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
     if (e->ca.certificate != NULL) {
-        kube_authority_keep(e, e->cnpg_then);
+        kube_files_keep(e, e->cnpg_then);
         return;
     }
     (void)err_set(&err, ERRC_INVALID, "the Secret with the authority of cluster %s has no key ca.crt",

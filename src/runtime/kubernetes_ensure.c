@@ -21,7 +21,7 @@
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
  * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
  *         volumes grow leaves that.
- * SECRETS waits for one Secret after the other, then for the worker that writes the CA's file.
+ * SECRETS waits for one Secret after the other, then for the worker that writes the files of CA and client.
  * CHECK   waits for the metadata of one object after the other, before the first apply: nobody else's is
  *         taken over.
  * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
@@ -80,8 +80,16 @@ static void ensure_free(struct kube_ensure *e)
     mem_wipe_free(e->password);
     mem_wipe_free(e->previous_password);
     kube_pair_clear(&e->ca);
+    kube_pair_clear(&e->client);
     free(e->secret_name);
     free(e);
+}
+
+static void access_make(const struct kube_ensure *e, struct instance_access *ret)
+{
+    kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, ret);
+    if (e->client.certificate != NULL)
+        kube_access_client(e->op.k, e->database, ret);
 }
 
 static void answer(struct kube_ensure *e, const struct err *err, const char *name)
@@ -91,7 +99,7 @@ static void answer(struct kube_ensure *e, const struct err *err, const char *nam
         e->cb(err, NULL, e->data);
         return;
     }
-    kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, &instance.access);
+    access_make(e, &instance.access);
     e->cb(NULL, &instance, e->data);
     instance_access_clear(&instance.access);
 }
@@ -149,7 +157,7 @@ static void login_progress(const char *message, void *data)
 static void enter_login(struct kube_ensure *e)
 {
     sm_move(&e->sm, LOGIN);
-    kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, &e->access);
+    access_make(e, &e->access);
     e->login.loop = e->op.k->loop;
     e->login.target = (struct pg_target){
         .host = e->access.host,
@@ -159,6 +167,8 @@ static void enter_login(struct kube_ensure *e)
         .password = e->access.password,
         .sslmode = e->access.sslmode,
         .sslrootcert = e->access.sslrootcert,
+        .sslcert = e->access.sslcert,
+        .sslkey = e->access.sslkey,
         .application_name = "shardherd runtime",
         .connect_timeout_ns = 5 * ENV_NS_PER_S,
     };
@@ -490,10 +500,11 @@ static int spec_check(const struct kube_ensure *e, struct err *err)
             "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
             "adopted; other servers can be used as static servers of the manager",
             e->shard, adopt, e->set);
-    if (strcmp(kube_spec_tls(&e->spec), "mutual") == 0)
+    if (cnpg && kube_spec_mutual(&e->spec))
         return err_set(
             err, ERRC_UNSUPPORTED,
-            "spec.tls.mode is mutual: certificates of clients cannot be asked for yet, set it to on");
+            "spec.tls.mode is mutual: CloudNativePG issues certificates of clients from an authority "
+            "that its operator keeps, set it to on or use the runtime kubernetes");
     if (!cnpg && e->op.k->options.image == NULL && kube_spec_text(&e->spec, "postgresql", "image") == NULL)
         return err_set(err, ERRC_INVALID,
                        "no image: give spec.postgresql.image, or the manager a default image");

@@ -42,6 +42,7 @@ struct kube_ensure {
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
     struct kube_pair ca;       /* key only with an authority of our own */
+    struct kube_pair client;   /* our own certificate for the shards; none = they do not ask for one */
     struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
     struct yyjson_doc *wanted; /* as it is to be */
     struct yyjson_doc *claims; /* while volumes grow */
@@ -68,13 +69,14 @@ struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
 void kube_ensure_over(struct kube_ensure *e, const struct err *err);
 
 /*
- * Makes the Secrets that are missing, reads those that are there, writes the CA's file; then `then`, or the
- * end. Fills password, owner_password, ca.
+ * Makes the Secrets that are missing, reads those that are there, writes the files of CA and client; then
+ * `then`, or the end. Fills password, owner_password, ca, client.
  */
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
-/* Writes the file of the authority (ca.certificate) on a worker; then `then`, or the end. */
-void kube_authority_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* Writes the files of the authority (ca.certificate) and of the client on a worker; then `then`, or the end.
+ */
+void kube_files_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));

@@ -21,14 +21,15 @@ struct yyjson_val;
 
 /* Who runs the servers. */
 struct kube_flavour {
-    const char *object;         /* what a shard is: "StatefulSet" */
-    const char *group, *plural; /* its collection */
-    const char *user;           /* the superuser */
-    const char *service;        /* end of the read-write service's name */
-    const char *authority;      /* end of the name of the Secret with ca.crt */
-    const char *peer_authority; /* the CA as a file in the pods; "" = none that fits */
-    const char *password_type;  /* of Secrets with passwords */
-    const char *secret_label;   /* a further label of Secrets, or NULL */
+    const char *object;                      /* what a shard is: "StatefulSet" */
+    const char *group, *plural;              /* its collection */
+    const char *user;                        /* the superuser */
+    const char *service;                     /* end of the read-write service's name */
+    const char *authority;                   /* end of the name of the Secret with ca.crt */
+    const char *peer_authority;              /* the CA as a file in the pods; "" = none that fits */
+    const char *peer_certificate, *peer_key; /* of the server itself, as a client of another; NULL = none */
+    const char *password_type;               /* of Secrets with passwords */
+    const char *secret_label;                /* a further label of Secrets, or NULL */
 };
 
 struct kubernetes {
@@ -100,6 +101,7 @@ void kube_spec_clear(struct kube_spec *spec);
 const char *kube_spec_tls(const struct kube_spec *spec);
 /* spec.SECTION.NAME as text, or NULL */
 const char *kube_spec_text(const struct kube_spec *spec, const char *section, const char *name);
+bool kube_spec_mutual(const struct kube_spec *spec);  /* clients need a certificate */
 bool kube_spec_deletes(const struct kube_spec *spec); /* deletionPolicy is "delete" */
 /* ... is "snapshot", and the database is being deleted: a shard that goes by itself is no reason for one */
 bool kube_spec_snapshots(const struct kube_spec *spec);
@@ -113,12 +115,23 @@ char *kube_path(const struct kubernetes *k, const char *group, const char *plura
 #define KUBE_SECRETS(k, name) kube_path(k, "/api/v1", "secrets", name)
 /* Where the CA of a database is kept for libpq: <directory>/<database>.crt */
 char *kube_ca_file(const struct kubernetes *k, const char *database);
-/* Worker. Durable enough for a copy: in place of what was there, 0600. */
-int kube_ca_write(const char *path, const char *pem, struct err *err);
+/* Where our client certificate and its key are kept, in one file: <directory>/<database>.client.pem */
+char *kube_client_file(const struct kubernetes *k, const char *database);
+struct kube_pair;
+/*
+ * Worker. Both files of the database, each in place of what was there, 0600; durable enough for a copy. No
+ * certificate in `client`: its file goes; NULL: it stays as it is.
+ */
+int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
+                     const struct kube_pair *client, struct err *err);
+/* Worker. Both files go, if they are there. */
+int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err);
 
 /* How shardherd reaches the shard; all texts are made. */
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,
                  bool tls, struct instance_access *ret);
+/* ... with a client certificate, which servers that copy from it have as well. */
+void kube_access_client(const struct kubernetes *k, const char *database, struct instance_access *access);
 
 /* ---- the calls ---- */
 

@@ -1,6 +1,6 @@
 /*
  * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password,
- * by name, and once for each database its CA.
+ * by name, and once for each database its CA and our certificate.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -9,28 +9,30 @@
 #include "base/mem.h"
 #include "base/sm.h"
 #include "loop/work.h"
+#include "runtime/kube_certificate.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_impl.h"
 
 #define PAGE 200
 
 /*
- *   BEGIN --> SETS --> PASSWORDS <--> AUTHORITY <--> FILE
- *               |          |
- *               +----------+--> OVER
+ *   BEGIN --> SETS --> PASSWORDS --> AUTHORITY --> CLIENT --> FILES --> PASSWORDS
+ *   each but BEGIN: --> OVER
  *
  * SETS waits for a page of StatefulSets. PASSWORDS waits for the credentials of one. AUTHORITY waits for the
- * CA of its database, FILE for the worker that writes it.
+ * CA of its database, CLIENT for our certificate (skipped when there can be none), FILES for the worker that
+ * writes them.
  */
-enum { BEGIN, SETS, PASSWORDS, AUTHORITY, FILES, OVER, STATES };
+enum { BEGIN, SETS, PASSWORDS, AUTHORITY, CLIENT, FILES, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(SETS) | N(OVER), false},
     [SETS] = {"sets", N(SETS) | N(PASSWORDS) | N(OVER), false},
     [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(OVER), false},
-    [AUTHORITY] = {"authority", N(FILES) | N(PASSWORDS) | N(OVER), false},
-    [FILES] = {"file", N(PASSWORDS) | N(OVER), false},
+    [AUTHORITY] = {"authority", N(CLIENT) | N(FILES) | N(PASSWORDS) | N(OVER), false},
+    [CLIENT] = {"client", N(FILES) | N(OVER), false},
+    [FILES] = {"files", N(PASSWORDS) | N(OVER), false},
     [OVER] = {"over", 0, true},
 };
 #undef N
@@ -48,6 +50,9 @@ struct list_op {
     int count, capacity, at;
     char *ca_of; /* database whose CA was written last: instances come sorted by name, so by database */
     char *ca;
+    char *client_secret;     /* name of the Secret with our certificate for it */
+    bool client_theirs;      /* ... which the specification names */
+    struct kube_pair client; /* none = the database has none */
     struct err work_err;
     runtime_list_cb cb;
     void *data;
@@ -70,15 +75,28 @@ static void over(struct list_op *l, const struct err *err)
     free(l->texts);
     free(l->ca_of);
     free(l->ca);
+    free(l->client_secret);
+    kube_pair_clear(&l->client);
     free(l);
 }
 
-/* ---- the CA of a database, once ---- */
+static void instance_there(struct list_op *l)
+{
+    struct runtime_instance *i = &l->instances[l->at++];
+    if (i->access.sslrootcert != NULL && l->client.certificate != NULL)
+        kube_access_client(l->op.k, i->database, &i->access);
+    sm_move(&l->sm, PASSWORDS);
+    password_next(l);
+}
+
+/* ---- the CA of a database and our certificate, once ---- */
 
 static void file_run(struct work *work)
 {
     struct list_op *l = work->data;
-    (void)kube_ca_write(l->instances[l->at].access.sslrootcert, l->ca, &l->work_err);
+    const struct kube_pair *client = l->client.certificate != NULL ? &l->client : NULL;
+    (void)kube_files_write(l->op.k, l->ca_of, l->ca, client,
+                           &l->work_err); /* an ensure may be writing its own */
 }
 
 static void file_done(struct work *work, int code)
@@ -91,10 +109,34 @@ static void file_done(struct work *work, int code)
     } else if (l->work_err.code != ERRC_NONE) {
         over(l, &l->work_err);
     } else {
-        l->at++;
-        sm_move(&l->sm, PASSWORDS);
-        password_next(l);
+        instance_there(l);
     }
+}
+
+static void enter_files(struct list_op *l)
+{
+    sm_move(&l->sm, FILES);
+    (void)work_start(l->op.k->loop, &l->work, file_run, file_done, l);
+}
+
+static void on_client(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct list_op *l = (struct list_op *)op;
+    const struct kube_owner owner = {l->ca_of, NULL, NULL};
+    if (a->err != NULL && !kube_answer_missing(a)) {
+        over(l, a->err);
+        return;
+    }
+    yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    if (doc != NULL && (l->client_theirs || kube_is_ours(root, &owner))) {
+        l->client =
+            (struct kube_pair){kube_secret_value(root, "tls.crt"), kube_secret_value(root, "tls.key")};
+        if (l->client.certificate == NULL || l->client.key == NULL)
+            kube_pair_clear(&l->client);
+    }
+    yyjson_doc_free(doc);
+    enter_files(l);
 }
 
 static void on_authority(struct kube_op *op, const struct k8s_answer *a)
@@ -104,18 +146,22 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
         over(l, a->err);
         return;
     }
+    const struct kube_owner owner = {l->ca_of, l->instances[l->at].shard, NULL};
+    struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    bool by_us = doc != NULL && kube_is_ours(yyjson_doc_get_root(doc), &owner);
     free(l->ca);
     l->ca = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
     if (l->ca == NULL) { /* the file of before has to do; the next ensure says what is wrong */
-        l->at++;
-        sm_move(&l->sm, PASSWORDS);
-        password_next(l);
-        return;
+        instance_there(l);
+    } else if (!by_us && !l->client_theirs) {
+        enter_files(l);
+    } else {
+        sm_move(&l->sm, CLIENT);
+        if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, l->client_secret), false, on_client, &err) != 0)
+            over(l, &err);
     }
-    sm_move(&l->sm, FILES);
-    (void)work_start(l->op.k->loop, &l->work, file_run, file_done, l);
 }
 
 static void enter_authority(struct list_op *l, const struct kube_spec *spec)
@@ -125,8 +171,13 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     char *set = kube_set_name(i->name);
     char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
+    const char *client = spec->doc != NULL ? kube_spec_text(spec, "tls", "clientSecret") : NULL;
     free(l->ca_of);
     l->ca_of = mem_strdup(i->database);
+    free(l->client_secret);
+    kube_pair_clear(&l->client);
+    l->client_theirs = client != NULL && !l->op.k->options.cnpg;
+    l->client_secret = l->client_theirs ? mem_strdup(client) : mem_printf("%s-manager", i->database);
     sm_move(&l->sm, AUTHORITY);
     if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, name), false, on_authority, &err) != 0)
         over(l, &err);
@@ -149,9 +200,7 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     if (tls && (l->ca_of == NULL || strcmp(l->ca_of, i->database) != 0)) {
         enter_authority(l, &spec);
     } else {
-        l->at++;
-        sm_move(&l->sm, PASSWORDS);
-        password_next(l);
+        instance_there(l);
     }
     kube_spec_clear(&spec);
     mem_wipe_free(password);

@@ -29,7 +29,7 @@
  * SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see kubernetes_snapshot.c. Before CLAIMS
  * the pod goes then, as in a stop. LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE
  * waits for its timer and GONE for the look whether it is gone. OTHERS waits for the database's StatefulSets:
- * with the last shard go the Secrets of the database.
+ * with the last shard go the Secrets of the database. FILES waits for the worker that deletes its files then.
  */
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[REMOVAL_STATES] = {
@@ -44,17 +44,22 @@ static const struct sm_state states[REMOVAL_STATES] = {
                         false},
     [REMOVAL_SNAPSHOT] = {"snapshot",
                           N(REMOVAL_SNAPSHOT) | N(REMOVAL_PAUSE) | N(REMOVAL_LOOK) | N(REMOVAL_OVER), false},
-    [REMOVAL_LOOK] = {"look", N(REMOVAL_LOOK) | N(REMOVAL_DELETE) | N(REMOVAL_OTHERS) | N(REMOVAL_OVER),
+    [REMOVAL_LOOK] = {"look",
+                      N(REMOVAL_LOOK) | N(REMOVAL_DELETE) | N(REMOVAL_OTHERS) | N(REMOVAL_FILES) |
+                          N(REMOVAL_OVER),
                       false},
-    [REMOVAL_DELETE] = {"delete", N(REMOVAL_GONE) | N(REMOVAL_LOOK) | N(REMOVAL_OTHERS) | N(REMOVAL_OVER),
+    [REMOVAL_DELETE] = {"delete",
+                        N(REMOVAL_GONE) | N(REMOVAL_LOOK) | N(REMOVAL_OTHERS) | N(REMOVAL_FILES) |
+                            N(REMOVAL_OVER),
                         false},
     [REMOVAL_PAUSE] = {"pause", N(REMOVAL_GONE) | N(REMOVAL_CLAIMS) | N(REMOVAL_SNAPSHOT) | N(REMOVAL_OVER),
                        false},
     [REMOVAL_GONE] = {"gone",
                       N(REMOVAL_PAUSE) | N(REMOVAL_CLAIMS) | N(REMOVAL_LOOK) | N(REMOVAL_OTHERS) |
-                          N(REMOVAL_OVER),
+                          N(REMOVAL_FILES) | N(REMOVAL_OVER),
                       false},
     [REMOVAL_OTHERS] = {"others", N(REMOVAL_LOOK) | N(REMOVAL_OVER), false},
+    [REMOVAL_FILES] = {"files", N(REMOVAL_OVER), false},
     [REMOVAL_OVER] = {"over", 0, true},
 };
 #undef N
@@ -256,6 +261,7 @@ static void on_others(struct kube_op *op, const struct k8s_answer *a)
     yyjson_doc_free(doc);
     while (others && m->at < m->count && m->targets[m->at].others)
         m->at++;
+    m->last = !others;
     for (int i = m->at; i < m->count; i++)
         m->targets[i].others = false;
     target_next(m);
@@ -278,9 +284,32 @@ static void others_ask(struct removal *m)
     free(query);
 }
 
+/* ---- our files of a database that is gone ---- */
+
+static void files_run(struct work *work)
+{
+    struct removal *m = work->data;
+    (void)kube_files_delete(m->op.k, m->database, &m->work_err);
+}
+
+static void files_done(struct work *work, int code)
+{
+    struct removal *m = work->data;
+    (void)code;
+    removal_over(m, m->work_err.code != ERRC_NONE ? &m->work_err : NULL);
+}
+
+static void enter_files(struct removal *m)
+{
+    sm_move(&m->sm, REMOVAL_FILES);
+    (void)work_start(m->op.k->loop, &m->work, files_run, files_done, m);
+}
+
 static void target_next(struct removal *m)
 {
-    if (m->at == m->count)
+    if (m->at == m->count && m->last)
+        enter_files(m);
+    else if (m->at == m->count)
         removal_over(m, NULL);
     else if (m->targets[m->at].others)
         others_ask(m);
@@ -311,6 +340,11 @@ static void targets_add_rest(struct removal *m)
         target_add(m, kube_path(m->op.k, all[i].group, all[i].plural, name), OF_SHARD, false);
         free(name);
     }
+    char *client = mem_printf("%s-client", m->database), *manager = mem_printf("%s-manager", m->database);
+    target_add(m, KUBE_SECRETS(m->op.k, client), OF_DATABASE, true);
+    target_add(m, KUBE_SECRETS(m->op.k, manager), OF_DATABASE, true);
+    free(client);
+    free(manager);
     if (!m->deletes || m->snapshots)
         return;
     char *owner = mem_printf("%s-owner", m->database), *ca = mem_printf("%s-ca", m->database),

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 #include "base/sm.h"
+#include "loop/work.h"
 #include "runtime/kubernetes_impl.h"
 
 #define REMOVAL_POLL_NS (200 * ENV_NS_PER_MS)
@@ -23,6 +24,7 @@ enum removal_state {
     REMOVAL_PAUSE,
     REMOVAL_GONE,
     REMOVAL_OTHERS,
+    REMOVAL_FILES,
     REMOVAL_OVER,
     REMOVAL_STATES
 };
@@ -45,11 +47,14 @@ struct removal {
     struct kube_op op; /* first */
     struct sm sm;
     struct loop_timer timer;
+    struct work work;
+    struct err work_err;
     uint64_t deadline_ns;
     bool stopping;    /* runtime_stop(): scale to zero and wait for the pod */
     bool hibernating; /* a Cluster whose volumes are to stay */
     bool snapshots;   /* the volumes go, snapshots of them and the passwords stay */
     bool down;        /* ... and no pod writes to them any more */
+    bool last;        /* the database has no other shard */
     char *set, *database, *shard;
     struct kube_spec spec; /* doc NULL: the database is gone */
     bool deletes;

@@ -300,11 +300,13 @@ static void names_free(char *names[NAMES_MAX + 1])
         free(*name);
 }
 
-static int pair_issue(struct kube_ensure *e, struct kube_pair *ret, struct err *err)
+/* For the server, or for the client that the Secret is named after. */
+static int pair_issue(struct kube_ensure *e, bool of_shard, struct kube_pair *ret, struct err *err)
 {
     char *names[NAMES_MAX + 1];
     names_make(e, names);
-    const struct kube_certificate_request request = {e->set, (const char *const *)names, LEAF_S};
+    const struct kube_certificate_request request = {of_shard ? e->set : e->secret_name,
+                                                     of_shard ? (const char *const *)names : NULL, LEAF_S};
     int rc = kube_certificate_issue(e->op.k->loop->env, &e->ca, &request, ret, err);
     if (rc != 0)
         (void)err_wrap(err, "Secret %s-ca", e->database);
@@ -320,35 +322,45 @@ static int pair_issue(struct kube_ensure *e, struct kube_pair *ret, struct err *
         }                                                                                                    \
     }
 
-static char *certificate_make(struct kube_ensure *e, struct err *err)
+static char *pair_text(struct kube_ensure *e, bool of_shard, struct err *err)
 {
     struct kube_pair pair = {0};
     char *text = NULL;
-    if (pair_issue(e, &pair, err) == 0) {
+    if (pair_issue(e, of_shard, &pair, err) == 0) {
         const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
-        text = secret_text(e, true, true, "kubernetes.io/tls", items, 3);
+        text = secret_text(e, of_shard, true, "kubernetes.io/tls", items, 3);
     }
     kube_pair_clear(&pair);
     return text;
 }
 
+static char *certificate_make(struct kube_ensure *e, struct err *err)
+{
+    return pair_text(e, true, err);
+}
+
+static char *client_make(struct kube_ensure *e, struct err *err)
+{
+    return pair_text(e, false, err);
+}
+
 /* Whether it is to be replaced: two thirds of its life are over, or it does not do. */
-static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret)
+static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret, bool of_shard)
 {
     char *names[NAMES_MAX + 1], *certificate = kube_secret_value(secret, "tls.crt");
     names_make(e, names);
     bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
-                                      (const char *const *)names) != KUBE_CERTIFICATE_GOOD;
+                                      of_shard ? (const char *const *)names : NULL) != KUBE_CERTIFICATE_GOOD;
     names_free(names);
     free(certificate);
     return due;
 }
 
-static void certificate_renew(struct kube_ensure *e, yyjson_val *secret)
+static void certificate_renew(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
 {
     struct kube_pair pair = {0};
     struct err err = {0};
-    if (pair_issue(e, &pair, &err) == 0) {
+    if (pair_issue(e, of_shard, &pair, &err) == 0) {
         const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
         secret_rewrite(e, secret, items, 3);
     } else {
@@ -360,9 +372,7 @@ static void certificate_renew(struct kube_ensure *e, yyjson_val *secret)
 static void file_run(struct work *work)
 {
     struct kube_ensure *e = work->data;
-    char *path = kube_ca_file(e->op.k, e->database);
-    (void)kube_ca_write(path, e->ca.certificate, &e->work_err);
-    free(path);
+    (void)kube_files_write(e->op.k, e->database, e->ca.certificate, &e->client, &e->work_err);
 }
 
 static void file_done(struct work *work, int code)
@@ -378,7 +388,7 @@ static void file_done(struct work *work, int code)
         e->kept_then(e);
 }
 
-void kube_authority_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
+void kube_files_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 {
     struct err err = {0};
     e->kept_then = then;
@@ -388,14 +398,95 @@ void kube_authority_keep(struct kube_ensure *e, void (*then)(struct kube_ensure 
     kube_ensure_over(e, &err);
 }
 
+/* ---- certificates of clients ---- */
+
+static void client_refuse(struct kube_ensure *e, const char *why)
+{
+    struct err err = {0};
+    (void)err_set(&err, ERRC_INVALID, "Secret %s: %s", e->secret_name, why);
+    kube_ensure_over(e, &err);
+}
+
+/* A certificate of somebody else's authority: it is theirs to renew. */
+static bool theirs_do(struct kube_ensure *e, yyjson_val *secret)
+{
+    char *certificate = kube_secret_value(secret, "tls.crt");
+    bool good =
+        kube_certificate_judge(e->op.k->loop->env, certificate, NULL, NULL) != KUBE_CERTIFICATE_UNUSABLE;
+    free(certificate);
+    return good;
+}
+
+static bool client_take(struct kube_ensure *e, yyjson_val *secret)
+{
+    return value_of(e, secret, "tls.crt", &e->client.certificate) &&
+           value_of(e, secret, "tls.key", &e->client.key);
+}
+
+static void their_client_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (!theirs_do(e, secret))
+        client_refuse(e, "its tls.crt is over, or its extended key usage has no client authentication");
+    else if (client_take(e, secret))
+        kube_files_keep(e, e->secrets_then);
+}
+
+/* Whether the Secret has a certificate of ours that does; if not, what follows has been begun. */
+static bool own_client(struct kube_ensure *e, yyjson_val *secret)
+{
+    const struct kube_owner owner = kube_ensure_owner(e, false);
+    bool ours = kube_is_ours(secret, &owner);
+    if (ours && !certificate_due(e, secret, false))
+        return true;
+    if (ours)
+        certificate_renew(e, secret, false);
+    else if (kube_spec_mutual(&e->spec))
+        client_refuse(e, "it exists and does not belong to this ShardedDatabase: delete it, or name a Secret "
+                         "with a certificate for clients in spec.tls.clientSecret");
+    else /* nobody asks for one */
+        kube_files_keep(e, e->secrets_then);
+    return false;
+}
+
+static void manager_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (own_client(e, secret) && client_take(e, secret))
+        kube_files_keep(e, e->secrets_then);
+}
+
+static void application_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    if (own_client(e, secret))
+        secret_want(e, mem_printf("%s-manager", e->database), client_make, manager_there);
+}
+
+/* Also where servers do not ask for one yet: when they begin to, each client has it already. */
+static void clients_want(struct kube_ensure *e, yyjson_val *secret, bool by_us)
+{
+    const char *theirs = kube_spec_text(&e->spec, "tls", "clientSecret");
+    if (!by_us && theirs == NULL && kube_spec_mutual(&e->spec))
+        client_refuse(e,
+                      "it is not of shardherd's authority, and spec.tls.mode is mutual: name a Secret with a "
+                      "certificate for clients of that authority in spec.tls.clientSecret");
+    else if (!by_us && theirs != NULL && !theirs_do(e, secret))
+        client_refuse(e, "its tls.crt is over, or its extended key usage has no client authentication, which "
+                         "servers need when they copy from each other");
+    else if (theirs != NULL)
+        secret_want(e, mem_strdup(theirs), NULL, their_client_there);
+    else if (by_us)
+        secret_want(e, mem_printf("%s-client", e->database), client_make, application_there);
+    else
+        kube_files_keep(e, e->secrets_then);
+}
+
 static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
-    if (by_us && certificate_due(e, secret))
-        certificate_renew(e, secret);
+    if (by_us && certificate_due(e, secret, true))
+        certificate_renew(e, secret, true);
     else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
-        kube_authority_keep(e, e->secrets_then);
+        clients_want(e, secret, by_us);
 }
 
 static void certificate_want(struct kube_ensure *e)

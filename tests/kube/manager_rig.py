@@ -202,9 +202,14 @@ class ManagerCluster(Cluster):
     def routing_url(self):
         return f"http://shardherd.{SPACE}.svc:8080"
 
-    def client_pod(self, name="client", database_name="shop"):
-        """A pod that can run shardherd load; its password comes from the owner's Secret."""
+    def client_pod(self, name="client", database_name="shop", certificate=None):
+        """A pod that can run shardherd load; its password comes from the owner's Secret. certificate: a Secret, at
+        /certificate."""
         secret = {"name": f"{database_name}-owner", "key": "password"}
+        mounts, volumes = [{"name": "ledgers", "mountPath": "/ledgers"}], [{"name": "ledgers", "emptyDir": {}}]
+        if certificate is not None:
+            mounts.append({"name": "certificate", "mountPath": "/certificate"})
+            volumes.append({"name": "certificate", "secret": {"secretName": certificate, "defaultMode": 0o440}})
         self.apply(
             {
                 "apiVersion": "v1",
@@ -218,11 +223,11 @@ class ManagerCluster(Cluster):
                             "image": IMAGE,
                             "command": ["sh", "-c", "exec sleep 100000"],
                             "env": [{"name": "SHARDHERD_LOAD_PASSWORD", "valueFrom": {"secretKeyRef": secret}}],
-                            "volumeMounts": [{"name": "ledgers", "mountPath": "/ledgers"}],
+                            "volumeMounts": mounts,
                         }
                     ],
                     "securityContext": {"fsGroup": 999},
-                    "volumes": [{"name": "ledgers", "emptyDir": {}}],
+                    "volumes": volumes,
                 },
             }
         )

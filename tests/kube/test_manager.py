@@ -108,6 +108,41 @@ def test_in_short(rig):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_certificates_of_clients(rig):
+    """tls.mode mutual, then on and mutual again: polled all the time, split, written to by who has a certificate."""
+    item = make(rig, balance={"split": "off", "merge": "off"}, deletionPolicy="delete", tls={"mode": "mutual"})
+    assert item["status"]["clientSecret"] == "shop-client"
+    client = rig.client_pod(certificate="shop-client")
+    files = ("--sslmode", "verify-full", "--sslrootcert", "/certificate/ca.crt")
+    mine = (*files, "--sslcert", "/certificate/tls.crt", "--sslkey", "/certificate/tls.key")
+    refused = rig.load(client, "init", *files)
+    assert refused.returncode != 0
+    assert "requires a valid client certificate" in refused.stdout + refused.stderr
+    done = rig.load(client, "init", *mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    # a third server copies from the second
+    start(rig, "certified", kind="split", shard="s2", bakeSeconds=0)
+    done = rig.load(client, "--duration", "4s", "--clients", "2", "--rate", "200", "--no-check", *mine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    ended(rig, "certified", "Done")
+    rig.wait_database(shards=3)
+
+    # pods restart; the manager is never shut out, in whichever of the two modes a shard is
+    for mode in ("on", "mutual"):
+        rig.patch(f"{DATABASES}/shop", {"spec": {"tls": {"mode": mode}}})
+        rig.wait_database(shards=3, timeout=150)
+        done = rig.load(client, "check", *mine)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "valid client certificate" not in rig.logs(rig.leader()["metadata"]["name"])
+    items = rig.public("/v1/instances")["items"]
+    assert len(items) == 3 and {i["health"] for i in items} == {"up"}, items
+    rig.delete("Pod", client)
+    remove(rig)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_from_making_to_its_end(rig):
     """Two shards, load, a hot one that is split by itself into a third StatefulSet, no lost write, merged by itself,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from certificates import Certificates
 from conftest import free_port, pg_bin_dir, wait_until
 
 POSTGRES = "postgres" if os.geteuid() == 0 else None
@@ -77,15 +78,16 @@ class Agent:
     def log(self):
         return (self.dir / "log").read_text()
 
-    def connect(self, password="first-secret", user="shardherd"):
+    def connect(self, password="first-secret", user="shardherd", dbname="postgres", **more):
         return psycopg.connect(
             host="127.0.0.1",
             port=self.port,
             user=user,
             password=password,
-            dbname="postgres",
+            dbname=dbname,
             connect_timeout=5,
             autocommit=True,
+            **more,
         )
 
     def stop(self):
@@ -213,6 +215,71 @@ def test_a_crash_within_initdb_leaves_nothing_half_made(agent):
     agent.start()
     agent.wait_ready()
     assert not draft.exists()
+
+
+def test_nobody_without_a_certificate(agent):
+    """Clients by TCP need one of the authority; the server itself is one, as a subscription needs it."""
+    made = Certificates(agent.dir / "made")
+    made.authority("ca")
+    made.authority("other")
+    made.issue("ca", "server", "serverAuth,clientAuth")
+    made.issue("ca", "client", "clientAuth")
+    made.issue("other", "stranger", "clientAuth")
+    tls = agent.dir / "tls"
+    made.as_secret(tls, tls_crt="server.crt", tls_key="server.key")
+    agent.start(f"--tls={tls}", "--client-certificates")
+    wait_until(lambda: "certificates of clients cannot be checked" in agent.log(), what="refusal without an authority")
+    assert agent.get("/readyz")[0] == 503
+    made.as_secret(tls, ca_crt="ca.crt")
+    agent.wait_ready()
+
+    verify = {"sslmode": "verify-full", "sslrootcert": str(made.dir / "ca.crt")}
+    with pytest.raises(psycopg.OperationalError, match="requires a valid client certificate"):
+        agent.connect(**verify)
+    with pytest.raises(psycopg.OperationalError, match="no encryption"):
+        agent.connect(sslmode="disable")
+    with pytest.raises(psycopg.OperationalError):
+        agent.connect(**verify, **made.shown("stranger"))
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        agent.connect("wrong", **verify, **made.shown("client"))
+    with agent.connect(**verify, **made.shown("client")) as connection:
+        connection.execute("CREATE DATABASE copy")
+        connection.execute("CREATE TABLE t (id int)")
+        connection.execute("CREATE PUBLICATION p FOR TABLE t")
+        connection.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        connection.execute("INSERT INTO t VALUES (7)")
+    subscribe = (
+        f"CREATE SUBSCRIPTION s CONNECTION 'host=127.0.0.1 port={agent.port} dbname=postgres user=shardherd "
+        f"password=first-secret sslmode=verify-full sslrootcert={tls}/ca.crt{{}}' PUBLICATION p "
+        "WITH (create_slot = false)"
+    )
+    shown = f" sslcert={agent.data}/shardherd.crt sslkey={agent.data}/shardherd.key"
+    with agent.connect(dbname="copy", **verify, **made.shown("client")) as connection:
+        connection.execute("CREATE TABLE t (id int)")
+        with pytest.raises(psycopg.OperationalError, match="requires a valid client certificate"):
+            connection.execute(subscribe.format(""))
+        connection.execute(subscribe.format(shown))
+        wait_until(lambda: connection.execute("SELECT id FROM t").fetchone() is not None, what="the row")
+        connection.execute("DROP SUBSCRIPTION s")
+
+        # another authority counts as soon as it is there, without a restart
+        pid = agent.status()["pid"]
+        made.issue("other", "moved", "serverAuth,clientAuth")
+        made.as_secret(tls, ca_crt="other.crt", tls_key="moved.key", tls_crt="moved.crt")
+
+        def moved():
+            try:
+                agent.connect(sslmode="require", **made.shown("stranger")).close()
+                return True
+            except psycopg.OperationalError:
+                return False
+
+        wait_until(moved, what="the other authority")
+        with pytest.raises(psycopg.OperationalError):
+            agent.connect(sslmode="require", **made.shown("client"))
+        assert agent.status()["pid"] == pid
+        assert connection.execute("SELECT 1").fetchone() == (1,)  # who is in stays in
+    assert "PRIVATE" not in agent.log()
 
 
 def processes_in(directory):

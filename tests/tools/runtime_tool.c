@@ -66,6 +66,12 @@ static void print_instance(const struct runtime_instance *i)
     (void)yyjson_mut_obj_add_str(doc, root, "sslmode", i->access.sslmode);
     (void)yyjson_mut_obj_add_str(doc, root, "sslrootcert", i->access.sslrootcert);
     (void)yyjson_mut_obj_add_str(doc, root, "peer_sslrootcert", i->access.peer_sslrootcert);
+    if (i->access.sslcert != NULL) {
+        (void)yyjson_mut_obj_add_str(doc, root, "sslcert", i->access.sslcert);
+        (void)yyjson_mut_obj_add_str(doc, root, "sslkey", i->access.sslkey);
+        (void)yyjson_mut_obj_add_str(doc, root, "peer_sslcert", i->access.peer_sslcert);
+        (void)yyjson_mut_obj_add_str(doc, root, "peer_sslkey", i->access.peer_sslkey);
+    }
     char *text = yyjson_mut_write(doc, 0, NULL);
     puts(text);
     (void)fflush(stdout);

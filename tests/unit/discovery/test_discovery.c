@@ -228,6 +228,17 @@ static void test_local(void **state)
     assert_string_equal(fleet_find_instance(&f->fleet, "two")->access.password, "secret");
     f->fake.instances[1].access.port = 3;
     expect(f, "~two ");
+    static char file[] = "/client.pem", other[] = "/data/shardherd.key";
+    struct instance_access *access = &f->fake.instances[1].access;
+    char **const files[] = {&access->sslcert, &access->sslkey, &access->peer_sslcert, &access->peer_sslkey};
+    for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) { /* of a certificate: as the address */
+        *files[i] = file;
+        expect(f, "~two ");
+        expect(f, "");
+        *files[i] = other;
+        expect(f, "~two ");
+    }
+    assert_string_equal(fleet_find_instance(&f->fleet, "two")->access.peer_sslkey, other);
     f->fake.fails = ERRC_IO; /* told once, and what was known stays */
     expect(f, "!local ");
     expect(f, "");

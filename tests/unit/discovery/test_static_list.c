@@ -71,6 +71,8 @@ static void test_refused(void **state)
         {{.name = "srv", .host = "h"}, "no user"},
         {{.name = "srv", .host = "a,b", .user = "u"}, "several hosts"},
         {{.name = "srv", .host = "a", .user = "u", .port = 70000}, "70000"},
+        {{.name = "srv", .host = "a", .user = "u", .sslcert = "/c"}, "both sslcert and sslkey"},
+        {{.name = "srv", .dsn = "host=h user=u sslkey=/k"}, "both sslcert and sslkey"},
         {{.name = "srv", .dsn = "host=a user=u port=x"}, "not a port"},
         {{.name = "srv", .dsn = "postgresql://u:hunter2@h/db"}, "password_env"},
         {{.name = "srv", .dsn = "host=h user=u password=hunter2"}, "password_env"},
@@ -87,6 +89,25 @@ static void test_refused(void **state)
         assert_null(strstr(err.message, "hunter2"));
         assert_null(list.entries);
     }
+}
+
+static void test_client_certificate(void **state)
+{
+    static const struct discovery_entry entries[] = {
+        {.name = "a", .host = "h", .user = "u", .sslcert = "/c", .sslkey = "/k"},
+        {.name = "b", .dsn = "postgresql://u@h/d?sslcert=/c&sslkey=/old", .sslkey = "/k"}};
+    struct static_list list = {0}, copy = {0};
+    struct err err = {0};
+    (void)state;
+    assert_int_equal(static_list_make(entries, 2, &list, &err), 0);
+    static_list_copy(&copy, &list);
+    static_list_free(&list);
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(copy.entries[i].found.access.sslcert, "/c");
+        assert_string_equal(copy.entries[i].found.access.sslkey, "/k");
+        assert_null(copy.entries[i].found.access.peer_sslkey); /* as for us */
+    }
+    static_list_free(&copy);
 }
 
 static void test_names(void **state)
@@ -154,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accepted),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_client_certificate),
         cmocka_unit_test(test_names),
         cmocka_unit_test(test_secrets),
     };

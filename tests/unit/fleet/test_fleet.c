@@ -26,6 +26,40 @@ static struct fleet_instance *add(struct fleet *fleet, const char *name, const c
     return instance;
 }
 
+/* Every text of an access is copied, and none shared: a member that is forgotten here is forgotten by each
+ * connection. */
+static void test_access_is_copied_whole(void **state)
+{
+    char texts[][24] = {"host",    "user",   "password",         "dbname",       "sslmode",    "sslrootcert",
+                        "sslcert", "sslkey", "peer_sslrootcert", "peer_sslcert", "peer_sslkey"};
+    (void)state;
+    const struct instance_access from = {.host = texts[0],
+                                         .port = 7,
+                                         .user = texts[1],
+                                         .password = texts[2],
+                                         .dbname = texts[3],
+                                         .sslmode = texts[4],
+                                         .sslrootcert = texts[5],
+                                         .sslcert = texts[6],
+                                         .sslkey = texts[7],
+                                         .peer_sslrootcert = texts[8],
+                                         .peer_sslcert = texts[9],
+                                         .peer_sslkey = texts[10]};
+    struct instance_access to;
+    instance_access_copy(&to, &from);
+    char *const copied[] = {to.host,        to.user,    to.password, to.dbname,           to.sslmode,
+                            to.sslrootcert, to.sslcert, to.sslkey,   to.peer_sslrootcert, to.peer_sslcert,
+                            to.peer_sslkey};
+    assert_int_equal(sizeof from, sizeof copied + sizeof(char *)); /* a new member belongs in here */
+    for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
+        assert_string_equal(copied[i], texts[i]);
+        assert_ptr_not_equal(copied[i], texts[i]);
+    }
+    assert_int_equal(to.port, 7);
+    instance_access_clear(&to);
+    assert_null(to.sslkey);
+}
+
 static void test_instances(void **state)
 {
     (void)state;
@@ -101,6 +135,7 @@ static void test_names_and_defaults(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_access_is_copied_whole),
         cmocka_unit_test(test_instances),
         cmocka_unit_test(test_primary_is_found_by_address),
         cmocka_unit_test(test_names_and_defaults),

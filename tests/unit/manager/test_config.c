@@ -240,6 +240,8 @@ static const char static_text[] = "discovery:\n"
                                   "      user: herd\n"
                                   "      sslmode: verify-full\n"
                                   "      sslrootcert: /ca.pem\n"
+                                  "      sslcert: /client.pem\n"
+                                  "      sslkey: /client.key\n"
                                   "      passfile: /secrets/pgpass\n"
                                   "    - {name: spare-2, host: h, user: u, password_file: /p}\n";
 
@@ -266,6 +268,8 @@ static void test_static(void **state)
     assert_string_equal(entries[1].user, "herd");
     assert_string_equal(entries[1].sslmode, "verify-full");
     assert_string_equal(entries[1].sslrootcert, "/ca.pem");
+    assert_string_equal(entries[1].sslcert, "/client.pem");
+    assert_string_equal(entries[1].sslkey, "/client.key");
     assert_string_equal(entries[1].passfile, "/secrets/pgpass");
     assert_null(entries[1].password_env);
     assert_string_equal(entries[2].password_file, "/p");

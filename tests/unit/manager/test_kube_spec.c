@@ -257,6 +257,34 @@ static void test_serving(void **state)
     fleet_fini(&x.fleet);
 }
 
+static void test_certificates_for_applications(void **state)
+{
+    static const struct {
+        const char *spec;
+        bool own;
+    } rows[] = {{"{}", true},
+                {"{\"tls\":{\"mode\":\"on\"},\"adopt\":{}}", true},
+                {"{\"tls\":{\"mode\":\"mutual\"}}", true},
+                {"{\"tls\":{\"mode\":\"off\"}}", false},
+                {"{\"tls\":{\"mode\":\"on\",\"secret\":\"mine\"}}", false},
+                {"{\"tls\":{\"mode\":\"mutual\",\"clientSecret\":\"mine\"}}", false},
+                {"{\"adopt\":{\"s1\":\"shop-s1\"}}", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        char *json = mem_printf("{\"metadata\":{\"name\":\"shop\",\"namespace\":\"ns\",\"uid\":\"u\"},"
+                                "\"spec\":%s}",
+                                rows[i].spec);
+        yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+        struct kube_object_kept *kept = kube_kept_new(yyjson_doc_get_root(doc));
+        assert_non_null(kept);
+        if (kept->own_certificates != rows[i].own)
+            fail_msg("%s", rows[i].spec);
+        kube_kept_free(kept);
+        yyjson_doc_free(doc);
+        free(json);
+    }
+}
+
 static void test_status_document(void **state)
 {
     (void)state;
@@ -272,12 +300,14 @@ static void test_status_document(void **state)
                                        .uid = "u1",
                                        .generation = 7,
                                        .requested_shards = 1,
+                                       .client_certificate = true,
                                        .db = x.db,
                                        .conditions = x.conditions};
     yyjson_mut_doc *doc = kube_status_print(&status);
     char *text = yyjson_mut_write(doc, 0, NULL);
-    assert_non_null(
-        strstr(text, "\"observedGeneration\":7,\"requestedShards\":1,\"shards\":1,\"epoch\":\"1\""));
+    assert_non_null(strstr(text,
+                           "\"observedGeneration\":7,\"requestedShards\":1,\"clientSecret\":\"shop-client\","
+                           "\"shards\":1,\"epoch\":\"1\""));
     assert_non_null(strstr(text, "\"type\":\"Ready\",\"status\":\"True\",\"observedGeneration\":7,"
                                  "\"lastTransitionTime\":\"1970-01-01T00:00:02Z\""));
     assert_null(strstr(text, "Stalled"));
@@ -339,6 +369,7 @@ int main(void)
         cmocka_unit_test(test_translation),
         cmocka_unit_test(test_provisioning),
         cmocka_unit_test(test_serving),
+        cmocka_unit_test(test_certificates_for_applications),
         cmocka_unit_test(test_status_document),
         cmocka_unit_test(test_operation),
     };

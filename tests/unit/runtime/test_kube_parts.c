@@ -8,13 +8,17 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
 #include <yyjson.h>
 
+#include "base/buf.h"
 #include "base/env.h"
 #include "base/mem.h"
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
 #include "runtime/kube_pod.h"
 #include "runtime/login_sql.h"
 
@@ -183,6 +187,107 @@ static void test_certificates(void **state)
     assert_null(strstr(err.message, "BEGIN"));
     kube_pair_clear(&ca);
     kube_pair_clear(&other);
+}
+
+static void usages_are(const char *pem, const char *expected)
+{
+    BIO *bio = BIO_new_mem_buf(pem, -1), *out = BIO_new(BIO_s_mem());
+    X509 *x = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+    char *text;
+    assert_non_null(x);
+    X509_EXTENSION *e = X509_get_ext(x, X509_get_ext_by_NID(x, NID_ext_key_usage, -1));
+    assert_int_equal(X509V3_EXT_print(out, e, 0, 0), 1);
+    long length = BIO_get_mem_data(out, &text);
+    assert_int_equal(length, strlen(expected));
+    assert_memory_equal(text, expected, strlen(expected));
+    X509_free(x);
+    BIO_free(bio);
+    BIO_free(out);
+}
+
+/* As servers had it before they showed it to each other. */
+static const char only_server[] = "-----BEGIN CERTIFICATE-----\n"
+                                  "MIIBkTCCATigAwIBAgIUUt4zREyo4kL+HEAl5sVaRwKXuAEwCgYIKoZIzj0EAwIw\n"
+                                  "DDEKMAgGA1UEAwwBczAgFw0yNjExMjgyMjU5MjZaGA8yMTI2MTEwNDIyNTkyNlow\n"
+                                  "DDEKMAgGA1UEAwwBczBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABNGPLJ8JNwRg\n"
+                                  "1SS46qlYZV3TKJtVOR/Fk2ADlQumiwLrQbUg0TzffLvBvE7++x4X2WtU2tbRE5e1\n"
+                                  "5XZSeaEVeIujdjB0MB0GA1UdDgQWBBT4CClN9pMq5oGQCR95pzKxMNPGLTAfBgNV\n"
+                                  "HSMEGDAWgBT4CClN9pMq5oGQCR95pzKxMNPGLTAPBgNVHRMBAf8EBTADAQH/MBMG\n"
+                                  "A1UdJQQMMAoGCCsGAQUFBwMBMAwGA1UdEQQFMAOCAXMwCgYIKoZIzj0EAwIDRwAw\n"
+                                  "RAIgYvRiVaXMzuqlJ2iPW3SaKtHbQzd6Qa4yzjPUYyR+WgsCIHMolbOAtqvN1JYz\n"
+                                  "odDwSoPorvhGsjCn+/Wra0RKGBYU\n"
+                                  "-----END CERTIFICATE-----\n";
+
+static void test_certificates_of_clients(void **state)
+{
+    static const char *const names[] = {"s", NULL};
+    struct env env = *env_system();
+    struct kube_pair ca = {0}, client = {0}, server = {0};
+    struct err err = {0};
+    (void)state;
+    env.wall_us = wall;
+    wall_now = 1800000000ll * 1000000;
+    const struct kube_certificate_request of_client = {"shop-client", NULL, 90 * 86400},
+                                          of_server = {"s", names, 90 * 86400};
+    assert_int_equal(kube_authority_make(&env, "shop.ns", 3650ull * 86400, &ca, &err), 0);
+    assert_int_equal(kube_certificate_issue(&env, &ca, &of_client, &client, &err), 0);
+    assert_int_equal(kube_certificate_issue(&env, &ca, &of_server, &server, &err), 0);
+    usages_are(client.certificate, "TLS Web Client Authentication");
+    usages_are(server.certificate, "TLS Web Server Authentication, TLS Web Client Authentication");
+    assert_int_equal(kube_certificate_judge(&env, client.certificate, ca.certificate, NULL),
+                     KUBE_CERTIFICATE_GOOD);
+    assert_int_equal(kube_certificate_judge(&env, server.certificate, ca.certificate, names),
+                     KUBE_CERTIFICATE_GOOD);
+    static const char *const none[] = {NULL};
+    assert_int_equal(kube_certificate_judge(&env, client.certificate, ca.certificate, none),
+                     KUBE_CERTIFICATE_UNUSABLE);
+    assert_int_equal(kube_certificate_judge(&env, only_server, NULL, names), KUBE_CERTIFICATE_UNUSABLE);
+    assert_int_equal(kube_certificate_judge(&env, only_server, NULL, NULL), KUBE_CERTIFICATE_UNUSABLE);
+    wall_now += 61 * DAY_US;
+    assert_int_equal(kube_certificate_judge(&env, client.certificate, ca.certificate, NULL),
+                     KUBE_CERTIFICATE_DUE);
+    kube_pair_clear(&ca);
+    kube_pair_clear(&client);
+    kube_pair_clear(&server);
+}
+
+/* ---- what the agent is told ---- */
+
+static int arguments_of(const struct kube_object *object, void *data, struct err *err)
+{
+    (void)err;
+    yyjson_mut_val *all = yyjson_mut_ptr_get(object->root, "/spec/template/spec/containers/0/args"), *one;
+    yyjson_mut_arr_iter each;
+    (void)yyjson_mut_arr_iter_init(all, &each);
+    while ((one = yyjson_mut_arr_iter_next(&each)) != NULL)
+        buf_printf(data, "%s ", yyjson_mut_get_str(one));
+    return 0;
+}
+
+static void agent_is_told(const char *spec, bool tls, bool client_certificates)
+{
+    struct err err = {0};
+    struct buf arguments = {0};
+    yyjson_doc *doc = yyjson_read(spec, strlen(spec), 0);
+    const struct kube_shard shard = {.database = "shop",
+                                     .name_space = "ns",
+                                     .shard = "s1",
+                                     .spec = yyjson_doc_get_root(doc),
+                                     .image = "shardherd:1"};
+    assert_int_equal(kube_objects_each(&shard, arguments_of, &arguments, &err), 0);
+    assert_int_equal(strstr(buf_text(&arguments), "--tls=/etc/shardherd/tls ") != NULL, tls);
+    assert_int_equal(strstr(buf_text(&arguments), "--client-certificates ") != NULL, client_certificates);
+    buf_free(&arguments);
+    yyjson_doc_free(doc);
+}
+
+static void test_agents_are_told_of_client_certificates(void **state)
+{
+    (void)state;
+    agent_is_told("{}", true, false);
+    agent_is_told("{\"tls\":{\"mode\":\"on\"}}", true, false);
+    agent_is_told("{\"tls\":{\"mode\":\"off\"}}", false, false);
+    agent_is_told("{\"tls\":{\"mode\":\"mutual\"}}", true, true);
 }
 
 /* ---- pods ---- */
@@ -402,6 +507,8 @@ int main(void)
         cmocka_unit_test(test_secret_there_and_back),
         cmocka_unit_test(test_secret_values_that_are_none),
         cmocka_unit_test(test_certificates),
+        cmocka_unit_test(test_certificates_of_clients),
+        cmocka_unit_test(test_agents_are_told_of_client_certificates),
         cmocka_unit_test(test_pods),
         cmocka_unit_test(test_events),
         cmocka_unit_test(test_clusters),
