@@ -162,14 +162,38 @@ static void on_tool_end(const struct process_result *result, void *data)
     run.next(run.op, result);
 }
 
+#define TOOL_VARIABLES 9
+
+static void variable_add(char *env[TOOL_VARIABLES + 1], const char *name, const char *value)
+{
+    int count = 0;
+    while (env[count] != NULL)
+        count++;
+    if (value != NULL && count < TOOL_VARIABLES)
+        env[count] = mem_printf("%s=%s", name, value);
+}
+
+/* As our own sessions connect; by its application_name a newer manager ends it. */
+static void variables_of(const struct link *server, char *env[TOOL_VARIABLES + 1])
+{
+    const struct instance_access *a = &server->access;
+    variable_add(env, "PGPASSWORD", a->password != NULL ? a->password : "");
+    variable_add(env, "PGAPPNAME", server->application);
+    variable_add(env, "PGCONNECT_TIMEOUT", "10");
+    variable_add(env, "PGOPTIONS", "-c statement_timeout=0");
+    variable_add(env, "PGSSLMODE", a->sslmode);
+    variable_add(env, "PGSSLROOTCERT", a->sslrootcert);
+    variable_add(env, "PGSSLCERT", a->sslcert);
+    variable_add(env, "PGSSLKEY", a->sslkey);
+}
+
 void op_run_tool(struct move_op *op, enum move_action action, const char *name, const struct link *server,
                  const char *const *extra, const char *input, uint64_t timeout_ns,
                  void (*next)(struct move_op *op, const struct process_result *result))
 {
     char path[512];
     char port[16];
-    char *password =
-        mem_printf("PGPASSWORD=%s", server->access.password != NULL ? server->access.password : "");
+    char *env[TOOL_VARIABLES + 1] = {NULL};
     const char *argv[24] = {tool(op, name, path, sizeof path),
                             "-h",
                             server->access.host,
@@ -179,12 +203,9 @@ void op_run_tool(struct move_op *op, enum move_action action, const char *name, 
                             server->access.user,
                             "-d",
                             server->access.dbname};
-    char application[96]; /* a newer manager ends it by this */
-    snprintf(application, sizeof application, "PGAPPNAME=%s", server->application);
-    const char *env[] = {password, application, "PGCONNECT_TIMEOUT=10", "PGOPTIONS=-c statement_timeout=0",
-                         NULL};
+    variables_of(server, env);
     struct process_options options = {.argv = argv,
-                                      .env = env,
+                                      .env = (const char *const *)env,
                                       .input = input,
                                       .timeout_ns = timeout_ns,
                                       .input_length = input != NULL ? strlen(input) : 0,
@@ -197,7 +218,8 @@ void op_run_tool(struct move_op *op, enum move_action action, const char *name, 
     *run = (struct tool_run){op, action, name, next};
     struct process *started;
     int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, &started, &err);
-    mem_wipe_free(password);
+    for (int i = 0; env[i] != NULL; i++)
+        mem_wipe_free(env[i]);
     if (rc == 0)
         op_tool_started(op, started);
     else {
