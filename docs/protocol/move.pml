@@ -169,6 +169,13 @@ rehearse:
     fi;
     MAY_DIE;
 
+    /* T's opening, prepared: seen by nobody */
+    if
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) && t_tx == 0 && gate == GATE(move) -> t_tx = me }
+    :: gate != GATE(move) -> goto back_out
+    fi;
+    MAY_DIE;
     /* the fence: lock */
     if
     :: atomic { DEPOSED(s_term) -> goto dead }
@@ -184,13 +191,6 @@ rehearse:
     fi;
     MAY_DIE;
 #endif
-    /* T's opening, prepared */
-    if
-    :: atomic { DEPOSED(t_term) -> goto dead }
-    :: atomic { !DEPOSED(t_term) && t_tx == 0 && gate == GATE(move) -> t_tx = me }
-    :: gate != GATE(move) -> goto back_out
-    fi;
-    MAY_DIE;
 #ifdef GATE_FIRST
     if
     :: atomic { t_tx == me -> t_tx = 0; opened = true }

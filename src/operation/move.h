@@ -59,11 +59,11 @@ const char *move_state_name(enum move_state state); /* "catch_up" */
 
 enum fence_phase {
     FENCE_NONE,
-    FENCE_LOCK,   /* waiting for the lock on S */
-    FENCE_INSIDE, /* side by side: marker to T, guards on S, routing table, S's sequences and then T's opening
-                   */
-    FENCE_COMMIT, /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
-    FENCE_OPEN,   /* S refuses R; open the gate on T until it is done */
+    FENCE_PREPARE,  /* T's opening is begun, before anybody waits */
+    FENCE_LOCK,     /* waiting for the lock on S */
+    FENCE_INSIDE,   /* side by side: marker to T, guards on S, S's sequences, routing table */
+    FENCE_COMMIT,   /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
+    FENCE_OPEN,     /* S refuses R; open the gate on T until it is done */
     FENCE_BACK_OUT, /* waiting for what runs side by side, then rollback, then the old owner is published */
     FENCE_RESOLVE,  /* end our old backend on S, take the control row, read who owns R */
     FENCE_PAUSE     /* the timer between two tries */
@@ -91,8 +91,8 @@ enum move_action {
     ACT_FENCE,         /* in it: S's guards without R */
     ACT_MARKER,        /* on another connection: write a marker, await it on T */
     ACT_ROUTE,         /* routing table: T owns R, epoch + 1 */
-    ACT_SEQUENCES,     /* on a connection of its own: up to where S's sequences were used */
-    ACT_PREPARE_OPEN,  /* T: begin the transaction of the opening and do all of it but the COMMIT */
+    ACT_SEQUENCES,     /* S's, read on a connection of its own; T's raised in the opening's transaction */
+    ACT_PREPARE_OPEN,  /* T: begin the transaction of the opening and do all of it but sequences and COMMIT */
     ACT_COMMIT,        /* commit the fence transaction */
     ACT_ROLLBACK,      /* roll it back (or drop its connection) */
     ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it never said otherwise */

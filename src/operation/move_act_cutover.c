@@ -7,8 +7,7 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define SEQUENCES_SQL    "SELECT name, value FROM shardherd.sequences(%d)"
-#define OPENING_LEAST_NS (50 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
+#define SEQUENCES_SQL "SELECT name, value FROM shardherd.sequences(%d)"
 
 /* ---- gate ---- */
 
@@ -112,20 +111,6 @@ void act_fence(struct move_op *op)
     hold_writers(op);
 }
 
-static void sequences_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    keep_sequences(op, reply->results[reply->count - 1]);
-    act_done(op, action, NULL);
-}
-
-/* S's writers wait by now: what they were given of the sequences is known. */
-void act_sequences(struct move_op *op)
-{
-    sequences_free(op);
-    act_sql(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen, SEQUENCES_SQL,
-            (int64_t)SEQUENCE_GAP);
-}
-
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
 static bool was_committed(const struct pg_reply *reply)
 {
@@ -227,9 +212,8 @@ static void gate_opened(struct move_op *op, enum move_action action, const struc
         act_done(op, action, NULL);
 }
 
-static void add_opening(struct move_op *op, struct buf *sql)
+static void add_sequences(const struct move_op *op, struct buf *sql)
 {
-    const struct move_record *r = op_record(op);
     struct buf names = {0};
     struct buf values = {0};
     for (int i = 0; i < op->sequence_count; i++) {
@@ -238,10 +222,31 @@ static void add_opening(struct move_op *op, struct buf *sql)
         buf_add_text(&values, i > 0 ? ", " : "");
         sqlf(&values, "%d", op->sequences[i].value);
     }
-    sqlf(sql, "SELECT shardherd.open_gate(%d, %L, %d, %d, ARRAY[%s]::text[], ARRAY[%s]::bigint[])",
-         op_term(op), r->id, r->range.lo, r->range.hi, buf_text(&names), buf_text(&values));
+    buf_printf(sql, "ARRAY[%s]::text[], ARRAY[%s]::bigint[]", buf_text(&names), buf_text(&values));
     buf_free(&names);
     buf_free(&values);
+}
+
+static void sequences_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    struct buf raise = {0};
+    keep_sequences(op, reply->results[reply->count - 1]);
+    if (op->sequence_count == 0) {
+        act_done(op, action, NULL);
+        return;
+    }
+    add_sequences(op, &raise);
+    act_sql_in(op, &op->opener, op->opener_session, action, FENCE_BOUND_NS, NULL,
+               "SELECT shardherd.raise_sequences(%s)", buf_text(&raise));
+    buf_free(&raise);
+}
+
+/* S's writers wait by now: what they were given of the sequences is known. */
+void act_sequences(struct move_op *op)
+{
+    sequences_free(op);
+    act_sql(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen, SEQUENCES_SQL,
+            (int64_t)SEQUENCE_GAP);
 }
 
 void opening_forget(struct move_op *op)
@@ -260,29 +265,27 @@ static void opening_prepared(struct move_op *op, enum move_action action, const 
 /*
  * What the opening writes is not to be seen before its COMMIT, which is sent after S's was answered, or
  * never. Until then it holds T's control row, so that a newer manager ends it or waits for it before it reads
- * anything (A5). X comes with the COMMIT: T has all of S's changes only since the marker, which may still be
- * on its way.
+ * anything (A5). It is begun before S's lock is asked for: nobody waits for it. Sequences follow when S's
+ * writers wait, X with the COMMIT: T has all of S's changes only since the marker.
  */
 void act_prepare_open(struct move_op *op)
 {
-    struct buf sql = {0};
-    uint64_t spent = op_now(op) - op->fence_started_ns;
-    uint64_t left = spent < FENCE_BOUND_NS ? FENCE_BOUND_NS - spent : 0;
-    add_opening(op, &sql);
-    act_sql(
-        op, &op->opener, ACT_PREPARE_OPEN, left > OPENING_LEAST_NS ? left : OPENING_LEAST_NS,
-        opening_prepared,
-        "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout = '1s'; %s",
-        buf_text(&sql));
-    buf_free(&sql);
+    const struct move_record *r = op_record(op);
+    act_sql(op, &op->opener, ACT_PREPARE_OPEN, SQL_TIMEOUT_NS, opening_prepared,
+            "BEGIN; SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout = '1s'; "
+            "SELECT shardherd.open_gate(%d, %L, %d, %d, '{}', '{}')",
+            op_term(op), r->id, r->range.lo, r->range.hi);
 }
 
 static void open_gate(struct move_op *op)
 {
-    struct buf sql = {0};
-    add_opening(op, &sql);
-    act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened, "%s", buf_text(&sql));
-    buf_free(&sql);
+    const struct move_record *r = op_record(op);
+    struct buf sequences = {0};
+    add_sequences(op, &sequences);
+    act_sql(op, &op->target, ACT_OPEN, SQL_TIMEOUT_NS, gate_opened,
+            "SELECT shardherd.open_gate(%d, %L, %d, %d, %s)", op_term(op), r->id, r->range.lo, r->range.hi,
+            buf_text(&sequences));
+    buf_free(&sequences);
 }
 
 static void sequences_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)

@@ -1,8 +1,8 @@
 /*
  * The fence and the opening.
  *
- * Happy path: LOCK; then side by side MARKER (S to T), FENCE (S's guards), ROUTE, and SEQUENCES followed by
- * PREPARE_OPEN; COMMIT when all of them are there; OPEN. What can be done of the opening before the COMMIT is
+ * Happy path: PREPARE_OPEN; LOCK; then side by side MARKER (S to T), FENCE (S's guards), SEQUENCES and ROUTE;
+ * COMMIT when all of them are there; OPEN. What can be done of the opening before the COMMIT is
  * done while S's writers wait anyway: as soon as they may go on, they and we share the processors. Failures:
  * anything before COMMIT was sent rolls back, publishes the old owner, pauses and goes through the rehearsal
  * again, FENCE_TRIES times, then the move is undone. A COMMIT whose answer was lost is resolved by asking S
@@ -26,8 +26,8 @@ void fence_begin(struct move *m)
     m->record.fence_attempts++;
     m->routed = false;
     m->lock_ns = 0;
-    m->phase = FENCE_LOCK; /* no report in here: every microsecond is a write that waits */
-    move_act(m, ACT_LOCK);
+    m->phase = FENCE_PREPARE; /* no report from here on: every microsecond is a write that waits */
+    move_act(m, ACT_PREPARE_OPEN);
 }
 
 void fence_resume(struct move *m, const struct move_outcome *seen)
@@ -79,14 +79,22 @@ static void back_out_done(struct move *m, enum move_action action, const struct 
         backed_out(m);
 }
 
-static void inside_done(struct move *m, enum move_action action, const struct move_outcome *o)
+static void prepared(struct move *m, const struct move_outcome *o)
 {
     if (o->err.code != ERRC_NONE) {
         back_out(m, &o->err);
         return;
     }
-    if (action == ACT_SEQUENCES)
-        move_act(m, ACT_PREPARE_OPEN);
+    m->phase = FENCE_LOCK;
+    move_act(m, ACT_LOCK);
+}
+
+static void inside_done(struct move *m, const struct move_outcome *o)
+{
+    if (o->err.code != ERRC_NONE) {
+        back_out(m, &o->err);
+        return;
+    }
     if (m->outstanding > 0)
         return;
     m->phase = FENCE_COMMIT;
@@ -162,11 +170,14 @@ static void open_done(struct move *m, enum move_action action, const struct move
 void fence_done(struct move *m, enum move_action action, const struct move_outcome *o)
 {
     switch (m->phase) {
+    case FENCE_PREPARE:
+        prepared(m, o);
+        break;
     case FENCE_LOCK:
         locked(m, o);
         break;
     case FENCE_INSIDE:
-        inside_done(m, action, o);
+        inside_done(m, o);
         break;
     case FENCE_COMMIT:
         if (o->err.code == ERRC_NONE)

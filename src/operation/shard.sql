@@ -784,21 +784,13 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE s.schemaname <> 'shardherd' AND s.last_value IS NOT NULL
 $$;
 
--- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
--- that owns the range already (the opening was settled before a crash) answers with its present position.
--- Called before the fence's COMMIT on the source, in a transaction that is committed only after it, with opened().
-CREATE OR REPLACE FUNCTION shardherd.open_gate(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
-                                               names text[], wanted bigint[])
-RETURNS pg_lsn LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- On the target: what was used on the source is not handed out again. Never lower; what is not here is left out.
+CREATE OR REPLACE FUNCTION shardherd.raise_sequences(names text[], wanted bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    result pg_lsn;
     now_at bigint;
     step bigint;
 BEGIN
-    PERFORM shardherd.check_term(my_term);
-    IF shardherd.owns(range_lo, range_hi) THEN
-        RETURN pg_current_wal_insert_lsn();
-    END IF;
     FOR i IN 1 .. coalesce(cardinality(names), 0) LOOP
         CONTINUE WHEN to_regclass(names[i]) IS NULL;
         SELECT s.last_value, s.increment_by INTO now_at, step FROM pg_sequences s
@@ -807,6 +799,22 @@ BEGIN
             PERFORM setval(names[i]::regclass, wanted[i]);
         END IF;
     END LOOP;
+END $$;
+
+-- On the target: the point of no return. Sequences first, never lower. Returns the opening's WAL position; a shard
+-- that owns the range already (the opening was settled before a crash) answers with its present position.
+-- Called before the fence on the source, in a transaction that is committed only after its COMMIT, with opened().
+CREATE OR REPLACE FUNCTION shardherd.open_gate(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
+                                               names text[], wanted bigint[])
+RETURNS pg_lsn LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    result pg_lsn;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    IF shardherd.owns(range_lo, range_hi) THEN
+        RETURN pg_current_wal_insert_lsn();
+    END IF;
+    PERFORM shardherd.raise_sequences(names, wanted);
     UPDATE shardherd.gate SET open = true, opened_lsn = pg_current_wal_insert_lsn(), opened_at = clock_timestamp()
     WHERE move = move_id AND NOT open;
     SELECT opened_lsn INTO result FROM shardherd.gate WHERE move = move_id AND open;

@@ -86,12 +86,15 @@ static void check_fence_rules(struct fake *f, enum move_action action)
         rule(f, f->locked, "FENCE, MARKER, ROUTE and SEQUENCES only while locked");
         break;
     case ACT_PREPARE_OPEN:
-        rule(f, f->locked && f->sequences_done, "PREPARE_OPEN only when the sequences were read in this try");
+        rule(f, !f->locked && f->gate == GATE_CLOSED, "PREPARE_OPEN before the lock, with a closed gate");
         break;
     case ACT_COMMIT:
-        rule(f, f->locked && f->fence_done && f->marker_done && f->route_done && f->prepared,
-             "COMMIT only when the guards were awake, the marker came, the routing table was stored and the "
-             "opening prepared in this try");
+        rule(f,
+             f->locked && f->fence_done && f->marker_done && f->route_done && f->sequences_done &&
+                 f->prepared,
+             "COMMIT only when the opening was prepared, the guards were awake, the marker came, the "
+             "sequences "
+             "were raised and the routing table stored in this try");
         break;
     case ACT_UNROUTE:
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
@@ -223,7 +226,7 @@ static void take_effect(struct fake *f, enum move_action action)
         break;
     case ACT_LOCK:
         f->locked = true;
-        f->fence_done = f->marker_done = f->route_done = f->sequences_done = f->prepared = false;
+        f->fence_done = f->marker_done = f->route_done = f->sequences_done = false;
         f->rolled_back = false;
         break;
     case ACT_ROUTE:
@@ -235,7 +238,7 @@ static void take_effect(struct fake *f, enum move_action action)
         f->locked = false;
         break;
     case ACT_ROLLBACK:
-        f->locked = false;
+        f->locked = f->prepared = false;
         f->rolled_back = true;
         break;
     case ACT_RESOLVE:
