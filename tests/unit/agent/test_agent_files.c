@@ -44,7 +44,7 @@ static char *file_text(const char *folder, const char *name)
         free(text);
         return NULL;
     }
-    (void)fread(text, 1, 8191, f);
+    text[fread(text, 1, 8191, f)] = '\0';
     (void)fclose(f);
     return text;
 }
