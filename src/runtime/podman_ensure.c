@@ -13,9 +13,10 @@
 #define WATCH_NS (1 * ENV_NS_PER_S)
 
 /*
- *  QUEUED --> LOOK --+--whole---> INSPECT --+--runs------------------------------------> LOGIN --> COMMIT -->
- * DONE |                      +--stopped, as wanted---> FILES --> START ----^ | +--stopped, not as wanted--->
- * DROP --+ |                      +--no container----------------------+--> IMAGE
+ *  QUEUED --> LOOK --+--whole---> INSPECT --+--runs-------------------------------> LOGIN --> COMMIT --> DONE
+ *                    |                      +--stopped, as wanted-----> FILES --> START ----^
+ *                    |                      +--stopped, not as wanted-> DROP --> IMAGE
+ *                    |                      +--no container-----------> IMAGE
  *                    +--absent----> INSPECT --> IMAGE
  *                    +--half-made-> WIPE --> INSPECT
  *
