@@ -156,14 +156,41 @@ static void on_tool_end(const struct process_result *result, void *data)
     run.next(run.op, result);
 }
 
+/* How libpq of a program connects as we do. The last is NULL; tool_env_free() it. */
+#define TOOL_ENV 9
+static void tool_env_make(const struct instance_access *a, char *ret[TOOL_ENV])
+{
+    const struct {
+        const char *name, *value;
+    } all[] = {{"PGPASSWORD", a->password != NULL ? a->password : ""},
+               {"PGSSLMODE", a->sslmode},
+               {"PGSSLROOTCERT", a->sslrootcert},
+               {"PGSSLCERT", a->sslcert},
+               {"PGSSLKEY", a->sslkey},
+               {"PGAPPNAME", "shardherd"},
+               {"PGCONNECT_TIMEOUT", "10"},
+               {"PGOPTIONS", "-c statement_timeout=0"}};
+    size_t n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (all[i].value != NULL)
+            ret[n++] = mem_printf("%s=%s", all[i].name, all[i].value);
+    }
+    ret[n] = NULL;
+}
+
+static void tool_env_free(char *env[TOOL_ENV])
+{
+    for (size_t i = 0; env[i] != NULL; i++)
+        mem_wipe_free(env[i]);
+}
+
 static void run_tool(struct move_op *op, const char *name, const struct link *server,
                      const char *const *extra, const char *input,
                      void (*next)(struct move_op *op, const struct process_result *result))
 {
     char path[512];
     char port[16];
-    char *password =
-        mem_printf("PGPASSWORD=%s", server->access.password != NULL ? server->access.password : "");
+    char *env[TOOL_ENV];
     const char *argv[24] = {tool(op, name, path, sizeof path),
                             "-h",
                             server->access.host,
@@ -173,23 +200,22 @@ static void run_tool(struct move_op *op, const char *name, const struct link *se
                             server->access.user,
                             "-d",
                             server->access.dbname};
-    const char *env[] = {password, "PGAPPNAME=shardherd", "PGCONNECT_TIMEOUT=10",
-                         "PGOPTIONS=-c statement_timeout=0", NULL};
     struct process_options options = {.argv = argv,
-                                      .env = env,
+                                      .env = (const char *const *)env,
                                       .input = input,
                                       .timeout_ns = DUMP_TIMEOUT_NS,
                                       .input_length = input != NULL ? strlen(input) : 0,
                                       .capture_limit = DUMP_LIMIT};
     struct tool_run *run = mem_alloc(sizeof *run);
     struct err err = {0};
+    tool_env_make(&server->access, env);
     snprintf(port, sizeof port, "%d", server->access.port);
     for (int i = 0; extra[i] != NULL && i < 12; i++)
         argv[9 + i] = extra[i];
     *run = (struct tool_run){op, name, next};
     struct process *started;
     int rc = process_start(op_services(op)->loop, &options, on_tool_end, run, &started, &err);
-    mem_wipe_free(password);
+    tool_env_free(env);
     if (rc == 0)
         op_tool_started(op, started);
     else {
