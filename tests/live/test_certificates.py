@@ -19,6 +19,11 @@ def guarded(factory, made):
         start=False,
         password=PASSWORD,
         wal_level="logical",
+        fsync=None,  # a move refuses servers that may lose what they acknowledged
+        full_page_writes=None,
+        synchronous_commit=None,
+        max_wal_senders=20,
+        max_replication_slots=20,
         ssl="on",
         ssl_ca_file=made.dir / "ca.crt",
         ssl_cert_file=made.dir / "server.crt",
