@@ -308,6 +308,7 @@ static void look_done(struct work *work, int code)
 
 static void look(struct agent *a)
 {
+    err_clear(&a->work_err); /* of the try before */
     (void)work_start(&a->loop, &a->work, look_run, look_done, a);
 }
 

@@ -256,7 +256,7 @@ def test_nobody_without_a_certificate(agent):
     shown = f" sslcert={agent.data}/shardherd.crt sslkey={agent.data}/shardherd.key"
     with agent.connect(dbname="copy", **verify, **made.shown("client")) as connection:
         connection.execute("CREATE TABLE t (id int)")
-        with pytest.raises(psycopg.OperationalError, match="requires a valid client certificate"):
+        with pytest.raises(psycopg.OperationalError, match="certificate"):
             connection.execute(subscribe.format(""))
         connection.execute(subscribe.format(shown))
         wait_until(lambda: connection.execute("SELECT id FROM t").fetchone() is not None, what="the row")
