@@ -212,7 +212,6 @@ void op_run_tool(struct move_op *op, enum move_action action, const char *name, 
                                       .capture_limit = DUMP_LIMIT};
     struct tool_run *run = mem_alloc(sizeof *run);
     struct err err = {0};
-    tool_env_make(&server->access, env);
     snprintf(port, sizeof port, "%d", server->access.port);
     for (int i = 0; extra[i] != NULL && i < 12; i++)
         argv[9 + i] = extra[i];
