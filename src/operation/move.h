@@ -59,11 +59,10 @@ const char *move_state_name(enum move_state state); /* "catch_up" */
 
 enum fence_phase {
     FENCE_NONE,
-    FENCE_LOCK,   /* waiting for the lock on S */
-    FENCE_INSIDE, /* side by side: marker to T, guards on S, routing table, S's sequences and then T's opening
-                   */
-    FENCE_COMMIT, /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
-    FENCE_OPEN,   /* S refuses R; open the gate on T until it is done */
+    FENCE_LOCK,     /* waiting for the lock on S */
+    FENCE_INSIDE,   /* side by side: marker, guards on S, routing table, S's sequences and then T's opening */
+    FENCE_COMMIT,   /* waiting for the commit on S; its loss makes the outcome unknown: RESOLVE */
+    FENCE_OPEN,     /* S refuses R; open the gate on T until it is done */
     FENCE_BACK_OUT, /* waiting for what runs side by side, then rollback, then the old owner is published */
     FENCE_RESOLVE,  /* end our old backend on S, take the control row, read who owns R */
     FENCE_PAUSE     /* the timer between two tries */

@@ -7,7 +7,6 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define SEQUENCES_SQL    "SELECT name, value FROM shardherd.sequences(%d)"
 #define OPENING_LEAST_NS (50 * ENV_NS_PER_MS) /* what is left of the fence's bound, but not less */
 
 /* ---- gate ---- */
@@ -112,6 +111,13 @@ void act_fence(struct move_op *op)
     hold_writers(op);
 }
 
+static void read_sequences(struct move_op *op, struct link *source, enum move_action action,
+                           uint64_t timeout_ns, act_reply_cb handler)
+{
+    act_sql(op, source, action, timeout_ns, handler, "SELECT name, value FROM shardherd.sequences(%d)",
+            (int64_t)SEQUENCE_GAP);
+}
+
 static void sequences_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     keep_sequences(op, reply->results[reply->count - 1]);
@@ -121,9 +127,7 @@ static void sequences_seen(struct move_op *op, enum move_action action, const st
 /* S's writers wait by now: what they were given of the sequences is known. */
 void act_sequences(struct move_op *op)
 {
-    sequences_free(op);
-    act_sql(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen, SEQUENCES_SQL,
-            (int64_t)SEQUENCE_GAP);
+    read_sequences(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen);
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
@@ -299,8 +303,7 @@ static void open_anew(struct move_op *op)
     if (op->sequences_known)
         open_gate(op);
     else /* after a crash inside the fence: S is asked again, it hands out none of them for R any more */
-        act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read, SEQUENCES_SQL,
-                (int64_t)SEQUENCE_GAP);
+        read_sequences(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read);
 }
 
 /* Whatever became of a COMMIT without a good answer: opening again finds the gate open, or opens it. */
