@@ -41,9 +41,8 @@ struct balance_shard_facts {
     const struct range_set *ranges; /* empty: a new shard that waits for its first range; it is left alone */
     const struct load_ring *load;   /* of its primary; NULL = not watched, every sample missing */
     uint64_t last_move_ns; /* end of the last split, merge or move of this shard, done or failed; 0 = never */
-    const char
-        *operation; /* what runs on it, of any kind; NULL = none. A move that only bakes need not be named */
-    bool may_receive;       /* primary up, disk has room: may be the target of a move */
+    const char *operation; /* runs on it, of any kind; NULL = none. A move that only bakes may be left out */
+    bool may_receive;      /* primary up, disk has room: may be the target of a move */
     const char *merge_hold; /* why it must not be merged ("pinned by its owner"); NULL = it may */
     const struct split_sample
         *sample;                     /* the listening that balance_wants_stream() asked for; NULL = not yet */

@@ -73,7 +73,7 @@ struct balance_change *balance_changes_add(struct balance_changes *changes);
 bool balance_elapsed(const struct balance_facts *facts, uint64_t since_ns, uint64_t span_ns);
 /* An operation runs on it, or was decided and has not shown yet. */
 bool balance_busy(const struct round *round, size_t shard);
-/* End of the last operation, by the facts or as seen; 0 = none. */
+/* Its last move ended less than the cool-down ago. */
 bool balance_cooling(const struct round *round, size_t shard);
 
 void balance_set_load(struct turn *t, const char *key, double value);

@@ -7,8 +7,6 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define SEQUENCES_SQL "SELECT name, value FROM shardherd.sequences(%d)"
-
 /* ---- gate ---- */
 
 void act_close_gate(struct move_op *op)
@@ -109,6 +107,13 @@ void act_fence(struct move_op *op)
                "SELECT shardherd.fence(%L, %d, %d, %d, %d)", r->id, r->range.lo, r->range.hi,
                (int64_t)r->source_epoch, (int64_t)(db->routing->epoch + 1));
     hold_writers(op);
+}
+
+static void read_sequences(struct move_op *op, struct link *source, enum move_action action,
+                           uint64_t timeout_ns, act_reply_cb handler)
+{
+    act_sql(op, source, action, timeout_ns, handler, "SELECT name, value FROM shardherd.sequences(%d)",
+            (int64_t)SEQUENCE_GAP);
 }
 
 /* COMMIT of a transaction that failed is answered with ROLLBACK, and no error. */
@@ -245,8 +250,7 @@ static void sequences_seen(struct move_op *op, enum move_action action, const st
 void act_sequences(struct move_op *op)
 {
     sequences_free(op);
-    act_sql(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen, SEQUENCES_SQL,
-            (int64_t)SEQUENCE_GAP);
+    read_sequences(op, &op->source_reader, ACT_SEQUENCES, FENCE_BOUND_NS, sequences_seen);
 }
 
 void opening_forget(struct move_op *op)
@@ -302,8 +306,7 @@ static void open_anew(struct move_op *op)
     if (op->sequences_known)
         open_gate(op);
     else /* after a crash inside the fence: S is asked again, it hands out none of them for R any more */
-        act_sql(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read, SEQUENCES_SQL,
-                (int64_t)SEQUENCE_GAP);
+        read_sequences(op, &op->source, ACT_OPEN, SQL_TIMEOUT_NS, sequences_read);
 }
 
 /* Whatever became of a COMMIT without a good answer: opening again finds the gate open, or opens it. */

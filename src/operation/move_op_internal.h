@@ -73,7 +73,7 @@ struct move_op {
     struct calm calm;      /* of the rehearsal */
     uint64_t catch_up_until_ns;
     uint64_t copy_started_ns;
-    struct sequence *sequences; /* of S, read inside the fence */
+    struct sequence *sequences; /* of S, read beside the fence */
     int sequence_count;
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */

@@ -872,7 +872,7 @@ END $$;
 
 -- A session plans and compiles at its first call of a function, and reads the catalogs it needs: 2 to 3 ms that
 -- would be spent inside the fence. The sessions that fence and open do it here, in the rehearsal: guards on a
--- temporary table, the sequences, and an opening of a gate that does not exist.
+-- temporary table, and an opening of a gate that does not exist.
 CREATE OR REPLACE FUNCTION shardherd.warm_up_fence() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

@@ -44,8 +44,9 @@ def names(rig, kind="StatefulSet"):
 
 def moves(rig, status, before=()):
     """Newest first, but for those of an earlier database of that name."""
-    items = rig.public("/v1/operations")["items"]
-    return [o for o in items if o["status"] == status and o["kind"] not in ("provision", "retire") and o not in before]
+    items, known = rig.public("/v1/operations")["items"], {o["id"] for o in before}
+    wanted = [o for o in items if o["status"] == status and o["kind"] not in ("provision", "retire")]
+    return [o for o in wanted if o["id"] not in known]
 
 
 def start(rig, name, **spec):
