@@ -195,7 +195,10 @@ def test_a_dry_run_asks_everyone_and_changes_nothing(rig):
 @pytest.mark.parametrize(
     "script, said",
     [
-        ("ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; ALTER TABLE orders ALTER customer_id TYPE int", "changes the type of the shard key"),
+        (
+            "ALTER TABLE orders DROP CONSTRAINT orders_customer_id_fkey; ALTER TABLE orders ALTER customer_id TYPE int",
+            "changes the type of the shard key",
+        ),
         ("ALTER TABLE orders RENAME TO purchases", "table public.orders does not exist"),
         ("ALTER TABLE orders DROP CONSTRAINT orders_pkey; COMMIT", "EXECUTE of transaction commands"),
         ("CREATE INDEX CONCURRENTLY ON customers (name)", "cannot be executed from a function"),
@@ -225,7 +228,9 @@ def test_a_killed_manager_runs_it_once_on_each(own, place):
     rig.start(env={"SHARDHERD_TEST_KILL_AT": place})
     script = "CREATE TABLE ran (n int); INSERT INTO ran VALUES (1); ALTER TABLE customers ADD COLUMN note text"
     with pytest.raises((Problem, OSError)):
-        rig.wait_operation(rig.fetch("/v1/databases/shop/migrations", "POST", script.encode(), mime="application/sql")["id"])
+        rig.wait_operation(
+            rig.fetch("/v1/databases/shop/migrations", "POST", script.encode(), mime="application/sql")["id"]
+        )
     rig.wait_dead()
     rig.start()
     op = rig.wait_operation(last(rig)["id"])
