@@ -1,4 +1,4 @@
-/* The commands that change something: apply, delete, split, move, merge, isolate, rebalance, cancel; and
+/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel; and
  * wait. */
 #include <errno.h>
 #include <stdio.h>

@@ -67,6 +67,7 @@ static const struct args_flag merge_flags[] = {
     FLAG_DRY,
     FLAG_WAIT,
     {0}};
+static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_DRY, FLAG_WAIT, {0}};
 static const struct args_flag isolate_flags[] = {
     FLAG_KEY,  FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
     FLAG_TO,   FLAG_BAKE,  FLAG_DRY,
@@ -228,6 +229,19 @@ const struct cli_command cli_commands[] = {
      .example = "shardherd merge s3 --into s1 --wait",
      .act = command_move,
      .flags = merge_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "upgrade",
+     .summary = "give all of a shard to a new one that runs a newer PostgreSQL, and remove it",
+     .usage = "upgrade SHARD [--dry-run] [--wait]",
+     .details =
+         "Online: like a split, with everything. New servers are made with the newest PostgreSQL that the\n"
+         "manager finds, or with that of runtime.bin_directory; in Kubernetes, with the image of the\n"
+         "specification. It goes back when that is not newer than what the shard runs.",
+     .example = "shardherd upgrade s1 --wait",
+     .act = command_move,
+     .flags = upgrade_flags,
      .words_least = 1,
      .words_most = 1,
      .completes = "shards"},
