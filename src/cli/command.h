@@ -15,7 +15,8 @@ int command_wait(struct session *s);
 int command_top(struct session *s);
 int command_events(struct session *s);
 int command_status(struct session *s);
-int command_move(struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
+int command_move(
+    struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
 int command_cancel(struct session *s);
 int command_migrate(struct session *s);
 int command_route(struct session *s);

@@ -1,10 +1,10 @@
 /*
  * operation: the journaled jobs and the list of them.
  *
- * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate, retire.
- * Its journal is one document under op/<id>, written by compare-and-swap before the step it announces is
- * taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth, the
- * journal is the intention.
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate,
+ * retire. Its journal is one document under op/<id>, written by compare-and-swap before the step it announces
+ * is taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth,
+ * the journal is the intention.
  *
  * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
  * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
