@@ -229,6 +229,7 @@ void api_put_database(struct api_call *call); /* api_change.c */
 void api_delete_database(struct api_call *call);
 void api_post_operation(struct api_call *call);
 void api_post_cancel(struct api_call *call);
+void api_post_rollback(struct api_call *call);
 void api_waiting_forget(struct api *api);
 
 #endif

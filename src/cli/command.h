@@ -16,7 +16,7 @@ int command_top(struct session *s);
 int command_events(struct session *s);
 int command_status(struct session *s);
 int command_move(struct session *s); /* split, move, merge, isolate, rebalance: by the command's name */
-int command_cancel(struct session *s);
+int command_back(struct session *s);
 int command_route(struct session *s);
 
 /* These need no manager. */

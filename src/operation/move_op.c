@@ -181,6 +181,10 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_RETIRE] = act_retire,
     [ACT_BURN_GATE] = act_burn_gate,
     [ACT_REMOVE_TARGET] = act_remove_target,
+    [ACT_REVERSE_SLOT] = act_reverse_slot,
+    [ACT_REVERSE_FOLLOW] = act_reverse_follow,
+    [ACT_REVERSE_CHECK] = act_reverse_check,
+    [ACT_REVERSE_DROP] = act_reverse_drop,
 };
 
 static void maybe_kill(struct move_op *op, const char *moment, const char *name)
@@ -188,7 +192,7 @@ static void maybe_kill(struct move_op *op, const char *moment, const char *name)
     if (op_services(op)->kill_at == NULL)
         return;
     char place[64];
-    snprintf(place, sizeof place, "move:%s:%s", moment, name);
+    snprintf(place, sizeof place, "%s:%s:%s", op->core.record.back ? "rollback" : "move", moment, name);
     operation_maybe_kill(op->op.owner, place);
 }
 
@@ -338,6 +342,40 @@ static void driver_deposed(struct move_driver *driver)
     operation_end(&op->op, OPERATION_FAILED);
 }
 
+/* What is kept of one server and of one direction is not the other's. */
+static void driver_turned(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    struct instance_access source = {0}, target = {0};
+    struct link *const to_target[] = {&op->source, &op->source_marker, &op->source_reader, &op->exporter,
+                                      &op->keeper};
+    struct link *const to_source[] = {&op->target, &op->target_poll, &op->opener};
+    log_event(LOG_INFO, op->core.record.back ? "move is taken back" : "move is not taken back", "op",
+              op->core.record.id, "db", op->core.record.database, "shard", op->core.record.source, "target",
+              op->core.record.target, "err", op->core.cause.code != ERRC_NONE ? op->core.cause.message : NULL,
+              NULL);
+    instance_access_copy(&source, &op->source.access);
+    instance_access_copy(&target, &op->target.access);
+    for (size_t i = 0; i < sizeof to_target / sizeof *to_target; i++)
+        link_retarget(to_target[i], &target);
+    for (int i = 0; i < HOLDERS_MOST; i++)
+        link_retarget(&op->holders[i], &target);
+    for (size_t i = 0; i < sizeof to_source / sizeof *to_source; i++)
+        link_retarget(to_source[i], &source);
+    instance_access_clear(&source);
+    instance_access_clear(&target);
+    sequences_free(op);
+    op->fence_session = op->opener_session = op->quiet_session = op->subscription = 0;
+    op->marker_number = op->marker_seen = 0;
+}
+
+static void driver_hurry(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    if (loop_timer_armed(&op->wait_timer))
+        loop_timer_start(&op->wait_timer, 0);
+}
+
 /* ---- SQL of the actions ---- */
 
 struct act {
@@ -463,7 +501,7 @@ void op_find_servers(struct move_op *op)
 bool op_target_optional(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
-    return r->new_target &&
+    return move_record_made_target(r) &&
            (r->state <= MOVE_TARGET || r->state == MOVE_UNDO || (r->canceled && r->state < MOVE_FENCE));
 }
 
@@ -471,7 +509,7 @@ bool op_source_gone(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
     const struct fleet_database *db = op_database(op);
-    return r->state == MOVE_CLEAN && r->retire_source && db != NULL && db->routing != NULL &&
+    return r->state == MOVE_CLEAN && move_record_retires(r) && db != NULL && db->routing != NULL &&
            routing_find_shard(db->routing, r->source) == NULL;
 }
 
@@ -490,8 +528,22 @@ static int cancel_move(struct operation *base, operation_done_cb done, void *dat
     return rc;
 }
 
-static const struct operation_kind move_kind = {
-    .name = "move", .print = print_move, .cancel = cancel_move, .stop = stop_move, .free = free_move};
+static int rollback_move(struct operation *base, operation_done_cb done, void *data, struct err *err)
+{
+    struct move_op *op = (struct move_op *)base;
+    int rc = move_rollback(&op->core, err);
+    if (rc == 0)
+        rc = operation_journal(base, done, data, err);
+    operation_changed(base);
+    return rc;
+}
+
+static const struct operation_kind move_kind = {.name = "move",
+                                                .print = print_move,
+                                                .cancel = cancel_move,
+                                                .rollback = rollback_move,
+                                                .stop = stop_move,
+                                                .free = free_move};
 
 bool move_op_is(const struct operation *op)
 {
@@ -500,7 +552,7 @@ bool move_op_is(const struct operation *op)
 
 bool move_op_targets(const struct operation *op, const char *shard)
 {
-    return move_op_is(op) && strcmp(((const struct move_op *)op)->core.record.target, shard) == 0;
+    return move_op_is(op) && strcmp(move_record_to(&((const struct move_op *)op)->core.record), shard) == 0;
 }
 
 const struct move_record *move_op_record(const struct operation *op)
@@ -528,12 +580,13 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
 static struct move_op *new_move(struct operations *ops, const struct move_record *record, const char *id)
 {
     struct move_op *op = mem_zalloc(sizeof *op);
-    op->driver = (struct move_driver){drive, driver_now, driver_changed, driver_ended, driver_deposed};
+    op->driver = (struct move_driver){drive,          driver_now,    driver_changed, driver_ended,
+                                      driver_deposed, driver_turned, driver_hurry};
     operation_register(ops, &op->op, &move_kind, move_kind_name(record->kind), id);
     move_init(&op->core, &op->driver, record);
     snprintf(op->core.record.id, sizeof op->core.record.id, "%s", op->op.id);
     op->op.database = mem_strdup(record->database);
-    op->op.shard = mem_strdup(record->source);
+    op->op.shard = mem_strdup(move_record_from(record));
     loop_timer_init(ops->services.loop, &op->wait_timer, waited, op);
     loop_timer_init(ops->services.loop, &op->poll_timer, NULL, op);
     return op;

@@ -53,7 +53,8 @@ struct move_op {
     void (*warmed)(struct move_op *op);
     bool holding;           /* hold_release() is due */
     bool untold;            /* the new routing table is in the store and the model, but was not announced */
-    uint64_t quiet_session; /* of `target`: the one that logs no statements */
+    uint64_t quiet_session; /* of who is about to subscribe: the one that logs no statements */
+    char opened_at[32];     /* X, as T says: where S begins to follow it */
     bool driving;           /* inside driver.act(): outcomes are delivered later */
     struct process *tool;   /* pg_dump or psql under way */
     uint64_t
@@ -189,6 +190,10 @@ void act_empty_target(struct move_op *op);
 void clean_target(struct move_op *op, enum move_action action,
                   void (*then)(struct move_op *op, const struct err *err));
 void clean_free(struct move_op *op);
+void act_reverse_slot(struct move_op *op); /* move_act_reverse.c */
+void act_reverse_follow(struct move_op *op);
+void act_reverse_check(struct move_op *op);
+void act_reverse_drop(struct move_op *op);
 void sequences_free(struct move_op *op);
 
 #endif

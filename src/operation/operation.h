@@ -65,6 +65,8 @@ struct operation_kind {
      * journal says so, that is, when a restart cannot forget it any more.
      */
     int (*cancel)(struct operation *op, operation_done_cb done, void *data, struct err *err);
+    /* The same also where cancel() says that it can only go forward; NULL if that is never possible. */
+    int (*rollback)(struct operation *op, operation_done_cb done, void *data, struct err *err);
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -130,10 +132,10 @@ void operation_changed(struct operation *op);
 void operation_stopped(struct operation *op);
 /*
  * Tests: kills or stops the process if services.kill_at names `place`. Places of a move: "move:before:A",
- * "move:after:A" and "move:state:S" with an action or state of move.h; of making a database
- * "provision:state:S" (journaled), "provision:before:S" (its effects follow), "provision:amid:S" (some shards
- * have them, others wait) and "provision:after:S" (all have them, the next state is not journaled);
- * "retire:..." likewise.
+ * "move:after:A" and "move:state:S" with an action or state of move.h, "rollback:..." of its way back; of
+ * making a database "provision:state:S" (journaled), "provision:before:S" (its effects follow),
+ * "provision:amid:S" (some shards have them, others wait) and "provision:after:S" (all have them, the next
+ * state is not journaled); "retire:..." likewise.
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
 
