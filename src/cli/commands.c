@@ -15,7 +15,7 @@
     }
 #define FLAG_BAKE                                                                                            \
     {                                                                                                        \
-        "bake", 0, "DURATION", "so long it can be taken back (0s: not at all)", NULL                            \
+        "bake", 0, "DURATION", "so long it can be taken back (0s: not at all)", NULL                         \
     }
 #define FLAG_TO                                                                                              \
     {                                                                                                        \

@@ -126,6 +126,11 @@ void move_enter(struct move *m, enum move_state state)
     sm_move(&m->sm, (int)state);
     if (state == MOVE_UNDO)
         m->cause = m->record.error;
+    if (state == MOVE_UNDO && !m->record.back &&
+        m->record.rollback) { /* its fence failed: that was asked for */
+        m->record.canceled = true;
+        m->record.rollback = false;
+    }
     if (state == MOVE_UNDONE)
         m->record.error = m->cause; /* not the last hindrance of the way back */
     if (state == MOVE_UNDONE && m->record.back)

@@ -8,7 +8,6 @@ split that is taken back while it bakes: it must end as undone, since that was w
 
 import contextlib
 import http.client
-
 import os
 import random
 

@@ -203,9 +203,9 @@ def test_command_line(rig):
     assert f"operation/{op_id} undone: split shop/s2 -> s3 (new)" in done.stdout, done
     again = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert again.returncode == 4 and "has ended: undone" in again.stderr, again
-    document = json.loads(subprocess.run([rig.shardherd, "get", "operation", op_id, "-o", "json", "--state", str(rig.state)],
-                                         check=True, capture_output=True, text=True, timeout=60).stdout)  # fmt: skip
-    assert document["record"]["back"] is True, document
+    show = [rig.shardherd, "get", "operation", op_id, "-o", "json", "--state", str(rig.state)]
+    shown = subprocess.run(show, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert json.loads(shown)["record"]["back"] is True, shown
     rig.assert_consistent()
 
 

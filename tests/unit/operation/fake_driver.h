@@ -239,23 +239,13 @@ static void fake_deposed(struct move_driver *driver)
 
 /* ---- the world ---- */
 
-static void take_effect(struct fake *f, enum move_action action)
+static void take_effect_on_replication(struct fake *f, enum move_action action)
 {
     switch (action) {
-    case ACT_JOURNAL:
-        f->journaled = f->move.record.state;
-        f->journal = f->move.record;
-        break;
-    case ACT_FREEZE:
-        f->frozen = true;
-        break;
-    case ACT_UNFREEZE:
-        f->frozen = false;
-        break;
     case ACT_PUBLISH:
         f->replicates = true;
         break;
-    case ACT_DROP_FORWARD:
+    case ACT_DROP_FORWARD: /* that is, of the direction that R moves in */
         if (f->turned)
             f->reverse_slot = f->reverse_follows = false;
         else
@@ -270,14 +260,33 @@ static void take_effect(struct fake *f, enum move_action action)
     case ACT_REVERSE_DROP:
         f->reverse_slot = f->reverse_follows = false;
         break;
+    case ACT_REMOVE_TARGET:
+        f->reverse_slot = false; /* it was on it */
+        break;
+    default:
+        break;
+    }
+}
+
+static void take_effect(struct fake *f, enum move_action action)
+{
+    take_effect_on_replication(f, action);
+    switch (action) {
+    case ACT_JOURNAL:
+        f->journaled = f->move.record.state;
+        f->journal = f->move.record;
+        break;
+    case ACT_FREEZE:
+        f->frozen = true;
+        break;
+    case ACT_UNFREEZE:
+        f->frozen = false;
+        break;
     case ACT_CLOSE_GATE:
         if (f->gate == GATE_NONE)
             f->gate = GATE_CLOSED;
         break;
     case ACT_REMOVE_TARGET:
-        f->reverse_slot = false; /* it was on it */
-        f->gate = GATE_NONE;
-        break;
     case ACT_BURN_GATE:
         f->gate = GATE_NONE;
         break;

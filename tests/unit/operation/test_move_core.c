@@ -553,6 +553,25 @@ static void test_resume_canceled(void **state)
     move_fini(&f.move);
 }
 
+/* Asked for while the fence was tried, which did not succeed: there is nothing to be taken back. */
+static void test_resume_a_rollback_before_the_commit(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(true, false);
+    (void)state;
+    r.state = MOVE_FENCE;
+    r.rollback = true;
+    r.reverse_publication = 7;
+    resume_world(&f, MOVE_FENCE, true, false, &r);
+    begin(&f, &r, true);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "resume a rollback before the commit");
+    assert_int_equal(f.verdict, UNDONE);
+    assert_int_equal(f.tries[ACT_LOCK], 0);
+    assert_true(f.move.record.canceled && !f.move.record.rollback && !f.turned);
+    move_fini(&f.move);
+}
+
 /* The manager dies at every step of a rollback. */
 static void test_resume_a_rollback(void **state)
 {
@@ -696,6 +715,7 @@ int main(void)
         cmocka_unit_test(test_cancel_at_every_step),
         cmocka_unit_test(test_rollback_at_every_step),
         cmocka_unit_test(test_resume_a_rollback),
+        cmocka_unit_test(test_resume_a_rollback_before_the_commit),
         cmocka_unit_test(test_resume_everywhere),
         cmocka_unit_test(test_resume_canceled),
         cmocka_unit_test(test_resume_waits_for_the_servers),

@@ -238,10 +238,9 @@ static void test_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_round_trip_of_a_way_back),
-        cmocka_unit_test(test_all_names),
-        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_name),
-        cmocka_unit_test(test_older_document),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_round_trip_of_a_way_back),
+        cmocka_unit_test(test_all_names),  cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_name),       cmocka_unit_test(test_older_document),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
