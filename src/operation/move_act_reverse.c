@@ -4,9 +4,9 @@
  * from nowhere else; what lies before it came from S. It is enabled only once the forward subscription is
  * proved absent on T and its slot on S, or both would send each other's changes round and round (A10).
  *
- * The origin's position is not durable by itself (B7): it is set while the subscription is disabled, and the
- * commit that enables it flushes it. A resume finds a subscription that is enabled, and leaves it alone, or
- * one that is not, and sets the position again: never backward.
+ * The origin's position is not durable by itself (B7): it is set in the transaction that enables the
+ * subscription, whose commit flushes both. A resume finds a subscription that is enabled, and leaves its
+ * position alone, or one that is not, and sets it: never backward.
  *
  * "S" and "T" are those of the move as it was asked for. op->source is S, but for act_reverse_check(), which
  * runs when they have changed places.
@@ -123,26 +123,16 @@ void act_reverse_slot(struct move_op *op)
 
 /* ---- S follows T ---- */
 
-static void positioned(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void created(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     char name[MOVE_NAME_SIZE], forward[MOVE_NAME_SIZE];
     (void)reply;
     reverse_name(op, name);
     move_record_name(op_record(op), forward);
-    /* one transaction, whose commit flushes the position as well */
     act_sql(op, &op->source, action, SQL_TIMEOUT_NS, NULL,
-            "SELECT shardherd.check_term(%d); SELECT shardherd.refuse_replication(%L); "
+            "SELECT shardherd.follow_from(%d, %L, %L::pg_lsn); SELECT shardherd.refuse_replication(%L); "
             "ALTER SUBSCRIPTION %I ENABLE",
-            op_term(op), forward, name);
-}
-
-static void created(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    char name[MOVE_NAME_SIZE];
-    (void)reply;
-    reverse_name(op, name);
-    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, positioned,
-            "SELECT shardherd.follow_from(%d, %L, %L::pg_lsn)", op_term(op), name, op->opened_at);
+            op_term(op), name, op->opened_at, forward, name);
 }
 
 static void create_subscription(struct move_op *op, enum move_action action, bool may_filter_origin)

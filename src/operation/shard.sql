@@ -936,8 +936,8 @@ BEGIN
 END $$;
 
 -- On the source, after the move: its subscription, not enabled yet, begins at the target's opening. What lies before
--- that came from here. Never backward: what was applied is not applied again. The position is durable only with the next
--- commit that is flushed, that of ENABLE.
+-- that came from here. Never backward: what was applied is not applied again. The position is durable only with the
+-- next commit that is flushed: ENABLE is in the same transaction.
 CREATE OR REPLACE FUNCTION shardherd.follow_from(my_term bigint, name text, opened pg_lsn) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
