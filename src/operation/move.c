@@ -373,7 +373,7 @@ void move_start(struct move *m, bool resumed)
     m->undo_wanted = m->record.canceled || fence_again;
     m->resumed = resumed;
     if (resumed && !m->sm.table[m->sm.now].final)
-        move_act(m, ACT_TAKE_TERM);
+        move_act(m, ACT_JOURNAL);
     else if (resumed)
         end(m);
     else {
@@ -390,6 +390,9 @@ static void resuming_done(struct move *m, enum move_action action, const struct 
         m->record.error = o->err;
         m->attempts++;
         move_retry_later(m, action);
+    } else if (action == ACT_JOURNAL) {
+        m->attempts = 0;
+        move_act(m, ACT_TAKE_TERM);
     } else if (action == ACT_TAKE_TERM) {
         m->attempts = 0;
         move_act(m, ACT_INSPECT);

@@ -31,10 +31,11 @@
  * that move_rollback() is the same fence in the other direction. S and T then change places in the record:
  * "source" is who has R and gives it, "target" who gets it, in this file and in the actions.
  *
- * Recovery: a resumed move first raises the term on T, then on S (ACT_TAKE_TERM), reads guards and gate
- * (ACT_INSPECT), and decides from those, not from the journal alone. Where they contradict each other - both
- * or neither could accept R, or S owns R after the fence - nothing is safe: the move stops for a person
- * (deposed). So it does when the journal was written by someone else meanwhile.
+ * Recovery: a resumed move first writes its journal, so that who led before cannot write it any more, raises
+ * the term on T, then on S (ACT_TAKE_TERM), reads guards and gate (ACT_INSPECT), and decides from those, not
+ * from the journal alone. Where they contradict each other - both or neither could accept R, or S owns R
+ * after the fence - nothing is safe: the move stops for a person (deposed). So it does when the journal was
+ * written by someone else meanwhile.
  */
 #ifndef OPERATION_MOVE_H
 #define OPERATION_MOVE_H
@@ -105,7 +106,7 @@ enum move_action {
     ACT_PREPARE_OPEN,  /* T: begin the transaction of the opening and do all of it but sequences and COMMIT */
     ACT_COMMIT,        /* commit the fence transaction */
     ACT_ROLLBACK,      /* roll it back (or drop its connection) */
-    ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it never said otherwise */
+    ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it says so and is not doubted */
     ACT_RESOLVE,       /* unknown outcome: outcome.source_owns is the truth afterwards */
     ACT_OPEN,          /* T: commit what was prepared, or sequences and gate anew: point of no return */
     ACT_SETTLE,        /* T: range into the shard row, static guards */
@@ -219,11 +220,13 @@ struct move {
     int outstanding;        /* actions started and not yet done */
     bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
     enum move_action retry; /* the action that ACT_WAIT leads back to */
-    bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
-    bool journaling;  /* ACT_JOURNAL of a new state is under way */
-    bool undo_wanted; /* once the present action is done */
-    struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */
-    bool over;        /* ended or deposed: outcomes that still come change nothing */
+    bool routed; /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
+    bool table_doubted; /* who led before may be about to write the routing table: ACT_UNROUTE writes it even
+                         * when nothing is to be changed, so that the other's compare-and-swap fails */
+    bool journaling;    /* ACT_JOURNAL of a new state is under way */
+    bool undo_wanted;   /* once the present action is done */
+    struct err cause;   /* why it goes back; the record's error shows what hinders the undo meanwhile */
+    bool over;          /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
 };
 

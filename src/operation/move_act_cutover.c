@@ -182,27 +182,34 @@ void act_route(struct move_op *op)
         routed(&err, op);
 }
 
-/* S owns R: say so again, with a newer epoch, if the table says otherwise. The epochs of S and T are again
- * what their servers say, or strict clients would be refused by both for ever. */
+/*
+ * S owns R: say so again, with a newer epoch, if the table says otherwise. The epochs of S and T are again
+ * what their servers say, or strict clients would be refused by both for ever. A table that is doubted is
+ * written as it is.
+ */
 void act_unroute(struct move_op *op)
 {
     struct fleet_database *db = op_database(op);
     const struct move_record *r = op_record(op);
     struct err err = {0};
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
-    if (target == NULL || !range_set_contains_range(&target->ranges, &r->range)) {
+    bool wrong = target != NULL && range_set_contains_range(&target->ranges, &r->range);
+    if (db == NULL || (!wrong && !op->core.table_doubted)) {
         act_done(op, ACT_UNROUTE, NULL);
         return;
     }
     struct routing *back = routing_clone(db->routing);
-    if (routing_move(back, r->target, r->source, &r->range, &err) != 0) {
+    if (wrong && routing_move(back, r->target, r->source, &r->range, &err) != 0) {
         routing_free(back);
         unrouted(&err, op);
         return;
     }
-    routing_find_shard(back, r->source)->epoch = r->source_epoch;
-    if (r->target_epoch != 0)
-        routing_find_shard(back, r->target)->epoch = r->target_epoch;
+    if (wrong) {
+        routing_find_shard(back, r->source)->epoch = r->source_epoch;
+        if (r->target_epoch != 0)
+            routing_find_shard(back, r->target)->epoch = r->target_epoch;
+    } else
+        back->epoch++;
     if (operation_publish(op->op.owner, db, back, unrouted, op, &err) != 0)
         unrouted(&err, op);
 }

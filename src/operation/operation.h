@@ -83,6 +83,7 @@ struct operation {
     int64_t revision;             /* of op/<id> in the store */
     int64_t created_us, ended_us; /* wall clock; ended 0 while running */
     struct err error;             /* last error, also of a step that is being retried */
+    char *unsure;                 /* what was written to its journal without an answer; NULL = nothing */
     struct list writes;           /* of its journal: the first is under way, the others wait for it */
     struct loop_task free_task;
 };
@@ -141,7 +142,8 @@ void operation_maybe_kill(struct operations *ops, const char *place);
 
 /*
  * Writes a new routing table of db (takes ownership of routing, also on failure) and puts it into the model.
- * ERRC_CONFLICT: someone else wrote it; the model is unchanged.
+ * ERRC_CONFLICT: someone else wrote it, and the model is what the store has; ERRC_STALE: a newer leader did.
+ * The document names our term. After any failure the store is read back, since the outcome may be unknown.
  */
 int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
                       void (*done)(const struct err *err, void *data), void *data, struct err *err);
