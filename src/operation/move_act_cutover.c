@@ -142,13 +142,33 @@ static void rolled_back(struct move_op *op, enum move_action action, const struc
     act_done(op, action, NULL);
 }
 
-/* A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. */
+static void target_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    act_done(op, action, op_target_optional(op) ? NULL : reply->err);
+}
+
+static void source_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (reply->err != NULL || !op->target_known)
+        act_done(op, action, reply->err);
+    else
+        act_sql_any(op, &op->target, action, SQL_TIMEOUT_NS, target_left, END_OLD_BACKENDS);
+}
+
+/*
+ * A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. On the way
+ * back whatever had no answer is ended before what it may yet do is taken away.
+ */
 void act_rollback(struct move_op *op)
 {
     op->untold = false; /* what is told next is that S owns R after all */
     hold_release(op);
     opening_forget(op);
-    act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
+    if (op_record(op)->state == MOVE_UNDO) {
+        op_drop_links(op);
+        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, source_left, END_OLD_BACKENDS);
+    } else
+        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
 }
 
 /* ---- routing ---- */

@@ -65,7 +65,7 @@ static void link_closed_one(struct move_op *op)
     maybe_report_stopped(op);
 }
 
-static void drop_links(struct move_op *op)
+void op_drop_links(struct move_op *op)
 {
     copy_drop(op);
     if (op->source_known) {
@@ -89,7 +89,7 @@ static void stop_move(struct operation *base)
     op->stopped = true;
     loop_timer_stop(&op->wait_timer);
     loop_timer_stop(&op->poll_timer);
-    drop_links(op);
+    op_drop_links(op);
     if (op->tool != NULL)
         process_cancel(op->tool);
     maybe_report_stopped(op);
@@ -320,7 +320,7 @@ static void driver_ended(struct move_driver *driver)
 {
     struct move_op *op = of_driver(driver);
     const struct move_record *r = op_record(op);
-    drop_links(op);
+    op_drop_links(op);
     op->stopped = true;
     op->op.error = r->error;
     log_event(r->state == MOVE_DONE ? LOG_INFO : LOG_WARN, "move ended", "op", r->id, "db", r->database,
@@ -330,16 +330,54 @@ static void driver_ended(struct move_driver *driver)
     operation_end(&op->op, r->state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE);
 }
 
-static void driver_deposed(struct move_driver *driver)
+static void leave(struct move_op *op)
 {
-    struct move_op *op = of_driver(driver);
     const struct move_record *r = op_record(op);
     log_event(LOG_ERROR, "move is left to another leader or to a person", "op", r->id, "db", r->database,
               "err", r->error.message, NULL);
     op->op.error = r->error;
     op->stopped = true;
-    drop_links(op);
+    op_drop_links(op);
     operation_end(&op->op, OPERATION_FAILED);
+}
+
+static void journal_read(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct move_op *op = data;
+    struct move_record record;
+    struct err why = {0};
+    link_closed_one(op);
+    if (op->stopped)
+        return;
+    if (err != NULL || move_record_parse(entry->value, strlen(entry->value), &record, &why) != 0) {
+        leave(op);
+        return;
+    }
+    move_fini(&op->core);
+    move_init(&op->core, &op->driver, &record);
+    op->op.revision = entry->revision;
+    move_start(&op->core, true);
+}
+
+/* Who led before us wrote the journal once more after we had read it: what it says now is resumed. */
+static bool resume_again(struct move_op *op)
+{
+    char key[32];
+    if (!op->core.resumed || op_record(op)->error.code != ERRC_CONFLICT)
+        return false;
+    snprintf(key, sizeof key, "op/%s", op->op.id);
+    op->open_links++;
+    if (store_get(op_services(op)->store, key, journal_read, op, NULL) == 0)
+        return true;
+    link_closed_one(op);
+    return false;
+}
+
+static void driver_deposed(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    if (!resume_again(op))
+        leave(op);
 }
 
 /* What is kept of one server and of one direction is not the other's. */

@@ -122,6 +122,13 @@ bool op_target_optional(const struct move_op *op);
 /* S was retired by this move: out of the routing table, perhaps removed. */
 bool op_source_gone(const struct move_op *op);
 /* A child process of this move began or ended. */
+/* SQL: ends backends that an earlier manager, or a lost answer, left for this operation, and waits until they
+ * are gone (B8, B9). */
+#define END_OLD_BACKENDS                                                                                     \
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
+    "current_setting('application_name') AND pid <> pg_backend_pid(); "
+
+void op_drop_links(struct move_op *op);
 void op_tool_started(struct move_op *op, struct process *tool);
 void op_tool_ended(struct move_op *op);
 /* Runs pg_dump or psql (ON_ERROR_STOP) against a server; `next` when it succeeded, else the action fails. */

@@ -42,6 +42,7 @@ struct shard {
     bool made, owns, frozen, published, slot, follows;
     enum gate gate;
     int gate_move; /* whose row it is */
+    bool row_left; /* BUG_GATE_TWICE: an open one, which the next move takes for its own */
     int term;
     int rows[KEYS]; /* version; -1 = no row */
     int applied;    /* of the other's log */

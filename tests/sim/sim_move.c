@@ -23,7 +23,7 @@
 #define FAULTY_EVENTS 900
 #define EVENTS_MOST   60000
 #define MARKER_LOOKS  200
-#define MOVES         2
+#define MOVES         3
 #define LATE_MOST     150 /* events: servers end what nobody waits for (client_connection_check_interval) */
 
 struct manager;
@@ -360,7 +360,7 @@ static enum effect open_anew(struct sim *s, struct manager *m, struct call *c)
     }
     if (s->w.bug != BUG_NO_SECOND_MARKER && s->w.bug != BUG_NO_MARKER && t->marker < c->marker)
         return fail(c, ERRC_UNAVAILABLE, "the marker is gone again");
-    if (t->gate == GATE_NONE || (t->gate_move != c->move && s->w.bug != BUG_GATE_TWICE))
+    if (t->gate == GATE_NONE || t->gate_move != c->move)
         return fail(c, ERRC_REFUSED, "the gate is gone");
     t->gate = GATE_OPEN;
     flush(c->target);
@@ -446,7 +446,7 @@ static enum effect change_target(struct sim *s, struct manager *m, struct call *
         break;
     case ACT_CLOSE_GATE:
         if (t->gate == GATE_NONE) {
-            t->gate = GATE_CLOSED;
+            t->gate = t->row_left ? GATE_OPEN : GATE_CLOSED;
             t->gate_move = c->move;
         }
         break;
@@ -454,6 +454,7 @@ static enum effect change_target(struct sim *s, struct manager *m, struct call *
         rule(&s->w, t->gate == GATE_OPEN || t->owns, "settled without an open gate");
         t->owns = true;
         t->gate = GATE_NONE;
+        t->row_left = s->w.bug == BUG_GATE_TWICE;
         break;
     case ACT_BURN_GATE:
         if (t->gate == GATE_OPEN)
@@ -555,7 +556,8 @@ static enum effect reverse_check(struct call *c)
                                                          : fail(c, ERRC_REFUSED, "nobody follows");
 }
 
-/* Frees what is there: a server that this move makes may not be there yet, one that it takes away not any more. */
+/* Frees what is there: a server that this move makes may not be there yet, one that it takes away not any
+ * more. */
 static enum effect free_both(struct sim *s, struct manager *m, struct call *c)
 {
     enum effect ret;
