@@ -18,17 +18,16 @@
 
 enum bug {
     BUG_NONE,
-    BUG_GATE_FIRST,       /* the opening is committed before the fence */
-    BUG_NO_MARKER,        /* nobody waits for S's last writes to be on T */
-    BUG_SLOT_TOO_EARLY,   /* S forgets changes that T has applied and not flushed */
-    BUG_NO_TERM,          /* an older leader's statements are not refused */
-    BUG_GATE_TWICE,       /* all moves use one gate row */
-    BUG_NOT_BURNED,       /* R is given back to S, with T's gate as it is */
-    BUG_NO_SECOND_MARKER, /* an opening that is made anew trusts the first marker */
+    BUG_GATE_FIRST,     /* the opening is committed before the fence */
+    BUG_NO_MARKER,      /* nobody waits for S's last writes to be on T */
+    BUG_SLOT_TOO_EARLY, /* S forgets changes that T has received and not committed */
+    BUG_NO_TERM,        /* an older leader's statements are not refused */
+    BUG_GATE_TWICE,     /* all moves use one gate row */
+    BUG_NOT_BURNED,     /* R is given back to S, with T's gate as it is */
     BUG_COUNT
 };
-static const char *const bug_names[] = {"none",    "gate_first", "no_marker",  "slot_too_early",
-                                        "no_term", "gate_twice", "not_burned", "no_second_marker"};
+static const char *const bug_names[] = {"none",    "gate_first", "no_marker", "slot_too_early",
+                                        "no_term", "gate_twice", "not_burned"};
 
 enum gate { GATE_NONE, GATE_CLOSED, GATE_OPEN };
 
@@ -54,6 +53,7 @@ struct server {
     char name;
     bool up;
     struct shard now, flushed;
+    int received;       /* of the other's log: what is not applied yet is lost in a crash */
     int fence, opening; /* sessions with a transaction of that kind; 0 = none */
     bool guards_woken;
     struct entry log[LOG_MOST]; /* its own commits, which are all flushed */
@@ -111,7 +111,7 @@ static void server_crash(struct world *w, struct server *s)
     tell(w, "%c crashes", s->name);
     s->up = false;
     s->now = s->flushed;
-    s->fence = s->opening = 0;
+    s->fence = s->opening = s->received = 0;
     s->guards_woken = false;
 }
 
@@ -151,31 +151,37 @@ static void client_writes(struct world *w, struct server *s)
          s->name);
 }
 
+static bool follows(const struct server *to, const struct server *from)
+{
+    return to->up && from->up && to->now.made && to->now.follows && from->now.slot;
+}
+
+/* A transaction of the other's is applied and on the disk before anybody sees it (synchronous_commit = on).
+ */
 static void apply(struct world *w, struct server *to, const struct server *from)
 {
-    if (!to->up || !from->up || !to->now.made || !to->now.follows || !from->now.slot ||
-        to->now.applied >= from->log_length)
+    if (!follows(to, from) || to->now.applied >= from->log_length)
         return;
+    int ahead = to->now.applied + 1 + (int)roll(w, 3);
+    to->received = ahead < from->log_length ? ahead : from->log_length;
     const struct entry *e = &from->log[to->now.applied++];
     if (e->key < 0) {
         to->now.marker = e->value;
         tell(w, "%*s %c sees marker %d", TEXT_WIDTH, "", to->name, e->value);
-        return;
+    } else {
+        rule(w, to->now.rows[e->key] + 1 == e->value, "a change is applied twice, or one before it was not");
+        to->now.rows[e->key] = e->value;
     }
-    rule(w, to->now.rows[e->key] + 1 == e->value, "a change is applied twice, or one before it was not");
-    to->now.rows[e->key] = e->value;
+    flush(to);
 }
 
-/* The follower's disk writes back, and it tells what need not be sent again. */
-static void feed_back(struct world *w, struct server *to, struct server *from)
+/* The follower tells what need not be sent again. */
+static void feed_back(struct world *w, const struct server *to, struct server *from)
 {
-    if (!to->up || !from->up)
+    if (!follows(to, from))
         return;
-    if (roll(w, 2) == 0)
-        flush(to);
-    if (!to->now.follows || !from->now.slot)
-        return;
-    from->now.slot_at = w->bug == BUG_SLOT_TOO_EARLY ? to->now.applied : to->flushed.applied;
+    bool early = w->bug == BUG_SLOT_TOO_EARLY && to->received > to->now.applied;
+    from->now.slot_at = early ? to->received : to->now.applied;
     from->flushed.slot_at = from->now.slot_at;
 }
 

@@ -2,7 +2,7 @@
 /*
  * The core of a move against two modelled servers (move_world.h), with several managers of which only one
  * leads: statements take effect some time after they were sent, also when who sent them is gone; answers are
- * lost; servers crash and lose what they had not flushed; managers die, or stop for a while and go on as if
+ * lost; servers crash and lose what they had not committed; managers die, or stop for a while and go on as if
  * they still led. After each event it is asked whether both servers accept a key, or one that lacks an
  * acknowledged write.
  *
@@ -351,15 +351,6 @@ static enum effect open_anew(struct sim *s, struct manager *m, struct call *c)
         return ret;
     if (t->owns && t->gate == GATE_NONE)
         return EFFECT_DONE;
-    if (c->phase == 0 && s->w.bug != BUG_NO_SECOND_MARKER) {
-        ret = marker(s, c);
-        if (ret == EFFECT_WAITS || c->outcome.err.code != ERRC_NONE)
-            return ret;
-        c->phase = 1;
-        return EFFECT_WAITS; /* T may crash in between, and lose it */
-    }
-    if (s->w.bug != BUG_NO_SECOND_MARKER && s->w.bug != BUG_NO_MARKER && t->marker < c->marker)
-        return fail(c, ERRC_UNAVAILABLE, "the marker is gone again");
     if (t->gate == GATE_NONE || t->gate_move != c->move)
         return fail(c, ERRC_REFUSED, "the gate is gone");
     t->gate = GATE_OPEN;
