@@ -406,7 +406,9 @@ static void on_canceled(struct operation *op, const struct err *err, void *data)
     waiting_free(w);
 }
 
-void api_post_cancel(struct api_call *call)
+typedef int (*go_back)(struct operation *op, operation_done_cb done, void *data, struct err *err);
+
+static void post_back(struct api_call *call, bool rollback)
 {
     struct operation *op = operations_find(call->api->services.operations, call->params[0]);
     if (!leads(call))
@@ -420,10 +422,21 @@ void api_post_cancel(struct api_call *call)
                      operation_status_name(op->status));
         return;
     }
+    go_back ask = rollback && op->kind->rollback != NULL ? op->kind->rollback : op->kind->cancel;
     struct api_waiting *w = waiting_new(call, false);
     struct err err = {0};
-    if (op->kind->cancel(op, on_canceled, w, &err) != 0) {
+    if (ask(op, on_canceled, w, &err) != 0) {
         http_problem_err(call->ex, &err);
         waiting_free(w);
     }
+}
+
+void api_post_cancel(struct api_call *call)
+{
+    post_back(call, false);
+}
+
+void api_post_rollback(struct api_call *call)
+{
+    post_back(call, true);
 }

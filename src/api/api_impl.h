@@ -231,6 +231,7 @@ void api_post_operation(struct api_call *call);
 void api_post_migration(struct api_call *call);
 void api_post_resume(struct api_call *call);
 void api_post_cancel(struct api_call *call);
+void api_post_rollback(struct api_call *call);
 void api_waiting_forget(struct api *api);
 
 #endif

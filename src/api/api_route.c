@@ -23,6 +23,7 @@ const struct api_route api_routes[] = {
     {"GET", "/v1/operations/{operation}", READ, "", api_get_operation},
     {"POST", "/v1/operations/{operation}/cancel", PORT_ADMIN, "", api_post_cancel},
     {"POST", "/v1/operations/{operation}/resume", PORT_ADMIN, "", api_post_resume},
+    {"POST", "/v1/operations/{operation}/rollback", PORT_ADMIN, "", api_post_rollback},
     {"GET", "/v1/applications", READ, "database limit cursor", api_get_applications},
     {"GET", "/v1/decisions", READ, "database shard limit cursor", api_get_decisions},
     {"GET", "/v1/events", READ, "", api_get_events},

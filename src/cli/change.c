@@ -1,5 +1,5 @@
-/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel;
- * and wait. */
+/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel,
+ * rollback; and wait. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -71,7 +71,7 @@ static int report_end(struct session *s, yyjson_val *op)
     return rc;
 }
 
-int command_follow(struct session *s, const char *id)
+static int follow_to_end(struct session *s, const char *id)
 {
     struct session_reply end;
     int rc = progress_follow(s, id, &end);
@@ -89,7 +89,7 @@ int command_began(struct session *s, struct session_reply *reply, bool wait)
     progress_what(reply->root, &what);
     if (wait) {
         session_reply_free(reply);
-        rc = command_follow(s, id);
+        rc = follow_to_end(s, id);
     } else if (session_is_document(s))
         session_print(s, reply->root);
     else {
@@ -346,14 +346,37 @@ int command_move(struct session *s)
     return rc;
 }
 
-int command_cancel(struct session *s)
+/* Undone is what was asked for. */
+static int follow_back(struct session *s, const char *id)
+{
+    struct session_reply end;
+    int rc = progress_follow_back(s, id, &end);
+    const char *status = json_get_text(end.root, "status");
+    if (rc == CLI_OK && strcmp(status, "undone") == 0) {
+        if (session_is_document(s))
+            session_print(s, end.root);
+        else
+            print_ended(s, end.root);
+    } else if (rc == CLI_OK) {
+        yyjson_val *error = yyjson_obj_get(end.root, "error");
+        bool told = yyjson_is_obj(error);
+        rc = session_fail(s, CLI_CONFLICT, "operation %s stays as it is%s%s", id, told ? ": " : "",
+                          told ? json_get_text(error, "message") : "");
+    }
+    session_reply_free(&end);
+    return rc;
+}
+
+/* cancel and rollback */
+int command_back(struct session *s)
 {
     const char *id = session_bare(session_bare(s->args->words[0], "operation"), "op");
+    bool rollback = strcmp(s->command->name, "rollback") == 0;
     struct session_reply reply;
     struct buf path = {0};
     buf_add_text(&path, "/v1/operations/");
     session_escape(&path, id);
-    buf_add_text(&path, "/cancel");
+    buf_add_text(&path, rollback ? "/rollback" : "/cancel");
     const struct session_request request = {
         .port = PORT_ADMIN_API, .method = "POST", .path = buf_text(&path)};
     int rc = session_call(s, &request, &reply);
@@ -362,7 +385,9 @@ int command_cancel(struct session *s)
         session_reply_free(&reply);
         if (rc != CLI_OK)
             return rc;
-        rc = command_follow(s, id);
+        if (rollback)
+            return follow_back(s, id);
+        rc = follow_to_end(s, id);
         return rc == CLI_FAILED ? CLI_OK : rc; /* undone is what was asked for */
     }
     if (session_is_document(s))

@@ -17,7 +17,7 @@ int command_events(struct session *s);
 int command_status(struct session *s);
 int command_move(
     struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
-int command_cancel(struct session *s);
+int command_back(struct session *s);
 int command_migrate(struct session *s);
 int command_route(struct session *s);
 
@@ -39,9 +39,6 @@ int command_complete(int argc, char **argv);
  * Prints the document with -o json|yaml. Takes the reply over.
  */
 int command_began(struct session *s, struct session_reply *reply, bool wait);
-
-/* Follows an operation to its end (or to where a person is needed) and prints it. */
-int command_follow(struct session *s, const char *id);
 
 /* The findings of an operation as a section, nothing if there are none. */
 void command_findings(yyjson_val *op, struct buf *out);

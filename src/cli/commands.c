@@ -15,7 +15,7 @@
     }
 #define FLAG_BAKE                                                                                            \
     {                                                                                                        \
-        "bake", 0, "DURATION", "keep the rows on the old owner for so long", NULL                            \
+        "bake", 0, "DURATION", "so long it can be taken back (0s: not at all)", NULL                         \
     }
 #define FLAG_TO                                                                                              \
     {                                                                                                        \
@@ -283,7 +283,20 @@ const struct cli_command cli_commands[] = {
      .usage = "cancel OPERATION [--wait]",
      .details = "An operation that is past its point of no return goes on, and says so (exit code 4).",
      .example = "shardherd cancel m7k2p9xq --wait",
-     .act = command_cancel,
+     .act = command_back,
+     .flags = cancel_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "operations"},
+    {.name = "rollback",
+     .summary = "take a move back, also after its point of no return",
+     .usage = "rollback OPERATION [--wait]",
+     .details =
+         "Before the fence it is a cancel. After it, and until the bake time is over, the range goes back\n"
+         "to where it came from, with everything that was written since. It is refused when the old rows\n"
+         "are being deleted, with a bake time of 0, and after a failover of either shard (exit code 4).",
+     .example = "shardherd rollback splm7k2p9x --wait",
+     .act = command_back,
      .flags = cancel_flags,
      .words_least = 1,
      .words_most = 1,

@@ -78,6 +78,7 @@ struct display {
     struct buf what;
     char *phase; /* of the last line, "status/state" */
     double line_progress;
+    bool goes_back;    /* followed until it does not any more */
     bool drawn;        /* a bar stands in the last line */
     uint64_t stale_ns; /* since when the document is to be read again, 0 = it is not */
     double from_bytes, from_rows;
@@ -171,11 +172,21 @@ static void display_end(struct display *d)
 
 /* ---- following ---- */
 
-/* Or waits for a person, as a migration does that stopped: following it on would be for ever. */
-static bool has_ended(yyjson_val *op)
+/* A move that is neither to go back nor on its way. */
+static bool stays(yyjson_val *op)
 {
+    yyjson_val *record = yyjson_obj_get(op, "record");
+    return yyjson_obj_get(record, "back") != NULL && !yyjson_get_bool(yyjson_obj_get(record, "back")) &&
+           !yyjson_get_bool(yyjson_obj_get(record, "rollback")) &&
+           !yyjson_get_bool(yyjson_obj_get(record, "canceled"));
+}
+
+/* Or it waits for a person, as a migration does that stopped: following it on would be for ever. */
+static bool has_ended(const struct display *d)
+{
+    yyjson_val *op = yyjson_doc_get_root(d->doc);
     return op != NULL && (strcmp(json_get_text(op, "status"), "running") != 0 ||
-                          strcmp(json_get_text(op, "state"), "stopped") == 0);
+                          strcmp(json_get_text(op, "state"), "stopped") == 0 || (d->goes_back && stays(op)));
 }
 
 static int read_operation(struct session *s, const char *id, struct session_reply *ret)
@@ -229,7 +240,7 @@ static int follow(struct display *d, const char *id, struct feed *feed, uint64_t
 {
     const struct feed_event *event;
     int rc = CLI_OK;
-    while (rc == CLI_OK && !has_ended(yyjson_doc_get_root(d->doc))) {
+    while (rc == CLI_OK && !has_ended(d)) {
         uint64_t now = loop_clock(&d->s->loop);
         if (now >= deadline)
             return CLI_TIMEOUT;
@@ -245,9 +256,9 @@ static int follow(struct display *d, const char *id, struct feed *feed, uint64_t
     return rc;
 }
 
-int progress_follow(struct session *s, const char *id, struct session_reply *ret)
+static int follow_operation(struct session *s, const char *id, bool goes_back, struct session_reply *ret)
 {
-    struct display d = {.s = s};
+    struct display d = {.s = s, .goes_back = goes_back};
     struct feed *feed = feed_new(s, "/v1/events");
     memset(ret, 0, sizeof *ret);
     int rc = follow(&d, id, feed, progress_deadline(s));
@@ -259,4 +270,14 @@ int progress_follow(struct session *s, const char *id, struct session_reply *ret
                             "operation %s",
                             id, id);
     return rc == CLI_OK ? read_operation(s, id, ret) : rc;
+}
+
+int progress_follow(struct session *s, const char *id, struct session_reply *ret)
+{
+    return follow_operation(s, id, false, ret);
+}
+
+int progress_follow_back(struct session *s, const char *id, struct session_reply *ret)
+{
+    return follow_operation(s, id, true, ret);
 }

@@ -22,6 +22,9 @@ int progress_exit(yyjson_val *op);
  */
 int progress_follow(struct session *s, const char *id, struct session_reply *ret);
 
+/* The same of a move that was asked to go back: also until that was given up, and it goes on as it was. */
+int progress_follow_back(struct session *s, const char *id, struct session_reply *ret);
+
 #define PROGRESS_TIMEOUT_NS (600 * ENV_NS_PER_S)
 uint64_t progress_deadline(struct session *s);
 

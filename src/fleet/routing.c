@@ -65,6 +65,7 @@ struct routing *routing_clone(const struct routing *r)
 {
     struct routing *copy = routing_new(r->database);
     copy->epoch = r->epoch;
+    copy->term = r->term;
     for (size_t i = 0; i < r->table_count; i++)
         routing_add_table(copy, r->tables[i].table, r->tables[i].key, r->tables[i].type);
     for (size_t i = 0; i < r->shard_count; i++) {

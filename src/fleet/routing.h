@@ -51,6 +51,7 @@ struct routing_shard {
 struct routing {
     char *database;
     uint64_t epoch;                   /* of the document; only grows */
+    uint64_t term;                    /* of the leader that wrote it; 0 = not said */
     struct routing_table_key *tables; /* ordered by name */
     size_t table_count;
     struct routing_shard *shards; /* ordered by name */

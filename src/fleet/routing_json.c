@@ -288,9 +288,16 @@ static int parse_shards(struct routing *r, const struct item *document, struct e
     return 0;
 }
 
+/* Documents of older versions have none. */
+static int read_term(const struct item *document, uint64_t *ret, struct err *err)
+{
+    *ret = 0;
+    return yyjson_obj_get(document->value, "term") != NULL ? read_uint64(document, "term", ret, err) : 0;
+}
+
 static int parse_document(const struct item *document, struct routing **ret, struct err *err)
 {
-    static const char *const members[] = {"database", "epoch", "hash", "tables", "shards", NULL};
+    static const char *const members[] = {"database", "epoch", "term", "hash", "tables", "shards", NULL};
     const char *database, *hash;
     int rc = object_check(document, members, err);
     if (rc != 0 || (rc = read_text(document, "database", &database, err)) != 0 ||
@@ -300,7 +307,8 @@ static int parse_document(const struct item *document, struct routing **ret, str
         return err_set(err, ERRC_INVALID, "hash: \"%.40s\" is not known, only \"" HASH_NAME "\" is", hash);
     struct routing *r = routing_new(database);
     if ((rc = read_uint64(document, "epoch", &r->epoch, err)) == 0 &&
-        (rc = parse_tables(r, document, err)) == 0 && (rc = parse_shards(r, document, err)) == 0)
+        (rc = read_term(document, &r->term, err)) == 0 && (rc = parse_tables(r, document, err)) == 0 &&
+        (rc = parse_shards(r, document, err)) == 0)
         rc = routing_check(r, err);
     if (rc == 0)
         *ret = r;
@@ -376,6 +384,8 @@ void routing_print(const struct routing *r, struct buf *out)
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "database", r->database);
     add_number(doc, root, "epoch", false, r->epoch);
+    if (r->term != 0)
+        add_number(doc, root, "term", false, r->term);
     yyjson_mut_obj_add_str(doc, root, "hash", HASH_NAME);
     yyjson_mut_val *tables = yyjson_mut_obj_add_obj(doc, root, "tables");
     for (size_t i = 0; i < r->table_count; i++) {

@@ -39,7 +39,7 @@
     X("sample", "sample", CONFIG_DURATION, sample_ns, "3s", "100ms", "60s", NULL,                            \
       "How long the change stream of a hot shard is listened to for the split point.")                       \
     X("bake", "bake", CONFIG_DURATION, bake_ns, "15m", "0s", "720h", NULL,                                   \
-      "How long the old copy of moved rows is kept after a move.")
+      "How long a move can be taken back: its old copy is kept and follows the new one. With 0s neither.")
 
 static const struct config_key keys[] = {
     {.path = "state_directory",

@@ -152,7 +152,7 @@ static void add_move(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct o
     yyjson_mut_obj_add_str(doc, status, "operation", op->id);
     yyjson_mut_obj_add_str(doc, status, "step", move_state_name(r->state));
     if (r->target[0] != '\0')
-        yyjson_mut_obj_add_str(doc, status, "target", r->target);
+        yyjson_mut_obj_add_str(doc, status, "target", move_record_to(r));
     yyjson_mut_val *range = yyjson_mut_obj_add_obj(doc, status, "range");
     yyjson_mut_obj_add_strcpy(doc, range, "lo", lo);
     yyjson_mut_obj_add_strcpy(doc, range, "hi", hi);

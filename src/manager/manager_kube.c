@@ -111,8 +111,8 @@ static void tell_move(struct manager *m, const struct operation *op)
     bool started = op->status == OPERATION_RUNNING;
     if (started && r->state != MOVE_PLANNED)
         return;
-    int n = snprintf(note, sizeof note, "%s %s of shard %s%s%s: ", move_kind_name(r->kind), op->id, r->source,
-                     r->target[0] != '\0' ? " to " : "", r->target);
+    int n = snprintf(note, sizeof note, "%s %s of shard %s%s%s: ", move_kind_name(r->kind), op->id,
+                     move_record_from(r), r->target[0] != '\0' ? " to " : "", move_record_to(r));
     if (started)
         snprintf(note + n, sizeof note - (size_t)n, "%s", r->reason);
     else if (op->status == OPERATION_DONE)

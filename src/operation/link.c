@@ -238,6 +238,13 @@ void link_drop(struct link *l)
     fail_waiting(l, &err);
 }
 
+void link_retarget(struct link *l, const struct instance_access *access)
+{
+    link_drop(l);
+    instance_access_clear(&l->access);
+    instance_access_copy(&l->access, access);
+}
+
 void link_fini(struct link *l)
 {
     link_drop(l);

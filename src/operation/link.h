@@ -54,6 +54,9 @@ void link_exec_in(struct link *l, uint64_t session, const char *sql, uint64_t ti
 /* Drops the connection (the server rolls back); statements complete with ERRC_CANCELED. Usable again. */
 void link_drop(struct link *l);
 
+/* link_drop(); from now on to another server. access is copied. */
+void link_retarget(struct link *l, const struct instance_access *access);
+
 /* link_drop() and forget the secrets. */
 void link_fini(struct link *l);
 

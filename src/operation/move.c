@@ -27,17 +27,17 @@ static const struct sm_state states[MOVE_STATE_COUNT] = {
     [MOVE_REHEARSE] = {"rehearse", SM_NEXT(MOVE_FENCE) | SM_NEXT(MOVE_UNDO), false},
     [MOVE_FENCE] = {"fence", SM_NEXT(MOVE_SETTLE) | SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_UNDO), false},
     [MOVE_SETTLE] = {"settle", SM_NEXT(MOVE_WATCH), false},
-    [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN), false},
-    [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_DONE), false},
+    [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN) | SM_NEXT(MOVE_REHEARSE), false},
+    [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_DONE) | SM_NEXT(MOVE_UNDONE), false},
     [MOVE_DONE] = {"done", 0, true},
-    [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE), false},
+    [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE) | SM_NEXT(MOVE_WATCH), false},
     [MOVE_UNDONE] = {"undone", 0, true},
     [MOVE_REFUSED] = {"refused", 0, true},
 };
 
 /* What a state does, in order, and where it leads. Which of these apply to a move is decided in skips(). */
 static const struct stage {
-    enum move_action actions[8];
+    enum move_action actions[9];
     enum move_state next;
 } stages[MOVE_STATE_COUNT] = {
     [MOVE_PLANNED] = {{ACT_END}, MOVE_CHECK},
@@ -46,13 +46,15 @@ static const struct stage {
     [MOVE_COPY] = {{ACT_PUBLISH, ACT_COPY, ACT_BUILD, ACT_SUBSCRIBE, ACT_END}, MOVE_CATCH_UP},
     [MOVE_CATCH_UP] = {{ACT_CATCH_UP, ACT_END}, MOVE_VERIFY},
     [MOVE_VERIFY] = {{ACT_VERIFY, ACT_END}, MOVE_REHEARSE},
-    [MOVE_REHEARSE] = {{ACT_CLOSE_GATE, ACT_REHEARSE, ACT_END}, MOVE_FENCE},
+    [MOVE_REHEARSE] = {{ACT_REVERSE_SLOT, ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE, ACT_REHEARSE,
+                        ACT_END},
+                       MOVE_FENCE},
     [MOVE_FENCE] = {{ACT_END}, MOVE_SETTLE},
     [MOVE_SETTLE] = {{ACT_SETTLE, ACT_ANNOUNCE, ACT_END}, MOVE_WATCH},
-    [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_WAIT, ACT_END}, MOVE_CLEAN},
-    [MOVE_CLEAN] = {{ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
-    [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_DROP_FORWARD, ACT_EMPTY_TARGET,
-                    ACT_REMOVE_TARGET, ACT_UNFREEZE, ACT_END},
+    [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT, ACT_END}, MOVE_CLEAN},
+    [MOVE_CLEAN] = {{ACT_REVERSE_DROP, ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
+    [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_REVERSE_DROP, ACT_DROP_FORWARD,
+                    ACT_EMPTY_TARGET, ACT_REMOVE_TARGET, ACT_UNFREEZE, ACT_END},
                    MOVE_UNDONE},
     [MOVE_DONE] = {{ACT_END}, MOVE_DONE},
     [MOVE_UNDONE] = {{ACT_END}, MOVE_UNDONE},
@@ -60,12 +62,13 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",      "wait",         "take_term",    "inspect",    "check",        "provision",
-    "schema",       "freeze",       "empty_target", "publish",    "copy",         "build",
-    "subscribe",    "catch_up",     "verify",       "close_gate", "rehearse",     "lock",
-    "fence",        "marker",       "route",        "sequences",  "prepare_open", "commit",
-    "rollback",     "unroute",      "resolve",      "open",       "settle",       "announce",
-    "drop_forward", "clean_source", "unfreeze",     "retire",     "burn_gate",    "remove_target",
+    "journal",      "wait",           "take_term",     "inspect",      "check",        "provision",
+    "schema",       "freeze",         "empty_target",  "publish",      "copy",         "build",
+    "subscribe",    "catch_up",       "verify",        "close_gate",   "rehearse",     "lock",
+    "fence",        "marker",         "route",         "sequences",    "prepare_open", "commit",
+    "rollback",     "unroute",        "resolve",       "open",         "settle",       "announce",
+    "drop_forward", "clean_source",   "unfreeze",      "retire",       "burn_gate",    "remove_target",
+    "reverse_slot", "reverse_follow", "reverse_check", "reverse_drop",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",
@@ -124,8 +127,17 @@ void move_enter(struct move *m, enum move_state state)
     sm_move(&m->sm, (int)state);
     if (state == MOVE_UNDO)
         m->cause = m->record.error;
+    if (state == MOVE_UNDO && !m->record.back &&
+        m->record.rollback) { /* its fence failed: that was asked for */
+        m->record.canceled = true;
+        m->record.rollback = false;
+    }
     if (state == MOVE_UNDONE)
         m->record.error = m->cause; /* not the last hindrance of the way back */
+    if (state == MOVE_UNDONE && m->record.back)
+        m->record.canceled = true; /* as it was asked for */
+    if (state == MOVE_CLEAN)
+        err_clear(&m->record.error); /* why it was not rolled back, if it was not */
     m->record.state = state;
     m->step = 0;
     m->attempts = 0;
@@ -135,22 +147,86 @@ void move_enter(struct move *m, enum move_state state)
     move_act(m, ACT_JOURNAL);
 }
 
-/* Actions of a stage that do not apply to this move. */
+/* Actions of a stage that do not apply to this move, or not in this direction. */
 static bool skips(const struct move *m, enum move_action action)
 {
+    const struct move_record *r = &m->record;
+    enum move_state state = move_now(m);
+    bool made = move_record_made_target(r), gives_up = r->back && state == MOVE_UNDO;
     switch (action) {
-    case ACT_EMPTY_TARGET:
     case ACT_BURN_GATE:
-        return m->record.new_target; /* a target of our own is removed whole */
+        return made; /* a target of our own is removed whole */
+    case ACT_EMPTY_TARGET:
+        return made || gives_up;
     case ACT_REMOVE_TARGET:
-        return !m->record.new_target;
+        return !made;
+    case ACT_UNFREEZE:
+        return gives_up;
+    case ACT_DROP_FORWARD: /* given up: S goes on following T */
+        return gives_up;
     case ACT_CLEAN_SOURCE:
-        return m->record.retire_source; /* the whole source goes */
+        return move_record_retires(r); /* the whole source goes */
     case ACT_RETIRE:
-        return !m->record.retire_source;
+        return !move_record_retires(r);
+    case ACT_REVERSE_SLOT:
+        return r->back || r->bake_ns == 0;
+    case ACT_REVERSE_FOLLOW:
+        return r->back || r->reverse_publication == 0;
+    case ACT_REVERSE_DROP:
+        return r->back || r->bake_ns == 0 || (state == MOVE_UNDO && made);
+    case ACT_REVERSE_CHECK:
+        return !r->back;
+    case ACT_CATCH_UP:
+        return !r->back && state == MOVE_REHEARSE;
+    case ACT_WAIT:
+        return r->back; /* what was taken back does not bake */
     default:
         return false;
     }
+}
+
+/* Source and target change places. */
+static void turn(struct move *m)
+{
+    move_record_turn(&m->record);
+    m->undo_wanted = false;
+    m->lock_ns = 0;
+    m->driver->turned(m->driver);
+}
+
+/* The bake time is over, or somebody does not want to wait for its end. */
+static void turn_back(struct move *m)
+{
+    m->record.rollback = false;
+    m->record.fence_attempts = 0;
+    err_clear(&m->record.error);
+    turn(m);
+    move_enter(m, MOVE_REHEARSE);
+}
+
+/* T has R and keeps it. */
+static void stay(struct move *m)
+{
+    struct err why = m->cause;
+    turn(m);
+    if (why.code != ERRC_NONE)
+        err_wrap(&why, "not rolled back");
+    m->record.error = why;
+    move_enter(m, MOVE_WATCH);
+}
+
+static void stage_done(struct move *m)
+{
+    enum move_state state = move_now(m);
+    bool back = m->record.back;
+    if (state == MOVE_UNDO && back)
+        stay(m);
+    else if (state == MOVE_CLEAN && back)
+        move_enter(m, MOVE_UNDONE);
+    else if (state == MOVE_CHECK && m->record.dry_run)
+        move_enter(m, MOVE_DONE);
+    else
+        move_enter(m, stages[state].next);
 }
 
 static void run_step(struct move *m)
@@ -159,9 +235,13 @@ static void run_step(struct move *m)
     while (stage->actions[m->step] != ACT_END && skips(m, stage->actions[m->step]))
         m->step++;
     enum move_action action = stage->actions[m->step];
+    bool bakes = move_now(m) == MOVE_WATCH && (action == ACT_WAIT || action == ACT_END);
+    if (bakes && m->record.rollback) {
+        turn_back(m);
+        return;
+    }
     if (action == ACT_END) {
-        bool ends = m->record.dry_run && move_now(m) == MOVE_CHECK;
-        move_enter(m, ends ? MOVE_DONE : stage->next);
+        stage_done(m);
         return;
     }
     if (action == ACT_WAIT)
@@ -222,10 +302,26 @@ void move_retry_later(struct move *m, enum move_action action)
     move_act(m, ACT_WAIT);
 }
 
+/* The move stands without it: then nothing keeps the way back, and that is said. */
+static void no_way_back(struct move *m)
+{
+    m->record.reverse_publication = 0;
+    m->record.rollback = false;
+    m->attempts = 0;
+    err_wrap(&m->record.error, "there is no way back");
+    m->driver->changed(m->driver);
+    m->step++;
+    run_step(m);
+}
+
 static void failed(struct move *m, enum move_action action, const struct err *err)
 {
     m->record.error = *err;
     m->attempts++;
+    if (action == ACT_REVERSE_FOLLOW && (!err_is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE)) {
+        no_way_back(m);
+        return;
+    }
     if (before_fence(m)) {
         if (action == ACT_CHECK && err->code == ERRC_REFUSED) {
             move_enter(m, MOVE_REFUSED);
@@ -274,10 +370,11 @@ static void resume_after_inspect(struct move *m, const struct move_outcome *o)
 
 void move_start(struct move *m, bool resumed)
 {
-    m->undo_wanted = m->record.canceled;
+    bool fence_again = m->record.rollback && m->record.state == MOVE_FENCE;
+    m->undo_wanted = m->record.canceled || fence_again;
     m->resumed = resumed;
     if (resumed && !m->sm.table[m->sm.now].final)
-        move_act(m, ACT_TAKE_TERM);
+        move_act(m, ACT_JOURNAL);
     else if (resumed)
         end(m);
     else {
@@ -294,6 +391,9 @@ static void resuming_done(struct move *m, enum move_action action, const struct 
         m->record.error = o->err;
         m->attempts++;
         move_retry_later(m, action);
+    } else if (action == ACT_JOURNAL) {
+        m->attempts = 0;
+        move_act(m, ACT_TAKE_TERM);
     } else if (action == ACT_TAKE_TERM) {
         m->attempts = 0;
         move_act(m, ACT_INSPECT);
@@ -356,12 +456,43 @@ void move_done(struct move *m, enum move_action action, const struct move_outcom
 int move_cancel(struct move *m, struct err *err)
 {
     enum move_state state = move_now(m);
+    if (m->record.back)
+        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s, on its way back already",
+                       m->record.id, sm_name(&m->sm));
     if (state == MOVE_UNDO)
         return 0;
     if (state >= MOVE_FENCE)
-        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s: it can only go forward",
-                       m->record.id, sm_name(&m->sm));
+        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s: it can only go forward%s",
+                       m->record.id, sm_name(&m->sm),
+                       state < MOVE_CLEAN && m->record.reverse_publication != 0 ? ", or be rolled back" : "");
     m->record.canceled = true;
     m->undo_wanted = true;
+    return 0;
+}
+
+int move_rollback(struct move *m, struct err *err)
+{
+    struct move_record *r = &m->record;
+    enum move_state state = move_now(m);
+    if (!r->back && (state < MOVE_FENCE || state == MOVE_UNDO))
+        return move_cancel(m, err);
+    if (r->back && state != MOVE_UNDO)
+        return 0; /* under way */
+    if (!r->back && state > MOVE_WATCH)
+        return err_set(
+            err, ERRC_CONFLICT,
+            "operation %s has begun to take away what shard %s still had of the range: it can only "
+            "go forward. Move the range back with an operation of its own",
+            r->id, r->source);
+    if (r->reverse_publication == 0)
+        return err_set(err, ERRC_CONFLICT,
+                       "operation %s keeps no way back%s%s. Move the range back with an operation of its own",
+                       r->id, r->bake_ns == 0 ? ": its bake time is 0" : ": ",
+                       r->bake_ns == 0 ? "" : r->error.message);
+    r->rollback = true;
+    if (state == MOVE_FENCE)
+        m->undo_wanted = true; /* should this try fail */
+    if (state == MOVE_WATCH)
+        m->driver->hurry(m->driver);
     return 0;
 }

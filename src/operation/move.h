@@ -15,16 +15,27 @@
  *                 v                               v                      (a try failed)         |
  *              REFUSED                           UNDO --> UNDONE                              CLEAN --> DONE
  *
+ *   taken back while it bakes (record.back: source and target have changed places):
+ *
+ *   WATCH --> REHEARSE --> FENCE --> SETTLE --> WATCH --> CLEAN --> UNDONE
+ *     ^           |          |
+ *     +-- UNDO <--+----------+  (given up: what the move did stays)
+ *
  *   Every state waits for the outcome of its actions; before the fence commit an action that fails is tried
  *   again a bounded number of times and then the move goes to UNDO; after it, actions are tried until they
  *   succeed, because the only way is forward. UNDO is tried until it succeeds as well.
  *   FENCE has phases of its own (enum fence_phase); the opening of the gate on T, the point of no return,
  *   is its last.
  *
- * Recovery: a resumed move first raises the term on T, then on S (ACT_TAKE_TERM), reads guards and gate
- * (ACT_INSPECT), and decides from those, not from the journal alone. Where they contradict each other - both
- * or neither could accept R, or S owns R after the fence - nothing is safe: the move stops for a person
- * (deposed). So it does when the journal was written by someone else meanwhile.
+ * The way back: with a bake time, S follows T for R from WATCH to CLEAN over a subscription of its own, so
+ * that move_rollback() is the same fence in the other direction. S and T then change places in the record:
+ * "source" is who has R and gives it, "target" who gets it, in this file and in the actions.
+ *
+ * Recovery: a resumed move first writes its journal, so that who led before cannot write it any more, raises
+ * the term on T, then on S (ACT_TAKE_TERM), reads guards and gate (ACT_INSPECT), and decides from those, not
+ * from the journal alone. Where they contradict each other - both or neither could accept R, or S owns R
+ * after the fence - nothing is safe: the move stops for a person (deposed). So it does when the journal was
+ * written by someone else meanwhile.
  */
 #ifndef OPERATION_MOVE_H
 #define OPERATION_MOVE_H
@@ -44,11 +55,11 @@ enum move_state {
     MOVE_COPY,     /* 4: publication, slot, rows, indexes, subscription */
     MOVE_CATCH_UP, /* 5: markers come back fast */
     MOVE_VERIFY,   /* 6: counts and checksums agree */
-    MOVE_REHEARSE, /* 7: closed gate on T, markers show a calm moment, no blocker */
+    MOVE_REHEARSE, /* 7: reverse slot and closed gate on T, markers show a calm moment, no blocker */
     MOVE_FENCE,    /* 8 and 9: see fence_phase */
     MOVE_SETTLE,   /* 10: static guards on T, routing announced */
-    MOVE_WATCH,    /* 11: forward replication goes; bake time */
-    MOVE_CLEAN,    /* 12: R's rows on S are deleted, or S is retired */
+    MOVE_WATCH,    /* 11: forward replication goes, S follows T; bake time */
+    MOVE_CLEAN,    /* 12: S does not follow T any more; R's rows on S are deleted, or S is retired */
     MOVE_DONE,
     MOVE_UNDO,
     MOVE_UNDONE,
@@ -95,7 +106,7 @@ enum move_action {
     ACT_PREPARE_OPEN,  /* T: begin the transaction of the opening and do all of it but sequences and COMMIT */
     ACT_COMMIT,        /* commit the fence transaction */
     ACT_ROLLBACK,      /* roll it back (or drop its connection) */
-    ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it never said otherwise */
+    ACT_UNROUTE,       /* routing table: S owns R, epoch + 1; nothing if it says so and is not doubted */
     ACT_RESOLVE,       /* unknown outcome: outcome.source_owns is the truth afterwards */
     ACT_OPEN,          /* T: commit what was prepared, or sequences and gate anew: point of no return */
     ACT_SETTLE,        /* T: range into the shard row, static guards */
@@ -106,6 +117,11 @@ enum move_action {
     ACT_RETIRE,        /* merge, upgrade: S leaves the routing table and is removed */
     ACT_BURN_GATE,     /* undo: no gate of this move on T any more, ever */
     ACT_REMOVE_TARGET, /* undo: a T made by this move leaves the routing table and is removed */
+    /* the way back; S and T are those of the move as it was asked for */
+    ACT_REVERSE_SLOT,   /* publication and slot on T, before the fence; timelines of both are noted */
+    ACT_REVERSE_FOLLOW, /* subscription on S from the opening on, once the forward one is proved absent */
+    ACT_REVERSE_CHECK,  /* nothing has made a hole in what S followed; else ERRC_REFUSED with the reason */
+    ACT_REVERSE_DROP,   /* subscription on S, slot and publication on T, marker tables */
     ACT_COUNT,
     ACT_END = ACT_COUNT
 };
@@ -139,13 +155,18 @@ struct move_record {
     uint64_t bake_ns;
     enum move_state state;
     bool canceled;    /* someone asked to go back */
+    bool rollback;    /* someone asked to take it back after its fence: it turns once S follows T */
+    bool back;        /* it goes back over the reverse subscription: source and target, and what is said of
+                         them below, have changed places */
     int rule;         /* of the decision, 0 = a person */
     char reason[512]; /* its sentence */
     int64_t created_us, ended_us;
-    int64_t decided_us;                    /* onset to decision, microseconds; 0 = not known */
-    uint64_t source_system, target_system; /* system identifiers: a change means copy again (A7) */
-    uint64_t publication;                  /* pg_publication.oid: never re-made under a living slot (A13) */
-    uint64_t source_epoch;                 /* of shardherd.shard on S when the move began */
+    int64_t decided_us;                        /* onset to decision, microseconds; 0 = not known */
+    uint64_t source_system, target_system;     /* system identifiers: a change means copy again (A7) */
+    uint64_t source_timeline, target_timeline; /* before the fence; likewise, for the way back */
+    uint64_t publication;         /* pg_publication.oid: never re-made under a living slot (A13) */
+    uint64_t reverse_publication; /* T's; 0 = there is no way back */
+    uint64_t source_epoch;        /* of shardherd.shard on S when the move began */
     uint64_t target_epoch; /* of T in the routing table before the fence: what it is again if R goes back */
     struct buf findings;   /* JSON array of {subject, finding, remedy} */
     struct err error;      /* the last one */
@@ -183,6 +204,10 @@ struct move_driver {
     /* A newer leader exists, or the servers contradict the journal: nothing more may be done; nothing
      * follows. */
     void (*deposed)(struct move_driver *driver);
+    /* record.back changed: source and target have changed places. Nothing is under way. */
+    void (*turned)(struct move_driver *driver);
+    /* An ACT_WAIT that is under way, if any, completes soon. */
+    void (*hurry)(struct move_driver *driver);
 };
 
 struct move {
@@ -196,11 +221,13 @@ struct move {
     int outstanding;        /* actions started and not yet done */
     bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
     enum move_action retry; /* the action that ACT_WAIT leads back to */
-    bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
-    bool journaling;  /* ACT_JOURNAL of a new state is under way */
-    bool undo_wanted; /* once the present action is done */
-    struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */
-    bool over;        /* ended or deposed: outcomes that still come change nothing */
+    bool routed; /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
+    bool table_doubted; /* who led before may be about to write the routing table: ACT_UNROUTE writes it even
+                         * when nothing is to be changed, so that the other's compare-and-swap fails */
+    bool journaling;    /* ACT_JOURNAL of a new state is under way */
+    bool undo_wanted;   /* once the present action is done */
+    struct err cause;   /* why it goes back; the record's error shows what hinders the undo meanwhile */
+    bool over;          /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
 };
 
@@ -217,6 +244,13 @@ void move_done(struct move *m, enum move_action action, const struct move_outcom
 /* Asks to go back. ERRC_CONFLICT from the fence on, naming the state. */
 int move_cancel(struct move *m, struct err *err);
 
+/*
+ * The same, and after the fence: R goes back to where it came from, with what was written since. It ends as
+ * undone, or, when the servers do not allow it, bakes on and says why in record.error. ERRC_CONFLICT once the
+ * clean-up has begun, or when no way back was kept.
+ */
+int move_rollback(struct move *m, struct err *err);
+
 /* ---- the record ---- */
 
 void move_record_init(struct move_record *r);
@@ -225,8 +259,19 @@ void move_record_free(struct move_record *r);
 void move_record_print(const struct move_record *r, struct buf *json);
 /* ERRC_CORRUPT naming the member that is wrong. */
 int move_record_parse(const char *json, size_t length, struct move_record *ret, struct err *err);
-/* "shardherd_shop_m7k2p9xq_f": slot, publication, subscription and marker table of the forward direction
- * (A11). */
+/* "shardherd_shop_m7k2p9xq_f": slot, publication, subscription and marker table of the direction that R moves
+ * in: "_f", or "_r" on its way back (A11). */
 void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE]);
+/* The other direction's. */
+void move_record_other_name(const struct move_record *r, char out[MOVE_NAME_SIZE]);
+/* Source and target as they were asked for, whichever way R moves. */
+const char *move_record_from(const struct move_record *r);
+const char *move_record_to(const struct move_record *r);
+/* Whether the target was made by this move and goes when R does not come. */
+bool move_record_made_target(const struct move_record *r);
+/* Whether the source goes when R has left it: merged, or made by a move that is taken back. */
+bool move_record_retires(const struct move_record *r);
+/* Exchanges source and target. */
+void move_record_turn(struct move_record *r);
 
 #endif

@@ -31,7 +31,7 @@ static void sync_slots_of(const struct move_op *op, char *out, size_t size)
     char subscription[32] = "none";
     if (op->subscription != 0)
         snprintf(subscription, sizeof subscription, "%llu", (unsigned long long)op->subscription);
-    else if (r->new_target)
+    else if (move_record_made_target(r))
         snprintf(subscription, sizeof subscription, "[0-9]+");
     snprintf(out, size, "^pg_%s_sync_[0-9]+_%llu$", subscription, (unsigned long long)r->target_system);
 }
@@ -98,7 +98,7 @@ static void subscription_seen(struct move_op *op, enum move_action action, const
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    bool target_goes = op_record(op)->new_target && op_record(op)->state == MOVE_UNDO;
+    bool target_goes = move_record_made_target(op_record(op)) && op_record(op)->state == MOVE_UNDO;
     if (target_goes && (reply->err != NULL || pg_rows(reply) == 0)) {
         drop_on_source(
             op, action); /* it is removed whole, and may not even have our schema; only S must forget it */

@@ -142,13 +142,33 @@ static void rolled_back(struct move_op *op, enum move_action action, const struc
     act_done(op, action, NULL);
 }
 
-/* A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. */
+static void target_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    act_done(op, action, op_target_optional(op) ? NULL : reply->err);
+}
+
+static void source_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (reply->err != NULL || !op->target_known)
+        act_done(op, action, reply->err);
+    else
+        act_sql_any(op, &op->target, action, SQL_TIMEOUT_NS, target_left, END_OLD_BACKENDS);
+}
+
+/*
+ * A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. On the way
+ * back whatever had no answer is ended before what it may yet do is taken away.
+ */
 void act_rollback(struct move_op *op)
 {
     op->untold = false; /* what is told next is that S owns R after all */
     hold_release(op);
     opening_forget(op);
-    act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
+    if (op_record(op)->state == MOVE_UNDO) {
+        op_drop_links(op);
+        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, source_left, END_OLD_BACKENDS);
+    } else
+        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
 }
 
 /* ---- routing ---- */
@@ -182,27 +202,34 @@ void act_route(struct move_op *op)
         routed(&err, op);
 }
 
-/* S owns R: say so again, with a newer epoch, if the table says otherwise. The epochs of S and T are again
- * what their servers say, or strict clients would be refused by both for ever. */
+/*
+ * S owns R: say so again, with a newer epoch, if the table says otherwise. The epochs of S and T are again
+ * what their servers say, or strict clients would be refused by both for ever. A table that is doubted is
+ * written as it is.
+ */
 void act_unroute(struct move_op *op)
 {
     struct fleet_database *db = op_database(op);
     const struct move_record *r = op_record(op);
     struct err err = {0};
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
-    if (target == NULL || !range_set_contains_range(&target->ranges, &r->range)) {
+    bool wrong = target != NULL && range_set_contains_range(&target->ranges, &r->range);
+    if (db == NULL || (!wrong && !op->core.table_doubted)) {
         act_done(op, ACT_UNROUTE, NULL);
         return;
     }
     struct routing *back = routing_clone(db->routing);
-    if (routing_move(back, r->target, r->source, &r->range, &err) != 0) {
+    if (wrong && routing_move(back, r->target, r->source, &r->range, &err) != 0) {
         routing_free(back);
         unrouted(&err, op);
         return;
     }
-    routing_find_shard(back, r->source)->epoch = r->source_epoch;
-    if (r->target_epoch != 0)
-        routing_find_shard(back, r->target)->epoch = r->target_epoch;
+    if (wrong) {
+        routing_find_shard(back, r->source)->epoch = r->source_epoch;
+        if (r->target_epoch != 0)
+            routing_find_shard(back, r->target)->epoch = r->target_epoch;
+    } else
+        back->epoch++;
     if (operation_publish(op->op.owner, db, back, unrouted, op, &err) != 0)
         unrouted(&err, op);
 }

@@ -5,11 +5,6 @@
 #include "base/text.h"
 #include "operation/move_op_internal.h"
 
-/* Ends backends that an earlier manager left for this operation, and waits until they are gone (B8, B9). */
-#define END_OLD_BACKENDS                                                                                     \
-    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
-    "current_setting('application_name') AND pid <> pg_backend_pid(); "
-
 static bool truth(const PGresult *result, int column)
 {
     return PQntuples(result) == 1 && PQgetvalue(result, 0, column)[0] == 't';

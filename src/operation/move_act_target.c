@@ -387,7 +387,7 @@ void act_freeze(struct move_op *op)
 static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)reply;
-    bool target_gone = op_record(op)->state == MOVE_UNDO && op_record(op)->new_target;
+    bool target_gone = op_record(op)->state == MOVE_UNDO && move_record_made_target(op_record(op));
     if (!op->target_known || target_gone)
         act_done(op, action, NULL);
     else

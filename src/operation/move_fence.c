@@ -37,7 +37,7 @@ void fence_resume(struct move *m, const struct move_outcome *seen)
         move_act(m, ACT_OPEN);
         return;
     }
-    m->routed = true; /* it may have been published before the crash */
+    m->routed = m->table_doubted = true; /* it may have been published before the crash, or be just now */
     set_phase(m, FENCE_BACK_OUT);
     move_act(m, ACT_ROLLBACK);
 }
@@ -75,8 +75,10 @@ static void back_out_done(struct move *m, enum move_action action, const struct 
         move_retry_later(m, action);
     } else if (action == ACT_ROLLBACK && m->routed)
         move_act(m, ACT_UNROUTE);
-    else
+    else {
+        m->table_doubted = false;
         backed_out(m);
+    }
 }
 
 static void prepared(struct move *m, const struct move_outcome *o)

@@ -65,7 +65,7 @@ static void link_closed_one(struct move_op *op)
     maybe_report_stopped(op);
 }
 
-static void drop_links(struct move_op *op)
+void op_drop_links(struct move_op *op)
 {
     copy_drop(op);
     if (op->source_known) {
@@ -89,7 +89,7 @@ static void stop_move(struct operation *base)
     op->stopped = true;
     loop_timer_stop(&op->wait_timer);
     loop_timer_stop(&op->poll_timer);
-    drop_links(op);
+    op_drop_links(op);
     if (op->tool != NULL)
         process_cancel(op->tool);
     maybe_report_stopped(op);
@@ -181,6 +181,10 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_RETIRE] = act_retire,
     [ACT_BURN_GATE] = act_burn_gate,
     [ACT_REMOVE_TARGET] = act_remove_target,
+    [ACT_REVERSE_SLOT] = act_reverse_slot,
+    [ACT_REVERSE_FOLLOW] = act_reverse_follow,
+    [ACT_REVERSE_CHECK] = act_reverse_check,
+    [ACT_REVERSE_DROP] = act_reverse_drop,
 };
 
 static void maybe_kill(struct move_op *op, const char *moment, const char *name)
@@ -188,7 +192,7 @@ static void maybe_kill(struct move_op *op, const char *moment, const char *name)
     if (op_services(op)->kill_at == NULL)
         return;
     char place[64];
-    snprintf(place, sizeof place, "move:%s:%s", moment, name);
+    snprintf(place, sizeof place, "%s:%s:%s", op->core.record.back ? "rollback" : "move", moment, name);
     operation_maybe_kill(op->op.owner, place);
 }
 
@@ -316,7 +320,7 @@ static void driver_ended(struct move_driver *driver)
 {
     struct move_op *op = of_driver(driver);
     const struct move_record *r = op_record(op);
-    drop_links(op);
+    op_drop_links(op);
     op->stopped = true;
     op->op.error = r->error;
     log_event(r->state == MOVE_DONE ? LOG_INFO : LOG_WARN, "move ended", "op", r->id, "db", r->database,
@@ -326,16 +330,88 @@ static void driver_ended(struct move_driver *driver)
     operation_end(&op->op, r->state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE);
 }
 
-static void driver_deposed(struct move_driver *driver)
+static void leave(struct move_op *op)
 {
-    struct move_op *op = of_driver(driver);
     const struct move_record *r = op_record(op);
     log_event(LOG_ERROR, "move is left to another leader or to a person", "op", r->id, "db", r->database,
               "err", r->error.message, NULL);
     op->op.error = r->error;
     op->stopped = true;
-    drop_links(op);
+    op_drop_links(op);
     operation_end(&op->op, OPERATION_FAILED);
+}
+
+static void journal_read(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct move_op *op = data;
+    struct move_record record;
+    struct err why = {0};
+    link_closed_one(op);
+    if (op->stopped)
+        return;
+    if (err != NULL || move_record_parse(entry->value, strlen(entry->value), &record, &why) != 0) {
+        leave(op);
+        return;
+    }
+    move_fini(&op->core);
+    move_init(&op->core, &op->driver, &record);
+    op->op.revision = entry->revision;
+    move_start(&op->core, true);
+}
+
+/* Who led before us wrote the journal once more after we had read it: what it says now is resumed. */
+static bool resume_again(struct move_op *op)
+{
+    char key[32];
+    if (!op->core.resumed || op_record(op)->error.code != ERRC_CONFLICT)
+        return false;
+    snprintf(key, sizeof key, "op/%s", op->op.id);
+    op->open_links++;
+    if (store_get(op_services(op)->store, key, journal_read, op, NULL) == 0)
+        return true;
+    link_closed_one(op);
+    return false;
+}
+
+static void driver_deposed(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    if (!resume_again(op))
+        leave(op);
+}
+
+/* What is kept of one server and of one direction is not the other's. */
+static void driver_turned(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    struct instance_access source = {0}, target = {0};
+    struct link *const to_target[] = {&op->source, &op->source_marker, &op->source_reader, &op->exporter,
+                                      &op->keeper};
+    struct link *const to_source[] = {&op->target, &op->target_poll, &op->opener};
+    log_event(LOG_INFO, op->core.record.back ? "move is taken back" : "move is not taken back", "op",
+              op->core.record.id, "db", op->core.record.database, "shard", op->core.record.source, "target",
+              op->core.record.target, "err", op->core.cause.code != ERRC_NONE ? op->core.cause.message : NULL,
+              NULL);
+    instance_access_copy(&source, &op->source.access);
+    instance_access_copy(&target, &op->target.access);
+    for (size_t i = 0; i < sizeof to_target / sizeof *to_target; i++)
+        link_retarget(to_target[i], &target);
+    for (int i = 0; i < HOLDERS_MOST; i++)
+        link_retarget(&op->holders[i], &target);
+    for (size_t i = 0; i < sizeof to_source / sizeof *to_source; i++)
+        link_retarget(to_source[i], &source);
+    instance_access_clear(&source);
+    instance_access_clear(&target);
+    sequences_free(op);
+    op->fence_session = op->opener_session = op->quiet_session = op->subscription = 0;
+    op->marker_number = op->marker_seen = 0;
+}
+
+static void driver_hurry(struct move_driver *driver)
+{
+    struct move_op *op = of_driver(driver);
+    if (loop_timer_armed(&op->wait_timer))
+        loop_timer_start(&op->wait_timer, 0);
 }
 
 /* ---- SQL of the actions ---- */
@@ -463,7 +539,7 @@ void op_find_servers(struct move_op *op)
 bool op_target_optional(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
-    return r->new_target &&
+    return move_record_made_target(r) &&
            (r->state <= MOVE_TARGET || r->state == MOVE_UNDO || (r->canceled && r->state < MOVE_FENCE));
 }
 
@@ -471,7 +547,7 @@ bool op_source_gone(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
     const struct fleet_database *db = op_database(op);
-    return r->state == MOVE_CLEAN && r->retire_source && db != NULL && db->routing != NULL &&
+    return r->state == MOVE_CLEAN && move_record_retires(r) && db != NULL && db->routing != NULL &&
            routing_find_shard(db->routing, r->source) == NULL;
 }
 
@@ -490,8 +566,22 @@ static int cancel_move(struct operation *base, operation_done_cb done, void *dat
     return rc;
 }
 
-static const struct operation_kind move_kind = {
-    .name = "move", .print = print_move, .cancel = cancel_move, .stop = stop_move, .free = free_move};
+static int rollback_move(struct operation *base, operation_done_cb done, void *data, struct err *err)
+{
+    struct move_op *op = (struct move_op *)base;
+    int rc = move_rollback(&op->core, err);
+    if (rc == 0)
+        rc = operation_journal(base, done, data, err);
+    operation_changed(base);
+    return rc;
+}
+
+static const struct operation_kind move_kind = {.name = "move",
+                                                .print = print_move,
+                                                .cancel = cancel_move,
+                                                .rollback = rollback_move,
+                                                .stop = stop_move,
+                                                .free = free_move};
 
 bool move_op_is(const struct operation *op)
 {
@@ -500,7 +590,7 @@ bool move_op_is(const struct operation *op)
 
 bool move_op_targets(const struct operation *op, const char *shard)
 {
-    return move_op_is(op) && strcmp(((const struct move_op *)op)->core.record.target, shard) == 0;
+    return move_op_is(op) && strcmp(move_record_to(&((const struct move_op *)op)->core.record), shard) == 0;
 }
 
 const struct move_record *move_op_record(const struct operation *op)
@@ -528,12 +618,13 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
 static struct move_op *new_move(struct operations *ops, const struct move_record *record, const char *id)
 {
     struct move_op *op = mem_zalloc(sizeof *op);
-    op->driver = (struct move_driver){drive, driver_now, driver_changed, driver_ended, driver_deposed};
+    op->driver = (struct move_driver){drive,          driver_now,    driver_changed, driver_ended,
+                                      driver_deposed, driver_turned, driver_hurry};
     operation_register(ops, &op->op, &move_kind, move_kind_name(record->kind), id);
     move_init(&op->core, &op->driver, record);
     snprintf(op->core.record.id, sizeof op->core.record.id, "%s", op->op.id);
     op->op.database = mem_strdup(record->database);
-    op->op.shard = mem_strdup(record->source);
+    op->op.shard = mem_strdup(move_record_from(record));
     loop_timer_init(ops->services.loop, &op->wait_timer, waited, op);
     loop_timer_init(ops->services.loop, &op->poll_timer, NULL, op);
     return op;

@@ -53,7 +53,8 @@ struct move_op {
     void (*warmed)(struct move_op *op);
     bool holding;           /* hold_release() is due */
     bool untold;            /* the new routing table is in the store and the model, but was not announced */
-    uint64_t quiet_session; /* of `target`: the one that logs no statements */
+    uint64_t quiet_session; /* of who is about to subscribe: the one that logs no statements */
+    char opened_at[32];     /* X, as T says: where S begins to follow it */
     bool driving;           /* inside driver.act(): outcomes are delivered later */
     struct process *tool;   /* pg_dump or psql under way */
     uint64_t
@@ -121,6 +122,13 @@ bool op_target_optional(const struct move_op *op);
 /* S was retired by this move: out of the routing table, perhaps removed. */
 bool op_source_gone(const struct move_op *op);
 /* A child process of this move began or ended. */
+/* SQL: ends backends that an earlier manager, or a lost answer, left for this operation, and waits until they
+ * are gone (B8, B9). */
+#define END_OLD_BACKENDS                                                                                     \
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
+    "current_setting('application_name') AND pid <> pg_backend_pid(); "
+
+void op_drop_links(struct move_op *op);
 void op_tool_started(struct move_op *op, struct process *tool);
 void op_tool_ended(struct move_op *op);
 /* Runs pg_dump or psql (ON_ERROR_STOP) against a server; `next` when it succeeded, else the action fails. */
@@ -189,6 +197,10 @@ void act_empty_target(struct move_op *op);
 void clean_target(struct move_op *op, enum move_action action,
                   void (*then)(struct move_op *op, const struct err *err));
 void clean_free(struct move_op *op);
+void act_reverse_slot(struct move_op *op); /* move_act_reverse.c */
+void act_reverse_follow(struct move_op *op);
+void act_reverse_check(struct move_op *op);
+void act_reverse_drop(struct move_op *op);
 void sequences_free(struct move_op *op);
 
 #endif

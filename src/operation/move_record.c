@@ -30,15 +30,16 @@ static const struct number {
     {                                                                                                        \
 #member, offsetof(struct move_record, member), false, true                                           \
     }
-    SIGNED(created_us),       SIGNED(ended_us),        SIGNED(decided_us),
-    SIGNED(phase_started_us), UNSIGNED(bake_ns),       UNSIGNED(source_system),
-    UNSIGNED(target_system),  UNSIGNED(publication),   UNSIGNED(source_epoch),
-    UNSIGNED(target_epoch),   UNSIGNED(copy_us),       UNSIGNED(build_us),
-    UNSIGNED(copy_rows),      UNSIGNED(copy_bytes),    UNSIGNED(total_rows),
-    UNSIGNED(total_bytes),    UNSIGNED(verified_rows), UNSIGNED(buckets_in_motion),
-    UINT(verify_rounds),      UINT(fence_attempts),    UNSIGNED(lock_us),
-    UNSIGNED(inside_us),      UNSIGNED(commit_us),     UNSIGNED(open_us),
-    UNSIGNED(write_block_us), UNSIGNED(marker_us),     UNSIGNED(cleaned_rows),
+    SIGNED(created_us),        SIGNED(ended_us),          SIGNED(decided_us),
+    SIGNED(phase_started_us),  UNSIGNED(bake_ns),         UNSIGNED(source_system),
+    UNSIGNED(target_system),   UNSIGNED(publication),     UNSIGNED(source_epoch),
+    UNSIGNED(source_timeline), UNSIGNED(target_timeline), UNSIGNED(reverse_publication),
+    UNSIGNED(target_epoch),    UNSIGNED(copy_us),         UNSIGNED(build_us),
+    UNSIGNED(copy_rows),       UNSIGNED(copy_bytes),      UNSIGNED(total_rows),
+    UNSIGNED(total_bytes),     UNSIGNED(verified_rows),   UNSIGNED(buckets_in_motion),
+    UINT(verify_rounds),       UINT(fence_attempts),      UNSIGNED(lock_us),
+    UNSIGNED(inside_us),       UNSIGNED(commit_us),       UNSIGNED(open_us),
+    UNSIGNED(write_block_us),  UNSIGNED(marker_us),       UNSIGNED(cleaned_rows),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
@@ -56,12 +57,61 @@ void move_record_free(struct move_record *r)
     buf_free(&r->findings);
 }
 
-void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE])
+static void name_of(const struct move_record *r, char direction, char out[MOVE_NAME_SIZE])
 {
-    int n = snprintf(out, MOVE_NAME_SIZE, "shardherd_%.32s_%.12s_f", r->database, r->id);
+    int n = snprintf(out, MOVE_NAME_SIZE, "shardherd_%.32s_%.12s_%c", r->database, r->id, direction);
     for (int i = 0; i < n && i < MOVE_NAME_SIZE - 1; i++)
         if (out[i] == '-')
             out[i] = '_';
+}
+
+void move_record_name(const struct move_record *r, char out[MOVE_NAME_SIZE])
+{
+    name_of(r, r->back ? 'r' : 'f', out);
+}
+
+void move_record_other_name(const struct move_record *r, char out[MOVE_NAME_SIZE])
+{
+    name_of(r, r->back ? 'f' : 'r', out);
+}
+
+const char *move_record_from(const struct move_record *r)
+{
+    return r->back ? r->target : r->source;
+}
+
+const char *move_record_to(const struct move_record *r)
+{
+    return r->back ? r->source : r->target;
+}
+
+bool move_record_made_target(const struct move_record *r)
+{
+    return r->new_target && !r->back;
+}
+
+bool move_record_retires(const struct move_record *r)
+{
+    return r->back ? r->new_target : r->retire_source;
+}
+
+static void exchange(uint64_t *a, uint64_t *b)
+{
+    uint64_t kept = *a;
+    *a = *b;
+    *b = kept;
+}
+
+void move_record_turn(struct move_record *r)
+{
+    char name[MOVE_NAME_SIZE];
+    memcpy(name, r->source, sizeof name);
+    memcpy(r->source, r->target, sizeof name);
+    memcpy(r->target, name, sizeof name);
+    exchange(&r->source_system, &r->target_system);
+    exchange(&r->source_timeline, &r->target_timeline);
+    exchange(&r->source_epoch, &r->target_epoch);
+    r->back = !r->back;
 }
 
 static void add_number(yyjson_mut_doc *doc, yyjson_mut_val *root, const char *name, const char *format_text)
@@ -95,12 +145,15 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     char text[RANGE_TEXT_SIZE];
+    struct move_record asked = *r; /* the document tells of source and target as they were asked for */
+    if (asked.back)
+        move_record_turn(&asked);
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "id", r->id);
     yyjson_mut_obj_add_str(doc, root, "kind", move_kind_name(r->kind));
     yyjson_mut_obj_add_str(doc, root, "database", r->database);
-    yyjson_mut_obj_add_str(doc, root, "source", r->source);
-    yyjson_mut_obj_add_str(doc, root, "target", r->target);
+    yyjson_mut_obj_add_str(doc, root, "source", asked.source);
+    yyjson_mut_obj_add_str(doc, root, "target", asked.target);
     snprintf(text, sizeof text, "%" PRId64, r->range.lo);
     yyjson_mut_obj_add_strcpy(doc, root, "lo", text);
     snprintf(text, sizeof text, "%" PRId64, r->range.hi);
@@ -110,13 +163,15 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_bool(doc, root, "retire_source", r->retire_source);
     yyjson_mut_obj_add_bool(doc, root, "dry_run", r->dry_run);
     yyjson_mut_obj_add_bool(doc, root, "canceled", r->canceled);
+    yyjson_mut_obj_add_bool(doc, root, "rollback", r->rollback);
+    yyjson_mut_obj_add_bool(doc, root, "back", r->back);
     yyjson_mut_obj_add_int(doc, root, "rule", r->rule);
     yyjson_mut_obj_add_str(doc, root, "reason", r->reason);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(r->error.code));
     yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
     if (r->findings.length > 0)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
-    print_numbers(r, doc, root);
+    print_numbers(&asked, doc, root);
     size_t length;
     char *out = yyjson_mut_write(doc, 0, &length);
     if (out != NULL)
@@ -236,6 +291,9 @@ static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
     r->retire_source = yyjson_get_bool(yyjson_obj_get(root, "retire_source"));
     r->dry_run = yyjson_get_bool(yyjson_obj_get(root, "dry_run"));
     r->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
+    r->rollback = yyjson_get_bool(yyjson_obj_get(root, "rollback"));
+    if (yyjson_get_bool(yyjson_obj_get(root, "back")))
+        move_record_turn(r);
     r->rule = yyjson_get_int(yyjson_obj_get(root, "rule"));
     return 0;
 }

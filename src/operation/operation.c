@@ -1,6 +1,7 @@
 #include "operation/operation.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,6 +32,7 @@ void operations_init(struct operations *ops, const struct operation_services *se
 struct journal_write {
     struct list node; /* in operation.writes */
     struct operation *op;
+    char *text; /* what was sent */
     operation_done_cb done;
     void *data;
 };
@@ -39,8 +41,11 @@ static void free_operation(struct operation *op)
 {
     list_each(node, &op->writes)
     {
-        free(list_item(node, struct journal_write, node));
+        struct journal_write *w = list_item(node, struct journal_write, node);
+        free(w->text);
+        free(w);
     }
+    free(op->unsure);
     list_remove(&op->node);
     free(op->database);
     free(op->shard);
@@ -196,18 +201,24 @@ static int write_journal(struct journal_write *w, struct err *err)
     char key[32];
     op->kind->print(op, &json);
     snprintf(key, sizeof key, "op/%s", op->id);
-    int rc = store_compare_and_swap(op->owner->services.store, key, op->revision, buf_text(&json),
-                                    on_journaled, w, err);
-    buf_free(&json);
-    return rc;
+    free(w->text);
+    w->text = buf_take(&json);
+    return store_compare_and_swap(op->owner->services.store, key, op->revision, w->text, on_journaled, w,
+                                  err);
+}
+
+static void free_write(struct journal_write *w)
+{
+    list_remove(&w->node);
+    free(w->text);
+    free(w);
 }
 
 /* While `done` runs the write still counts, so that what is written there comes behind what waits already. */
 static void end_write(struct journal_write *w, const struct err *err)
 {
     w->done(w->op, err, w->data);
-    list_remove(&w->node);
-    free(w);
+    free_write(w);
 }
 
 static void write_next(struct operation *op)
@@ -221,14 +232,57 @@ static void write_next(struct operation *op)
     }
 }
 
+static bool is_unknown(const struct err *err)
+{
+    return err != NULL && (err->code == ERRC_TIMEOUT || err->code == ERRC_UNAVAILABLE);
+}
+
+static void journal_written(struct journal_write *w, const struct err *err)
+{
+    struct operation *op = w->op;
+    if (is_unknown(err)) { /* see on_journal_read() */
+        free(op->unsure);
+        op->unsure = w->text;
+        w->text = NULL;
+    }
+    end_write(w, err);
+    write_next(op);
+}
+
+/* A conflict after a write without an answer may be with that very write. */
+static void on_journal_read(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct journal_write *w = data;
+    struct operation *op = w->op;
+    struct err conflict = {0}, local = {0};
+    if (err == NULL && op->unsure != NULL && strcmp(entry->value, op->unsure) == 0) {
+        op->revision = entry->revision;
+        free(op->unsure);
+        op->unsure = NULL;
+        if (write_journal(w, &local) != 0)
+            journal_written(w, &local);
+        return;
+    }
+    err_set(&conflict, ERRC_CONFLICT, "the journal was written by somebody else");
+    journal_written(w, is_unknown(err) ? err : &conflict);
+}
+
 static void on_journaled(const struct err *err, int64_t revision, void *data)
 {
     struct journal_write *w = data;
     struct operation *op = w->op;
-    if (err == NULL)
+    struct err local = {0};
+    char key[32];
+    snprintf(key, sizeof key, "op/%s", op->id);
+    if (err != NULL && err->code == ERRC_CONFLICT && op->unsure != NULL &&
+        store_get(op->owner->services.store, key, on_journal_read, w, &local) == 0)
+        return;
+    if (err == NULL) {
         op->revision = revision;
-    end_write(w, err);
-    write_next(op);
+        free(op->unsure);
+        op->unsure = NULL;
+    }
+    journal_written(w, err);
 }
 
 int operation_journal(struct operation *op, operation_done_cb done, void *data, struct err *err)
@@ -240,10 +294,8 @@ int operation_journal(struct operation *op, operation_done_cb done, void *data, 
     w->data = data;
     list_append(&op->writes, &w->node);
     int rc = waits ? 0 : write_journal(w, err);
-    if (rc != 0) {
-        list_remove(&w->node);
-        free(w);
-    }
+    if (rc != 0)
+        free_write(w);
     return rc;
 }
 
@@ -253,6 +305,8 @@ struct publication {
     struct operations *ops;
     char *database;
     struct routing *routing;
+    char *text; /* what was sent */
+    struct err err;
     bool tell;
     void (*done)(const struct err *err, void *data);
     void *data;
@@ -264,25 +318,76 @@ void operation_announce(struct operations *ops, struct fleet_database *db)
         ops->services.routing_changed(ops->services.data, db);
 }
 
+static void publication_end(struct publication *p, const struct err *err)
+{
+    void (*done)(const struct err *, void *) = p->done;
+    void *done_data = p->data;
+    routing_free(p->routing);
+    free(p->text);
+    free(p->database);
+    free(p);
+    done(err, done_data);
+}
+
+/* Takes routing over. */
+static void put_into_model(struct publication *p, struct fleet_database *db, struct routing *routing,
+                           int64_t revision)
+{
+    routing_free(db->routing);
+    db->routing = routing;
+    db->routing_revision = revision;
+    p->ops->services.fleet->version++;
+    if (p->tell)
+        operation_announce(p->ops, db);
+}
+
+/*
+ * After a write that failed, or had no answer, the model may be of the past, and every later write would meet
+ * the same conflict. A newer leader's table is left alone: its term is in it.
+ */
+static void on_table_read(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct publication *p = data;
+    struct fleet_database *db = fleet_find_database(p->ops->services.fleet, p->database);
+    struct routing *found = NULL;
+    struct err failure = p->err;
+    if (err == NULL && db != NULL && strcmp(entry->value, p->text) == 0) { /* it was written after all */
+        put_into_model(p, db, p->routing, entry->revision);
+        p->routing = NULL;
+        publication_end(p, NULL);
+        return;
+    }
+    if (err == NULL && db != NULL && entry->revision != db->routing_revision &&
+        routing_parse(entry->value, strlen(entry->value), &found, NULL) == 0) {
+        if ((int64_t)found->term > p->ops->services.term) {
+            err_clear(&failure);
+            err_set(&failure, ERRC_STALE, "the routing table was written by a leader of term %" PRIu64,
+                    found->term);
+            routing_free(found);
+        } else
+            put_into_model(p, db, found, entry->revision);
+    }
+    publication_end(p, &failure);
+}
+
 static void on_published(const struct err *err, int64_t revision, void *data)
 {
     struct publication *p = data;
     struct fleet_database *db = fleet_find_database(p->ops->services.fleet, p->database);
-    if (err == NULL && db != NULL) {
-        routing_free(db->routing);
-        db->routing = p->routing;
-        db->routing_revision = revision;
-        p->routing = NULL;
-        p->ops->services.fleet->version++;
-        if (p->tell)
-            operation_announce(p->ops, db);
+    struct err local = {0};
+    char key[STORE_KEY_MAX];
+    if (err != NULL) {
+        err_copy(&p->err, err);
+        snprintf(key, sizeof key, "db/%s/routing", p->database);
+        if (store_get(p->ops->services.store, key, on_table_read, p, &local) != 0)
+            publication_end(p, err);
+        return;
     }
-    void (*done)(const struct err *, void *) = p->done;
-    void *done_data = p->data;
-    routing_free(p->routing);
-    free(p->database);
-    free(p);
-    done(err, done_data);
+    if (db != NULL) {
+        put_into_model(p, db, p->routing, revision);
+        p->routing = NULL;
+    }
+    publication_end(p, NULL);
 }
 
 static int publish(struct operations *ops, struct fleet_database *db, struct routing *routing, bool tell,
@@ -294,15 +399,22 @@ static int publish(struct operations *ops, struct fleet_database *db, struct rou
         routing_free(routing);
         return err_wrap(err, "routing table not published");
     }
-    struct publication *p = mem_alloc(sizeof *p);
-    *p = (struct publication){ops, mem_strdup(db->name), routing, tell, done, data};
+    struct publication *p = mem_zalloc(sizeof *p);
+    routing->term = (uint64_t)ops->services.term;
     routing_print(routing, &json);
+    *p = (struct publication){.ops = ops,
+                              .database = mem_strdup(db->name),
+                              .routing = routing,
+                              .text = buf_take(&json),
+                              .tell = tell,
+                              .done = done,
+                              .data = data};
     snprintf(key, sizeof key, "db/%s/routing", db->name);
-    int rc = store_compare_and_swap(ops->services.store, key, db->routing_revision, buf_text(&json),
-                                    on_published, p, err);
-    buf_free(&json);
+    int rc =
+        store_compare_and_swap(ops->services.store, key, db->routing_revision, p->text, on_published, p, err);
     if (rc != 0) {
         routing_free(routing);
+        free(p->text);
         free(p->database);
         free(p);
     }

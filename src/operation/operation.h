@@ -65,6 +65,8 @@ struct operation_kind {
      * journal says so, that is, when a restart cannot forget it any more.
      */
     int (*cancel)(struct operation *op, operation_done_cb done, void *data, struct err *err);
+    /* The same also where cancel() says that it can only go forward; NULL if that is never possible. */
+    int (*rollback)(struct operation *op, operation_done_cb done, void *data, struct err *err);
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -81,6 +83,7 @@ struct operation {
     int64_t revision;             /* of op/<id> in the store */
     int64_t created_us, ended_us; /* wall clock; ended 0 while running */
     struct err error;             /* last error, also of a step that is being retried */
+    char *unsure;                 /* what was written to its journal without an answer; NULL = nothing */
     struct list writes;           /* of its journal: the first is under way, the others wait for it */
     struct loop_task free_task;
 };
@@ -130,17 +133,18 @@ void operation_changed(struct operation *op);
 void operation_stopped(struct operation *op);
 /*
  * Tests: kills or stops the process if services.kill_at names `place`. Places of a move: "move:before:A",
- * "move:after:A" and "move:state:S" with an action or state of move.h; of making a database
- * "provision:state:S" (journaled), "provision:before:S" (its effects follow), "provision:amid:S" (some shards
- * have them, others wait) and "provision:after:S" (all have them, the next state is not journaled);
- * "retire:..." likewise; of a migration "migrate:state:S:N" (journaled, N shards have it) and
- * "migrate:after:shard" (a shard has it, which is not journaled).
+ * "move:after:A" and "move:state:S" with an action or state of move.h, "rollback:..." of its way back; of
+ * making a database "provision:state:S" (journaled), "provision:before:S" (its effects follow),
+ * "provision:amid:S" (some shards have them, others wait) and "provision:after:S" (all have them, the next
+ * state is not journaled); "retire:..." likewise; of a migration "migrate:state:S:N" (journaled, N shards
+ * have it) and "migrate:after:shard" (a shard has it, which is not journaled).
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
 
 /*
  * Writes a new routing table of db (takes ownership of routing, also on failure) and puts it into the model.
- * ERRC_CONFLICT: someone else wrote it; the model is unchanged.
+ * ERRC_CONFLICT: someone else wrote it, and the model is what the store has; ERRC_STALE: a newer leader did.
+ * The document names our term. After any failure the store is read back, since the outcome may be unknown.
  */
 int operation_publish(struct operations *ops, struct fleet_database *db, struct routing *routing,
                       void (*done)(const struct err *err, void *data), void *data, struct err *err);

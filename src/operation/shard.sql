@@ -7,6 +7,7 @@
 --   tables    the distributed tables and their keys
 --   parts     these tables and their partitions, as last looked at
 --   gate      one row per move into this shard, never used twice; a row that is not visible is closed
+--   opening   the position of the opening of each move into this shard that has not ended
 --   prepared_fence  the fence whose guards are there already and asleep
 --   migration  the scripts that migrate() ran here
 --   routing   the routing table, for clients that prefer SQL to HTTP
@@ -55,6 +56,12 @@ CREATE TABLE IF NOT EXISTS shardherd.gate (
     open boolean NOT NULL DEFAULT false,
     opened_lsn pg_lsn,
     opened_at timestamptz
+);
+
+-- Where in this server's WAL a move opened its range: what its source follows from there. Gone with the move.
+CREATE TABLE IF NOT EXISTS shardherd.opening (
+    move text PRIMARY KEY,
+    lsn pg_lsn NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS shardherd.prepared_fence (
@@ -599,6 +606,7 @@ DECLARE
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
+    DELETE FROM shardherd.opening WHERE move = move_id;
     DELETE FROM shardherd.freeze WHERE move = move_id;
     IF EXISTS (SELECT FROM shardherd.freeze) THEN
         RETURN;
@@ -841,6 +849,7 @@ CREATE OR REPLACE FUNCTION shardherd.settle(my_term bigint, move_id text, range_
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s shardherd.shard;
+    position pg_lsn;
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
@@ -849,8 +858,10 @@ BEGIN
         RETURN;
     END IF;
     PERFORM shardherd.lock_tables();
-    DELETE FROM shardherd.gate WHERE move = move_id AND open;
-    IF NOT FOUND THEN
+    DELETE FROM shardherd.gate WHERE move = move_id AND open RETURNING opened_lsn INTO position;
+    IF FOUND THEN
+        INSERT INTO shardherd.opening (move, lsn) VALUES (move_id, position) ON CONFLICT DO NOTHING;
+    ELSE
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('move %s has no open gate here', move_id);
     END IF;
@@ -911,6 +922,42 @@ BEGIN
     PERFORM shardherd.lock_tables();
     DELETE FROM shardherd.gate WHERE move = move_id;
     PERFORM shardherd.install_guards();
+END $$;
+
+-- Fails while this move, in that direction, still replicates from here or to here: two that follow each other send the
+-- same changes round for ever, and lose some (A10).
+CREATE OR REPLACE FUNCTION shardherd.refuse_replication(name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = name)
+       OR EXISTS (SELECT FROM pg_subscription WHERE subname = name
+                  AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = format('%s still replicates', name);
+    END IF;
+END $$;
+
+-- On the source, after the move: its subscription, not enabled yet, begins at the target's opening. What lies before
+-- that came from here. Never backward: what was applied is not applied again. The position is durable only with the
+-- next commit that is flushed: ENABLE is in the same transaction.
+CREATE OR REPLACE FUNCTION shardherd.follow_from(my_term bigint, name text, opened pg_lsn) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s pg_subscription;
+    origin text;
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    SELECT * INTO STRICT s FROM pg_subscription
+    WHERE subname = name AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database());
+    IF s.subenabled THEN
+        RETURN;
+    END IF;
+    origin := 'pg_' || s.oid;
+    IF EXISTS (SELECT FROM pg_stat_subscription WHERE subid = s.oid AND pid IS NOT NULL) THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_in_use', MESSAGE = format('the worker of %s is not gone yet', name);
+    END IF;
+    IF coalesce(pg_replication_origin_progress(origin, false) < opened, true) THEN
+        PERFORM pg_replication_origin_advance(origin, opened);
+    END IF;
 END $$;
 
 -- The routing table for SQL clients; an older document never replaces a newer one.
@@ -975,8 +1022,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('this shard owns rows of %s..%s: nothing is deleted', range_lo, range_hi);
     END IF;
-    IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = slot)
-       OR EXISTS (SELECT FROM pg_subscription WHERE subname = slot) THEN
+    -- of either direction
+    IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name IN (slot, left(slot, -1) || 'f', left(slot, -1) || 'r'))
+       OR EXISTS (SELECT FROM pg_subscription WHERE subname IN (slot, left(slot, -1) || 'f', left(slot, -1) || 'r')) THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('%s still replicates: nothing is deleted', slot);
     END IF;

@@ -242,6 +242,23 @@ class Rig:
         assert self.loading.returncode == 0, f"load ended with {self.loading.returncode}\n{out}\n{err}\n{self.tail()}"
         return json.loads(out.strip().splitlines()[-1])
 
+    # ---- a move that bakes ----
+
+    def start_move(self, **body):
+        return self.post("/v1/databases/shop/operations", body)["id"]
+
+    def wait_baking(self, op_id, timeout=120):
+        """Its fence is behind it, and its source follows its target."""
+        source, deadline = self.operation(op_id)["shard"], time.monotonic() + timeout
+        follows = f"SELECT subenabled FROM pg_subscription WHERE subname LIKE '%{op_id}_r'"
+        while time.monotonic() < deadline:
+            op = self.operation(op_id)
+            assert op["status"] == "running", op
+            if op["state"] == "watch" and self.sql(source, follows) == [(True,)]:
+                return op
+            time.sleep(0.05)
+        raise AssertionError(f"operation {op_id} does not bake after {timeout} s: {op}\n{self.tail()}")
+
     # ---- what must be true when nothing runs ----
 
     def listeners(self, shard):
@@ -266,6 +283,7 @@ class Rig:
                 "SELECT 'publication', pubname FROM pg_publication WHERE pubname <> 'shardherd_sample' UNION ALL "
                 "SELECT 'gate', move FROM shardherd.gate UNION ALL "
                 "SELECT 'freeze', move FROM shardherd.freeze UNION ALL "
+                "SELECT 'opening', move FROM shardherd.opening UNION ALL "
                 "SELECT 'event trigger', evtname FROM pg_event_trigger UNION ALL "
                 "SELECT 'origin', roname FROM pg_replication_origin UNION ALL "
                 "SELECT 'table', relname FROM pg_class WHERE relname ~ '^shardherd_' AND relkind = 'r'",

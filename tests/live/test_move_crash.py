@@ -2,9 +2,12 @@
 
 Each cell: load runs, a split starts in a manager that ends itself with SIGKILL at the named place
 (SHARDHERD_TEST_KILL_AT), a manager without the switch is started, and the operation must end - done or undone -
-with one owner per range, nothing left over, and no acknowledged write lost, duplicated or misplaced.
+with one owner per range, nothing left over, and no acknowledged write lost, duplicated or misplaced. The same for a
+split that is taken back while it bakes: it must end as undone, since that was written down before it turned.
 """
 
+import contextlib
+import http.client
 import os
 import random
 
@@ -17,21 +20,35 @@ ACTIONS = [
     "close_gate", "rehearse", "lock", "marker", "route", "fence", "sequences", "prepare_open",
     "commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
 ]  # fmt: skip
+# with a bake time only
+REVERSE = ["reverse_slot", "reverse_follow", "reverse_drop"]
+BACK_STATES = ["rehearse", "fence", "settle", "watch", "clean", "undone"]
+BACK_ACTIONS = [
+    "reverse_check", "catch_up", "close_gate", "rehearse", "prepare_open", "lock", "marker", "fence", "sequences",
+    "route", "commit", "open", "settle", "announce", "drop_forward", "unfreeze", "retire",
+]  # fmt: skip
 CELLS = [f"move:state:{state}" for state in STATES] + [
     f"move:{moment}:{action}" for action in ACTIONS for moment in ("before", "after")
 ]
+REVERSE_CELLS = [f"move:{moment}:{action}" for action in REVERSE for moment in ("before", "after")]
+BACK_CELLS = [f"rollback:state:{state}" for state in BACK_STATES] + [
+    f"rollback:{moment}:{action}" for action in BACK_ACTIONS for moment in ("before", "after")
+]
 # before the fence the move may go either way, after its commit only forward
-FORWARD = ["commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze"]
+FORWARD = ["commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
+           "reverse_follow", "reverse_drop"]  # fmt: skip
 IN_CI = 8
 
 
-def chosen():
-    """All cells in a full run; in CI the states and a few actions by a seed that is printed."""
+SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
+
+
+def chosen(cells, all_of_these, some):
+    """All cells in a full run; in CI the first ones and a few of the others by a seed that is printed."""
     if os.environ.get("SHARDHERD_TEST_FULL"):
-        return CELLS
-    seed = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
-    print(f"test_move_crash: seed {seed}")
-    return CELLS[: len(STATES)] + sorted(random.Random(seed).sample(CELLS[len(STATES) :], IN_CI))
+        return cells
+    print(f"test_move_crash: seed {SEED}")
+    return cells[:all_of_these] + sorted(random.Random(SEED).sample(cells[all_of_these:], some))
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +71,23 @@ def merge_back(rig):
             assert rig.wait_operation(op["id"])["status"] == "done"
 
 
+def assert_nothing_lost(result):
+    assert result["acked_writes"] > 0
+    assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("cell", chosen())
+@pytest.mark.parametrize("cell", chosen(CELLS, len(STATES), IN_CI) + chosen(REVERSE_CELLS, 0, 3))
 def test_killed_at(rig, cell):
     rig.stop()
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
     rig.start_load("--clients", "8", "--rate", "1200")
-    op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})
+    bake = "1s" if cell in REVERSE_CELLS else "0s"
+    op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": bake})
     assert rig.wait_dead() == -9
     rig.start()
     ended = rig.wait_operation(op["id"])
-    result = rig.stop_load()
-    assert result["acked_writes"] > 0
-    assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
+    assert_nothing_lost(rig.stop_load())
     assert ended["status"] in ("done", "undone"), ended
     place = cell.split(":")[2]
     if (
@@ -78,3 +99,22 @@ def test_killed_at(rig, cell):
     rig.assert_consistent()
     merge_back(rig)
     rig.assert_consistent()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("cell", chosen(BACK_CELLS, 0, 5))
+def test_killed_while_taken_back(rig, cell):
+    rig.stop()
+    rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
+    rig.start_load("--clients", "8", "--rate", "1200")
+    op_id = rig.start_move(kind="split", shard="s2", bake="10m")
+    rig.wait_baking(op_id)
+    with contextlib.suppress(OSError, http.client.HTTPException):  # it may be dead before it answers
+        rig.post(f"/v1/operations/{op_id}/rollback", None)
+    assert rig.wait_dead() == -9
+    rig.start()
+    ended = rig.wait_operation(op_id)
+    assert_nothing_lost(rig.stop_load())
+    assert ended["status"] == "undone" and ended["record"]["back"], ended
+    rig.assert_consistent()
+    assert {shard["name"] for shard in rig.routing()["shards"]} == {"s1", "s2"}

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {
     "move": ["GATE_FIRST", "NO_MARKER", "OTHER_SESSION", "NO_TERM", "NOT_FLUSHED", "GATE_REUSED", "NOT_BURNED"],
+    "rollback": ["NO_ORIGIN", "NOT_FLUSHED", "BACKWARD", "NO_PROOF", "NO_TERM", "NO_TIMELINE", "NO_MARKER"],
 }
 
 

@@ -45,6 +45,8 @@ struct fake {
     /* the two shards, the routing table and the store */
     bool source_owns, target_owns, table_says_target, locked, frozen, replicates;
     enum gate gate;
+    bool turned; /* source and target of the four above are those of the way back */
+    bool reverse_slot, reverse_follows;
     enum move_state journaled; /* MOVE_STATE_COUNT = nothing */
     struct move_record journal;
     /* since the last LOCK */
@@ -100,6 +102,9 @@ static void check_fence_rules(struct fake *f, enum move_action action)
         rule(f, f->rolled_back, "ROLLBACK precedes UNROUTE");
         rule(f, f->source_owns, "UNROUTE only while S owns R");
         break;
+    case ACT_LOCK:
+        rule(f, !f->turned || f->reverse_follows, "R goes back only to a shard that follows");
+        break;
     case ACT_OPEN:
         rule(f, f->told_gone,
              "OPEN only after COMMIT succeeded, or RESOLVE or INSPECT said that S gave R away");
@@ -129,8 +134,16 @@ static void check_rules(struct fake *f, enum move_action action)
         break;
     case ACT_CLEAN_SOURCE:
     case ACT_RETIRE:
-        rule(f, !f->source_owns && f->target_owns && !f->replicates,
+        rule(f,
+             !f->source_owns && f->target_owns && !f->replicates && !f->reverse_follows && !f->reverse_slot,
              "S is cleaned only when T owns R and nothing replicates");
+        break;
+    case ACT_REVERSE_SLOT:
+        rule(f, f->source_owns && !f->locked && !f->turned, "the reverse slot is made before the fence");
+        break;
+    case ACT_REVERSE_FOLLOW:
+        rule(f, f->target_owns && !f->replicates && !f->turned,
+             "S follows T only when T owns R and the forward subscription is gone");
         break;
     default:
         break;
@@ -140,10 +153,12 @@ static void check_rules(struct fake *f, enum move_action action)
 static void check_world(struct fake *f)
 {
     enum move_state state = f->move.record.state;
+    rule(f, !(f->replicates && f->reverse_follows), "never do both follow each other");
     rule(f, !(f->source_owns && (f->gate == GATE_OPEN || f->target_owns)), "never do both accept R");
-    if (state == MOVE_UNDO || state == MOVE_UNDONE)
+    if (state == MOVE_UNDO || (state == MOVE_UNDONE && !f->turned))
         rule(f, f->source_owns, "UNDO is never entered after the commit");
-    if (state >= MOVE_SETTLE && state <= MOVE_DONE && !f->move.record.dry_run)
+    if ((state >= MOVE_SETTLE && state <= MOVE_DONE && !f->move.record.dry_run) ||
+        (state == MOVE_UNDONE && f->turned))
         rule(f, !f->source_owns && (f->gate == GATE_OPEN || f->target_owns), "after the fence T accepts R");
 }
 
@@ -179,13 +194,40 @@ static void fake_ended(struct move_driver *driver)
     rule(f, f->verdict == RUNS, "exactly one end");
     rule(f, f->journaled == state, "the end is journaled");
     f->verdict = state == MOVE_DONE ? DONE : state == MOVE_UNDONE ? UNDONE : REFUSED;
-    if (f->verdict == DONE && !f->move.record.dry_run)
+    rule(f, !f->reverse_slot && !f->reverse_follows, "no end leaves the way back behind");
+    if ((f->verdict == DONE && !f->move.record.dry_run) || f->turned)
         rule(f, f->target_owns && f->table_says_target && !f->frozen && !f->replicates,
-             "DONE leaves nothing behind");
+             "DONE, and UNDONE over the way back, leave nothing behind");
     else
         rule(f,
              f->source_owns && !f->table_says_target && f->gate == GATE_NONE && !f->frozen && !f->replicates,
              "UNDONE and REFUSED leave nothing behind");
+}
+
+/* The same two shards, seen from the other side. */
+static void orient(struct fake *f, bool back)
+{
+    bool kept = f->source_owns;
+    if (f->turned == back)
+        return;
+    f->source_owns = f->target_owns;
+    f->target_owns = kept;
+    f->table_says_target = !f->table_says_target;
+    f->turned = back;
+}
+
+static void fake_turned(struct move_driver *driver)
+{
+    struct fake *f = (struct fake *)driver;
+    rule(f, f->pending_count == 0, "it turns while nothing is under way");
+    rule(f, f->gate == GATE_NONE, "it turns without a gate");
+    f->told_gone = f->prepared = false;
+    orient(f, f->move.record.back);
+}
+
+static void fake_hurry(struct move_driver *driver)
+{
+    (void)driver; /* a wait ends when its turn comes */
 }
 
 static void fake_deposed(struct move_driver *driver)
@@ -197,8 +239,38 @@ static void fake_deposed(struct move_driver *driver)
 
 /* ---- the world ---- */
 
+static void take_effect_on_replication(struct fake *f, enum move_action action)
+{
+    switch (action) {
+    case ACT_PUBLISH:
+        f->replicates = true;
+        break;
+    case ACT_DROP_FORWARD: /* that is, of the direction that R moves in */
+        if (f->turned)
+            f->reverse_slot = f->reverse_follows = false;
+        else
+            f->replicates = false;
+        break;
+    case ACT_REVERSE_SLOT:
+        f->reverse_slot = true;
+        break;
+    case ACT_REVERSE_FOLLOW:
+        f->reverse_follows = true;
+        break;
+    case ACT_REVERSE_DROP:
+        f->reverse_slot = f->reverse_follows = false;
+        break;
+    case ACT_REMOVE_TARGET:
+        f->reverse_slot = false; /* it was on it */
+        break;
+    default:
+        break;
+    }
+}
+
 static void take_effect(struct fake *f, enum move_action action)
 {
+    take_effect_on_replication(f, action);
     switch (action) {
     case ACT_JOURNAL:
         f->journaled = f->move.record.state;
@@ -210,18 +282,12 @@ static void take_effect(struct fake *f, enum move_action action)
     case ACT_UNFREEZE:
         f->frozen = false;
         break;
-    case ACT_PUBLISH:
-        f->replicates = true;
-        break;
-    case ACT_DROP_FORWARD:
-        f->replicates = false;
-        break;
     case ACT_CLOSE_GATE:
         if (f->gate == GATE_NONE)
             f->gate = GATE_CLOSED;
         break;
-    case ACT_BURN_GATE:
     case ACT_REMOVE_TARGET:
+    case ACT_BURN_GATE:
         f->gate = GATE_NONE;
         break;
     case ACT_LOCK:
@@ -272,6 +338,8 @@ static void tell(struct fake *f, enum move_action action, struct move_outcome *o
         o->lock_ns = fake_now(&f->driver);
     if (action == ACT_COMMIT)
         f->told_gone = true;
+    if (action == ACT_REVERSE_SLOT)
+        f->move.record.reverse_publication = 7;
     if (action == ACT_RESOLVE || action == ACT_INSPECT) {
         o->source_owns = f->source_owns;
         o->target_owns = f->target_owns;
@@ -328,7 +396,9 @@ static void step(struct fake *f)
 
 static void begin(struct fake *f, const struct move_record *record, bool resumed)
 {
-    f->driver = (struct move_driver){fake_act, fake_now, fake_changed, fake_ended, fake_deposed};
+    f->driver = (struct move_driver){fake_act,     fake_now,    fake_changed, fake_ended,
+                                     fake_deposed, fake_turned, fake_hurry};
+    orient(f, record->back);
     f->pending_count = 0;
     f->told_gone = false;
     f->locked = false;

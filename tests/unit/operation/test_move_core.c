@@ -63,6 +63,90 @@ static void test_happy_path(void **state)
     }
 }
 
+static void assert_trace(const struct fake *f, int from, const enum move_action *expected, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        assert_true(from + (int)i < f->trace_count);
+        assert_string_equal(move_action_name(f->trace[from + (int)i]), move_action_name(expected[i]));
+    }
+    assert_int_equal(from + (int)count, f->trace_count);
+}
+
+/* Until the bake time begins. */
+static void run_to_bake(struct fake *f, const struct move_record *r)
+{
+    set_up(f, r);
+    while (f->verdict == RUNS && !(f->move.record.state == MOVE_WATCH && f->pending_count == 1 &&
+                                   f->pending[0] == ACT_WAIT && f->move.attempts == 0))
+        step(f);
+    assert_int_equal(f->verdict, RUNS);
+}
+
+static struct move_record new_baking(bool new_target, bool retire)
+{
+    struct move_record r = new_record(new_target, retire);
+    r.bake_ns = 1;
+    return r;
+}
+
+/* With a bake time: what it does besides, and in which order. */
+static void test_happy_path_with_a_way_back(void **state)
+{
+    static const enum move_action rehearsal[] = {ACT_JOURNAL, ACT_REVERSE_SLOT, ACT_CLOSE_GATE, ACT_REHEARSE,
+                                                 ACT_JOURNAL};
+    static const enum move_action rest[] = {ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT,     ACT_JOURNAL,
+                                            ACT_REVERSE_DROP, ACT_CLEAN_SOURCE,   ACT_UNFREEZE, ACT_JOURNAL};
+    struct fake f;
+    struct move_record r = new_baking(true, false);
+    int at = 0;
+    (void)state;
+    set_up(&f, &r);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "happy path with a way back");
+    assert_int_equal(f.verdict, DONE);
+    while (f.seen_states[at] != MOVE_REHEARSE)
+        at++;
+    for (size_t i = 0; i < sizeof rehearsal / sizeof *rehearsal; i++)
+        assert_string_equal(move_action_name(f.trace[at + (int)i]), move_action_name(rehearsal[i]));
+    while (f.trace[at] != ACT_DROP_FORWARD)
+        at++;
+    assert_trace(&f, at, rest, sizeof rest / sizeof *rest);
+    move_fini(&f.move);
+}
+
+static void test_rollback(void **state)
+{
+    static const enum move_action expected[] = {
+        ACT_JOURNAL,   ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE,   ACT_REHEARSE,
+        ACT_JOURNAL,   ACT_PREPARE_OPEN,  ACT_LOCK,     ACT_MARKER,       ACT_FENCE,
+        ACT_SEQUENCES, ACT_ROUTE,         ACT_COMMIT,   ACT_OPEN,         ACT_JOURNAL,
+        ACT_SETTLE,    ACT_ANNOUNCE,      ACT_JOURNAL,  ACT_DROP_FORWARD, ACT_JOURNAL};
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        struct fake f;
+        struct move_record r = new_baking(kind == 1, kind == 2);
+        run_to_bake(&f, &r);
+        f.trace_count = 0;
+        assert_int_equal(move_rollback(&f.move, NULL), 0);
+        assert_int_equal(move_rollback(&f.move, NULL), 0); /* again */
+        run(&f, STEPS_MOST);
+        assert_kept(&f, "rollback");
+        assert_int_equal(f.verdict, UNDONE);
+        assert_true(f.turned && f.move.record.back && f.move.record.canceled && !f.move.record.rollback);
+        assert_string_equal(f.move.record.source, "s2");
+        assert_string_equal(move_record_from(&f.move.record), "s1");
+        assert_int_equal(f.move.record.error.code, ERRC_NONE);
+        size_t common = sizeof expected / sizeof *expected;
+        for (size_t i = 0; i < common; i++)
+            assert_string_equal(move_action_name(f.trace[i]), move_action_name(expected[i]));
+        /* a target that the move made goes whole; a source that was to be merged away stays */
+        assert_int_equal(f.trace[common], kind == 1 ? ACT_UNFREEZE : ACT_CLEAN_SOURCE);
+        assert_int_equal(f.trace[common + 1], kind == 1 ? ACT_RETIRE : ACT_UNFREEZE);
+        assert_int_equal(f.trace_count, (int)common + 3);
+        move_fini(&f.move);
+    }
+}
+
 static void test_dry_run(void **state)
 {
     struct fake f;
@@ -118,6 +202,11 @@ static const struct row rows[] = {
     {ACT_UNFREEZE, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, false},
     {ACT_RETIRE, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, true},
     {ACT_JOURNAL, DONE, RUNS, DONE, DONE, MOVE_PLANNED, false, false},
+    {ACT_REVERSE_SLOT, DONE, UNDONE, UNDONE, UNDONE, 0, false, false},
+    {ACT_REVERSE_SLOT, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
+    /* a move that was made does not hang on its way back */
+    {ACT_REVERSE_FOLLOW, DONE, DONE, DONE, DONE, 0, true, false},
+    {ACT_REVERSE_DROP, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, true},
 };
 
 static void run_row(const struct row *row, enum err_code code, int times, enum verdict expected)
@@ -125,6 +214,7 @@ static void run_row(const struct row *row, enum err_code code, int times, enum v
     struct fake f;
     char what[96];
     struct move_record r = new_record(row->new_target, row->retire);
+    r.bake_ns = row->action >= ACT_REVERSE_SLOT; /* else nothing is kept for the way back */
     snprintf(what, sizeof what, "%s fails %s %d times", move_action_name(row->action), err_code_name(code),
              times);
     set_up(&f, &r);
@@ -242,7 +332,105 @@ static void test_every_failure_of_undo(void **state)
         }
 }
 
+/* Each action of a rollback fails: it is done all the same, or given up, and then the move stays as it was.
+ */
+static void test_every_failure_of_a_rollback(void **state)
+{
+    static const struct {
+        enum move_action action;
+        enum verdict ever, refused;
+        enum move_state stuck;
+    } back[] = {{ACT_REVERSE_CHECK, DONE, DONE, 0},
+                {ACT_CATCH_UP, DONE, DONE, 0},
+                {ACT_CLOSE_GATE, DONE, DONE, 0},
+                {ACT_REHEARSE, DONE, DONE, 0},
+                {ACT_PREPARE_OPEN, DONE, UNDONE, 0},
+                {ACT_LOCK, DONE, UNDONE, 0},
+                {ACT_MARKER, DONE, UNDONE, 0},
+                {ACT_FENCE, DONE, UNDONE, 0},
+                {ACT_SEQUENCES, DONE, UNDONE, 0},
+                {ACT_ROUTE, DONE, UNDONE, 0},
+                {ACT_COMMIT, DONE, UNDONE, 0},
+                {ACT_OPEN, RUNS, UNDONE, MOVE_FENCE},
+                {ACT_SETTLE, RUNS, UNDONE, MOVE_SETTLE},
+                {ACT_ANNOUNCE, RUNS, UNDONE, MOVE_SETTLE},
+                {ACT_DROP_FORWARD, RUNS, UNDONE, MOVE_WATCH},
+                {ACT_CLEAN_SOURCE, RUNS, UNDONE, MOVE_CLEAN},
+                {ACT_UNFREEZE, RUNS, UNDONE, MOVE_CLEAN},
+                {ACT_JOURNAL, RUNS, UNDONE, MOVE_REHEARSE}};
+    (void)state;
+    for (size_t i = 0; i < sizeof back / sizeof *back; i++)
+        for (int how = 0; how < 3; how++) {
+            struct fake f;
+            struct move_record r = new_baking(false, false);
+            run_to_bake(&f, &r);
+            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            f.faults[0] = (struct fault){back[i].action, how == 2 ? ERRC_REFUSED : ERRC_UNAVAILABLE,
+                                         how == 1 ? FOR_EVER : 1, false};
+            if (how == 1 && back[i].ever == DONE) /* once given up it bakes, and ends as it began */
+                for (int n = 0; n < 3000 && !(f.move.record.state == MOVE_WATCH && !f.turned); n++)
+                    step(&f);
+            run(&f, 3000);
+            assert_kept(&f, move_action_name(back[i].action));
+            enum verdict expected = how == 0 ? UNDONE : how == 1 ? back[i].ever : back[i].refused;
+            if (f.verdict != expected)
+                fail_msg("%s, %d: %s instead of %s", move_action_name(back[i].action), how,
+                         verdict_names[f.verdict], verdict_names[expected]);
+            if (expected == RUNS)
+                assert_int_equal(f.move.record.state, back[i].stuck);
+            move_fini(&f.move);
+        }
+}
+
+/* A rollback that is refused says why while the move bakes, and can be asked for again. */
+static void test_rollback_given_up(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(false, false);
+    (void)state;
+    run_to_bake(&f, &r);
+    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    f.faults[0] = (struct fault){ACT_REVERSE_CHECK, ERRC_REFUSED, 1, false};
+    while (!(f.move.record.state == MOVE_WATCH && f.pending[0] == ACT_WAIT && !f.turned &&
+             f.tries[ACT_REVERSE_CHECK] > 0))
+        step(&f);
+    assert_kept(&f, "given up");
+    assert_string_equal(f.move.record.error.message, "not rolled back: fault");
+    assert_false(f.move.record.rollback || f.move.record.back);
+    assert_true(f.reverse_follows);
+    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "given up");
+    assert_int_equal(f.verdict, UNDONE);
+    move_fini(&f.move);
+}
+
 /* ---- cancel ---- */
+
+static void test_rollback_at_every_step(void **state)
+{
+    (void)state;
+    for (int bakes = 0; bakes < 2; bakes++)
+        for (int at = 0; at < 60; at++) {
+            struct fake f;
+            struct err err = {0};
+            struct move_record r = new_record(true, false);
+            r.bake_ns = bakes ? 1 : 0;
+            set_up(&f, &r);
+            run(&f, at);
+            if (f.verdict != RUNS) {
+                move_fini(&f.move);
+                break;
+            }
+            bool possible = f.move.record.state < (bakes ? MOVE_CLEAN : MOVE_FENCE);
+            assert_int_equal(move_rollback(&f.move, &err), possible ? 0 : ERRC_CONFLICT);
+            run(&f, STEPS_MOST);
+            assert_kept(&f, "rollback at every step");
+            assert_int_equal(f.verdict, possible ? UNDONE : DONE);
+            assert_int_equal(f.move.record.canceled, possible);
+            move_fini(&f.move);
+        }
+}
 
 static void test_cancel_at_every_step(void **state)
 {
@@ -329,7 +517,7 @@ static void test_resume_everywhere(void **state)
                 while (f.verdict == RUNS && f.steps < 4)
                     step(&f);
                 assert_int_equal(f.verdict, DEPOSED);
-                assert_int_equal(f.tries[ACT_JOURNAL], 0);
+                assert_int_equal(f.tries[ACT_JOURNAL], 1); /* only to keep who led before from it */
             } else {
                 enum verdict expected = resumed_end((enum move_state)s, owns, open);
                 if (expected == DEPOSED)
@@ -363,6 +551,55 @@ static void test_resume_canceled(void **state)
     assert_int_equal(f.verdict, UNDONE);
     assert_int_equal(f.tries[ACT_PUBLISH], 0);
     move_fini(&f.move);
+}
+
+/* Asked for while the fence was tried, which did not succeed: there is nothing to be taken back. */
+static void test_resume_a_rollback_before_the_commit(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(true, false);
+    (void)state;
+    r.state = MOVE_FENCE;
+    r.rollback = true;
+    r.reverse_publication = 7;
+    resume_world(&f, MOVE_FENCE, true, false, &r);
+    begin(&f, &r, true);
+    run(&f, STEPS_MOST);
+    assert_kept(&f, "resume a rollback before the commit");
+    assert_int_equal(f.verdict, UNDONE);
+    assert_int_equal(f.tries[ACT_LOCK], 0);
+    assert_true(f.move.record.canceled && !f.move.record.rollback && !f.turned);
+    move_fini(&f.move);
+}
+
+/* The manager dies at every step of a rollback. */
+static void test_resume_a_rollback(void **state)
+{
+    (void)state;
+    for (int lost = 0; lost < 2; lost++)
+        for (int at = 0; at < 40; at++) {
+            struct fake f;
+            struct move_record r = new_baking(at % 2 == 0, false);
+            run_to_bake(&f, &r);
+            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            f.journal.rollback = true; /* the answer to who asked comes after it is written */
+            run(&f, at);
+            if (f.verdict != RUNS) {
+                move_fini(&f.move);
+                break;
+            }
+            for (int i = 0; i < f.pending_count && !lost; i++)
+                if (f.pending[i] != ACT_WAIT)
+                    take_effect(&f, f.pending[i]);
+            struct move_record record = f.journal;
+            move_fini(&f.move);
+            begin(&f, &record, true);
+            run(&f, STEPS_MOST);
+            assert_kept(&f, "resume a rollback");
+            assert_int_equal(f.verdict, UNDONE);
+            assert_true(f.turned);
+            move_fini(&f.move);
+        }
 }
 
 /* TAKE_TERM comes before INSPECT comes before all else, and both are tried for ever. */
@@ -400,7 +637,7 @@ static void crash(struct fake *f)
     begin(f, &record, f->journaled != MOVE_STATE_COUNT);
 }
 
-static enum verdict random_run(unsigned long long seed, int *ret_steps)
+static enum verdict random_run(unsigned long long seed, int *ret_steps, bool *ret_back)
 {
     struct fake f;
     char what[64];
@@ -408,8 +645,9 @@ static enum verdict random_run(unsigned long long seed, int *ret_steps)
     f.random = seed * 2654435761u;
     unsigned bits = roll(&f, 4);
     unsigned percent = roll(&f, 3) * 12, crash_per_mille = roll(&f, 3) * 15,
-             cancel_per_mille = roll(&f, 3) * 4;
+             cancel_per_mille = roll(&f, 3) * 4, rollback_per_mille = roll(&f, 4) * 8;
     struct move_record r = new_record((bits & 1) != 0, (bits & 1) == 0 && (bits & 2) != 0);
+    r.bake_ns = roll(&f, 3);
     unsigned long long random = f.random;
     set_up(&f, &r);
     f.random = random;
@@ -419,12 +657,17 @@ static enum verdict random_run(unsigned long long seed, int *ret_steps)
             f.fault_percent = crash_per_mille = 0; /* times get better: now it must end */
         if (roll(&f, 1000) < cancel_per_mille)
             move_cancel(&f.move, NULL);
+        bool late = f.move.record.state >= MOVE_FENCE; /* before it, it is a cancel */
+        if (roll(&f, 1000) < rollback_per_mille * (late ? 8 : 1) && move_rollback(&f.move, NULL) == 0 &&
+            roll(&f, 2) == 0 && f.journaled == f.move.record.state && f.journal.back == f.move.record.back)
+            f.journal = f.move.record; /* it was written */
         if (roll(&f, 1000) < crash_per_mille)
             crash(&f);
         else
             run(&f, 1);
     }
     rule(&f, f.verdict != RUNS, "it ends");
+    *ret_back = f.verdict == UNDONE && f.turned;
     snprintf(what, sizeof what, "seed %llu", seed);
     assert_kept(&f, what);
     *ret_steps = f.steps;
@@ -437,30 +680,42 @@ static void test_invariants(void **state)
     const char *given = getenv("SHARDHERD_TEST_SEED"); /* repeats one run */
     unsigned long long first = given != NULL ? strtoull(given, NULL, 10) : 1;
     (void)state;
-    int ends[DEPOSED + 1] = {0}, steps, longest = 0;
+    int ends[DEPOSED + 1] = {0}, steps, longest = 0, taken_back = 0;
+    bool back;
     unsigned long long last = given != NULL ? first : first + 29999;
     for (unsigned long long seed = first; seed <= last; seed++) {
-        ends[random_run(seed, &steps)]++;
+        ends[random_run(seed, &steps, &back)]++;
+        taken_back += back;
         longest = steps > longest ? steps : longest;
     }
-    printf("seeds %llu to %llu: %d done, %d undone, %d refused, %d deposed, the longest took %d steps\n",
-           first, last, ends[DONE], ends[UNDONE], ends[REFUSED], ends[DEPOSED], longest);
+    printf(
+        "seeds %llu to %llu: %d done, %d undone (%d after their fence), %d refused, %d deposed, the longest "
+        "took %d steps\n",
+        first, last, ends[DONE], ends[UNDONE], taken_back, ends[REFUSED], ends[DEPOSED], longest);
     /* each end is reached often, or the runs prove little */
     if (given == NULL)
-        assert_true(ends[DONE] > 1000 && ends[UNDONE] > 1000 && ends[REFUSED] > 100 && ends[DEPOSED] > 100);
+        assert_true(ends[DONE] > 1000 && ends[UNDONE] > 1000 && taken_back > 1000 && ends[REFUSED] > 100 &&
+                    ends[DEPOSED] > 100);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_happy_path),
+        cmocka_unit_test(test_happy_path_with_a_way_back),
+        cmocka_unit_test(test_rollback),
         cmocka_unit_test(test_dry_run),
         cmocka_unit_test(test_every_failure),
         cmocka_unit_test(test_journal_written_by_another),
         cmocka_unit_test(test_bounds),
         cmocka_unit_test(test_lost_commit),
         cmocka_unit_test(test_every_failure_of_undo),
+        cmocka_unit_test(test_every_failure_of_a_rollback),
+        cmocka_unit_test(test_rollback_given_up),
         cmocka_unit_test(test_cancel_at_every_step),
+        cmocka_unit_test(test_rollback_at_every_step),
+        cmocka_unit_test(test_resume_a_rollback),
+        cmocka_unit_test(test_resume_a_rollback_before_the_commit),
         cmocka_unit_test(test_resume_everywhere),
         cmocka_unit_test(test_resume_canceled),
         cmocka_unit_test(test_resume_waits_for_the_servers),

@@ -33,14 +33,23 @@ static void fill(struct move_record *r)
     r->decided_us = -1;
     r->phase_started_us = 5;
     uint64_t *const numbers[] = {
-        &r->source_system, &r->target_system, &r->publication,       &r->source_epoch, &r->target_epoch,
-        &r->copy_us,       &r->build_us,      &r->copy_rows,         &r->copy_bytes,   &r->total_rows,
-        &r->total_bytes,   &r->verified_rows, &r->buckets_in_motion, &r->lock_us,      &r->inside_us,
-        &r->commit_us,     &r->open_us,       &r->write_block_us,    &r->marker_us,    &r->cleaned_rows};
+        &r->source_timeline, &r->target_timeline, &r->reverse_publication, &r->source_system,
+        &r->target_system,   &r->publication,     &r->source_epoch,        &r->target_epoch,
+        &r->copy_us,         &r->build_us,        &r->copy_rows,           &r->copy_bytes,
+        &r->total_rows,      &r->total_bytes,     &r->verified_rows,       &r->buckets_in_motion,
+        &r->lock_us,         &r->inside_us,       &r->commit_us,           &r->open_us,
+        &r->write_block_us,  &r->marker_us,       &r->cleaned_rows};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         *numbers[i] = UINT64_MAX - i;
     r->verify_rounds = UINT_MAX;
     r->fence_attempts = 3;
+}
+
+static void fill_back(struct move_record *r)
+{
+    fill(r);
+    r->rollback = true;
+    move_record_turn(r);
 }
 
 static char *printed(const struct move_record *r)
@@ -74,6 +83,38 @@ static void test_round_trip(void **state)
     assert_string_equal(first, second);
     free(first);
     free(second);
+    move_record_free(&one);
+    move_record_free(&two);
+}
+
+/* On its way back: the document names source and target as they were asked for, and so does who reads it
+ * again. */
+static void test_round_trip_of_a_way_back(void **state)
+{
+    struct move_record one, two;
+    char name[MOVE_NAME_SIZE];
+    (void)state;
+    fill_back(&one);
+    assert_string_equal(one.source, "s12");
+    assert_string_equal(move_record_from(&one), "s1");
+    assert_string_equal(move_record_to(&one), "s12");
+    assert_true(move_record_retires(&one) && !move_record_made_target(&one));
+    move_record_name(&one, name);
+    assert_string_equal(name, "shardherd_web_shop_splitk2p9xqa_r");
+    move_record_other_name(&one, name);
+    assert_string_equal(name, "shardherd_web_shop_splitk2p9xqa_f");
+    char *first = printed(&one);
+    assert_non_null(strstr(first, "\"source\":\"s1\",\"target\":\"s12\""));
+    assert_int_equal(move_record_parse(first, strlen(first), &two, NULL), 0);
+    assert_true(two.back && two.rollback);
+    assert_string_equal(two.source, "s12");
+    assert_true(two.source_system == one.source_system && two.target_system == one.target_system);
+    assert_true(two.source_timeline == one.source_timeline && two.target_epoch == one.target_epoch);
+    assert_true(one.source_system != one.target_system && one.source_timeline != one.target_timeline);
+    move_record_turn(&two);
+    assert_false(two.back);
+    assert_string_equal(two.source, "s1");
+    free(first);
     move_record_free(&one);
     move_record_free(&two);
 }
@@ -197,9 +238,9 @@ static void test_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_all_names),
-        cmocka_unit_test(test_damaged),        cmocka_unit_test(test_name),
-        cmocka_unit_test(test_older_document),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_round_trip_of_a_way_back),
+        cmocka_unit_test(test_all_names),  cmocka_unit_test(test_damaged),
+        cmocka_unit_test(test_name),       cmocka_unit_test(test_older_document),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

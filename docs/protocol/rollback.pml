@@ -1,0 +1,281 @@
+/*
+ * The way back of a move, for spin: T owns R already, S follows it from the opening on, and then R goes back. T's log
+ * holds what came from S before the opening, up to X, and what clients wrote since. S may crash, which takes what is not
+ * on its disk, and may once be failed over to a standby that lags; two managers, each of which may be stale or die at any
+ * step. The fence itself is move.pml's: here it is one step.
+ *
+ * Claims (assertions below):
+ *   never do S and T follow each other;
+ *   S is never sent what came from it, nor the same write twice;
+ *   when S owns R again it has every write that T acknowledged;
+ *   when the move has ended nothing follows anything.
+ *
+ * tests/scripts/test_models.py runs it, and each mutation, which must fail:
+ *   NO_ORIGIN    S begins wherever T's slot does
+ *   NOT_FLUSHED  the commit that enables the subscription leaves the position in memory
+ *   BACKWARD     a resume sets the position again, whatever it is by now
+ *   NO_PROOF     enabled because the journal says that the forward subscription was dropped
+ *   NO_TERM      an older leader's transactions are not refused
+ *   NO_TIMELINE  nobody looks whether S is still the same server
+ *   NO_MARKER    the fence does not wait until S has all
+ */
+#define X      2 /* entries of T's log that came from S */
+#define WRITES 3 /* acknowledged by T afterwards, at most */
+
+
+#define NONE     0
+#define DISABLED 1
+#define ENABLED  2
+
+bool forward_subscription = true; /* on T, enabled */
+bool forward_slot = true;         /* on S */
+byte reverse = NONE;              /* the subscription on S */
+bool reverse_slot = true;         /* on T */
+byte t_log = X;                   /* entries of T's log */
+byte confirmed = 0;               /* of it, what T's slot need not send any more */
+byte origin = 0, origin_disk = 0; /* what S's subscription has applied up to */
+byte s_got = 0, s_got_disk = 0;   /* writes of T's clients that S has */
+bool s_owns = false, t_owns = true;
+bool failed_over = false;
+byte crashes = 0;
+byte s_term = 0, t_term = 0;
+mtype = { watch, going_back, cleaning };
+mtype journal = watch;
+byte revision = 0; /* of the journal, which is written by compare-and-swap */
+bool ended = false;
+
+#ifdef NO_TERM
+#define DEPOSED(server_term) false
+#else
+#define DEPOSED(server_term) (server_term > me)
+#endif
+#define WRITE(state) \
+    atomic { if :: revision == mine -> revision++; mine++; journal = state :: else -> goto dead fi }
+#define MAY_DIE if :: skip :: goto dead fi
+#define START   (origin > confirmed -> origin : confirmed)
+
+active proctype client()
+{
+end:
+    do
+    :: atomic { t_owns && t_log < X + WRITES -> t_log++ }
+    :: atomic {
+           s_owns ->
+           assert(!t_owns);
+           assert(s_got == t_log - X);
+           break
+       }
+    od
+}
+
+/* One entry at a time, its position with it. synchronous_commit = on: what is confirmed is on disk. */
+active proctype apply_worker()
+{
+    byte next;
+
+end:
+    do
+    :: atomic {
+           reverse == ENABLED && reverse_slot && START < t_log ->
+           next = START + 1;
+           assert(next > X);
+           assert(next - X > s_got);
+           assert(!forward_subscription);
+           s_got++;
+           origin = next
+       }
+    :: atomic {
+           reverse == ENABLED && confirmed < origin ->
+           origin_disk = origin;
+           s_got_disk = s_got;
+           confirmed = origin
+       }
+    od
+}
+
+active proctype faults()
+{
+end:
+    do
+    :: atomic { crashes < 2 -> crashes++; origin = origin_disk; s_got = s_got_disk }
+    :: atomic { /* to a standby that has not replayed the last write */
+           !failed_over && !s_owns && s_got_disk > 0 ->
+           failed_over = true;
+           s_got_disk--;
+           origin_disk--;
+           s_got = s_got_disk;
+           origin = origin_disk
+       }
+    od
+}
+
+proctype manager(byte me)
+{
+    bool absent;
+    byte mine;
+
+    if
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) -> t_term = me }
+    fi;
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { !DEPOSED(s_term) -> s_term = me }
+    fi;
+    MAY_DIE;
+    atomic {
+        mine = revision;
+        if
+        :: ended -> goto dead
+        :: !ended && journal == going_back -> goto go_back
+        :: !ended && journal == cleaning -> goto clean
+        :: else
+        fi
+    }
+
+    /* watch */
+    if
+#ifdef NO_PROOF
+    :: true
+#endif
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) -> forward_subscription = false }
+    fi;
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { !DEPOSED(s_term) -> forward_slot = false }
+    fi;
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) -> absent = !forward_subscription }
+    fi;
+#ifndef NO_PROOF
+    if
+    :: !absent -> goto dead
+    :: absent
+    fi;
+#endif
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { !DEPOSED(s_term) && reverse == NONE -> reverse = DISABLED; origin = 0; origin_disk = 0 }
+    :: atomic { !DEPOSED(s_term) && reverse != NONE }
+    fi;
+    MAY_DIE;
+#ifndef NO_ORIGIN
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+#ifdef BACKWARD
+    :: atomic { !DEPOSED(s_term) -> origin = X }
+#else
+    :: atomic { !DEPOSED(s_term) && reverse == DISABLED && origin < X -> origin = X }
+    :: atomic { !DEPOSED(s_term) && (reverse != DISABLED || origin >= X) }
+#endif
+    fi;
+    MAY_DIE;
+#endif
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { /* S may have crashed since: then the position is looked at again, that is, this is repeated */
+           !DEPOSED(s_term) && reverse == DISABLED && !forward_slot ->
+#ifndef NO_ORIGIN
+           if
+           :: origin < X -> goto dead
+           :: else
+           fi;
+#endif
+#ifndef NOT_FLUSHED
+           origin_disk = origin;
+#endif
+           reverse = ENABLED
+       }
+    :: atomic { !DEPOSED(s_term) && reverse == ENABLED }
+    :: atomic { !DEPOSED(s_term) && reverse == NONE -> goto dead }
+    fi;
+    MAY_DIE;
+    if
+    :: skip -> WRITE(cleaning); goto clean /* the bake time is over */
+    :: skip -> WRITE(going_back)
+    fi;
+
+go_back:
+    MAY_DIE;
+#ifndef NO_TIMELINE
+    if
+    :: failed_over && !s_owns -> WRITE(watch); goto dead /* given up: T keeps it */
+    :: !failed_over || s_owns
+    fi;
+#endif
+end_fence: /* S may never have all: then it is given up as well */
+    /* the fence; nothing can be failed over inside it, or the marker's connection and with it the fence goes */
+    if
+    :: atomic { DEPOSED(s_term) || DEPOSED(t_term) -> goto dead }
+    :: atomic {
+           (!DEPOSED(s_term) && !DEPOSED(t_term) && t_owns && reverse == ENABLED
+#ifndef NO_TIMELINE
+           && !failed_over
+#endif
+#ifndef NO_MARKER
+           && origin_disk == t_log /* a marker is seen when it is on disk */
+#endif
+           ) -> t_owns = false; s_owns = true
+       }
+    :: atomic { s_owns }
+    :: atomic { t_owns && failed_over -> goto dead }
+    fi;
+    MAY_DIE;
+    /* its subscription and slot go */
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { !DEPOSED(s_term) -> reverse = NONE }
+    fi;
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) -> reverse_slot = false }
+    fi;
+    goto end_of_move;
+
+clean:
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(s_term) -> goto dead }
+    :: atomic { !DEPOSED(s_term) -> reverse = NONE }
+    fi;
+    MAY_DIE;
+    if
+    :: atomic { DEPOSED(t_term) -> goto dead }
+    :: atomic { !DEPOSED(t_term) -> reverse_slot = false }
+    fi;
+
+end_of_move:
+    MAY_DIE;
+    atomic {
+        if
+        :: s_term == me && t_term == me -> ended = true
+        :: else
+        fi
+    }
+
+dead:
+    skip
+}
+
+
+init
+{
+    run manager(1);
+    run manager(2);
+    /* whatever an old manager still does: what has ended stays ended */
+end:
+    do
+    :: atomic { ended -> assert(reverse == NONE && !reverse_slot && !forward_slot && !forward_subscription) ; break }
+    od;
+end_after:
+    do
+    :: atomic { ended && reverse != NONE -> assert(false) }
+    od
+}
