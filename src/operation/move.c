@@ -308,7 +308,7 @@ static void no_way_back(struct move *m)
     m->record.reverse_publication = 0;
     m->record.rollback = false;
     m->attempts = 0;
-    err_wrap(&m->record.error, "there is no way back");
+    err_wrap(&m->record.error, "its source does not follow");
     m->driver->changed(m->driver);
     m->step++;
     run_step(m);
