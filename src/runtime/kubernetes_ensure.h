@@ -9,6 +9,8 @@
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_login.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
+#include "runtime/kube_probe.h"
 #include "runtime/kube_ready.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -17,6 +19,10 @@ struct kube_item {
     char *collection, *name;
     struct yyjson_mut_doc *doc;
 };
+
+struct kube_ensure;
+typedef void (*kube_ensure_then)(struct kube_ensure *e);
+
 
 struct kube_ensure {
     struct kube_op op; /* first */
@@ -60,11 +66,22 @@ struct kube_ensure {
     void (*cnpg_then)(struct kube_ensure *e);
     void (*kept_then)(struct kube_ensure *e);
     char reason[480]; /* told last */
+
+    /* a StatefulSet of somebody else's (kubernetes_adopt.c) */
+    bool lent;
+    bool adopted; /* it carries our marks already */
+    struct kube_adoption adoption;
+    char *user; /* its superuser */
+    struct kube_probe probe;
+    bool probing;
+    char *pod_address; /* where it is asked before it has a Service of ours */
+    kube_ensure_then probed_then;
 };
 
 /* Tells what it waits for, if that is something else than before. */
 void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
+void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret);
 /* Ends the operation; nothing of it may be in flight. */
 void kube_ensure_over(struct kube_ensure *e, const struct err *err);
 
@@ -84,6 +101,22 @@ void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure 
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* ---- kubernetes_adopt.c ---- */
+
+/* spec.adopt names a StatefulSet that is not called as one of ours would be. */
+bool kube_adopt_is_foreign(const struct kube_ensure *e);
+/* What the specification needs for it. */
+int kube_adopt_spec_check(const struct kube_ensure *e, struct err *err);
+/* The StatefulSet was read: fills lent, adoption and adopted, and gives the objects to apply to `item`. */
+int kube_adopt_looked(struct kube_ensure *e, const struct k8s_answer *a, kube_object_cb item,
+                      struct err *err);
+/* Asks the server by its pod's address whether it can be a shard; then `then`, or the end. */
+void kube_adopt_inspect(struct kube_ensure *e, kube_ensure_then then);
+/* Asks it by its Service. */
+void kube_adopt_probe(struct kube_ensure *e, kube_ensure_then then);
+/* kube_ensure_over() with the name of the StatefulSet before the message. */
+void kube_adopt_over(struct kube_ensure *e, const struct err *err);
+
 /* Waits for the Cluster of CloudNativePG, and takes its CA; then `then`, or the end. */
 void kube_cnpg_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 

@@ -1,6 +1,6 @@
 /*
- * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password,
- * by name, and once for each database its CA and our certificate.
+ * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password
+ * and its CA, by name, and once for each database our certificate.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +20,8 @@
  *   each but BEGIN: --> OVER
  *
  * SETS waits for a page of StatefulSets. PASSWORDS waits for the credentials of one. AUTHORITY waits for the
- * CA of its database, CLIENT for our certificate (skipped when there can be none), FILES for the worker that
- * writes them.
+ * its CA, CLIENT for our certificate (skipped when there can be none or it was read already), FILES for the
+ * worker that writes them.
  */
 enum { BEGIN, SETS, PASSWORDS, AUTHORITY, CLIENT, FILES, OVER, STATES };
 
@@ -29,7 +29,7 @@ enum { BEGIN, SETS, PASSWORDS, AUTHORITY, CLIENT, FILES, OVER, STATES };
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(SETS) | N(OVER), false},
     [SETS] = {"sets", N(SETS) | N(PASSWORDS) | N(OVER), false},
-    [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(OVER), false},
+    [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(FILES) | N(OVER), false},
     [AUTHORITY] = {"authority", N(CLIENT) | N(FILES) | N(PASSWORDS) | N(OVER), false},
     [CLIENT] = {"client", N(FILES) | N(OVER), false},
     [FILES] = {"files", N(PASSWORDS) | N(OVER), false},
@@ -39,6 +39,7 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
+    struct kube_adoption lent; /* secret NULL: it is our own */
 };
 
 struct list_op {
@@ -48,10 +49,11 @@ struct list_op {
     struct runtime_instance *instances;
     struct texts *texts; /* what the instances point to */
     int count, capacity, at;
-    char *ca_of; /* database whose CA was written last: instances come sorted by name, so by database */
-    char *ca;
+    char *ca;        /* of the instance that is looked at */
+    char *client_of; /* database whose client's certificate was read last: instances come sorted by name */
     char *client_secret;     /* name of the Secret with our certificate for it */
     bool client_theirs;      /* ... which the specification names */
+    bool with_client;        /* the instance takes it */
     struct kube_pair client; /* none = the database has none */
     struct err work_err;
     runtime_list_cb cb;
@@ -69,11 +71,12 @@ static void over(struct list_op *l, const struct err *err)
         free(l->texts[i].name);
         free(l->texts[i].database);
         free(l->texts[i].shard);
+        kube_adoption_clear(&l->texts[i].lent);
         instance_access_clear(&l->instances[i].access);
     }
     free(l->instances);
     free(l->texts);
-    free(l->ca_of);
+    free(l->client_of);
     free(l->ca);
     free(l->client_secret);
     kube_pair_clear(&l->client);
@@ -83,7 +86,7 @@ static void over(struct list_op *l, const struct err *err)
 static void instance_there(struct list_op *l)
 {
     struct runtime_instance *i = &l->instances[l->at++];
-    if (i->access.sslrootcert != NULL && l->client.certificate != NULL)
+    if (i->access.sslrootcert != NULL && l->with_client && l->client.certificate != NULL)
         kube_access_client(l->op.k, i->database, &i->access);
     sm_move(&l->sm, PASSWORDS);
     password_next(l);
@@ -94,9 +97,11 @@ static void instance_there(struct list_op *l)
 static void file_run(struct work *work)
 {
     struct list_op *l = work->data;
-    const struct kube_pair *client = l->client.certificate != NULL ? &l->client : NULL;
-    (void)kube_files_write(l->op.k, l->ca_of, l->ca, client,
+    const struct runtime_instance *i = &l->instances[l->at];
+    char *set = kube_set_name(i->name);
+    (void)kube_files_write(l->op.k, i->database, set, l->ca, l->with_client ? &l->client : NULL,
                            &l->work_err); /* an ensure may be writing its own */
+    free(set);
 }
 
 static void file_done(struct work *work, int code)
@@ -122,7 +127,7 @@ static void enter_files(struct list_op *l)
 static void on_client(struct kube_op *op, const struct k8s_answer *a)
 {
     struct list_op *l = (struct list_op *)op;
-    const struct kube_owner owner = {l->ca_of, NULL, NULL};
+    const struct kube_owner owner = {l->client_of, NULL, NULL};
     if (a->err != NULL && !kube_answer_missing(a)) {
         over(l, a->err);
         return;
@@ -146,18 +151,23 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
         over(l, a->err);
         return;
     }
-    const struct kube_owner owner = {l->ca_of, l->instances[l->at].shard, NULL};
+    const struct runtime_instance *i = &l->instances[l->at];
+    const struct kube_owner owner = {i->database, i->shard, NULL};
     struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
     bool by_us = doc != NULL && kube_is_ours(yyjson_doc_get_root(doc), &owner);
     free(l->ca);
     l->ca = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
+    l->with_client = by_us || l->client_theirs;
     if (l->ca == NULL) { /* the file of before has to do; the next ensure says what is wrong */
         instance_there(l);
-    } else if (!by_us && !l->client_theirs) {
+    } else if (!l->with_client || (l->client_of != NULL && strcmp(l->client_of, i->database) == 0)) {
         enter_files(l);
     } else {
+        free(l->client_of);
+        l->client_of = mem_strdup(i->database);
+        kube_pair_clear(&l->client);
         sm_move(&l->sm, CLIENT);
         if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, l->client_secret), false, on_client, &err) != 0)
             over(l, &err);
@@ -172,10 +182,7 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
     const char *client = spec->doc != NULL ? kube_spec_text(spec, "tls", "clientSecret") : NULL;
-    free(l->ca_of);
-    l->ca_of = mem_strdup(i->database);
     free(l->client_secret);
-    kube_pair_clear(&l->client);
     l->client_theirs = client != NULL && !l->op.k->options.cnpg;
     l->client_secret = l->client_theirs ? mem_strdup(client) : mem_printf("%s-manager", i->database);
     sm_move(&l->sm, AUTHORITY);
@@ -187,17 +194,44 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
 
 /* ---- passwords ---- */
 
+/* His Secret has all of it. */
+static void lent_take(struct list_op *l, yyjson_val *secret)
+{
+    struct runtime_instance *i = &l->instances[l->at];
+    const struct kube_adoption *lent = &l->texts[l->at].lent;
+    char *password = kube_secret_value(secret, lent->password_key), *set = kube_set_name(i->name);
+    char *user = lent->user != NULL ? mem_strdup(lent->user) : kube_secret_value(secret, lent->user_key);
+    kube_access_lent(l->op.k, i->database, set, lent, user != NULL ? user : "", password, &i->access);
+    free(l->ca);
+    l->ca = kube_adoption_verifies(lent) ? kube_secret_value(secret, "ca.crt") : NULL;
+    l->with_client = false;
+    free(user);
+    mem_wipe_free(password);
+    free(set);
+    if (l->ca != NULL)
+        enter_files(l);
+    else
+        instance_there(l);
+}
+
 static void password_take(struct list_op *l, const struct k8s_answer *a)
 {
     struct runtime_instance *i = &l->instances[l->at];
     struct kube_spec spec = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    if (l->texts[l->at].lent.secret != NULL) {
+        lent_take(l, yyjson_doc_get_root(doc));
+        yyjson_doc_free(doc);
+        return;
+    }
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
     bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
-    if (tls && (l->ca_of == NULL || strcmp(l->ca_of, i->database) != 0)) {
+    if (kube_spec_unverified(&spec))
+        kube_access_unverified(&i->access);
+    if (tls) {
         enter_authority(l, &spec);
     } else {
         instance_there(l);
@@ -224,7 +258,9 @@ static void password_next(struct list_op *l)
         over(l, NULL);
         return;
     }
-    char *set = kube_set_name(l->instances[l->at].name), *name = mem_printf("%s-credentials", set);
+    const char *lent = l->texts[l->at].lent.secret;
+    char *set = kube_set_name(l->instances[l->at].name);
+    char *name = lent != NULL ? mem_strdup(lent) : mem_printf("%s-credentials", set);
     if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, name), false, on_password, &err) != 0)
         over(l, &err);
     free(name);
@@ -240,14 +276,17 @@ static void set_add(struct list_op *l, yyjson_val *set)
     const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(set, "metadata"), "name"));
     const struct kube_owner owner = {database, shard, NULL};
     char *expected = mem_printf("%s-%s", database, shard);
-    if (name != NULL && strcmp(name, expected) == 0 && kube_is_ours(set, &owner)) {
+    bool lent = kube_adopted(set, &owner);
+    if (name != NULL && (lent || (strcmp(name, expected) == 0 && kube_is_ours(set, &owner)))) {
         if (l->count == l->capacity) {
             l->capacity = l->capacity * 2 + 16;
             l->instances = mem_resize(l->instances, (size_t)l->capacity, sizeof *l->instances);
             l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
         }
         struct texts *t = &l->texts[l->count];
-        *t = (struct texts){mem_printf("%s-0", name), mem_strdup(database), mem_strdup(shard)};
+        *t = (struct texts){mem_printf("%s-0", expected), mem_strdup(database), mem_strdup(shard), {0}};
+        if (lent)
+            kube_adoption_read(set, &t->lent);
         l->instances[l->count++] =
             (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
     }
@@ -282,8 +321,7 @@ static void sets_ask(struct list_op *l, const char *more)
 {
     struct err err = {0};
     char *path = KUBE_SETS(l->op.k, NULL);
-    char *query = mem_printf("labelSelector=app.kubernetes.io%%2Fmanaged-by%%3Dshardherd%%2C"
-                             "shardherd.io%%2Fdatabase%%2Cshardherd.io%%2Fshard&limit=%d%s%s",
+    char *query = mem_printf("labelSelector=shardherd.io%%2Fdatabase%%2Cshardherd.io%%2Fshard&limit=%d%s%s",
                              PAGE, more != NULL ? "&continue=" : "", more != NULL ? more : "");
     const struct kube_request r = {.method = "GET",
                                    .path = path,

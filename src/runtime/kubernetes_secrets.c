@@ -372,7 +372,7 @@ static void certificate_renew(struct kube_ensure *e, yyjson_val *secret, bool of
 static void file_run(struct work *work)
 {
     struct kube_ensure *e = work->data;
-    (void)kube_files_write(e->op.k, e->database, e->ca.certificate, &e->client, &e->work_err);
+    (void)kube_files_write(e->op.k, e->database, e->set, e->ca.certificate, &e->client, &e->work_err);
 }
 
 static void file_done(struct work *work, int code)
@@ -503,7 +503,11 @@ static void authority_there(struct kube_ensure *e, yyjson_val *secret)
 static void authority_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
-    if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
+    if (e->lent && e->ca.certificate != NULL)
+        kube_files_keep(e, e->secrets_then);
+    else if (e->lent)
+        e->secrets_then(e);
+    else if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, certificate_there);
@@ -511,9 +515,26 @@ static void authority_want(struct kube_ensure *e)
         secret_want(e, mem_printf("%s-ca", e->database), authority_make, authority_there);
 }
 
+/* Somebody else's server: his Secret says user, password, and what its certificate is checked by. */
+static void lent_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    const struct kube_adoption *a = &e->adoption;
+    if (a->user != NULL)
+        e->user = mem_strdup(a->user);
+    else if (!value_of(e, secret, a->user_key, &e->user))
+        return;
+    if (value_of(e, secret, a->password_key, &e->password) &&
+        (!kube_adoption_verifies(a) || value_of(e, secret, "ca.crt", &e->ca.certificate)))
+        owner_want(e);
+}
+
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 {
     e->secrets_then = then;
+    if (e->lent) {
+        secret_want(e, mem_strdup(e->adoption.secret), NULL, lent_there);
+        return;
+    }
     secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
 }
 
