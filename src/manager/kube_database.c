@@ -355,6 +355,8 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
         look_provisioning(k);
     else if (k->walked != kept->generation || k->walked_suspended != kept->suspended)
         kdb_walk(k, kept);
+    else if (!kept->suspended && k->due_us != 0 && loop_wall(k->all->loop) >= k->due_us)
+        kdb_renew(k, kept);
     else if (!kept->suspended)
         kdb_scale(k, kept, db);
 }

@@ -85,12 +85,14 @@ static bool known_sslmode(const char *mode)
 static int check_said(const struct kube_adoption *a, struct err *err)
 {
     if (a->secret == NULL)
-        return err_set(err, ERRC_INVALID,
-                       "it does not say where the password of a superuser is: kubectl annotate statefulset %s "
-                       "shardherd.io/secret=SECRET",
-                       a->set);
+        return err_set(
+            err, ERRC_INVALID,
+            "it does not say where the password of a superuser is: kubectl annotate statefulset %s "
+            "shardherd.io/secret=SECRET",
+            a->set);
     if (a->port == 0)
-        return err_set(err, ERRC_INVALID, "its annotation shardherd.io/port is no port: set it to 1 to 65535");
+        return err_set(err, ERRC_INVALID,
+                       "its annotation shardherd.io/port is no port: set it to 1 to 65535");
     if (!known_sslmode(a->sslmode))
         return err_set(err, ERRC_INVALID,
                        "its annotation shardherd.io/sslmode is %s: set it to disable, prefer, require, "
@@ -107,10 +109,11 @@ int kube_adoption_check(yyjson_val *set, const struct kube_adoption *a, const st
     const char *kind = yyjson_get_str(yyjson_obj_get(controller, "kind"));
     const char *name = yyjson_get_str(yyjson_obj_get(controller, "name"));
     if (controller != NULL)
-        return err_set(err, ERRC_CONFLICT,
-                       "it belongs to %s %s, which would change it behind shardherd's back: take it away from "
-                       "that, or use the server as a static one",
-                       kind != NULL ? kind : "", name != NULL ? name : "");
+        return err_set(
+            err, ERRC_CONFLICT,
+            "it belongs to %s %s, which would change it behind shardherd's back: take it away from "
+            "that, or use the server as a static one",
+            kind != NULL ? kind : "", name != NULL ? name : "");
     if (yyjson_ptr_get(set, "/metadata/deletionTimestamp") != NULL)
         return err_set(err, ERRC_CONFLICT, "it is being deleted");
     if (other[0] != '\0' && !kube_adopted(set, owner))
@@ -190,8 +193,7 @@ static int service(struct making *m)
     char *pod = mem_printf("%s-0", m->adoption->set);
     put(m, spec, "type", "ClusterIP");
     put(m, yyjson_mut_obj_add_obj(m->doc, spec, "selector"), "statefulset.kubernetes.io/pod-name", pod);
-    yyjson_mut_val *port =
-        yyjson_mut_arr_add_obj(m->doc, yyjson_mut_obj_add_arr(m->doc, spec, "ports"));
+    yyjson_mut_val *port = yyjson_mut_arr_add_obj(m->doc, yyjson_mut_obj_add_arr(m->doc, spec, "ports"));
     put(m, port, "name", "postgresql");
     (void)yyjson_mut_obj_add_int(m->doc, port, "port", 5432);
     (void)yyjson_mut_obj_add_int(m->doc, port, "targetPort", m->adoption->port);

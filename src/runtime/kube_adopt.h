@@ -26,9 +26,9 @@
 #define KUBE_ADOPTED_ANNOTATION "shardherd.io/adopted" /* of the ConfigMap: name of the StatefulSet */
 
 struct kube_adoption {
-    char *set, *uid;     /* of the StatefulSet */
-    char *secret;        /* NULL = he has not said */
-    char *user;          /* NULL = the Secret's */
+    char *set, *uid; /* of the StatefulSet */
+    char *secret;    /* NULL = he has not said */
+    char *user;      /* NULL = the Secret's */
     char *user_key, *password_key;
     char *sslmode;
     int port;

@@ -32,10 +32,11 @@ void kube_adopt_over(struct kube_ensure *e, const struct err *err)
 int kube_adopt_spec_check(const struct kube_ensure *e, struct err *err)
 {
     if (e->op.k->options.cnpg)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.adopt.%s: the operator of CloudNativePG takes over no StatefulSets: take it out, "
-                       "or use the runtime kubernetes",
-                       e->shard);
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.adopt.%s: the operator of CloudNativePG takes over no StatefulSets: take it out, "
+            "or use the runtime kubernetes",
+            e->shard);
     if (kube_spec_mutual(&e->spec))
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.adopt.%s and spec.tls.mode mutual: a server that shardherd did not make has no "
@@ -74,14 +75,23 @@ static int look(struct kube_ensure *e, const struct k8s_answer *a, kube_object_c
 int kube_adopt_looked(struct kube_ensure *e, const struct k8s_answer *a, kube_object_cb item, struct err *err)
 {
     if (kube_answer_missing(a))
-        return err_set(err, ERRC_NOT_FOUND, "it does not exist in namespace %s",
-                       e->op.k->options.name_space);
+        return err_set(err, ERRC_NOT_FOUND, "it does not exist in namespace %s", e->op.k->options.name_space);
     if (a->err != NULL) {
         *err = *a->err;
         return (int)err->code;
     }
     e->lent = true;
     return look(e, a, item, err);
+}
+
+int kube_adopt_same(const struct kube_ensure *e, yyjson_val *config_map, struct err *err)
+{
+    const char *before = kube_annotation(config_map, KUBE_ADOPTED_ANNOTATION);
+    if (strcmp(before, e->adoption.set) == 0)
+        return 0;
+    return err_set(err, ERRC_CONFLICT,
+                   "shard %s is served by %s already: take it out of spec.adopt, or name that one", e->shard,
+                   before[0] != '\0' ? before : "a StatefulSet of shardherd's own");
 }
 
 /* ---- asking the server ---- */
@@ -125,8 +135,10 @@ static void probe_start(struct kube_ensure *e, bool whole, void (*then)(struct k
                    .connect_timeout_ns = 5 * ENV_NS_PER_S},
         .owner = e->owner,
         .owner_password = e->owner_password,
-        .whole = whole,
-        .deadline_ns = whole ? 0 : settle_ns < e->deadline_ns ? settle_ns : e->deadline_ns,
+        .whole = whole && !e->must_exist, /* a shard already: our schema is in it */
+        .deadline_ns = whole                        ? 0
+                       : settle_ns < e->deadline_ns ? settle_ns
+                                                    : e->deadline_ns,
         .progress = probe_progress,
         .done = on_probed,
         .data = e,
@@ -154,7 +166,8 @@ static void on_pod(struct kube_op *op, const struct k8s_answer *a)
     e->pod_address = mem_strdup(address);
     yyjson_doc_free(doc);
     if (e->pod_address == NULL) {
-        (void)err_set(&err, ERRC_UNAVAILABLE, "its pod %s-0 has no address: it does not run", e->adoption.set);
+        (void)err_set(&err, ERRC_UNAVAILABLE, "its pod %s-0 has no address: it does not run",
+                      e->adoption.set);
         kube_adopt_over(e, &err);
         return;
     }

@@ -33,7 +33,22 @@
  * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
  * server.
  */
-enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, INSPECT, CLAIMS, APPLY, PRUNE, READY, LOGIN, ROTATE, OVER, STATES };
+enum {
+    BEGIN,
+    LOOK,
+    VOLUME,
+    SECRETS,
+    CHECK,
+    INSPECT,
+    CLAIMS,
+    APPLY,
+    PRUNE,
+    READY,
+    LOGIN,
+    ROTATE,
+    OVER,
+    STATES
+};
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
@@ -84,6 +99,11 @@ static void ensure_free(struct kube_ensure *e)
     mem_wipe_free(e->previous_password);
     kube_pair_clear(&e->ca);
     kube_pair_clear(&e->client);
+    kube_authority_clear(&e->authority);
+    for (int i = 0; i < e->scan_count; i++)
+        free(e->scan_names[i]);
+    free(e->scan_names);
+    free(e->bundle);
     free(e->secret_name);
     kube_adoption_clear(&e->adoption);
     free(e->user);
@@ -106,7 +126,8 @@ void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret
 
 static void answer(struct kube_ensure *e, const struct err *err, const char *name)
 {
-    struct runtime_instance instance = {.name = name, .database = e->database, .shard = e->shard};
+    struct runtime_instance instance = {
+        .name = name, .database = e->database, .shard = e->shard, .due_us = e->due_us};
     if (err != NULL) {
         e->cb(err, NULL, e->data);
         return;
@@ -403,7 +424,12 @@ static int foreign(struct kube_ensure *e, const struct k8s_answer *a, const char
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     bool ours = kube_is_ours(yyjson_doc_get_root(doc), &owner);
     bool adopted = !ours && adoptable(e, yyjson_doc_get_root(doc));
+    int rc = ours && e->lent && strcmp(kind, "configmaps") == 0
+                 ? kube_adopt_same(e, yyjson_doc_get_root(doc), err)
+                 : 0;
     yyjson_doc_free(doc);
+    if (rc != 0)
+        return rc;
     e->adopting = e->adopting || adopted;
     return ours || adopted
                ? 0

@@ -6,6 +6,7 @@
 
 #include "base/sm.h"
 #include "loop/work.h"
+#include "runtime/kube_authority.h"
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_login.h"
 #include "runtime/kube_meta.h"
@@ -22,7 +23,6 @@ struct kube_item {
 
 struct kube_ensure;
 typedef void (*kube_ensure_then)(struct kube_ensure *e);
-
 
 struct kube_ensure {
     struct kube_op op; /* first */
@@ -47,7 +47,8 @@ struct kube_ensure {
     bool exists;               /* the StatefulSet, and it is ours */
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
-    struct kube_pair ca;       /* key only with an authority of our own */
+    struct kube_pair ca;       /* what issues, or is to be known; key only with an authority of our own */
+    char *bundle;              /* ca.crt for everybody; NULL = that of ca */
     struct kube_pair client;   /* our own certificate for the shards; none = they do not ask for one */
     struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
     struct yyjson_doc *wanted; /* as it is to be */
@@ -61,11 +62,21 @@ struct kube_ensure {
     char *secret_name;
     char *(*secret_make)(struct kube_ensure *e, struct err *err); /* NULL: it must be there */
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
+    bool secret_renewed; /* its certificate, in this pass */
     void (*secrets_then)(struct kube_ensure *e);
     void (*claims_then)(struct kube_ensure *e);
     void (*cnpg_then)(struct kube_ensure *e);
     void (*kept_then)(struct kube_ensure *e);
     char reason[480]; /* told last */
+
+    /* an authority that is renewed (kubernetes_authority.c) */
+    struct kube_authority authority;
+    char **scan_names;
+    int scan_count;
+    enum kube_authority_step scan_step;
+    void (*scan_then)(struct kube_ensure *e, bool ready);
+    bool scanned;   /* in this pass */
+    int64_t due_us; /* when something of it is to be renewed */
 
     /* a StatefulSet of somebody else's (kubernetes_adopt.c) */
     bool lent;
@@ -95,6 +106,13 @@ void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *
  */
 void kube_files_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
+/* ---- kubernetes_authority.c ---- */
+
+/* Whether the certificates of all shards and clients of the database are ready for the step of e->authority.
+ */
+void kube_authority_scan(struct kube_ensure *e, enum kube_authority_step step,
+                         void (*then)(struct kube_ensure *e, bool ready));
+
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
@@ -110,6 +128,8 @@ int kube_adopt_spec_check(const struct kube_ensure *e, struct err *err);
 /* The StatefulSet was read: fills lent, adoption and adopted, and gives the objects to apply to `item`. */
 int kube_adopt_looked(struct kube_ensure *e, const struct k8s_answer *a, kube_object_cb item,
                       struct err *err);
+/* Whether the shard's ConfigMap says that it is this StatefulSet and no other, nor one of our own. */
+int kube_adopt_same(const struct kube_ensure *e, struct yyjson_val *config_map, struct err *err);
 /* Asks the server by its pod's address whether it can be a shard; then `then`, or the end. */
 void kube_adopt_inspect(struct kube_ensure *e, kube_ensure_then then);
 /* Asks it by its Service. */

@@ -114,8 +114,8 @@ char *kube_set_name(const char *instance);
 char *kube_path(const struct kubernetes *k, const char *group, const char *plural, const char *name);
 #define KUBE_SETS(k, name)    kube_path(k, (k)->flavour->group, (k)->flavour->plural, name)
 #define KUBE_SECRETS(k, name) kube_path(k, "/api/v1", "secrets", name)
-/* Where the CA of a shard is kept for libpq: <directory>/<database>-<shard>.crt. One for each: the shards of a
- * database may have different authorities. */
+/* Where the CA of a shard is kept for libpq: <directory>/<database>-<shard>.crt. One for each: the shards of
+ * a database may have different authorities. */
 char *kube_ca_file(const struct kubernetes *k, const char *set);
 /* Where our client certificate and its key are kept, in one file: <directory>/<database>.client.pem */
 char *kube_client_file(const struct kubernetes *k, const char *database);

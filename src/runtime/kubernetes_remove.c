@@ -24,14 +24,14 @@
  *               +--(nothing is left)--> OVER <-- after the last target; any failure, cancel
  *
  * ANCHOR waits for the StatefulSet, then the ConfigMap, then the credentials: the first that is there.
- * RELEASE comes after ANCHOR for a shard that was adopted: it waits for the StatefulSet, then for our marks to
- *        go from it. No claim of his is looked at.
- * CLAIMS waits for the list of the shard's volume claims; when they are to stay, before that for the
- *        StatefulSet to take the retention policy, and then until none of them belongs to it any more.
- * SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see kubernetes_snapshot.c. Before CLAIMS
- * the pod goes then, as in a stop. LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE
- * waits for its timer and GONE for the look whether it is gone. OTHERS waits for the database's StatefulSets:
- * with the last shard go the Secrets of the database. FILES waits for the worker that deletes its files then.
+ * RELEASE comes after ANCHOR for a shard that was adopted: it waits for the StatefulSet, then for our marks
+ * to go from it. No claim of his is looked at. CLAIMS waits for the list of the shard's volume claims; when
+ * they are to stay, before that for the StatefulSet to take the retention policy, and then until none of them
+ * belongs to it any more. SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see
+ * kubernetes_snapshot.c. Before CLAIMS the pod goes then, as in a stop. LOOK   waits for the metadata of a
+ * target, DELETE for its deletion; PAUSE waits for its timer and GONE for the look whether it is gone. OTHERS
+ * waits for the database's StatefulSets: with the last shard go the Secrets of the database. FILES waits for
+ * the worker that deletes its files then.
  */
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[REMOVAL_STATES] = {

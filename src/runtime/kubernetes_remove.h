@@ -58,7 +58,7 @@ struct removal {
     bool down;        /* ... and no pod writes to them any more */
     bool last;        /* the database has no other shard */
     char *set, *database, *shard;
-    char *adopted; /* the StatefulSet of somebody else that the shard is; NULL = it is our own */
+    char *adopted;         /* the StatefulSet of somebody else that the shard is; NULL = it is our own */
     struct kube_spec spec; /* doc NULL: the database is gone */
     bool deletes;
     int anchor;
@@ -73,7 +73,8 @@ struct removal {
 
 /* The end, with the error or NULL; frees it. */
 void removal_over(struct removal *m, const struct err *err);
-/* What came before them is done (snapshots are ready, an adopted StatefulSet is let go): the deletions begin. */
+/* What came before them is done (snapshots are ready, an adopted StatefulSet is let go): the deletions begin.
+ */
 void removal_deletions_begin(struct removal *m);
 
 /* The shard's StatefulSet is somebody else's, m->adopted: lets it go, or refuses to stop it. */
