@@ -59,6 +59,10 @@ struct kdb {
     /* what hinders */
     char trouble[64], trouble_text[512];
     bool trouble_final;
+    int64_t trouble_since_us; /* wall clock: the first of it in a row; 0 = none */
+    /* why its shards cannot be made, over all tries of one generation; "" = nothing known */
+    char provision_text[512];
+    int64_t provision_since_us;
     uint64_t pause_ns, retry_ns; /* retry_ns 0 = now */
     char progress[256];
     /* status */
@@ -98,6 +102,8 @@ void kdb_tell(struct kdb *k, bool warning, const char *reason, const char *actio
 /* what hinders; a final trouble needs a person */
 void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool final);
 void kdb_trouble_ends(struct kdb *k);
+/* What hinders the provisioning, or did at the last try, goes into provision_text. */
+void kdb_note_provision(struct kdb *k, const struct fleet_database *db);
 
 /* kube_database_walk.c */
 void kdb_walk(struct kdb *k, const struct kube_object_kept *kept);

@@ -43,6 +43,7 @@ struct provision {
     int outstanding; /* calls of this step that have not come back */
     bool journaling; /* the present state is being written: nothing of it has begun */
     int tries;       /* failures in a row of this step */
+    int64_t failing_us; /* wall clock of the first of them */
     struct err step_error;
     bool stopped, reported;
     struct loop_timer retry_timer;

@@ -12,6 +12,7 @@
 #include "k8s/access.h"
 #include "k8s/apply.h"
 #include "runtime/kube_certificate.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
 #include "runtime/kubernetes_impl.h"
@@ -326,11 +327,16 @@ static void on_http_closed(void *data)
         closed(closed_data);
 }
 
-static void on_settled(struct loop_task *task, void *data)
+static void on_watch_closed(void *data)
 {
     struct kubernetes *k = data;
-    (void)task;
     http_client_close(k->http, on_http_closed, k);
+}
+
+static void on_settled(struct loop_task *task, void *data)
+{
+    (void)task;
+    kube_known_close(data, on_watch_closed, data);
 }
 
 static void op_cancel(struct kube_op *op)

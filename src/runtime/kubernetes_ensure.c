@@ -9,6 +9,7 @@
 #include "base/text.h"
 #include "k8s/apply.h"
 #include "runtime/cnpg_object.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
 
 /*
@@ -140,6 +141,7 @@ static void answer(struct kube_ensure *e, const struct err *err, const char *nam
 void kube_ensure_over(struct kube_ensure *e, const struct err *err)
 {
     char *name = mem_strdup(e->op.name);
+    kube_known_forget(e->op.k, name);
     if (err != NULL)
         e->err = *err;
     sm_move(&e->sm, OVER);

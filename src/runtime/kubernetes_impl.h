@@ -17,6 +17,8 @@
 
 #define KUBE_MANAGER "shardherd-provision"
 
+struct k8s_watch;
+struct kube_known_entry;
 struct yyjson_doc;
 struct yyjson_val;
 
@@ -41,6 +43,11 @@ struct kubernetes {
     char *name_space, *image, *directory;
     struct http_client *http; /* to the agents */
     struct list ops;
+    /* kube_known.h */
+    struct k8s_watch *sets;
+    bool changed; /* since the last list began */
+    struct kube_known_entry *known;
+    int known_count;
     struct loop_task settle; /* runs `closed` when nothing is left */
     bool closing;
     void (*closed)(void *data);

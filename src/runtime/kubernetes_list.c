@@ -1,6 +1,7 @@
 /*
  * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password
- * and its CA, by name, and once for each database our certificate.
+ * and its CA, by name, and once for each database our certificate. What has not changed since the last one
+ * (kube_known.h) is not asked for again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/sm.h"
 #include "loop/work.h"
 #include "runtime/kube_certificate.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -27,7 +29,7 @@ enum { BEGIN, SETS, PASSWORDS, AUTHORITY, CLIENT, FILES, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
-    [BEGIN] = {"begin", N(SETS) | N(OVER), false},
+    [BEGIN] = {"begin", N(SETS) | N(OVER), false}, /* OVER: nothing changed */
     [SETS] = {"sets", N(SETS) | N(PASSWORDS) | N(OVER), false},
     [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(FILES) | N(OVER), false},
     [AUTHORITY] = {"authority", N(CLIENT) | N(FILES) | N(PASSWORDS) | N(OVER), false},
@@ -39,6 +41,9 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
+    char *version;             /* of the StatefulSet */
+    bool theirs;               /* a Secret of somebody else's was read */
+    uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
     struct kube_adoption lent; /* secret NULL: it is our own */
 };
 
@@ -62,8 +67,33 @@ struct list_op {
 
 static void password_next(struct list_op *l);
 
+/* What was not read as a whole is read again the next time. */
+static void remember(struct list_op *l)
+{
+    struct kube_known_entry *entries = mem_array((size_t)l->count + 1, sizeof *entries);
+    for (int i = 0; i < l->count; i++) {
+        const struct runtime_instance *instance = &l->instances[i];
+        bool whole = instance->access.password != NULL;
+        entries[i] = (struct kube_known_entry){
+            .name = mem_strdup(instance->name),
+            .database = mem_strdup(instance->database),
+            .shard = mem_strdup(instance->shard),
+            .version = mem_strdup(whole ? l->texts[i].version : ""),
+            .spec_sum = l->texts[i].spec_sum,
+            .theirs = l->texts[i].theirs,
+            .read_ns = l->texts[i].read_ns,
+        };
+        instance_access_copy(&entries[i].access, &instance->access);
+    }
+    kube_known_replace(l->op.k, entries, l->count);
+}
+
 static void over(struct list_op *l, const struct err *err)
 {
+    if (err == NULL && sm_now(&l->sm) != BEGIN)
+        remember(l);
+    else if (err != NULL)
+        l->op.k->changed = true;
     sm_move(&l->sm, OVER);
     l->cb(err, err == NULL ? l->instances : NULL, err == NULL ? l->count : 0, l->data);
     kube_op_end(&l->op);
@@ -71,6 +101,7 @@ static void over(struct list_op *l, const struct err *err)
         free(l->texts[i].name);
         free(l->texts[i].database);
         free(l->texts[i].shard);
+        free(l->texts[i].version);
         kube_adoption_clear(&l->texts[i].lent);
         instance_access_clear(&l->instances[i].access);
     }
@@ -156,6 +187,7 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
     struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
     bool by_us = doc != NULL && kube_is_ours(yyjson_doc_get_root(doc), &owner);
+    l->texts[l->at].theirs = !by_us || l->client_theirs;
     free(l->ca);
     l->ca = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
@@ -251,9 +283,24 @@ static void on_password(struct kube_op *op, const struct k8s_answer *a)
         password_take(l, a);
 }
 
+/* Takes what is known of those that follow. */
+static void skip_known(struct list_op *l)
+{
+    const struct kube_known_entry *known;
+    for (; l->at < l->count; l->at++) {
+        struct texts *t = &l->texts[l->at];
+        if ((known = kube_known_find(l->op.k, t->name, t->version)) == NULL)
+            return;
+        instance_access_copy(&l->instances[l->at].access, &known->access);
+        t->theirs = known->theirs;
+        t->read_ns = known->read_ns;
+    }
+}
+
 static void password_next(struct list_op *l)
 {
     struct err err = {0};
+    skip_known(l);
     if (l->at == l->count) {
         over(l, NULL);
         return;
@@ -284,7 +331,14 @@ static void set_add(struct list_op *l, yyjson_val *set)
             l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
         }
         struct texts *t = &l->texts[l->count];
-        *t = (struct texts){mem_printf("%s-0", expected), mem_strdup(database), mem_strdup(shard), {0}};
+        const char *version = yyjson_get_str(yyjson_ptr_get(set, "/metadata/resourceVersion"));
+        *t = (struct texts){.name = mem_printf("%s-0", expected),
+                            .database = mem_strdup(database),
+                            .shard = mem_strdup(shard),
+                            .version = mem_strdup(version != NULL ? version : ""),
+                            .theirs = lent,
+                            .read_ns = loop_now(l->op.k->loop),
+                            .spec_sum = kube_known_sum(l->op.k, database)};
         if (lent)
             kube_adoption_read(set, &t->lent);
         l->instances[l->count++] =
@@ -335,14 +389,37 @@ static void sets_ask(struct list_op *l, const char *more)
     free(query);
 }
 
+static void answer_known(struct list_op *l)
+{
+    const struct kubernetes *k = l->op.k;
+    l->count = l->capacity = k->known_count;
+    l->instances = mem_array((size_t)l->count + 1, sizeof *l->instances);
+    l->texts = mem_array((size_t)l->count + 1, sizeof *l->texts);
+    for (int i = 0; i < l->count; i++) {
+        const struct kube_known_entry *e = &k->known[i];
+        struct texts *t = &l->texts[i];
+        *t = (struct texts){
+            .name = mem_strdup(e->name), .database = mem_strdup(e->database), .shard = mem_strdup(e->shard)};
+        l->instances[i] =
+            (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
+        instance_access_copy(&l->instances[i].access, &e->access);
+    }
+    over(l, NULL);
+}
+
 static void list_begin(struct kube_op *op)
 {
     const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
     struct list_op *l = (struct list_op *)op;
-    if (op->canceled)
+    if (op->canceled) {
         over(l, &canceled);
-    else
+    } else if (kube_known_holds(op->k)) {
+        answer_known(l);
+    } else {
+        kube_known_start(op->k);
+        kube_known_begin(op->k);
         sets_ask(l, NULL);
+    }
 }
 
 int kube_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err)

@@ -13,6 +13,7 @@
 #include "base/sm.h"
 #include "base/text.h"
 #include "runtime/cnpg_object.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_remove.h"
 
@@ -84,6 +85,7 @@ void removal_over(struct removal *m, const struct err *err)
 {
     struct err wrapped = {0};
     sm_move(&m->sm, REMOVAL_OVER);
+    kube_known_forget(m->op.k, m->op.name);
     loop_timer_stop(&m->timer);
     if (err != NULL) {
         wrapped = *err;
