@@ -93,7 +93,8 @@ static bool trouble_of(struct kdb *k, const struct kube_object_kept *kept, const
     message[0] = '\0';
     if (!kept->deleting) {
         kdb_note_provision(k, db);
-        if (k->provision_text[0] != '\0' && (k->trouble[0] == '\0' || strcmp(k->trouble, PROVISIONING) == 0)) {
+        if (k->provision_text[0] != '\0' &&
+            (k->trouble[0] == '\0' || strcmp(k->trouble, PROVISIONING) == 0)) {
             *reason = PROVISIONING;
             text = k->provision_text;
             since = k->provision_since_us;

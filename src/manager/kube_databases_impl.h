@@ -46,7 +46,7 @@ struct kdb {
     bool walked_suspended;
     int64_t due_us; /* wall clock: when a password or certificate is to be renewed; 0 = not known, or never */
     bool quiet;     /* the first walk of this manager, or one that renews: nothing is expected to change */
-    bool retired; /* databases_delete() was begun */
+    bool retired;   /* databases_delete() was begun */
     int requested;
     char *split; /* the operation that was started to get more shards */
     /* a walk */

@@ -8,8 +8,8 @@
 
 #define THEIRS_NS (600 * ENV_NS_PER_S)
 
-static void sets_changed(enum k8s_change change, const struct k8s_object *now, const struct k8s_object *before,
-                         void *data)
+static void sets_changed(enum k8s_change change, const struct k8s_object *now,
+                         const struct k8s_object *before, void *data)
 {
     struct kubernetes *k = data;
     (void)change;
@@ -89,7 +89,8 @@ const struct kube_known_entry *kube_known_find(const struct kubernetes *k, const
     for (int i = 0; i < k->known_count; i++) {
         const struct kube_known_entry *e = &k->known[i];
         if (strcmp(e->name, name) == 0)
-            return strcmp(e->version, version) == 0 && is_fresh(k, e, kube_known_sum(k, e->database)) ? e : NULL;
+            return strcmp(e->version, version) == 0 && is_fresh(k, e, kube_known_sum(k, e->database)) ? e
+                                                                                                      : NULL;
     }
     return NULL;
 }

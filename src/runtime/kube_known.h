@@ -3,9 +3,9 @@
  * server for nothing that has not changed.
  *
  * A watch on the StatefulSets (metadata only) tells when to look again; what was made or removed by ourselves
- * is looked at again in any case. Secrets cannot be watched without the right to list them. Ours change by our
- * own doing, so what was read of them holds until then, or until the polls of the instance fail; others' are
- * read again every ten minutes.
+ * is looked at again in any case. Secrets cannot be watched without the right to list them. Ours change by
+ * our own doing, so what was read of them holds until then, or until the polls of the instance fail; others'
+ * are read again every ten minutes.
  */
 #ifndef RUNTIME_KUBE_KNOWN_H
 #define RUNTIME_KUBE_KNOWN_H

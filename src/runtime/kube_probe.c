@@ -61,7 +61,7 @@ static void finish(struct kube_probe *p, const struct err *err)
     loop_timer_start(&p->timer, 0);
 }
 
-static void wait(struct kube_probe *p, uint64_t pause_ns)
+static void try_in(struct kube_probe *p, uint64_t pause_ns)
 {
     if (p->conn != NULL)
         pg_conn_close(p->conn, NULL, NULL);
@@ -174,7 +174,7 @@ static void on_look(struct pg_conn *conn, const struct pg_reply *reply, void *da
         finish(p, &err);
     else {
         p->as_owner = true;
-        wait(p, 0);
+        try_in(p, 0);
     }
 }
 
@@ -230,7 +230,7 @@ static void on_connected(struct pg_conn *conn, const struct err *err, void *data
     else {
         if (p->progress != NULL)
             p->progress(err->message, p->data);
-        wait(p, RETRY_NS);
+        try_in(p, RETRY_NS);
     }
 }
 
@@ -265,7 +265,7 @@ void kube_probe_start(struct kube_probe *p)
     err_clear(&p->err);
     p->as_owner = false;
     p->conn = NULL;
-    wait(p, 0);
+    try_in(p, 0);
 }
 
 void kube_probe_cancel(struct kube_probe *p)

@@ -41,10 +41,10 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
-    char *version;             /* of the StatefulSet */
-    bool theirs;               /* a Secret of somebody else's was read */
+    char *version;              /* of the StatefulSet */
+    bool theirs;                /* a Secret of somebody else's was read */
     uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
-    struct kube_adoption lent; /* secret NULL: it is our own */
+    struct kube_adoption lent;  /* secret NULL: it is our own */
 };
 
 struct list_op {

@@ -250,7 +250,8 @@ def test_somebody_elses_server_becomes_a_shard(rig):
     assert psql(rig, NOTES) == notes
     assert psql(rig, "SELECT count(*) FROM pg_namespace WHERE nspname = 'shardherd'") == "0"
     assert psql(rig, "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'shardherd%'") == "0"
-    assert psql(rig, "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_publication)") == "0"
+    for what in ("pg_replication_slots", "pg_publication", "pg_subscription"):
+        assert psql(rig, f"SELECT count(*) FROM {what}") == "0", what
     psql(rig, "INSERT INTO notes VALUES (0, 'his again')", user="app", word="the app's")
     for name in ("old-secret", "old-app"):
         assert rig.get("Secret", name) is not None

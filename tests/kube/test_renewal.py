@@ -6,7 +6,7 @@ import os
 import time
 
 import pytest
-from manager_rig import DATABASES, NAME, ManagerCluster
+from manager_rig import DATABASES, NAME, ManagerCluster, database
 from test_manager import QUICK, Load, ended, make, remove, start
 
 pytestmark = [
@@ -59,9 +59,8 @@ class Prober:
                 f"host=shop-{shard}.default.svc user=app dbname=shop sslmode=verify-full connect_timeout=5 "
                 "sslrootcert=/certificate/ca.crt sslcert=/certificate/tls.crt sslkey=/certificate/tls.key"
             )
-            done = self.rig.exec(
-                self.pod, "sh", "-c", 'PGPASSWORD="$SHARDHERD_LOAD_PASSWORD" exec psql -XAtq "$0" -c "SELECT 1"', address
-            )
+            script = 'PGPASSWORD="$SHARDHERD_LOAD_PASSWORD" exec psql -XAtq "$0" -c "SELECT 1"'
+            done = self.rig.exec(self.pod, "sh", "-c", script, address)
             assert done.stdout.strip() == "1", f"{shard}: {done.stderr}\n{self.rig.manager_logs()}"
             self.good += 1
 
@@ -173,15 +172,13 @@ def test_what_cannot_be_made_is_told(rig):
         "spec": {"ports": [{"port": 1}], "selector": {"a": "b"}},
     }
     rig.apply(theirs)
-    from manager_rig import database
-
     rig.must("POST", DATABASES, database("mall", **CALM))
 
     def told(which):
         return rig.condition_of(rig.database("mall"), which)
 
     words = "services mall-s1 of namespace default exists and does not belong to this ShardedDatabase"
-    early = rig.wait(lambda: words in told("Reconciling").get("message", "") and told("Reconciling"), 30, "told at once")
+    early = rig.wait(lambda: words in told("Reconciling").get("message", "") and told("Reconciling"), 30, "told")
     assert early["reason"] == "ProvisioningFailed" and "(since 20" in early["message"], early
     late = rig.wait(lambda: words in told("Stalled").get("message", "") and told("Stalled"), 60, "stalled")
     assert late["message"] == early["message"]  # since the same time

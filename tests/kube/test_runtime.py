@@ -497,7 +497,13 @@ def test_what_render_printed_is_adopted(rig, cluster):
     code, text = refusal(rig.run("ensure", "s1", code=1))
     assert code == "conflict" and "spec.adopt" in text
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "other"})
-    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "invalid" and "name its Secret in spec.credentials.secret" in text
+    rig.write(
+        shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "other"}, credentials={"secret": "shop-s1-tls"}
+    )
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "not_found" and "StatefulSet other (spec.adopt.s1): it does not exist" in text
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"})
     made = rig.ensure("s1")
     assert made["shop-s1-0"]["password"] == "by hand"
