@@ -2,6 +2,7 @@
  * The steps of an authority that gives way to a new one (kube_authority.h), within the pass of a shard:
  * before two of them the certificates of all shards and clients are looked at.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
@@ -27,10 +28,52 @@ static void scan_add(struct kube_ensure *e, char *name)
     e->scan_names[e->scan_count++] = name;
 }
 
-/* Of a shard, as its name says nothing else; the last two are the clients'. */
+/* What shardherd shows to the servers, when the user issued it by the authority. */
+static const char *their_client(const struct kube_ensure *e)
+{
+    return kube_spec_text(&e->spec, "tls", "clientSecret");
+}
+
+/* The first two are the clients'. */
 static bool is_of_shard(const struct kube_ensure *e)
 {
-    return e->at < e->scan_count - 2;
+    return e->at >= 2;
+}
+
+static bool is_theirs(const struct kube_ensure *e)
+{
+    const char *theirs = their_client(e);
+    return theirs != NULL && strcmp(e->scan_names[e->at], theirs) == 0;
+}
+
+/* Nobody but its owner can issue it anew: he is told, and the old authority stays until he has. */
+static bool theirs_ready(struct kube_ensure *e, yyjson_val *secret)
+{
+    char message[300], *certificate = kube_secret_value(secret, "tls.crt");
+    bool ready = e->scan_step == KUBE_AUTHORITY_SWITCH ||
+                 kube_certificate_judge(e->op.k->loop->env, certificate, e->authority.now.certificate,
+                                        NULL) != KUBE_CERTIFICATE_UNUSABLE;
+    free(certificate);
+    if (ready)
+        return true;
+    (void)snprintf(message, sizeof message,
+                   "Secret %.120s (spec.tls.clientSecret) is of the previous authority: issue it by that of "
+                   "Secret %.60s-ca",
+                   e->scan_names[e->at], e->database);
+    kube_ensure_progress(e, message);
+    return false;
+}
+
+static bool is_ready(struct kube_ensure *e, yyjson_val *secret)
+{
+    const char *shard = is_of_shard(e) ? kube_label(secret, "shardherd.io/shard") : NULL;
+    const struct kube_owner owner = {e->database, shard, e->spec.uid};
+    if (is_theirs(e))
+        return theirs_ready(e, secret);
+    if (secret == NULL) /* clients: nobody has it; a shard: it is being made */
+        return !is_of_shard(e);
+    return !kube_is_ours(secret, &owner) /* of another authority */ ||
+           kube_authority_ready(&e->authority, e->scan_step, secret, e->op.k->loop->env);
 }
 
 static void on_secret(struct kube_op *op, const struct k8s_answer *a)
@@ -42,12 +85,7 @@ static void on_secret(struct kube_op *op, const struct k8s_answer *a)
         return;
     }
     yyjson_doc *doc = missing ? NULL : yyjson_read(a->body, a->body_length, 0);
-    yyjson_val *root = yyjson_doc_get_root(doc);
-    const struct kube_owner owner = {
-        e->database, is_of_shard(e) ? kube_label(root, "shardherd.io/shard") : NULL, e->spec.uid};
-    bool ready = missing ? !is_of_shard(e) /* nobody has it */
-                         : !kube_is_ours(root, &owner) /* of another authority */ ||
-                               kube_authority_ready(&e->authority, e->scan_step, root, op->k->loop->env);
+    bool ready = is_ready(e, yyjson_doc_get_root(doc));
     yyjson_doc_free(doc);
     e->at++;
     if (ready)
@@ -75,6 +113,8 @@ static void on_sets(struct kube_op *op, const struct k8s_answer *a)
         return;
     }
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    scan_add(e, mem_printf("%s-client", e->database));
+    scan_add(e, mem_printf("%s-manager", e->database));
     yyjson_arr_foreach(yyjson_obj_get(yyjson_doc_get_root(doc), "items"), at, n, set)
     {
         const struct kube_owner owner = {e->database, kube_label(set, "shardherd.io/shard"), e->spec.uid};
@@ -83,8 +123,8 @@ static void on_sets(struct kube_op *op, const struct k8s_answer *a)
             scan_add(e, mem_printf("%s-tls", name));
     }
     yyjson_doc_free(doc);
-    scan_add(e, mem_printf("%s-client", e->database));
-    scan_add(e, mem_printf("%s-manager", e->database));
+    if (their_client(e) != NULL)
+        scan_add(e, mem_strdup(their_client(e)));
     e->at = 0;
     scan_next(e);
 }

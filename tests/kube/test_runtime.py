@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -514,6 +515,19 @@ def test_what_render_printed_is_adopted(rig, cluster):
     assert rig.objects() == still
     assert {line["instance"]: line for line in rig.run("list")} == made
     assert "sslcert" not in made["shop-s1-0"]  # of an authority that we cannot issue for
+
+    # a shard of ours beside it has another authority: neither takes the other's file away
+    rig.write(shards=2, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"})
+    both = rig.ensure("s1", "s2")
+    assert {line["instance"]: line for line in rig.run("list")} == both
+    for turn in ("s1", "s2"):
+        assert rig.ensure(turn) == {f"shop-{turn}-0": both[f"shop-{turn}-0"]}
+        authorities = [Path(both[f"shop-{shard}-0"]["sslrootcert"]).read_text() for shard in ("s1", "s2")]
+        assert authorities[0].strip() == (hand / "ca.crt").read_text().strip() != authorities[1].strip()
+        assert rig.psql("SELECT 1") == rig.psql("SELECT 1", shard="s2") == "1"
+    assert [both[f"shop-{shard}-0"]["peer_sslrootcert"] for shard in ("s1", "s2")] == ["", ""]
+    assert both["shop-s2-0"]["sslcert"]
+    rig.run("remove", "shop-s2-0")
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"}, tls={"mode": "mutual"})
     code, text = refusal(rig.run("ensure", "s1", code=1))
     assert code == "invalid" and "Secret shop-s1-tls: it is not of shardherd's authority" in text
