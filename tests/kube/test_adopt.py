@@ -58,8 +58,8 @@ def legacy(wal_level):
     }
 
 
-def secret(name, **data):
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+def secret(called, **data):
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": called}, "stringData": data}
 
 
 @pytest.fixture(scope="module")
