@@ -1,7 +1,8 @@
-"""What a manager asks of the API server: 100 shards applied at once, and the steady state after it."""
+"""What a manager asks of the API server: 100 shards applied at once; and, with pods that run, the steady state."""
 
 import collections
 import json
+import os
 import subprocess
 import time
 import urllib.request
@@ -9,8 +10,12 @@ import urllib.request
 import kube_peer  # noqa: F401 (finds tests/kube)
 from benchmarks import ROOT, Unmeasured, process_cpu_ns, resident_mib, rounded
 
-TITLE = "100 shards applied at once to an API server without nodes: requests, and time until all objects are there"
-GOAL = "no write repeated once the objects are there; requests per shard and seconds are shown"
+TITLE = (
+    "100 shards applied at once, without nodes: requests, and time until all objects are there; and a cluster at rest"
+)
+GOAL = "at rest nothing is asked for again but watches and the lease; requests per shard and seconds are shown"
+STEADY_SHARDS = 4
+STEADY_WINDOW = 60
 SHARDS = 100
 WINDOW = 30
 KINDS = {
@@ -131,6 +136,35 @@ class Manager:
                 self.process.wait()
 
 
+def steady(bench):
+    """Requests of a manager whose shards run, but watches and the lease; None where the test cluster cannot be."""
+    if os.geteuid() != 0:
+        print("the steady state needs pods that run, and the test cluster needs root: not measured")
+        return None
+    os.environ.setdefault("SHARDHERD_BUILD", str(bench.program("shardherd").parent))  # the program of the pods
+    from manager_rig import DATABASES as OBJECTS
+    from manager_rig import ManagerCluster, database
+
+    policy, audit = bench.directory / "steady.yaml", bench.directory / "steady.log"
+    policy.write_text("apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n"
+                      "  - {level: Metadata, users: ['system:serviceaccount:default:shardherd-manager']}\n"
+                      "  - {level: None}\n")  # fmt: skip
+    bench.note(f"starting a cluster with {STEADY_SHARDS} shards that run")
+    flags = [f"--audit-policy-file={policy}", f"--audit-log-path={audit}"]
+    with ManagerCluster(bench.directory / "steady", nodes=2, api_flags=flags) as rig:
+        rig.must("POST", OBJECTS, database(shards=STEADY_SHARDS, balance={"split": "off", "merge": "off"}))
+        rig.wait_database(shards=STEADY_SHARDS, timeout=180)
+        time.sleep(20)  # Events of the making, the first lists
+        since = len(audit.read_text().splitlines())
+        time.sleep(STEADY_WINDOW)
+        found = collections.Counter()
+        for line in audit.read_text().splitlines()[since:]:
+            event = json.loads(line)
+            found[event["verb"], event.get("objectRef", {}).get("resource", event["requestURI"])] += 1
+    show(bench, f"{STEADY_SHARDS} shards that run, {STEADY_WINDOW} s", found)
+    return sum(n for (verb, resource), n in found.items() if verb != "watch" and resource != "leases")
+
+
 def show(bench, what, found):
     rows = [(f"{verb} {resource}", count) for (verb, resource), count in sorted(found.items(), key=lambda x: -x[1])]
     bench.table((what, "requests"), rows or [("none", 0)])
@@ -151,21 +185,23 @@ def measure(bench):
     bench.sample_load()
     cpu = manager.cpu_ns()
     time.sleep(WINDOW)
-    steady = manager.requests()[0] - made - before
+    waiting = manager.requests()[0] - made - before
     cpu = (manager.cpu_ns() - cpu) / 1e7 / WINDOW
     show(bench, f"{SHARDS} shards", made)
-    show(bench, f"{WINDOW} s after", steady)
+    show(bench, f"{WINDOW} s after, while it waits for pods", waiting)
     repeated = {f"{verb} {resource}/{name}": n for (verb, resource, name), n in writes.items() if n > 3 and name}
     state = f"{cpu:.1f} % of a core, {manager.resident_mib():.1f} MiB"
     print(f"all StatefulSets after {seconds:.1f} s; {state}; made: {counts}")
     print(f"written more than three times: {dict(list(repeated.items())[:8])}")
     total = sum(made.values())
-    leases = sum(n for (_, resource), n in steady.items() if resource == "leases")
+    leases = sum(n for (_, resource), n in waiting.items() if resource == "leases")
+    at_rest = steady(bench)
     return {
         "ours": rounded(total / SHARDS),
         "unit": "API requests per shard until all objects are there",
         "seconds": rounded(seconds),
-        "steady_requests_per_minute": rounded((sum(steady.values()) - leases) * 60 / WINDOW),
+        "waiting_requests_per_minute": rounded((sum(waiting.values()) - leases) * 60 / WINDOW),
+        **({} if at_rest is None else {"repeated_at_rest": at_rest}),
         "steady_lease_requests_per_minute": rounded(leases * 60 / WINDOW),
         "rss_mib": rounded(manager.resident_mib()),
     }

@@ -124,7 +124,8 @@ static bool access_equal(const struct instance_access *a, const struct instance_
            same(a->password, b->password) && same(a->dbname, b->dbname) && same(a->sslmode, b->sslmode) &&
            same(a->sslrootcert, b->sslrootcert) && same(a->peer_sslrootcert, b->peer_sslrootcert) &&
            same(a->sslcert, b->sslcert) && same(a->sslkey, b->sslkey) &&
-           same(a->peer_sslcert, b->peer_sslcert) && same(a->peer_sslkey, b->peer_sslkey);
+           same(a->peer_sslcert, b->peer_sslcert) && same(a->peer_sslkey, b->peer_sslkey) &&
+           a->lent == b->lent;
 }
 
 static void place_set(struct fleet_instance *instance, const struct found *found)

@@ -126,7 +126,8 @@ static const struct kubernetes_entry *next_entry(struct kubernetes_usage *u)
     const struct kubernetes_entries *entries = kubernetes_source_entries(u->o.servers);
     while (u->next < entries->count) {
         const struct kubernetes_entry *e = &entries->items[u->next++];
-        if (e->pod != NULL && e->pod_address != NULL)
+        bool known = u->o.known != NULL && e->own && u->o.known(e->name, u->o.data);
+        if (e->pod != NULL && e->pod_address != NULL && !known)
             return e;
     }
     return NULL;

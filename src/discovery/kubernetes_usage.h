@@ -20,6 +20,9 @@ struct kubernetes_usage_options {
     uint64_t period_ns;                      /* 0 = 15 s */
     /* NAN = not said. */
     void (*usage)(const char *name_space, const char *pod, double cpu_cores, double memory_bytes, void *data);
+    /* Whether an instance's figures are known from a better source: then its pod is not asked for. May be
+     * NULL. */
+    bool (*known)(const char *instance, void *data);
     void *data;
 };
 

@@ -77,6 +77,7 @@ void instance_access_copy(struct instance_access *dst, const struct instance_acc
         .peer_sslrootcert = mem_strdup(src->peer_sslrootcert),
         .peer_sslcert = mem_strdup(src->peer_sslcert),
         .peer_sslkey = mem_strdup(src->peer_sslkey),
+        .lent = src->lent,
     };
 }
 

@@ -39,6 +39,8 @@ struct instance_access {
     char *peer_sslrootcert;
     /* Client certificate and key of those servers, as files on them; NULL = as for us. */
     char *peer_sslcert, *peer_sslkey;
+    /* Somebody else's server that the runtime took over: it stays when its shard goes, without our schema. */
+    bool lent;
 };
 
 struct instance_facts {

@@ -87,6 +87,8 @@ void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool 
     snprintf(k->trouble, sizeof k->trouble, "%s", reason);
     snprintf(k->trouble_text, sizeof k->trouble_text, "%s", err->message);
     k->trouble_final = final;
+    if (k->trouble_since_us == 0)
+        k->trouble_since_us = loop_wall(k->all->loop);
     k->retry_ns = loop_now(k->all->loop) + (final ? PAUSE_FINAL_NS : k->pause_ns);
     k->pause_ns = k->pause_ns * 2 < PAUSE_MAX_NS ? k->pause_ns * 2 : PAUSE_MAX_NS;
     if (!news || k->all->closing)
@@ -100,6 +102,7 @@ void kdb_trouble_ends(struct kdb *k)
 {
     k->trouble[0] = k->trouble_text[0] = '\0';
     k->trouble_final = false;
+    k->trouble_since_us = 0;
     k->pause_ns = PAUSE_NS;
     k->retry_ns = 0;
 }
@@ -325,6 +328,29 @@ static void look_deleting(struct kdb *k, const struct kube_object_kept *kept, co
 
 /* ---- what is next ---- */
 
+/* The same fault is not told as a new one each time that the whole is begun again. */
+void kdb_note_provision(struct kdb *k, const struct fleet_database *db)
+{
+    const struct operation *running = operations_running_on(k->all->o.operations, k->name, NULL);
+    const struct operation *failed = last_failed(k);
+    int64_t since = loop_wall(k->all->loop);
+    const struct err *err = NULL;
+    if (db != NULL && db->routing != NULL) {
+        k->provision_text[0] = '\0';
+        k->provision_since_us = 0;
+        return;
+    }
+    if (running != NULL && provision_fails(running, &since))
+        err = &running->error;
+    else if (running == NULL && failed != NULL && k->trouble[0] != '\0')
+        err = &failed->error;
+    if (err == NULL)
+        return;
+    if (k->provision_since_us == 0)
+        k->provision_since_us = since;
+    snprintf(k->provision_text, sizeof k->provision_text, "%s", err->message);
+}
+
 static void look_provisioning(struct kdb *k)
 {
     const struct operation *failed = last_failed(k);
@@ -355,6 +381,8 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
         look_provisioning(k);
     else if (k->walked != kept->generation || k->walked_suspended != kept->suspended)
         kdb_walk(k, kept);
+    else if (!kept->suspended && k->due_us != 0 && loop_wall(k->all->loop) >= k->due_us)
+        kdb_renew(k, kept);
     else if (!kept->suspended)
         kdb_scale(k, kept, db);
 }
@@ -374,6 +402,8 @@ void kdb_look(struct kdb *k)
         return;
     if (k->seen != kept->generation) { /* a person changed it, or deleted it: what hindered may be gone */
         k->seen = kept->generation;
+        k->provision_text[0] = '\0';
+        k->provision_since_us = 0;
         kdb_trouble_ends(k);
     }
     leave_walk(k, kept);

@@ -13,6 +13,9 @@
 #define WRITE_GAP_NS  (500 * ENV_NS_PER_MS)
 #define WRITE_WAIT_NS (30 * ENV_NS_PER_S)
 
+#define PROVISIONING     "ProvisioningFailed"
+#define STALLED_AFTER_US (30 * 1000000ll)
+
 static void note_version(struct kdb *k, const struct k8s_answer *answer)
 {
     yyjson_doc *doc = yyjson_read(answer->body, answer->body_length, 0);
@@ -79,8 +82,36 @@ static void write_it(struct kdb *k, yyjson_mut_doc *doc, char *text)
     k->all->calls++;
 }
 
+/* What hinders, since when. What was tried for so long needs a person, even if it is tried further. */
+static bool trouble_of(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db,
+                       const char **reason, char *message, size_t size)
+{
+    const char *text = k->trouble_text;
+    int64_t since = k->trouble_since_us, now = loop_wall(k->all->loop);
+    char time[ENV_TIME_SIZE];
+    *reason = k->trouble;
+    message[0] = '\0';
+    if (!kept->deleting) {
+        kdb_note_provision(k, db);
+        if (k->provision_text[0] != '\0' &&
+            (k->trouble[0] == '\0' || strcmp(k->trouble, PROVISIONING) == 0)) {
+            *reason = PROVISIONING;
+            text = k->provision_text;
+            since = k->provision_since_us;
+        }
+    }
+    if ((*reason)[0] == '\0')
+        return false;
+    env_format_time(since - since % 1000000, time);
+    snprintf(message, size, "%.440s (since %.19sZ; it is tried again)", text, time);
+    return k->trouble_final || now - since > STALLED_AFTER_US;
+}
+
 static void judge(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
 {
+    const char *reason;
+    char message[512];
+    bool final = trouble_of(k, kept, db, &reason, message, sizeof message);
     bool walked = k->walked == kept->generation && k->walked_suspended == kept->suspended;
     const struct kube_facts facts = {.fleet = k->all->o.fleet,
                                      .db = db,
@@ -90,9 +121,9 @@ static void judge(struct kdb *k, const struct kube_object_kept *kept, const stru
                                      .wanted = kept->shards,
                                      .requested = k->requested,
                                      .progress = k->progress,
-                                     .trouble_reason = k->trouble,
-                                     .trouble_message = k->trouble_text,
-                                     .trouble_final = k->trouble_final,
+                                     .trouble_reason = reason,
+                                     .trouble_message = message,
+                                     .trouble_final = final,
                                      .now_us = loop_wall(k->all->loop)};
     bool ready = k->conditions[KUBE_READY].truth == KUBE_TRUE;
     kube_status_judge(&facts, k->conditions);

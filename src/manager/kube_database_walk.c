@@ -13,9 +13,19 @@
 
 static void walk_on(struct kdb *k);
 
+#define RENEW_GAP_US (2 * 1000000ll)
+
+/* The next pass, never right after this one. */
+static void note_due(struct kdb *k)
+{
+    int64_t soonest = loop_wall(k->all->loop) + RENEW_GAP_US;
+    k->due_us = k->walk_due_us != 0 && k->walk_due_us < soonest ? soonest : k->walk_due_us;
+}
+
 static void walk_ends(struct kdb *k)
 {
     if (!k->walk_failed) {
+        note_due(k);
         k->walked = k->walk_generation;
         k->walked_suspended = k->walk_stops;
         kdb_trouble_ends(k);
@@ -42,14 +52,18 @@ static void shard_done(struct kdb *k, const struct err *err)
     err_wrap(&copy, "shard %s", k->walk_shard);
     k->walk_failed = true;
     kdb_trouble(k, k->walk_stops ? "SuspendFailed" : "ShardFailed", &copy, !err_is_transient(err));
-    walk_ends(k);
+    if (k->walk_renews) /* the certificates of the others must not run out for it */
+        walk_on(k);
+    else
+        walk_ends(k);
 }
 
 static void on_ensured(const struct err *err, const struct runtime_instance *instance, void *data)
 {
     struct kdb *k = data;
-    (void)instance;
     k->walks--;
+    if (err == NULL && instance->due_us != 0 && (k->walk_due_us == 0 || instance->due_us < k->walk_due_us))
+        k->walk_due_us = instance->due_us;
     shard_done(k, err);
 }
 
@@ -92,7 +106,7 @@ static void walk_on(struct kdb *k)
         shard_done(k, &err);
 }
 
-void kdb_walk(struct kdb *k, const struct kube_object_kept *kept)
+static void walk(struct kdb *k, const struct kube_object_kept *kept, bool renews)
 {
     if (k->walks > 0)
         return; /* one that was passed by has not ended */
@@ -101,9 +115,22 @@ void kdb_walk(struct kdb *k, const struct kube_object_kept *kept)
     k->walk_generation = kept->generation;
     k->walk_stops = kept->suspended;
     k->walk_failed = false;
+    k->walk_renews = renews;
+    k->quiet = k->quiet || renews;
+    k->walk_due_us = 0;
     k->walk_shard[0] = '\0';
     sm_move(&k->sm, KDB_WALK);
     walk_on(k);
+}
+
+void kdb_walk(struct kdb *k, const struct kube_object_kept *kept)
+{
+    walk(k, kept, false);
+}
+
+void kdb_renew(struct kdb *k, const struct kube_object_kept *kept)
+{
+    walk(k, kept, true);
 }
 
 /* ---- more shards ---- */

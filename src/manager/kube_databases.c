@@ -215,6 +215,11 @@ int kube_databases_get(void *data, const char *database, struct kube_database *r
     return 0;
 }
 
+const struct fleet *kube_databases_fleet(const struct kube_databases *all)
+{
+    return all->o.fleet;
+}
+
 /* "shop-s1-0" is of database "shop"; the longest name that fits. */
 static struct kdb *of_instance(const struct kube_databases *all, const char *instance)
 {

@@ -51,6 +51,7 @@ void kube_databases_free(struct kube_databases *all); /* NULL is fine */
 
 /* For runtime_kubernetes_options; data = struct kube_databases. */
 int kube_databases_get(void *data, const char *database, struct kube_database *ret, struct err *err);
+const struct fleet *kube_databases_fleet(const struct kube_databases *all);
 void kube_databases_progress(void *data, const char *instance, const char *message);
 
 /* An Event about a database; nothing if it has no object. */

@@ -44,18 +44,25 @@ struct kdb {
     /* how far it is */
     int64_t seen, applied, walked; /* generations; 0 = none yet */
     bool walked_suspended;
-    bool quiet;   /* the first walk of this manager: nothing is expected to change */
-    bool retired; /* databases_delete() was begun */
+    int64_t due_us; /* wall clock: when a password or certificate is to be renewed; 0 = not known, or never */
+    bool quiet;     /* the first walk of this manager, or one that renews: nothing is expected to change */
+    bool retired;   /* databases_delete() was begun */
     int requested;
     char *split; /* the operation that was started to get more shards */
     /* a walk */
     int64_t walk_generation;
     bool walk_stops, walk_failed;
+    bool walk_renews;    /* nothing was changed: passwords and certificates are due */
+    int64_t walk_due_us; /* the least of its shards', 0 = none */
     char walk_shard[64];
     unsigned walks; /* runtime calls that have not ended; their callbacks may come in any state */
     /* what hinders */
     char trouble[64], trouble_text[512];
     bool trouble_final;
+    int64_t trouble_since_us; /* wall clock: the first of it in a row; 0 = none */
+    /* why its shards cannot be made, over all tries of one generation; "" = nothing known */
+    char provision_text[512];
+    int64_t provision_since_us;
     uint64_t pause_ns, retry_ns; /* retry_ns 0 = now */
     char progress[256];
     /* status */
@@ -95,9 +102,13 @@ void kdb_tell(struct kdb *k, bool warning, const char *reason, const char *actio
 /* what hinders; a final trouble needs a person */
 void kdb_trouble(struct kdb *k, const char *reason, const struct err *err, bool final);
 void kdb_trouble_ends(struct kdb *k);
+/* What hinders the provisioning, or did at the last try, goes into provision_text. */
+void kdb_note_provision(struct kdb *k, const struct fleet_database *db);
 
 /* kube_database_walk.c */
 void kdb_walk(struct kdb *k, const struct kube_object_kept *kept);
+/* The same when what is due is all that there is to do. */
+void kdb_renew(struct kdb *k, const struct kube_object_kept *kept);
 /* Asks for splits while there are fewer shards than asked for. */
 void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
 

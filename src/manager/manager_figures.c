@@ -44,6 +44,16 @@ static bool place(const struct fleet_instance *instance, struct pod_place *ret, 
     return true;
 }
 
+/* Its agent spoke lately. */
+static bool is_known(const char *instance, void *data)
+{
+    const struct manager_figures *f = data;
+    const struct fleet_instance *found = fleet_find_instance(&f->manager->fleet, instance);
+    const struct instance_pod *pod = found != NULL ? found->pod : NULL;
+    return pod != NULL && pod->reports[POD_AGENT].at_ns != 0 &&
+           loop_now(&f->manager->loop) - pod->reports[POD_AGENT].at_ns < POD_AGENT_FRESH_NS;
+}
+
 static void on_usage(const char *name_space, const char *pod, double cpu, double memory, void *data)
 {
     const struct manager_figures *f = data;
@@ -93,7 +103,7 @@ void manager_figures_start(struct manager *m)
     f->collector = pod_collector_start(&collector);
     const struct kubernetes_source *servers = manager_cluster_servers(m);
     const struct kubernetes_usage_options usage = {
-        .client = m->kube, .servers = servers, .usage = on_usage, .data = f};
+        .client = m->kube, .servers = servers, .usage = on_usage, .known = is_known, .data = f};
     if (servers != NULL)
         f->usage = kubernetes_usage_start(&usage);
     if (m->config.prometheus_url == NULL || !m->config.prometheus_enabled)

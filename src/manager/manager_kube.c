@@ -72,6 +72,13 @@ bool manager_kube_close_events(struct manager *m, void (*closed)(void *data))
     return events != NULL;
 }
 
+/* data: the databases, as for the runtime's other questions. */
+static bool polls_fail(void *data, const char *instance)
+{
+    const struct fleet_instance *found = fleet_find_instance(kube_databases_fleet(data), instance);
+    return found != NULL && found->facts.failed_ns > found->facts.seen_ns;
+}
+
 int manager_kube_runtime(struct manager *m, struct err *err)
 {
     char *directory = mem_printf("%s/authorities", m->config.state_directory);
@@ -81,6 +88,7 @@ int manager_kube_runtime(struct manager *m, struct err *err)
                                                        .directory = directory,
                                                        .database = kube_databases_get,
                                                        .progress = kube_databases_progress,
+                                                       .doubted = polls_fail,
                                                        .cnpg = strcmp(m->runtime_kind, "cnpg") == 0,
                                                        .data = m->kube_databases};
     int rc = runtime_kubernetes_open(&m->loop, &options, &m->runtime, err);

@@ -45,6 +45,15 @@ const char *provision_state_name(const struct operation *op)
     return sm_name(&((const struct provision *)op)->sm);
 }
 
+bool provision_fails(const struct operation *op, int64_t *ret_since_us)
+{
+    const struct provision *p = (const struct provision *)op;
+    if (!provision_is(op) || op->status != OPERATION_RUNNING || p->tries == 0)
+        return false;
+    *ret_since_us = p->failing_us;
+    return true;
+}
+
 int provision_state_find(const char *name)
 {
     return sm_find(states, PROVISION_STATE_COUNT, name);
@@ -160,6 +169,8 @@ static void failed(struct provision *p, const struct err *err)
     p->op.error = *err;
     if (p->stopped)
         return;
+    if (p->tries == 0)
+        p->failing_us = loop_wall(services(p)->loop);
     if (err_is_transient(err) && ++p->tries < TRIES) {
         operation_changed(&p->op);
         loop_timer_start(&p->retry_timer, RETRY_NS);

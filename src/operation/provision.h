@@ -43,6 +43,11 @@ int retire_start(struct operations *ops, const char *database, struct operation 
 /* Also true of a retire operation. */
 bool provision_is(const struct operation *op);
 const char *provision_state_name(const struct operation *op); /* "schema" */
+/*
+ * Whether its present step has failed and is tried again: op->error says of what. ret_since_us: wall clock of
+ * the first failure in a row.
+ */
+bool provision_fails(const struct operation *op, int64_t *ret_since_us);
 
 int provision_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);
 

@@ -40,9 +40,10 @@ struct provision {
     char *schema; /* NULL = none */
     char *owner_role;
     int open_links;
-    int outstanding; /* calls of this step that have not come back */
-    bool journaling; /* the present state is being written: nothing of it has begun */
-    int tries;       /* failures in a row of this step */
+    int outstanding;    /* calls of this step that have not come back */
+    bool journaling;    /* the present state is being written: nothing of it has begun */
+    int tries;          /* failures in a row of this step */
+    int64_t failing_us; /* wall clock of the first of them */
     struct err step_error;
     bool stopped, reported;
     struct loop_timer retry_timer;

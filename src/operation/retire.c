@@ -42,7 +42,7 @@ static void on_cleaned(const struct pg_reply *reply, void *data)
 }
 
 static void clean_lent(struct provision *p, struct provisioned_shard *shard,
-                       const struct instance_access *access)
+                       const struct instance_access *access, link_reply_cb then, void *data)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", p->op.id);
@@ -57,8 +57,35 @@ static void clean_lent(struct provision *p, struct provisioned_shard *shard,
          "$$; "
          "DROP PUBLICATION IF EXISTS shardherd_sample; DROP SCHEMA IF EXISTS shardherd CASCADE",
          p->op.id, services(p)->term);
-    link_exec(&shard->link, buf_text(&sql), 60 * ENV_NS_PER_S, on_cleaned, p);
+    link_exec(&shard->link, buf_text(&sql), 60 * ENV_NS_PER_S, then, data);
     buf_free(&sql);
+}
+
+/* One that the runtime took over: first our schema goes, then what the runtime has made around it. */
+struct release {
+    struct provision *p;
+    struct provisioned_shard *shard;
+};
+
+static void on_released(const struct pg_reply *reply, void *data)
+{
+    struct release release = *(struct release *)data;
+    struct provision *p = release.p;
+    struct err err = {0};
+    free(data);
+    bool refused = reply->err != NULL && reply->err->code == ERRC_SQL;
+    if (p->stopped || refused)
+        instance_gone(p, reply->err);
+    else if (runtime_remove(services(p)->runtime, release.shard->instance, on_removed, p, &err) != 0)
+        instance_gone(p, &err);
+}
+
+static void release_lent(struct provision *p, const struct fleet_instance *instance,
+                         struct provisioned_shard *shard)
+{
+    struct release *release = mem_alloc(sizeof *release);
+    *release = (struct release){p, shard};
+    clean_lent(p, shard, &instance->access, on_released, release);
 }
 
 static void remove_one(struct provision *p, const struct fleet_instance *instance,
@@ -67,7 +94,9 @@ static void remove_one(struct provision *p, const struct fleet_instance *instanc
     struct err err = {0};
     p->outstanding++;
     if (services(p)->runtime == NULL || strcmp(instance->source, "static") == 0)
-        clean_lent(p, shard, &instance->access);
+        clean_lent(p, shard, &instance->access, on_cleaned, p);
+    else if (instance->access.lent)
+        release_lent(p, instance, shard);
     else if (runtime_remove(services(p)->runtime, instance->name, on_removed, p, &err) != 0)
         instance_gone(p, &err);
 }

@@ -58,6 +58,17 @@ static bool pair_write(X509 *x, EVP_PKEY *key, struct kube_pair *ret)
 
 /* ---- making ---- */
 
+static bool seconds_of(const ASN1_TIME *time, int64_t *ret)
+{
+    int days, seconds;
+    ASN1_TIME *epoch = ASN1_TIME_set(NULL, 0);
+    bool good = epoch != NULL && ASN1_TIME_diff(&days, &seconds, epoch, time) == 1;
+    ASN1_TIME_free(epoch);
+    if (good)
+        *ret = (int64_t)days * 86400 + seconds;
+    return good;
+}
+
 static bool serial_set(struct env *env, X509 *x)
 {
     unsigned char bytes[16];
@@ -69,10 +80,14 @@ static bool serial_set(struct env *env, X509 *x)
     return good;
 }
 
-static bool times_set(struct env *env, X509 *x, uint64_t lifetime_s)
+/* issuer: what it is not to outlive, or NULL */
+static bool times_set(struct env *env, X509 *x, uint64_t lifetime_s, X509 *issuer)
 {
     time_t now = (time_t)(env->wall_us(env) / 1000000), from = now - SKEW_S;
     time_t until = now + (time_t)lifetime_s;
+    int64_t end = 0;
+    if (issuer != NULL && seconds_of(X509_get0_notAfter(issuer), &end) && end < (int64_t)until)
+        until = (time_t)end;
     return ASN1_TIME_set(X509_getm_notBefore(x), from) != NULL &&
            ASN1_TIME_set(X509_getm_notAfter(x), until) != NULL;
 }
@@ -87,12 +102,13 @@ static bool extension(X509 *x, X509 *issuer, int nid, const char *value)
     return good;
 }
 
-static X509 *certificate_begin(struct env *env, const char *name, uint64_t lifetime_s, EVP_PKEY *key)
+static X509 *certificate_begin(struct env *env, const char *name, uint64_t lifetime_s, EVP_PKEY *key,
+                               X509 *issuer)
 {
     X509 *x = X509_new();
     X509_NAME *subject = x != NULL ? X509_get_subject_name(x) : NULL;
     if (x == NULL || X509_set_version(x, X509_VERSION_3) != 1 || !serial_set(env, x) ||
-        !times_set(env, x, lifetime_s) || X509_set_pubkey(x, key) != 1 ||
+        !times_set(env, x, lifetime_s, issuer) || X509_set_pubkey(x, key) != 1 ||
         X509_NAME_add_entry_by_txt(subject, "O", MBSTRING_UTF8, (const unsigned char *)"shardherd", -1, -1,
                                    0) != 1 ||
         X509_NAME_add_entry_by_txt(subject, "CN", MBSTRING_UTF8, (const unsigned char *)name, -1, -1, 0) !=
@@ -107,7 +123,7 @@ int kube_authority_make(struct env *env, const char *name, uint64_t lifetime_s, 
                         struct err *err)
 {
     EVP_PKEY *key = EVP_EC_gen("P-256");
-    X509 *x = key != NULL ? certificate_begin(env, name, lifetime_s, key) : NULL;
+    X509 *x = key != NULL ? certificate_begin(env, name, lifetime_s, key, NULL) : NULL;
     bool good = x != NULL && X509_set_issuer_name(x, X509_get_subject_name(x)) == 1 &&
                 extension(x, x, NID_basic_constraints, "critical,CA:TRUE,pathlen:0") &&
                 extension(x, x, NID_key_usage, "critical,keyCertSign,cRLSign") &&
@@ -155,7 +171,7 @@ int kube_certificate_issue(struct env *env, const struct kube_pair *authority,
                      "together");
     if (rc == 0) {
         key = EVP_EC_gen("P-256");
-        x = key != NULL ? certificate_begin(env, request->name, request->lifetime_s, key) : NULL;
+        x = key != NULL ? certificate_begin(env, request->name, request->lifetime_s, key, issuer) : NULL;
         if (x == NULL || X509_set_issuer_name(x, X509_get_subject_name(issuer)) != 1 ||
             !leaf_extensions(x, issuer, request->names) || X509_sign(x, issuer_key, EVP_sha256()) <= 0 ||
             !pair_write(x, key, ret))
@@ -170,15 +186,34 @@ int kube_certificate_issue(struct env *env, const struct kube_pair *authority,
 
 /* ---- judging ---- */
 
-static bool seconds_of(const ASN1_TIME *time, int64_t *ret)
+/* The times of a certificate, seconds since 1970; `life` without what it reaches back for clocks that are
+ * behind. */
+static bool life_of(X509 *x, int64_t *life, int64_t *until)
 {
-    int days, seconds;
-    ASN1_TIME *epoch = ASN1_TIME_set(NULL, 0);
-    bool good = epoch != NULL && ASN1_TIME_diff(&days, &seconds, epoch, time) == 1;
-    ASN1_TIME_free(epoch);
-    if (good)
-        *ret = (int64_t)days * 86400 + seconds;
+    int64_t from;
+    if (x == NULL || !seconds_of(X509_get0_notBefore(x), &from) || !seconds_of(X509_get0_notAfter(x), until))
+        return false;
+    *life = *until - from > SKEW_S ? *until - from - SKEW_S : *until - from;
+    return true;
+}
+
+bool kube_certificate_life(const char *certificate, int64_t *ret_life_us, int64_t *ret_end_us)
+{
+    X509 *x = certificate_read(certificate);
+    int64_t life, until;
+    bool good = life_of(x, &life, &until);
+    X509_free(x);
+    if (good) {
+        *ret_life_us = life * 1000000;
+        *ret_end_us = until * 1000000;
+    }
     return good;
+}
+
+int64_t kube_certificate_due(const char *certificate)
+{
+    int64_t life, until;
+    return kube_certificate_life(certificate, &life, &until) ? until - life / 3 : 0;
 }
 
 int64_t kube_certificate_end(const char *certificate)
@@ -223,14 +258,13 @@ enum kube_certificate_state kube_certificate_judge(struct env *env, const char *
                                                    const char *authority, const char *const *names)
 {
     X509 *x = certificate_read(certificate);
-    int64_t from, until, now = env->wall_us(env) / 1000000;
-    bool good = x != NULL && seconds_of(X509_get0_notBefore(x), &from) &&
-                seconds_of(X509_get0_notAfter(x), &until) && until > now && is_for(x, names != NULL) &&
+    int64_t life, until, now = env->wall_us(env) / 1000000;
+    bool good = life_of(x, &life, &until) && until > now && is_for(x, names != NULL) &&
                 (authority == NULL || signed_by(x, authority));
     for (; good && names != NULL && *names != NULL; names++)
         good = has_name(x, *names);
     X509_free(x);
     if (!good)
         return KUBE_CERTIFICATE_UNUSABLE;
-    return until - now < (until - from) / 3 ? KUBE_CERTIFICATE_DUE : KUBE_CERTIFICATE_GOOD;
+    return until - now <= life / 3 ? KUBE_CERTIFICATE_DUE : KUBE_CERTIFICATE_GOOD;
 }

@@ -24,7 +24,7 @@ struct kube_certificate_request {
     /* DNS names for a server, NULL-terminated: it may show the certificate as a client as well, when it
      * copies from another. NULL = for a client alone. */
     const char *const *names;
-    uint64_t lifetime_s;
+    uint64_t lifetime_s; /* at most as long as the authority's */
 };
 
 /* A self-signed authority. */
@@ -44,5 +44,9 @@ enum kube_certificate_state kube_certificate_judge(struct env *env, const char *
                                                    const char *authority, const char *const *names);
 /* When it ends, microseconds since 1970; 0 if it cannot be read. */
 int64_t kube_certificate_end(const char *certificate);
+/* How long its life is, and when it ends, microseconds; false if it cannot be read. */
+bool kube_certificate_life(const char *certificate, int64_t *ret_life_us, int64_t *ret_end_us);
+/* When it becomes DUE; 0 if it cannot be read. */
+int64_t kube_certificate_due(const char *certificate);
 
 #endif

@@ -75,6 +75,10 @@ static void add(yyjson_mut_doc *doc, yyjson_mut_val *to, const char *name, const
 
 static void add_base64(yyjson_mut_doc *doc, yyjson_mut_val *to, const struct kube_secret_item *item)
 {
+    if (item->value == NULL) {
+        (void)yyjson_mut_obj_add_null(doc, to, item->key);
+        return;
+    }
     size_t length = strlen(item->value);
     unsigned char *text = mem_alloc(4 * ((length + 2) / 3) + 1);
     (void)EVP_EncodeBlock(text, (const unsigned char *)item->value, (int)length);

@@ -37,7 +37,7 @@ char *kube_shard_selector(const char *database, const char *shard);
 
 struct kube_secret_item {
     const char *key;
-    const char *value;
+    const char *value; /* NULL, in a patch: the key goes */
 };
 
 struct kube_secret {

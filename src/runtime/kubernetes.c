@@ -12,6 +12,7 @@
 #include "k8s/access.h"
 #include "k8s/apply.h"
 #include "runtime/kube_certificate.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
 #include "runtime/kubernetes_impl.h"
@@ -185,9 +186,15 @@ char *kube_path(const struct kubernetes *k, const char *group, const char *plura
                       name != NULL ? "/" : "", name != NULL ? name : "");
 }
 
-char *kube_ca_file(const struct kubernetes *k, const char *database)
+bool kube_spec_unverified(const struct kube_spec *spec)
 {
-    return mem_printf("%s/%s.crt", k->options.directory, database);
+    return spec->doc != NULL && yyjson_obj_size(yyjson_obj_get(spec->spec, "adopt")) > 0 &&
+           kube_spec_text(spec, "tls", "secret") == NULL;
+}
+
+char *kube_ca_file(const struct kubernetes *k, const char *set)
+{
+    return mem_printf("%s/%s.crt", k->options.directory, set);
 }
 
 char *kube_client_file(const struct kubernetes *k, const char *database)
@@ -227,10 +234,11 @@ static int file_delete(const char *path, struct err *err)
     return unlink(path) == 0 || errno == ENOENT ? 0 : err_set_errno(err, errno, "cannot delete %s", path);
 }
 
-int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err)
+int kube_files_delete(const struct kubernetes *k, const char *database, const char *set, bool last,
+                      struct err *err)
 {
-    char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
-    int rc = file_delete(own, err);
+    char *authority = kube_ca_file(k, set), *own = kube_client_file(k, database);
+    int rc = last ? file_delete(own, err) : 0;
     if (rc == 0)
         rc = file_delete(authority, err);
     free(authority);
@@ -238,15 +246,13 @@ int kube_files_delete(const struct kubernetes *k, const char *database, struct e
     return rc;
 }
 
-int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
+int kube_files_write(const struct kubernetes *k, const char *database, const char *set, const char *ca,
                      const struct kube_pair *client, struct err *err)
 {
-    char *authority = kube_ca_file(k, database), *own = kube_client_file(k, database);
+    char *authority = kube_ca_file(k, set), *own = kube_client_file(k, database);
     int rc = file_write(authority, ca, err);
     if (rc == 0 && client != NULL && client->certificate != NULL)
         rc = client_write(own, client, err);
-    else if (rc == 0 && client != NULL)
-        rc = file_delete(own, err);
     free(authority);
     free(own);
     return rc;
@@ -262,8 +268,34 @@ void kube_access(const struct kubernetes *k, const char *database, const char *s
         .password = mem_strdup(password),
         .dbname = mem_strdup(database),
         .sslmode = mem_strdup(tls ? "verify-full" : "disable"),
-        .sslrootcert = tls ? kube_ca_file(k, database) : NULL,
+        .sslrootcert = tls ? kube_ca_file(k, set) : NULL,
         .peer_sslrootcert = tls ? mem_strdup(k->flavour->peer_authority) : NULL,
+    };
+}
+
+void kube_access_unverified(struct instance_access *access)
+{
+    if (access->peer_sslrootcert == NULL)
+        return;
+    free(access->peer_sslrootcert);
+    access->peer_sslrootcert = mem_strdup("");
+}
+
+void kube_access_lent(const struct kubernetes *k, const char *database, const char *set,
+                      const struct kube_adoption *adoption, const char *user, const char *password,
+                      struct instance_access *ret)
+{
+    bool verifies = kube_adoption_verifies(adoption);
+    *ret = (struct instance_access){
+        .host = mem_printf("%s.%s.svc", set, k->options.name_space),
+        .port = 5432,
+        .user = mem_strdup(user),
+        .password = mem_strdup(password),
+        .dbname = mem_strdup(database),
+        .sslmode = mem_strdup(adoption->sslmode),
+        .sslrootcert = verifies ? kube_ca_file(k, set) : NULL,
+        .peer_sslrootcert = verifies ? mem_strdup("") : NULL,
+        .lent = true,
     };
 }
 
@@ -295,11 +327,16 @@ static void on_http_closed(void *data)
         closed(closed_data);
 }
 
-static void on_settled(struct loop_task *task, void *data)
+static void on_watch_closed(void *data)
 {
     struct kubernetes *k = data;
-    (void)task;
     http_client_close(k->http, on_http_closed, k);
+}
+
+static void on_settled(struct loop_task *task, void *data)
+{
+    (void)task;
+    kube_known_close(data, on_watch_closed, data);
 }
 
 static void op_cancel(struct kube_op *op)

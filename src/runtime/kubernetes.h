@@ -64,6 +64,11 @@ struct runtime_kubernetes_options {
      * not scheduled: 0/3 nodes are available". May be NULL.
      */
     void (*progress)(void *data, const char *instance, const char *message);
+    /*
+     * Whether what is known of the instance may be wrong, since its polls fail: runtime_list() then reads its
+     * Secrets again. May be NULL.
+     */
+    bool (*doubted)(void *data, const char *instance);
     void *data;
 };
 

@@ -9,13 +9,14 @@
 #include "base/text.h"
 #include "k8s/apply.h"
 #include "runtime/cnpg_object.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
 
 /*
  *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN <--> ROTATE
- *               |         ^  |                  ^
- *               v         |  +--it is ours------+
- *             VOLUME -----+
+ *               |         ^  |       |          ^         ^ |                   ^
+ *               v         |  +--it is ours------+         | +--adopted----------+
+ *             VOLUME -----+          +--> INSPECT --------+
  *   after LOGIN, any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
@@ -24,6 +25,8 @@
  * SECRETS waits for one Secret after the other, then for the worker that writes the files of CA and client.
  * CHECK   waits for the metadata of one object after the other, before the first apply: nobody else's is
  *         taken over.
+ * INSPECT waits for the server of a StatefulSet that somebody else made to say whether it can be a shard
+ *         (kubernetes_adopt.c); its LOGIN asks it again by its Service.
  * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
  * PRUNE   waits for the NetworkPolicy to be deleted that is not wanted any more; it is skipped when it is
@@ -31,17 +34,33 @@
  * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
  * server.
  */
-enum { BEGIN, LOOK, VOLUME, SECRETS, CHECK, CLAIMS, APPLY, PRUNE, READY, LOGIN, ROTATE, OVER, STATES };
+enum {
+    BEGIN,
+    LOOK,
+    VOLUME,
+    SECRETS,
+    CHECK,
+    INSPECT,
+    CLAIMS,
+    APPLY,
+    PRUNE,
+    READY,
+    LOGIN,
+    ROTATE,
+    OVER,
+    STATES
+};
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(LOOK) | N(OVER), false},
     [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
     [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
-    [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(OVER), false},
-    [CHECK] = {"check", N(CLAIMS) | N(OVER), false},
+    [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(APPLY) | N(OVER), false},
+    [CHECK] = {"check", N(CLAIMS) | N(INSPECT) | N(OVER), false},
+    [INSPECT] = {"inspect", N(APPLY) | N(OVER), false},
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
-    [APPLY] = {"apply", N(PRUNE) | N(READY) | N(OVER), false},
+    [APPLY] = {"apply", N(PRUNE) | N(READY) | N(LOGIN) | N(OVER), false},
     [PRUNE] = {"prune", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
     [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
@@ -81,25 +100,40 @@ static void ensure_free(struct kube_ensure *e)
     mem_wipe_free(e->previous_password);
     kube_pair_clear(&e->ca);
     kube_pair_clear(&e->client);
+    kube_authority_clear(&e->authority);
+    for (int i = 0; i < e->scan_count; i++)
+        free(e->scan_names[i]);
+    free(e->scan_names);
+    free(e->bundle);
     free(e->secret_name);
+    kube_adoption_clear(&e->adoption);
+    free(e->user);
+    free(e->pod_address);
     free(e);
 }
 
-static void access_make(const struct kube_ensure *e, struct instance_access *ret)
+void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret)
 {
+    if (e->lent) {
+        kube_access_lent(e->op.k, e->database, e->set, &e->adoption, e->user, e->password, ret);
+        return;
+    }
     kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, ret);
     if (e->client.certificate != NULL)
         kube_access_client(e->op.k, e->database, ret);
+    if (kube_spec_unverified(&e->spec))
+        kube_access_unverified(ret);
 }
 
 static void answer(struct kube_ensure *e, const struct err *err, const char *name)
 {
-    struct runtime_instance instance = {.name = name, .database = e->database, .shard = e->shard};
+    struct runtime_instance instance = {
+        .name = name, .database = e->database, .shard = e->shard, .due_us = e->due_us};
     if (err != NULL) {
         e->cb(err, NULL, e->data);
         return;
     }
-    access_make(e, &instance.access);
+    kube_ensure_access(e, &instance.access);
     e->cb(NULL, &instance, e->data);
     instance_access_clear(&instance.access);
 }
@@ -107,6 +141,7 @@ static void answer(struct kube_ensure *e, const struct err *err, const char *nam
 void kube_ensure_over(struct kube_ensure *e, const struct err *err)
 {
     char *name = mem_strdup(e->op.name);
+    kube_known_forget(e->op.k, name);
     if (err != NULL)
         e->err = *err;
     sm_move(&e->sm, OVER);
@@ -157,7 +192,7 @@ static void login_progress(const char *message, void *data)
 static void enter_login(struct kube_ensure *e)
 {
     sm_move(&e->sm, LOGIN);
-    access_make(e, &e->access);
+    kube_ensure_access(e, &e->access);
     e->login.loop = e->op.k->loop;
     e->login.target = (struct pg_target){
         .host = e->access.host,
@@ -318,19 +353,35 @@ static void on_applied(struct kube_op *op, const struct k8s_answer *a)
     apply_next(e);
 }
 
+static void lent_done(struct kube_ensure *e)
+{
+    kube_ensure_over(e, NULL);
+}
+
+static void applied_all(struct kube_ensure *e)
+{
+    if (e->lent) {
+        sm_move(&e->sm, LOGIN);
+        kube_adopt_probe(e, lent_done);
+    } else {
+        enter_prune(e);
+    }
+}
+
 static void apply_next(struct kube_ensure *e)
 {
     struct err err = {0};
     if (e->at == e->item_count) { /* the StatefulSet was the last */
-        enter_prune(e);
+        applied_all(e);
         return;
     }
     const struct kube_item *item = &e->items[e->at];
     const struct k8s_apply apply = {
         .collection = item->collection,
         .name = item->name,
-        .manager = KUBE_MANAGER,
-        .force = true,
+        /* of his StatefulSet nothing but what nobody else has */
+        .manager = e->lent && e->at == e->item_count - 1 ? KUBE_ADOPT_MANAGER : KUBE_MANAGER,
+        .force = !e->lent || e->at < e->item_count - 1,
         .object = yyjson_mut_doc_get_root(item->doc),
     };
     if (kube_op_apply(&e->op, &apply, on_applied, &err) != 0)
@@ -375,7 +426,12 @@ static int foreign(struct kube_ensure *e, const struct k8s_answer *a, const char
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     bool ours = kube_is_ours(yyjson_doc_get_root(doc), &owner);
     bool adopted = !ours && adoptable(e, yyjson_doc_get_root(doc));
+    int rc = ours && e->lent && strcmp(kind, "configmaps") == 0
+                 ? kube_adopt_same(e, yyjson_doc_get_root(doc), err)
+                 : 0;
     yyjson_doc_free(doc);
+    if (rc != 0)
+        return rc;
     e->adopting = e->adopting || adopted;
     return ours || adopted
                ? 0
@@ -410,6 +466,11 @@ static void enter_claims(struct kube_ensure *e)
 static void check_next(struct kube_ensure *e)
 {
     struct err err = {0};
+    if (e->lent && e->at == e->item_count - 1) {
+        sm_move(&e->sm, INSPECT);
+        kube_adopt_inspect(e, enter_apply);
+        return;
+    }
     if (e->at == e->item_count) {
         enter_claims(e);
         return;
@@ -421,6 +482,10 @@ static void check_next(struct kube_ensure *e)
 
 static void secrets_there(struct kube_ensure *e)
 {
+    if (e->lent && e->adopted) {
+        enter_apply(e);
+        return;
+    }
     if (e->exists && !e->adopting) {
         enter_claims(e);
         return;
@@ -469,6 +534,13 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
     struct err err = {0};
+    if (kube_adopt_is_foreign(e)) {
+        if (kube_adopt_looked(e, a, item_add, &err) != 0)
+            kube_adopt_over(e, &err);
+        else
+            enter_secrets(e);
+        return;
+    }
     e->exists = a->err == NULL;
     if (a->err != NULL && !kube_answer_missing(a)) {
         kube_ensure_over(e, a->err);
@@ -493,13 +565,8 @@ static int spec_check(const struct kube_ensure *e, struct err *err)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: standbys cannot be made yet, set it to 1",
                        (int)yyjson_get_sint(instances));
-    const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
-    if (adopt != NULL && (cnpg || strcmp(adopt, e->set) != 0))
-        return err_set(
-            err, ERRC_UNSUPPORTED,
-            "spec.adopt.%s is %s: only a StatefulSet called %s that shardherd render printed can be "
-            "adopted; other servers can be used as static servers of the manager",
-            e->shard, adopt, e->set);
+    if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL && (cnpg || kube_adopt_is_foreign(e)))
+        return kube_adopt_spec_check(e, err);
     if (cnpg && kube_spec_mutual(&e->spec))
         return err_set(
             err, ERRC_UNSUPPORTED,
@@ -520,11 +587,12 @@ static void ensure_begin(struct kube_op *op)
     e->deadline_ns = loop_now(op->k->loop) + op->k->options.timeout_ns;
     if (rc == 0)
         rc = spec_check(e, &err);
-    if (rc == 0)
+    if (rc == 0 && !kube_adopt_is_foreign(e))
         rc = items_make(e, &err);
     if (rc == 0) {
+        const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
         sm_move(&e->sm, LOOK);
-        rc = kube_op_get(op, KUBE_SETS(op->k, e->set), false, on_looked, &err);
+        rc = kube_op_get(op, KUBE_SETS(op->k, adopt != NULL ? adopt : e->set), false, on_looked, &err);
     }
     if (rc != 0)
         kube_ensure_over(e, &err);
@@ -544,6 +612,8 @@ static void ensure_cancel(struct kube_op *op)
         timer_cancel(e);
     else if (sm_now(&e->sm) == READY && !op->k->options.cnpg)
         kube_ready_cancel(&e->ready);
+    else if (e->probing)
+        kube_probe_cancel(&e->probe);
     else if (sm_now(&e->sm) == LOGIN)
         kube_login_cancel(&e->login);
 }

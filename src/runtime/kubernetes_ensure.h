@@ -6,9 +6,12 @@
 
 #include "base/sm.h"
 #include "loop/work.h"
+#include "runtime/kube_authority.h"
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_login.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
+#include "runtime/kube_probe.h"
 #include "runtime/kube_ready.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -17,6 +20,9 @@ struct kube_item {
     char *collection, *name;
     struct yyjson_mut_doc *doc;
 };
+
+struct kube_ensure;
+typedef void (*kube_ensure_then)(struct kube_ensure *e);
 
 struct kube_ensure {
     struct kube_op op; /* first */
@@ -41,7 +47,8 @@ struct kube_ensure {
     bool exists;               /* the StatefulSet, and it is ours */
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
-    struct kube_pair ca;       /* key only with an authority of our own */
+    struct kube_pair ca;       /* what issues, or is to be known; key only with an authority of our own */
+    char *bundle;              /* ca.crt for everybody; NULL = that of ca */
     struct kube_pair client;   /* our own certificate for the shards; none = they do not ask for one */
     struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
     struct yyjson_doc *wanted; /* as it is to be */
@@ -55,16 +62,37 @@ struct kube_ensure {
     char *secret_name;
     char *(*secret_make)(struct kube_ensure *e, struct err *err); /* NULL: it must be there */
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
+    bool secret_renewed; /* its certificate, in this pass */
     void (*secrets_then)(struct kube_ensure *e);
     void (*claims_then)(struct kube_ensure *e);
     void (*cnpg_then)(struct kube_ensure *e);
     void (*kept_then)(struct kube_ensure *e);
     char reason[480]; /* told last */
+
+    /* an authority that is renewed (kubernetes_authority.c) */
+    struct kube_authority authority;
+    char **scan_names;
+    int scan_count;
+    enum kube_authority_step scan_step;
+    void (*scan_then)(struct kube_ensure *e, bool ready);
+    bool scanned;   /* in this pass */
+    int64_t due_us; /* when something of it is to be renewed */
+
+    /* a StatefulSet of somebody else's (kubernetes_adopt.c) */
+    bool lent;
+    bool adopted; /* it carries our marks already */
+    struct kube_adoption adoption;
+    char *user; /* its superuser */
+    struct kube_probe probe;
+    bool probing;
+    char *pod_address; /* where it is asked before it has a Service of ours */
+    kube_ensure_then probed_then;
 };
 
 /* Tells what it waits for, if that is something else than before. */
 void kube_ensure_progress(struct kube_ensure *e, const char *message);
 struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard);
+void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret);
 /* Ends the operation; nothing of it may be in flight. */
 void kube_ensure_over(struct kube_ensure *e, const struct err *err);
 
@@ -78,12 +106,37 @@ void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *
  */
 void kube_files_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
+/* ---- kubernetes_authority.c ---- */
+
+/* Whether the certificates of all shards and clients of the database are ready for the step of e->authority.
+ */
+void kube_authority_scan(struct kube_ensure *e, enum kube_authority_step step,
+                         void (*then)(struct kube_ensure *e, bool ready));
+
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* ---- kubernetes_adopt.c ---- */
+
+/* spec.adopt names a StatefulSet that is not called as one of ours would be. */
+bool kube_adopt_is_foreign(const struct kube_ensure *e);
+/* What the specification needs for it. */
+int kube_adopt_spec_check(const struct kube_ensure *e, struct err *err);
+/* The StatefulSet was read: fills lent, adoption and adopted, and gives the objects to apply to `item`. */
+int kube_adopt_looked(struct kube_ensure *e, const struct k8s_answer *a, kube_object_cb item,
+                      struct err *err);
+/* Whether the shard's ConfigMap says that it is this StatefulSet and no other, nor one of our own. */
+int kube_adopt_same(const struct kube_ensure *e, struct yyjson_val *config_map, struct err *err);
+/* Asks the server by its pod's address whether it can be a shard; then `then`, or the end. */
+void kube_adopt_inspect(struct kube_ensure *e, kube_ensure_then then);
+/* Asks it by its Service. */
+void kube_adopt_probe(struct kube_ensure *e, kube_ensure_then then);
+/* kube_ensure_over() with the name of the StatefulSet before the message. */
+void kube_adopt_over(struct kube_ensure *e, const struct err *err);
+
 /* Waits for the Cluster of CloudNativePG, and takes its CA; then `then`, or the end. */
 void kube_cnpg_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 

@@ -12,10 +12,13 @@
 #include "base/list.h"
 #include "http/http_client.h"
 #include "k8s/client.h"
+#include "runtime/kube_adopt.h"
 #include "runtime/kubernetes.h"
 
 #define KUBE_MANAGER "shardherd-provision"
 
+struct k8s_watch;
+struct kube_known_entry;
 struct yyjson_doc;
 struct yyjson_val;
 
@@ -40,6 +43,11 @@ struct kubernetes {
     char *name_space, *image, *directory;
     struct http_client *http; /* to the agents */
     struct list ops;
+    /* kube_known.h */
+    struct k8s_watch *sets;
+    bool changed; /* since the last list began */
+    struct kube_known_entry *known;
+    int known_count;
     struct loop_task settle; /* runs `closed` when nothing is left */
     bool closing;
     void (*closed)(void *data);
@@ -113,23 +121,36 @@ char *kube_set_name(const char *instance);
 char *kube_path(const struct kubernetes *k, const char *group, const char *plural, const char *name);
 #define KUBE_SETS(k, name)    kube_path(k, (k)->flavour->group, (k)->flavour->plural, name)
 #define KUBE_SECRETS(k, name) kube_path(k, "/api/v1", "secrets", name)
-/* Where the CA of a database is kept for libpq: <directory>/<database>.crt */
-char *kube_ca_file(const struct kubernetes *k, const char *database);
+/* Where the CA of a shard is kept for libpq: <directory>/<database>-<shard>.crt. One for each: the shards of
+ * a database may have different authorities. */
+char *kube_ca_file(const struct kubernetes *k, const char *set);
 /* Where our client certificate and its key are kept, in one file: <directory>/<database>.client.pem */
 char *kube_client_file(const struct kubernetes *k, const char *database);
 struct kube_pair;
 /*
- * Worker. Both files of the database, each in place of what was there, 0600; durable enough for a copy. No
- * certificate in `client`: its file goes; NULL: it stays as it is.
+ * Worker. The CA of the shard and the client's file of the database, each in place of what was there, 0600;
+ * durable enough for a copy. No certificate in `client`, or NULL: its file stays as it is, other shards may
+ * use it.
  */
-int kube_files_write(const struct kubernetes *k, const char *database, const char *ca,
+int kube_files_write(const struct kubernetes *k, const char *database, const char *set, const char *ca,
                      const struct kube_pair *client, struct err *err);
-/* Worker. Both files go, if they are there. */
-int kube_files_delete(const struct kubernetes *k, const char *database, struct err *err);
+/* Worker. The CA of the shard goes, and with `last` the client's file of the database. */
+int kube_files_delete(const struct kubernetes *k, const char *database, const char *set, bool last,
+                      struct err *err);
 
 /* How shardherd reaches the shard; all texts are made. */
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,
                  bool tls, struct instance_access *ret);
+/* ... one that was adopted from somebody else; user: the Secret's. */
+void kube_access_lent(const struct kubernetes *k, const char *database, const char *set,
+                      const struct kube_adoption *adoption, const char *user, const char *password,
+                      struct instance_access *ret);
+/*
+ * Servers that copy from it cannot check its certificate, since they know no authority of its database but
+ * their own: they encrypt and do not verify.
+ */
+bool kube_spec_unverified(const struct kube_spec *spec);
+void kube_access_unverified(struct instance_access *access);
 /* ... with a client certificate, which servers that copy from it have as well. */
 void kube_access_client(const struct kubernetes *k, const char *database, struct instance_access *access);
 

@@ -1,6 +1,7 @@
 /*
- * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password,
- * by name, and once for each database its CA and our certificate.
+ * runtime_list(): the StatefulSets with our labels, page by page, metadata only; then for each its password
+ * and its CA, by name, and once for each database our certificate. What has not changed since the last one
+ * (kube_known.h) is not asked for again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/sm.h"
 #include "loop/work.h"
 #include "runtime/kube_certificate.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -20,16 +22,16 @@
  *   each but BEGIN: --> OVER
  *
  * SETS waits for a page of StatefulSets. PASSWORDS waits for the credentials of one. AUTHORITY waits for the
- * CA of its database, CLIENT for our certificate (skipped when there can be none), FILES for the worker that
- * writes them.
+ * its CA, CLIENT for our certificate (skipped when there can be none or it was read already), FILES for the
+ * worker that writes them.
  */
 enum { BEGIN, SETS, PASSWORDS, AUTHORITY, CLIENT, FILES, OVER, STATES };
 
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
-    [BEGIN] = {"begin", N(SETS) | N(OVER), false},
+    [BEGIN] = {"begin", N(SETS) | N(OVER), false}, /* OVER: nothing changed */
     [SETS] = {"sets", N(SETS) | N(PASSWORDS) | N(OVER), false},
-    [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(OVER), false},
+    [PASSWORDS] = {"passwords", N(PASSWORDS) | N(AUTHORITY) | N(FILES) | N(OVER), false},
     [AUTHORITY] = {"authority", N(CLIENT) | N(FILES) | N(PASSWORDS) | N(OVER), false},
     [CLIENT] = {"client", N(FILES) | N(OVER), false},
     [FILES] = {"files", N(PASSWORDS) | N(OVER), false},
@@ -39,6 +41,10 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
+    char *version;              /* of the StatefulSet */
+    bool theirs;                /* a Secret of somebody else's was read */
+    uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
+    struct kube_adoption lent;  /* secret NULL: it is our own */
 };
 
 struct list_op {
@@ -48,10 +54,11 @@ struct list_op {
     struct runtime_instance *instances;
     struct texts *texts; /* what the instances point to */
     int count, capacity, at;
-    char *ca_of; /* database whose CA was written last: instances come sorted by name, so by database */
-    char *ca;
+    char *ca;        /* of the instance that is looked at */
+    char *client_of; /* database whose client's certificate was read last: instances come sorted by name */
     char *client_secret;     /* name of the Secret with our certificate for it */
     bool client_theirs;      /* ... which the specification names */
+    bool with_client;        /* the instance takes it */
     struct kube_pair client; /* none = the database has none */
     struct err work_err;
     runtime_list_cb cb;
@@ -60,8 +67,33 @@ struct list_op {
 
 static void password_next(struct list_op *l);
 
+/* What was not read as a whole is read again the next time. */
+static void remember(struct list_op *l)
+{
+    struct kube_known_entry *entries = mem_array((size_t)l->count + 1, sizeof *entries);
+    for (int i = 0; i < l->count; i++) {
+        const struct runtime_instance *instance = &l->instances[i];
+        bool whole = instance->access.password != NULL;
+        entries[i] = (struct kube_known_entry){
+            .name = mem_strdup(instance->name),
+            .database = mem_strdup(instance->database),
+            .shard = mem_strdup(instance->shard),
+            .version = mem_strdup(whole ? l->texts[i].version : ""),
+            .spec_sum = l->texts[i].spec_sum,
+            .theirs = l->texts[i].theirs,
+            .read_ns = l->texts[i].read_ns,
+        };
+        instance_access_copy(&entries[i].access, &instance->access);
+    }
+    kube_known_replace(l->op.k, entries, l->count);
+}
+
 static void over(struct list_op *l, const struct err *err)
 {
+    if (err == NULL && sm_now(&l->sm) != BEGIN)
+        remember(l);
+    else if (err != NULL)
+        l->op.k->changed = true;
     sm_move(&l->sm, OVER);
     l->cb(err, err == NULL ? l->instances : NULL, err == NULL ? l->count : 0, l->data);
     kube_op_end(&l->op);
@@ -69,11 +101,13 @@ static void over(struct list_op *l, const struct err *err)
         free(l->texts[i].name);
         free(l->texts[i].database);
         free(l->texts[i].shard);
+        free(l->texts[i].version);
+        kube_adoption_clear(&l->texts[i].lent);
         instance_access_clear(&l->instances[i].access);
     }
     free(l->instances);
     free(l->texts);
-    free(l->ca_of);
+    free(l->client_of);
     free(l->ca);
     free(l->client_secret);
     kube_pair_clear(&l->client);
@@ -83,7 +117,7 @@ static void over(struct list_op *l, const struct err *err)
 static void instance_there(struct list_op *l)
 {
     struct runtime_instance *i = &l->instances[l->at++];
-    if (i->access.sslrootcert != NULL && l->client.certificate != NULL)
+    if (i->access.sslrootcert != NULL && l->with_client && l->client.certificate != NULL)
         kube_access_client(l->op.k, i->database, &i->access);
     sm_move(&l->sm, PASSWORDS);
     password_next(l);
@@ -94,9 +128,11 @@ static void instance_there(struct list_op *l)
 static void file_run(struct work *work)
 {
     struct list_op *l = work->data;
-    const struct kube_pair *client = l->client.certificate != NULL ? &l->client : NULL;
-    (void)kube_files_write(l->op.k, l->ca_of, l->ca, client,
+    const struct runtime_instance *i = &l->instances[l->at];
+    char *set = kube_set_name(i->name);
+    (void)kube_files_write(l->op.k, i->database, set, l->ca, l->with_client ? &l->client : NULL,
                            &l->work_err); /* an ensure may be writing its own */
+    free(set);
 }
 
 static void file_done(struct work *work, int code)
@@ -122,7 +158,7 @@ static void enter_files(struct list_op *l)
 static void on_client(struct kube_op *op, const struct k8s_answer *a)
 {
     struct list_op *l = (struct list_op *)op;
-    const struct kube_owner owner = {l->ca_of, NULL, NULL};
+    const struct kube_owner owner = {l->client_of, NULL, NULL};
     if (a->err != NULL && !kube_answer_missing(a)) {
         over(l, a->err);
         return;
@@ -146,18 +182,24 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
         over(l, a->err);
         return;
     }
-    const struct kube_owner owner = {l->ca_of, l->instances[l->at].shard, NULL};
+    const struct runtime_instance *i = &l->instances[l->at];
+    const struct kube_owner owner = {i->database, i->shard, NULL};
     struct err err = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
     bool by_us = doc != NULL && kube_is_ours(yyjson_doc_get_root(doc), &owner);
+    l->texts[l->at].theirs = !by_us || l->client_theirs;
     free(l->ca);
     l->ca = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
+    l->with_client = by_us || l->client_theirs;
     if (l->ca == NULL) { /* the file of before has to do; the next ensure says what is wrong */
         instance_there(l);
-    } else if (!by_us && !l->client_theirs) {
+    } else if (!l->with_client || (l->client_of != NULL && strcmp(l->client_of, i->database) == 0)) {
         enter_files(l);
     } else {
+        free(l->client_of);
+        l->client_of = mem_strdup(i->database);
+        kube_pair_clear(&l->client);
         sm_move(&l->sm, CLIENT);
         if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, l->client_secret), false, on_client, &err) != 0)
             over(l, &err);
@@ -172,10 +214,7 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
     char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
     const char *client = spec->doc != NULL ? kube_spec_text(spec, "tls", "clientSecret") : NULL;
-    free(l->ca_of);
-    l->ca_of = mem_strdup(i->database);
     free(l->client_secret);
-    kube_pair_clear(&l->client);
     l->client_theirs = client != NULL && !l->op.k->options.cnpg;
     l->client_secret = l->client_theirs ? mem_strdup(client) : mem_printf("%s-manager", i->database);
     sm_move(&l->sm, AUTHORITY);
@@ -187,17 +226,44 @@ static void enter_authority(struct list_op *l, const struct kube_spec *spec)
 
 /* ---- passwords ---- */
 
+/* His Secret has all of it. */
+static void lent_take(struct list_op *l, yyjson_val *secret)
+{
+    struct runtime_instance *i = &l->instances[l->at];
+    const struct kube_adoption *lent = &l->texts[l->at].lent;
+    char *password = kube_secret_value(secret, lent->password_key), *set = kube_set_name(i->name);
+    char *user = lent->user != NULL ? mem_strdup(lent->user) : kube_secret_value(secret, lent->user_key);
+    kube_access_lent(l->op.k, i->database, set, lent, user != NULL ? user : "", password, &i->access);
+    free(l->ca);
+    l->ca = kube_adoption_verifies(lent) ? kube_secret_value(secret, "ca.crt") : NULL;
+    l->with_client = false;
+    free(user);
+    mem_wipe_free(password);
+    free(set);
+    if (l->ca != NULL)
+        enter_files(l);
+    else
+        instance_there(l);
+}
+
 static void password_take(struct list_op *l, const struct k8s_answer *a)
 {
     struct runtime_instance *i = &l->instances[l->at];
     struct kube_spec spec = {0};
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
+    if (l->texts[l->at].lent.secret != NULL) {
+        lent_take(l, yyjson_doc_get_root(doc));
+        yyjson_doc_free(doc);
+        return;
+    }
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
     bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
-    if (tls && (l->ca_of == NULL || strcmp(l->ca_of, i->database) != 0)) {
+    if (kube_spec_unverified(&spec))
+        kube_access_unverified(&i->access);
+    if (tls) {
         enter_authority(l, &spec);
     } else {
         instance_there(l);
@@ -217,14 +283,31 @@ static void on_password(struct kube_op *op, const struct k8s_answer *a)
         password_take(l, a);
 }
 
+/* Takes what is known of those that follow. */
+static void skip_known(struct list_op *l)
+{
+    const struct kube_known_entry *known;
+    for (; l->at < l->count; l->at++) {
+        struct texts *t = &l->texts[l->at];
+        if ((known = kube_known_find(l->op.k, t->name, t->version)) == NULL)
+            return;
+        instance_access_copy(&l->instances[l->at].access, &known->access);
+        t->theirs = known->theirs;
+        t->read_ns = known->read_ns;
+    }
+}
+
 static void password_next(struct list_op *l)
 {
     struct err err = {0};
+    skip_known(l);
     if (l->at == l->count) {
         over(l, NULL);
         return;
     }
-    char *set = kube_set_name(l->instances[l->at].name), *name = mem_printf("%s-credentials", set);
+    const char *lent = l->texts[l->at].lent.secret;
+    char *set = kube_set_name(l->instances[l->at].name);
+    char *name = lent != NULL ? mem_strdup(lent) : mem_printf("%s-credentials", set);
     if (kube_op_get(&l->op, KUBE_SECRETS(l->op.k, name), false, on_password, &err) != 0)
         over(l, &err);
     free(name);
@@ -240,14 +323,24 @@ static void set_add(struct list_op *l, yyjson_val *set)
     const char *name = yyjson_get_str(yyjson_obj_get(yyjson_obj_get(set, "metadata"), "name"));
     const struct kube_owner owner = {database, shard, NULL};
     char *expected = mem_printf("%s-%s", database, shard);
-    if (name != NULL && strcmp(name, expected) == 0 && kube_is_ours(set, &owner)) {
+    bool lent = kube_adopted(set, &owner);
+    if (name != NULL && (lent || (strcmp(name, expected) == 0 && kube_is_ours(set, &owner)))) {
         if (l->count == l->capacity) {
             l->capacity = l->capacity * 2 + 16;
             l->instances = mem_resize(l->instances, (size_t)l->capacity, sizeof *l->instances);
             l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
         }
         struct texts *t = &l->texts[l->count];
-        *t = (struct texts){mem_printf("%s-0", name), mem_strdup(database), mem_strdup(shard)};
+        const char *version = yyjson_get_str(yyjson_ptr_get(set, "/metadata/resourceVersion"));
+        *t = (struct texts){.name = mem_printf("%s-0", expected),
+                            .database = mem_strdup(database),
+                            .shard = mem_strdup(shard),
+                            .version = mem_strdup(version != NULL ? version : ""),
+                            .theirs = lent,
+                            .read_ns = loop_now(l->op.k->loop),
+                            .spec_sum = kube_known_sum(l->op.k, database)};
+        if (lent)
+            kube_adoption_read(set, &t->lent);
         l->instances[l->count++] =
             (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
     }
@@ -282,8 +375,7 @@ static void sets_ask(struct list_op *l, const char *more)
 {
     struct err err = {0};
     char *path = KUBE_SETS(l->op.k, NULL);
-    char *query = mem_printf("labelSelector=app.kubernetes.io%%2Fmanaged-by%%3Dshardherd%%2C"
-                             "shardherd.io%%2Fdatabase%%2Cshardherd.io%%2Fshard&limit=%d%s%s",
+    char *query = mem_printf("labelSelector=shardherd.io%%2Fdatabase%%2Cshardherd.io%%2Fshard&limit=%d%s%s",
                              PAGE, more != NULL ? "&continue=" : "", more != NULL ? more : "");
     const struct kube_request r = {.method = "GET",
                                    .path = path,
@@ -297,14 +389,37 @@ static void sets_ask(struct list_op *l, const char *more)
     free(query);
 }
 
+static void answer_known(struct list_op *l)
+{
+    const struct kubernetes *k = l->op.k;
+    l->count = l->capacity = k->known_count;
+    l->instances = mem_array((size_t)l->count + 1, sizeof *l->instances);
+    l->texts = mem_array((size_t)l->count + 1, sizeof *l->texts);
+    for (int i = 0; i < l->count; i++) {
+        const struct kube_known_entry *e = &k->known[i];
+        struct texts *t = &l->texts[i];
+        *t = (struct texts){
+            .name = mem_strdup(e->name), .database = mem_strdup(e->database), .shard = mem_strdup(e->shard)};
+        l->instances[i] =
+            (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
+        instance_access_copy(&l->instances[i].access, &e->access);
+    }
+    over(l, NULL);
+}
+
 static void list_begin(struct kube_op *op)
 {
     const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
     struct list_op *l = (struct list_op *)op;
-    if (op->canceled)
+    if (op->canceled) {
         over(l, &canceled);
-    else
+    } else if (kube_known_holds(op->k)) {
+        answer_known(l);
+    } else {
+        kube_known_start(op->k);
+        kube_known_begin(op->k);
         sets_ask(l, NULL);
+    }
 }
 
 int kube_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err)

@@ -13,6 +13,7 @@
 #include "base/sm.h"
 #include "base/text.h"
 #include "runtime/cnpg_object.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kubernetes_remove.h"
 
@@ -24,20 +25,23 @@
  *               +--(nothing is left)--> OVER <-- after the last target; any failure, cancel
  *
  * ANCHOR waits for the StatefulSet, then the ConfigMap, then the credentials: the first that is there.
- * CLAIMS waits for the list of the shard's volume claims; when they are to stay, before that for the
- *        StatefulSet to take the retention policy, and then until none of them belongs to it any more.
- * SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see kubernetes_snapshot.c. Before CLAIMS
- * the pod goes then, as in a stop. LOOK   waits for the metadata of a target, DELETE for its deletion; PAUSE
- * waits for its timer and GONE for the look whether it is gone. OTHERS waits for the database's StatefulSets:
- * with the last shard go the Secrets of the database. FILES waits for the worker that deletes its files then.
+ * RELEASE comes after ANCHOR for a shard that was adopted: it waits for the StatefulSet, then for our marks
+ * to go from it. No claim of his is looked at. CLAIMS waits for the list of the shard's volume claims; when
+ * they are to stay, before that for the StatefulSet to take the retention policy, and then until none of them
+ * belongs to it any more. SNAPSHOT comes between CLAIMS and LOOK when the policy says so: see
+ * kubernetes_snapshot.c. Before CLAIMS the pod goes then, as in a stop. LOOK   waits for the metadata of a
+ * target, DELETE for its deletion; PAUSE waits for its timer and GONE for the look whether it is gone. OTHERS
+ * waits for the database's StatefulSets: with the last shard go the Secrets of the database. FILES waits for
+ * the worker that deletes its files then.
  */
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[REMOVAL_STATES] = {
     [REMOVAL_BEGIN] = {"begin", N(REMOVAL_ANCHOR) | N(REMOVAL_OVER), false},
     [REMOVAL_ANCHOR] = {"anchor",
-                        N(REMOVAL_ANCHOR) | N(REMOVAL_CLAIMS) | N(REMOVAL_LOOK) | N(REMOVAL_DELETE) |
-                            N(REMOVAL_OVER),
+                        N(REMOVAL_ANCHOR) | N(REMOVAL_RELEASE) | N(REMOVAL_CLAIMS) | N(REMOVAL_LOOK) |
+                            N(REMOVAL_DELETE) | N(REMOVAL_OVER),
                         false},
+    [REMOVAL_RELEASE] = {"release", N(REMOVAL_LOOK) | N(REMOVAL_OVER), false},
     [REMOVAL_CLAIMS] = {"claims",
                         N(REMOVAL_CLAIMS) | N(REMOVAL_PAUSE) | N(REMOVAL_SNAPSHOT) | N(REMOVAL_LOOK) |
                             N(REMOVAL_OVER),
@@ -81,6 +85,7 @@ void removal_over(struct removal *m, const struct err *err)
 {
     struct err wrapped = {0};
     sm_move(&m->sm, REMOVAL_OVER);
+    kube_known_forget(m->op.k, m->op.name);
     loop_timer_stop(&m->timer);
     if (err != NULL) {
         wrapped = *err;
@@ -95,6 +100,7 @@ void removal_over(struct removal *m, const struct err *err)
     free(m->set);
     free(m->database);
     free(m->shard);
+    free(m->adopted);
     free(m->uid);
     free(m);
 }
@@ -289,7 +295,7 @@ static void others_ask(struct removal *m)
 static void files_run(struct work *work)
 {
     struct removal *m = work->data;
-    (void)kube_files_delete(m->op.k, m->database, &m->work_err);
+    (void)kube_files_delete(m->op.k, m->database, m->set, m->last, &m->work_err);
 }
 
 static void files_done(struct work *work, int code)
@@ -307,7 +313,7 @@ static void enter_files(struct removal *m)
 
 static void target_next(struct removal *m)
 {
-    if (m->at == m->count && m->last)
+    if (m->at == m->count && !m->stopping)
         enter_files(m);
     else if (m->at == m->count)
         removal_over(m, NULL);
@@ -416,7 +422,7 @@ static void on_claims(struct kube_op *op, const struct k8s_answer *a)
     removal_snapshot_next(m);
 }
 
-void removal_snapshots_ready(struct removal *m)
+void removal_deletions_begin(struct removal *m)
 {
     targets_add_rest(m);
     target_next(m);
@@ -604,6 +610,9 @@ static int anchor_take(struct removal *m, yyjson_val *root, struct err *err)
             "with its own means, then set it to retain or delete");
     char *expected = mem_printf("%s-%s", m->database, m->shard);
     const struct kube_owner owner = {m->database, m->shard, m->spec.uid};
+    const char *adopted = kube_annotation(root, KUBE_ADOPTED_ANNOTATION);
+    free(m->adopted);
+    m->adopted = adopted[0] != '\0' ? mem_strdup(adopted) : NULL;
     rc = strcmp(expected, m->set) == 0 && kube_is_ours(root, &owner)
              ? 0
              : err_set(err, ERRC_CONFLICT,
@@ -619,7 +628,7 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
     struct removal *m = (struct removal *)op;
     struct err err = {0};
     if (kube_answer_missing(a)) {
-        if (++m->anchor == 3 || m->stopping)
+        if (++m->anchor == 3 || (m->stopping && m->anchor == 2)) /* an adopted one has only the ConfigMap */
             removal_over(m, NULL);
         else
             anchor_ask(m);
@@ -633,6 +642,10 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
     yyjson_val *root = yyjson_doc_get_root(doc);
     if (anchor_take(m, root, &err) != 0) {
         removal_over(m, &err);
+    } else if (m->adopted != NULL) {
+        removal_release(m);
+    } else if (m->stopping && m->anchor > 0) {
+        removal_over(m, NULL); /* its StatefulSet is gone already */
     } else if (op->k->options.cnpg && (m->stopping || !m->deletes)) {
         if (m->anchor == 0)
             hibernate(m, kube_uid(root));

@@ -1,5 +1,6 @@
 /*
- * kubernetes_remove: what kubernetes_remove.c and kubernetes_snapshot.c share of a removal.
+ * kubernetes_remove: what kubernetes_remove.c, kubernetes_snapshot.c and kubernetes_release.c share of a
+ * removal.
  */
 #ifndef RUNTIME_KUBERNETES_REMOVE_H
 #define RUNTIME_KUBERNETES_REMOVE_H
@@ -17,6 +18,7 @@
 enum removal_state {
     REMOVAL_BEGIN,
     REMOVAL_ANCHOR,
+    REMOVAL_RELEASE,
     REMOVAL_CLAIMS,
     REMOVAL_SNAPSHOT,
     REMOVAL_LOOK,
@@ -56,6 +58,7 @@ struct removal {
     bool down;        /* ... and no pod writes to them any more */
     bool last;        /* the database has no other shard */
     char *set, *database, *shard;
+    char *adopted;         /* the StatefulSet of somebody else that the shard is; NULL = it is our own */
     struct kube_spec spec; /* doc NULL: the database is gone */
     bool deletes;
     int anchor;
@@ -70,8 +73,12 @@ struct removal {
 
 /* The end, with the error or NULL; frees it. */
 void removal_over(struct removal *m, const struct err *err);
-/* The snapshots are ready: the deletions begin. */
-void removal_snapshots_ready(struct removal *m);
+/* What came before them is done (snapshots are ready, an adopted StatefulSet is let go): the deletions begin.
+ */
+void removal_deletions_begin(struct removal *m);
+
+/* The shard's StatefulSet is somebody else's, m->adopted: lets it go, or refuses to stop it. */
+void removal_release(struct removal *m);
 
 /* Remembers a claim that a snapshot is to be made of. */
 void removal_snapshot_add(struct removal *m, const char *claim, const char *uid);

@@ -89,6 +89,7 @@ static void secret_want(struct kube_ensure *e, char *name, char *(*make)(struct 
     e->secret_name = name;
     e->secret_make = make;
     e->secret_then = then;
+    e->secret_renewed = false;
     secret_ask(e);
 }
 
@@ -157,9 +158,25 @@ static void secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const stru
     mem_wipe_free(body);
 }
 
+/* ---- when something is to be renewed ---- */
+
+static void due_at(struct kube_ensure *e, int64_t at_us)
+{
+    if (at_us > 0 && (e->due_us == 0 || at_us < e->due_us))
+        e->due_us = at_us;
+}
+
+/* spec.tls.NAME in seconds, or what is usual. */
+static uint64_t lifetime_s(const struct kube_ensure *e, const char *name, uint64_t usual)
+{
+    const char *text = kube_spec_text(&e->spec, "tls", name);
+    uint64_t ns;
+    return text != NULL && text_to_duration(text, &ns) && ns >= ENV_NS_PER_S ? ns / ENV_NS_PER_S : usual;
+}
+
 /* ---- passwords ---- */
 
-static bool rotation_due(const struct kube_ensure *e, yyjson_val *secret, bool of_shard)
+static bool rotation_due(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
 {
     const struct kube_owner owner = kube_ensure_owner(e, of_shard);
     const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
@@ -168,9 +185,15 @@ static bool rotation_due(const struct kube_ensure *e, yyjson_val *secret, bool o
     int64_t at;
     if (made[0] == '\0')
         made = yyjson_get_str(yyjson_ptr_get(secret, "/metadata/creationTimestamp"));
-    return every != NULL && text_to_duration(every, &period) && period > 0 && kube_is_ours(secret, &owner) &&
-           made != NULL && rfc3339_read(made, &at) &&
-           loop_wall(e->op.k->loop) - at > (int64_t)(period / 1000);
+    if (every == NULL || !text_to_duration(every, &period) || period == 0 || !kube_is_ours(secret, &owner) ||
+        made == NULL || !rfc3339_read(made, &at))
+        return false;
+    int64_t now = loop_wall(e->op.k->loop), due = at + (int64_t)(period / 1000);
+    if (now > due) /* what hinders it now (somebody copies from the server) is looked at again */
+        due_at(e, now + (period / 10 > 60 * ENV_NS_PER_S ? (int64_t)(period / 10000) : 60000000));
+    else
+        due_at(e, due);
+    return now > due;
 }
 
 /* A new password; the old one stays beside it, for whoever finds that the server has not got the new one. */
@@ -268,7 +291,8 @@ static char *authority_make(struct kube_ensure *e, struct err *err)
 {
     struct kube_pair pair = {0};
     char *text = NULL, *name = mem_printf("%s.%s", e->database, e->op.k->options.name_space);
-    if (kube_authority_make(e->op.k->loop->env, name, AUTHORITY_S, &pair, err) == 0) {
+    if (kube_authority_make(e->op.k->loop->env, name, lifetime_s(e, "authorityLifetime", AUTHORITY_S), &pair,
+                            err) == 0) {
         const struct kube_secret_item items[] = {{"ca.crt", pair.certificate}, {"ca.key", pair.key}};
         text = secret_text(e, false, kube_spec_deletes(&e->spec), "Opaque", items, 2);
     }
@@ -306,7 +330,8 @@ static int pair_issue(struct kube_ensure *e, bool of_shard, struct kube_pair *re
     char *names[NAMES_MAX + 1];
     names_make(e, names);
     const struct kube_certificate_request request = {of_shard ? e->set : e->secret_name,
-                                                     of_shard ? (const char *const *)names : NULL, LEAF_S};
+                                                     of_shard ? (const char *const *)names : NULL,
+                                                     lifetime_s(e, "certificateLifetime", LEAF_S)};
     int rc = kube_certificate_issue(e->op.k->loop->env, &e->ca, &request, ret, err);
     if (rc != 0)
         (void)err_wrap(err, "Secret %s-ca", e->database);
@@ -327,7 +352,7 @@ static char *pair_text(struct kube_ensure *e, bool of_shard, struct err *err)
     struct kube_pair pair = {0};
     char *text = NULL;
     if (pair_issue(e, of_shard, &pair, err) == 0) {
-        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->bundle);
         text = secret_text(e, of_shard, true, "kubernetes.io/tls", items, 3);
     }
     kube_pair_clear(&pair);
@@ -345,23 +370,52 @@ static char *client_make(struct kube_ensure *e, struct err *err)
 }
 
 /* Whether it is to be replaced: two thirds of its life are over, or it does not do. */
-static bool certificate_due(const struct kube_ensure *e, yyjson_val *secret, bool of_shard)
+static bool is_due(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
 {
     char *names[NAMES_MAX + 1], *certificate = kube_secret_value(secret, "tls.crt");
     names_make(e, names);
     bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
                                       of_shard ? (const char *const *)names : NULL) != KUBE_CERTIFICATE_GOOD;
+    if (!due)
+        due_at(e, kube_certificate_due(certificate));
     names_free(names);
     free(certificate);
     return due;
 }
 
+/* Whether its ca.crt is what is to be known now. */
+static bool bundle_due(const struct kube_ensure *e, yyjson_val *secret)
+{
+    char *known = kube_secret_value(secret, "ca.crt");
+    size_t length = strlen(e->bundle);
+    while (length > 0 && e->bundle[length - 1] == '\n')
+        length--;
+    bool due = known == NULL || strlen(known) != length || memcmp(known, e->bundle, length) != 0;
+    free(known);
+    return due;
+}
+
+/* Whether it, or what it says of authorities, is to be written again; once in a pass, even if that did not
+ * help (an authority whose time is over). */
+static bool certificate_due(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
+{
+    bool due = is_due(e, secret, of_shard) || bundle_due(e, secret);
+    if (due && e->secret_renewed)
+        due_at(e, loop_wall(e->op.k->loop) + 60000000);
+    return due && !e->secret_renewed;
+}
+
+/* The certificate stays when only what is known of authorities has changed. */
 static void certificate_renew(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
 {
     struct kube_pair pair = {0};
     struct err err = {0};
-    if (pair_issue(e, of_shard, &pair, &err) == 0) {
-        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->ca.certificate);
+    const struct kube_secret_item known = {"ca.crt", e->bundle};
+    e->secret_renewed = true;
+    if (!is_due(e, secret, of_shard)) {
+        secret_rewrite(e, secret, &known, 1);
+    } else if (pair_issue(e, of_shard, &pair, &err) == 0) {
+        const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->bundle);
         secret_rewrite(e, secret, items, 3);
     } else {
         kube_ensure_over(e, &err);
@@ -372,7 +426,8 @@ static void certificate_renew(struct kube_ensure *e, yyjson_val *secret, bool of
 static void file_run(struct work *work)
 {
     struct kube_ensure *e = work->data;
-    (void)kube_files_write(e->op.k, e->database, e->ca.certificate, &e->client, &e->work_err);
+    (void)kube_files_write(e->op.k, e->database, e->set, e->bundle != NULL ? e->bundle : e->ca.certificate,
+                           &e->client, &e->work_err);
 }
 
 static void file_done(struct work *work, int code)
@@ -483,9 +538,15 @@ static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
-    if (by_us && certificate_due(e, secret, true))
+    if (by_us && certificate_due(e, secret, true)) {
         certificate_renew(e, secret, true);
-    else if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
+        return;
+    }
+    if (!by_us) { /* of another authority than ours */
+        free(e->bundle);
+        e->bundle = NULL;
+    }
+    if (by_us || value_of(e, secret, "ca.crt", &e->ca.certificate))
         clients_want(e, secret, by_us);
 }
 
@@ -494,16 +555,94 @@ static void certificate_want(struct kube_ensure *e)
     secret_want(e, mem_printf("%s-tls", e->set), certificate_make, certificate_there);
 }
 
+/* Nothing of it is to be done now. */
+static void authority_take(struct kube_ensure *e)
+{
+    kube_pair_clear(&e->ca);
+    free(e->bundle);
+    e->bundle = kube_authority_bundle(&e->authority);
+    e->ca = (struct kube_pair){mem_strdup(e->authority.now.certificate), mem_strdup(e->authority.now.key)};
+    certificate_want(e);
+}
+
+static void authority_prepare(struct kube_ensure *e, yyjson_val *secret)
+{
+    struct kube_pair pair = {0};
+    struct err err = {0};
+    char *name = mem_printf("%s.%s", e->database, e->op.k->options.name_space);
+    if (kube_authority_make(e->op.k->loop->env, name, lifetime_s(e, "authorityLifetime", AUTHORITY_S), &pair,
+                            &err) == 0) {
+        const struct kube_secret_item items[] = {{"next.crt", pair.certificate}, {"next.key", pair.key}};
+        secret_rewrite(e, secret, items, 2);
+    } else {
+        kube_ensure_over(e, &err);
+    }
+    kube_pair_clear(&pair);
+    free(name);
+}
+
+static void authority_step(struct kube_ensure *e, yyjson_val *secret, enum kube_authority_step step)
+{
+    const struct kube_authority *a = &e->authority;
+    const struct kube_secret_item change[] = {{"ca.crt", a->next.certificate},
+                                              {"ca.key", a->next.key},
+                                              {"previous.crt", a->now.certificate},
+                                              {"next.crt", NULL},
+                                              {"next.key", NULL}};
+    const struct kube_secret_item drop = {"previous.crt", NULL};
+    e->scanned = false;
+    if (step == KUBE_AUTHORITY_SWITCH)
+        secret_rewrite(e, secret, change, 5);
+    else
+        secret_rewrite(e, secret, &drop, 1);
+}
+
+/* Ready: the Secret is read again, and is the one that the step is made from, or another's step came first.
+ */
+static void on_scanned(struct kube_ensure *e, bool ready)
+{
+    e->scanned = true;
+    if (ready) {
+        secret_ask(e);
+        return;
+    }
+    due_at(e, loop_wall(e->op.k->loop) + kube_authority_pause_us(&e->authority));
+    authority_take(e);
+}
+
 static void authority_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (value_of(e, secret, "ca.crt", &e->ca.certificate) && value_of(e, secret, "ca.key", &e->ca.key))
-        certificate_want(e);
+    const struct kube_owner owner = kube_ensure_owner(e, false);
+    enum kube_authority_step step = KUBE_AUTHORITY_STAY;
+    int64_t due = 0;
+    kube_authority_clear(&e->authority);
+    if (!kube_authority_read(secret, &e->authority)) { /* says which key */
+        if (value_of(e, secret, "ca.crt", &e->ca.certificate))
+            (void)value_of(e, secret, "ca.key", &e->ca.key);
+        return;
+    }
+    if (kube_is_ours(secret, &owner))
+        step = kube_authority_due(e->op.k->loop->env, &e->authority, &due);
+    if (step == KUBE_AUTHORITY_STAY) {
+        due_at(e, due);
+        authority_take(e);
+    } else if (step == KUBE_AUTHORITY_PREPARE)
+        authority_prepare(e, secret);
+    else if (e->scanned && step == e->scan_step)
+        authority_step(e, secret, step);
+    else
+        kube_authority_scan(e, step, on_scanned);
 }
 
 static void authority_want(struct kube_ensure *e)
 {
     const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
-    if (e->op.k->options.cnpg || strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
+    if (e->lent && e->ca.certificate != NULL)
+        kube_files_keep(e, e->secrets_then);
+    else if (e->lent)
+        e->secrets_then(e);
+    else if (e->op.k->options.cnpg ||
+             strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
         secret_want(e, mem_strdup(theirs), NULL, certificate_there);
@@ -511,9 +650,26 @@ static void authority_want(struct kube_ensure *e)
         secret_want(e, mem_printf("%s-ca", e->database), authority_make, authority_there);
 }
 
+/* Somebody else's server: his Secret says user, password, and what its certificate is checked by. */
+static void lent_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    const struct kube_adoption *a = &e->adoption;
+    if (a->user != NULL)
+        e->user = mem_strdup(a->user);
+    else if (!value_of(e, secret, a->user_key, &e->user))
+        return;
+    if (value_of(e, secret, a->password_key, &e->password) &&
+        (!kube_adoption_verifies(a) || value_of(e, secret, "ca.crt", &e->ca.certificate)))
+        owner_want(e);
+}
+
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 {
     e->secrets_then = then;
+    if (e->lent) {
+        secret_want(e, mem_strdup(e->adoption.secret), NULL, lent_there);
+        return;
+    }
     secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
 }
 

@@ -130,7 +130,7 @@ void removal_snapshot_next(struct removal *m)
 {
     struct err err = {0};
     if (m->taking == m->taken_count) {
-        removal_snapshots_ready(m);
+        removal_deletions_begin(m);
         return;
     }
     char *path = kube_path(m->op.k, GROUP, "volumesnapshots", NULL);

@@ -35,6 +35,8 @@ struct runtime_instance {
     struct instance_access access;
     const char *data_directory; /* local only, else NULL */
     int pid;                    /* postmaster, 0 = not running or unknown; in a container 1 */
+    int64_t
+        due_us; /* wall clock: ensure it again then, a password or certificate is to be renewed; 0 = never */
 };
 
 typedef void (*runtime_instance_cb)(const struct err *err, const struct runtime_instance *instance,

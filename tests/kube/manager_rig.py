@@ -202,10 +202,10 @@ class ManagerCluster(Cluster):
     def routing_url(self):
         return f"http://shardherd.{SPACE}.svc:8080"
 
-    def client_pod(self, name="client", database_name="shop", certificate=None):
-        """A pod that can run shardherd load; its password comes from the owner's Secret. certificate: a Secret, at
-        /certificate."""
-        secret = {"name": f"{database_name}-owner", "key": "password"}
+    def client_pod(self, name="client", database_name="shop", certificate=None, secret=None):
+        """A pod that can run shardherd load; its password comes from the owner's Secret, or `secret`. certificate: a
+        Secret, at /certificate."""
+        secret = {"name": secret or f"{database_name}-owner", "key": "password"}
         mounts, volumes = [{"name": "ledgers", "mountPath": "/ledgers"}], [{"name": "ledgers", "emptyDir": {}}]
         if certificate is not None:
             mounts.append({"name": "certificate", "mountPath": "/certificate"})

@@ -140,7 +140,7 @@ class Rig:
         """By the service's name, from inside the cluster's network; certificate: a folder as files_of() makes it."""
         host = f"{self.name}-{shard}.default.svc"
         address = self.cluster.get("Service", f"{self.name}-{shard}")["spec"]["clusterIP"]
-        ca = ca or self.folder / "ca" / f"{self.name}.crt"
+        ca = ca or self.folder / "ca" / f"{self.name}-{shard}.crt"
         tls = f"sslmode=verify-full sslrootcert={ca}" if ca.exists() else "sslmode=disable"
         tls += f" sslcert={certificate}/tls.crt sslkey={certificate}/tls.key" if certificate else ""
         target = f"host={host} hostaddr={address} user={user} dbname={self.name} {tls}"

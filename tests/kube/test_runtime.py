@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -434,6 +435,8 @@ def test_a_certificate_that_does_not_do_is_replaced(rig, cluster):
         return done.strip() == after.strip()
 
     cluster.wait(served, 60, "the server shows the new certificate")
+    # without it PostgreSQL would end itself within a minute
+    assert cluster.exec("shop-s1-0", "test", "-s", "/var/lib/postgresql/data/pgdata/postmaster.pid").returncode == 0
     assert cluster.info("shop-s1-0") == pod
 
 
@@ -497,7 +500,13 @@ def test_what_render_printed_is_adopted(rig, cluster):
     code, text = refusal(rig.run("ensure", "s1", code=1))
     assert code == "conflict" and "spec.adopt" in text
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "other"})
-    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "invalid" and "name its Secret in spec.credentials.secret" in text
+    rig.write(
+        shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "other"}, credentials={"secret": "shop-s1-tls"}
+    )
+    code, text = refusal(rig.run("ensure", "s1", code=1))
+    assert code == "not_found" and "StatefulSet other (spec.adopt.s1): it does not exist" in text
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"})
     made = rig.ensure("s1")
     assert made["shop-s1-0"]["password"] == "by hand"
@@ -508,6 +517,19 @@ def test_what_render_printed_is_adopted(rig, cluster):
     assert rig.objects() == still
     assert {line["instance"]: line for line in rig.run("list")} == made
     assert "sslcert" not in made["shop-s1-0"]  # of an authority that we cannot issue for
+
+    # a shard of ours beside it has another authority: neither takes the other's file away
+    rig.write(shards=2, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"})
+    both = rig.ensure("s1", "s2")
+    assert {line["instance"]: line for line in rig.run("list")} == both
+    for turn in ("s1", "s2"):
+        assert rig.ensure(turn) == {f"shop-{turn}-0": both[f"shop-{turn}-0"]}
+        authorities = [Path(both[f"shop-{shard}-0"]["sslrootcert"]).read_text() for shard in ("s1", "s2")]
+        assert authorities[0].strip() == (hand / "ca.crt").read_text().strip() != authorities[1].strip()
+        assert rig.psql("SELECT 1") == rig.psql("SELECT 1", shard="s2") == "1"
+    assert [both[f"shop-{shard}-0"]["peer_sslrootcert"] for shard in ("s1", "s2")] == ["", ""]
+    assert both["shop-s2-0"]["sslcert"]
+    rig.run("remove", "shop-s2-0")
     rig.write(shards=1, postgresql={"image": "shardherd:test"}, adopt={"s1": "shop-s1"}, tls={"mode": "mutual"})
     code, text = refusal(rig.run("ensure", "s1", code=1))
     assert code == "invalid" and "Secret shop-s1-tls: it is not of shardherd's authority" in text

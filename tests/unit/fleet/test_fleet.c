@@ -44,18 +44,20 @@ static void test_access_is_copied_whole(void **state)
                                          .sslkey = texts[7],
                                          .peer_sslrootcert = texts[8],
                                          .peer_sslcert = texts[9],
-                                         .peer_sslkey = texts[10]};
+                                         .peer_sslkey = texts[10],
+                                         .lent = true};
     struct instance_access to;
     instance_access_copy(&to, &from);
     char *const copied[] = {to.host,        to.user,    to.password, to.dbname,           to.sslmode,
                             to.sslrootcert, to.sslcert, to.sslkey,   to.peer_sslrootcert, to.peer_sslcert,
                             to.peer_sslkey};
-    assert_int_equal(sizeof from, sizeof copied + sizeof(char *)); /* a new member belongs in here */
+    assert_int_equal(sizeof from, sizeof copied + 2 * sizeof(char *)); /* a new member belongs in here */
     for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
         assert_string_equal(copied[i], texts[i]);
         assert_ptr_not_equal(copied[i], texts[i]);
     }
     assert_int_equal(to.port, 7);
+    assert_true(to.lent);
     instance_access_clear(&to);
     assert_null(to.sslkey);
 }
