@@ -136,7 +136,7 @@ SELECT 'warning', o.oid::regclass::text,
 FROM other o WHERE pg_relation_size(o.oid) > 0
 UNION
 SELECT 'warning', 'publication ' || quote_ident(p.pubname),
-       format('it publishes %s, and a new shard has no publication', string_agg(DISTINCT l.name, ', ' ORDER BY l.name)),
+       format('it publishes %s, and a new shard has none', string_agg(DISTINCT l.name, ', ' ORDER BY l.name)),
        'create it there, and let its readers skip rows with an origin (origin = none): the clean-up deletes moved rows'
 FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
 JOIN rel l ON l.oid = to_regclass(format('%I.%I', t.schemaname, t.tablename))
