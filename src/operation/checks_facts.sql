@@ -23,7 +23,8 @@ SELECT json_build_object(
         'generated', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute a
                       WHERE a.attrelid = c.oid AND a.attgenerated <> '' AND NOT a.attisdropped),
         'indexes', (SELECT coalesce(json_object_agg(i.indexrelid::regclass::text,
-                        replace(pg_get_indexdef(i.indexrelid), format(' INDEX %I ON ', k.relname), ' INDEX ON ')), '{}')
+                        regexp_replace(replace(pg_get_indexdef(i.indexrelid), format(' INDEX %I ON ', k.relname), ' INDEX ON '),
+                                       ' WITH \([^)]*\)', '')), '{}')
                     FROM pg_index i JOIN pg_class k ON k.oid = i.indexrelid WHERE i.indrelid = c.oid),
         'triggers', (SELECT coalesce(json_object_agg(g.tgname, g.tgenabled), '{}') FROM pg_trigger g
                      WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgname NOT LIKE 'shardherd\_%'),

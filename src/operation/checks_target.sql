@@ -84,7 +84,8 @@ SELECT CASE WHEN i.value ~ '^CREATE UNIQUE' THEN 'error' ELSE 'warning' END, t.n
 FROM given g, t CROSS JOIN LATERAL jsonb_each_text(t.t -> 'indexes') i
 WHERE t.oid IS NOT NULL AND NOT g.empty AND NOT EXISTS (
     SELECT FROM pg_index x JOIN pg_class k ON k.oid = x.indexrelid WHERE x.indrelid = t.oid
-    AND replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON ', k.relname), ' INDEX ON ') = i.value)
+    AND regexp_replace(replace(pg_get_indexdef(x.indexrelid), format(' INDEX %I ON ', k.relname), ' INDEX ON '),
+                       ' WITH \([^)]*\)', '') = i.value)
 UNION
 SELECT 'warning', t.name, format('trigger %I is %s on %s', r.key, CASE WHEN x.tgname IS NULL THEN 'missing'
                                  ELSE 'enabled otherwise' END, g.subject),

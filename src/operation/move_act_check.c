@@ -81,7 +81,8 @@ static void not_known_yet(struct move_op *op)
     static const struct finding later = {
         FINDING_WARNING, "new shard", "which PostgreSQL and extensions it gets is known once it is made",
         "nothing: it is compared with the source then, before any row is copied"};
-    findings_add(&op_record(op)->findings, &later);
+    if (op_record(op)->dry_run) /* a move finds out in a moment */
+        findings_add(&op_record(op)->findings, &later);
     check_end(op);
 }
 

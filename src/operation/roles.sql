@@ -1,13 +1,15 @@
 -- On the source: what pg_dump of one database leaves out, as one JSON object for roles_apply.sql: roles with what they may,
 -- their password hashes, memberships and settings; rights on settings; settings, rights and comment of the database.
--- A secret. The role of shardherd itself is left out: each server has its own.
+-- A secret. The role that shardherd itself uses comes without login and password: each server has its own, but this one
+-- may own things.
 SELECT json_build_object(
     'roles', (SELECT coalesce(json_agg(json_build_object(
         'name', r.rolname, 'super', r.rolsuper, 'inherit', r.rolinherit, 'createrole', r.rolcreaterole,
-        'createdb', r.rolcreatedb, 'login', r.rolcanlogin, 'replication', r.rolreplication, 'bypassrls', r.rolbypassrls,
-        'limit', r.rolconnlimit, 'password', r.rolpassword, 'valid', r.rolvaliduntil::text,
+        'createdb', r.rolcreatedb, 'login', r.rolcanlogin AND r.rolname <> current_user, 'replication', r.rolreplication,
+        'bypassrls', r.rolbypassrls, 'limit', r.rolconnlimit, 'valid', r.rolvaliduntil::text,
+        'password', CASE WHEN r.rolname <> current_user THEN r.rolpassword END,
         'comment', shobj_description(r.oid, 'pg_authid')) ORDER BY r.rolname), '[]')
-        FROM pg_authid r WHERE r.rolname !~ '^pg_' AND r.rolname <> current_user),
+        FROM pg_authid r WHERE r.rolname !~ '^pg_'),
     'members', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object(
         'role', r.rolname, 'member', m.rolname, 'admin', a.admin_option, 'inherit', to_jsonb(a) -> 'inherit_option',
         'set', to_jsonb(a) -> 'set_option')), '[]')

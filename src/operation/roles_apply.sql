@@ -10,7 +10,7 @@ DECLARE
     version int := current_setting('server_version_num')::int;
 BEGIN
     FOR x IN SELECT * FROM jsonb_array_elements(given -> 'roles') LOOP
-        CONTINUE WHEN EXISTS (SELECT FROM pg_authid WHERE oid = 10 AND rolname = x ->> 'name');
+        CONTINUE WHEN EXISTS (SELECT FROM pg_authid WHERE rolname = x ->> 'name' AND (oid = 10 OR rolname = current_user));
         there := EXISTS (SELECT FROM pg_authid WHERE rolname = x ->> 'name');
         EXECUTE format('%s ROLE %I WITH %s %s %s %s %s %s %s CONNECTION LIMIT %s', CASE WHEN there THEN 'ALTER' ELSE 'CREATE' END,
                        x ->> 'name',
