@@ -1,6 +1,6 @@
 -- On the source: what a server lacks that a move would make, by what its runtime says of it beforehand, in the setting
--- shardherd.offer: {"where", "version", "encoding", "extensions": {name: version}, "directory", "free", "needed"}. Once it is made,
--- checks_target.sql asks itself. Columns as in checks_server.sql.
+-- shardherd.offer: {"where", "version", "encoding", "extensions": {name: version}, "directory", "free", "needed"}. Once it
+-- is made, checks_target.sql asks itself. Columns as in checks_server.sql.
 WITH o AS (
     SELECT f, f ->> 'where' AS place, (f ->> 'version')::int AS version
     FROM (SELECT current_setting('shardherd.offer')::jsonb AS f) x
@@ -26,7 +26,7 @@ SELECT 'warning', 'extension ' || quote_ident(e.extname),
 FROM o, pg_extension e
 WHERE e.extname <> 'plpgsql' AND o.f -> 'extensions' ->> e.extname <> e.extversion
 UNION
-SELECT 'error', 'new shard', format('%s has %s free, %s are needed', o.f ->> 'directory', pg_size_pretty((o.f ->> 'free')::bigint),
-                                    pg_size_pretty((o.f ->> 'needed')::bigint)),
+SELECT 'error', 'new shard', format('%s has %s free, %s are needed', o.f ->> 'directory',
+                                    pg_size_pretty((o.f ->> 'free')::bigint), pg_size_pretty((o.f ->> 'needed')::bigint)),
        'free some space, or choose another directory'
 FROM o WHERE (o.f ->> 'free')::bigint < (o.f ->> 'needed')::bigint

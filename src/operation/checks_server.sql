@@ -12,9 +12,9 @@ WITH s AS (
                - (SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker') AS appliers,
            current_setting('max_worker_processes')::int
                - (SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT IN (
-                      'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer',
-                      'walwriter', 'walsender', 'walreceiver', 'startup', 'archiver', 'walsummarizer', 'io worker',
-                      'slotsync worker', 'logger', 'standalone backend')) AS workers
+                      'client backend', 'parallel worker', 'autovacuum launcher', 'autovacuum worker', 'background writer',
+                      'checkpointer', 'walwriter', 'walsender', 'walreceiver', 'startup', 'archiver', 'walsummarizer', 'io worker',
+                      'slotsync worker', 'logger', 'standalone backend')) AS workers -- parallel ones come and go
 )
 SELECT 'error', s.subject, format('wal_level is %s', current_setting('wal_level')),
        'set wal_level = logical in postgresql.conf and restart the server'

@@ -86,7 +86,7 @@ JOIN pg_sequences p ON p.schemaname = n.nspname AND p.sequencename = k.relname
 CROSS JOIN LATERAL (SELECT p.last_value + q.seqincrement::numeric * (
     1000 + q.seqcache::numeric * current_setting('max_connections')::bigint) AS next) x
 WHERE NOT q.seqcycle AND n.nspname <> 'shardherd' AND (x.next >= q.seqmax OR x.next <= q.seqmin)
-AND q.seqrelid IN (SELECT u.seq FROM users u)
+AND q.seqrelid IN (SELECT u.seq FROM users u UNION ALL SELECT c.seq FROM counted c)
 UNION
 SELECT CASE WHEN x.refers THEN 'error' ELSE 'warning' END, 'large objects',
        format('%s of them do not move%s', x.n, CASE WHEN x.refers THEN ', and distributed tables have columns of type oid' END),
@@ -102,20 +102,22 @@ SELECT 'warning', d.name, format('column %I has type %s: values are copied by na
 FROM d JOIN pg_attribute a ON a.attrelid = d.oid AND a.attnum > 0 AND NOT a.attisdropped
 JOIN pg_type t ON t.oid = a.atttypid WHERE t.oid < 16384 AND t.typname ~ '^_?reg'
 UNION
-SELECT 'warning', l.name, format('trigger %I of %s is disabled', tg.tgname, l.id),
-       format('nothing, if it is meant: it reaches a new shard as it is; else ALTER TABLE %s ENABLE TRIGGER %I', l.id, tg.tgname)
-FROM rel l0 JOIN LATERAL (SELECT l0.name, l0.oid, l0.oid::regclass AS id) l ON true
-JOIN pg_trigger tg ON tg.tgrelid = l.oid
+SELECT 'warning', rel.name, format('trigger %I of %s is disabled', tg.tgname, rel.oid::regclass),
+       format('nothing, if it is meant: it reaches a new shard as it is; else ALTER TABLE %s ENABLE TRIGGER %I',
+              rel.oid::regclass, tg.tgname)
+FROM rel JOIN pg_trigger tg ON tg.tgrelid = rel.oid
 WHERE NOT tg.tgisinternal AND tg.tgenabled = 'D' AND tg.tgname NOT LIKE 'shardherd\_%'
 UNION
 -- their triggers are not dumped disabled, so the target checks what the source does not
-SELECT 'warning', c.conrelid::regclass::text, format('foreign key %I is not enforced here: its triggers are disabled', c.conname),
+SELECT 'warning', c.conrelid::regclass::text,
+       format('foreign key %I is not enforced here: its triggers are disabled', c.conname),
        format('ALTER TABLE %s ENABLE TRIGGER ALL and see that every row keeps to it, or drop it: a new shard enforces it',
               tg.tgrelid::regclass)
 FROM rel JOIN pg_trigger tg ON tg.tgrelid = rel.oid AND tg.tgisinternal AND tg.tgenabled = 'D'
 JOIN pg_constraint c ON c.oid = tg.tgconstraint AND c.contype = 'f'
 UNION
-SELECT 'warning', 'event trigger ' || quote_ident(e.evtname), format('it fires on %s, also on what shardherd changes', e.evtevent),
+SELECT 'warning', 'event trigger ' || quote_ident(e.evtname),
+       format('it fires on %s, also on what shardherd changes', e.evtevent),
        format('see that it lets a superuser pass, or ALTER EVENT TRIGGER %I DISABLE while the move runs', e.evtname)
 FROM pg_event_trigger e WHERE e.evtenabled <> 'D' AND e.evtname NOT LIKE 'shardherd\_%'
 UNION

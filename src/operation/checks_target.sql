@@ -98,7 +98,8 @@ SELECT 'warning', t.name, format('policy %I is missing on %s', p, g.subject), 'l
 FROM given g, t CROSS JOIN LATERAL jsonb_array_elements_text(t.t -> 'policies') p
 WHERE t.oid IS NOT NULL AND NOT g.empty AND NOT EXISTS (SELECT FROM pg_policy x WHERE x.polrelid = t.oid AND x.polname = p)
 UNION
-SELECT 'warning', t.name, format('row-level security is %s on %s', CASE WHEN c.relrowsecurity THEN 'on' ELSE 'off' END, g.subject),
+SELECT 'warning', t.name,
+       format('row-level security is %s on %s', CASE WHEN c.relrowsecurity THEN 'on' ELSE 'off' END, g.subject),
        'let both sides have it alike'
 FROM given g, t JOIN pg_class c ON c.oid = t.oid WHERE NOT g.empty AND c.relrowsecurity <> (t.t ->> 'secured')::boolean
 UNION

@@ -12,8 +12,8 @@ BEGIN
     FOR x IN SELECT * FROM jsonb_array_elements(given -> 'roles') LOOP
         CONTINUE WHEN EXISTS (SELECT FROM pg_authid WHERE rolname = x ->> 'name' AND (oid = 10 OR rolname = current_user));
         there := EXISTS (SELECT FROM pg_authid WHERE rolname = x ->> 'name');
-        EXECUTE format('%s ROLE %I WITH %s %s %s %s %s %s %s CONNECTION LIMIT %s', CASE WHEN there THEN 'ALTER' ELSE 'CREATE' END,
-                       x ->> 'name',
+        EXECUTE format('%s ROLE %I WITH %s %s %s %s %s %s %s CONNECTION LIMIT %s',
+                       CASE WHEN there THEN 'ALTER' ELSE 'CREATE' END, x ->> 'name',
                        CASE WHEN (x ->> 'super')::boolean THEN 'SUPERUSER' ELSE 'NOSUPERUSER' END,
                        CASE WHEN (x ->> 'inherit')::boolean THEN 'INHERIT' ELSE 'NOINHERIT' END,
                        CASE WHEN (x ->> 'createrole')::boolean THEN 'CREATEROLE' ELSE 'NOCREATEROLE' END,
@@ -49,7 +49,8 @@ BEGIN
                       THEN x ->> 'value' ELSE quote_literal(x ->> 'value') END;
         EXECUTE CASE
             WHEN x ->> 'role' IS NULL THEN
-                CASE WHEN (x ->> 'database')::boolean THEN format('ALTER DATABASE %I', current_database()) ELSE 'ALTER ROLE ALL' END
+                CASE WHEN (x ->> 'database')::boolean THEN format('ALTER DATABASE %I', current_database())
+                     ELSE 'ALTER ROLE ALL' END
             ELSE format('ALTER ROLE %I', x ->> 'role') || CASE WHEN (x ->> 'database')::boolean
                 THEN format(' IN DATABASE %I', current_database()) ELSE '' END
             END || format(' SET %I TO %s', x ->> 'name', value);

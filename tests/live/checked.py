@@ -48,9 +48,11 @@ class Shop:
 
     def configure(self, shard="s2", restart=True, **settings):
         """Settings of one server; None takes one back."""
+        name, value = next(iter(settings.items()))
+        had = self.sql(shard, f"SHOW {name}")
         with psycopg.connect(self.rig.dsn(shard), autocommit=True) as conn:
-            for name, value in settings.items():
-                conn.execute(f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'")
+            for setting, to in settings.items():
+                conn.execute(f"ALTER SYSTEM RESET {setting}" if to is None else f"ALTER SYSTEM SET {setting} = '{to}'")
             conn.execute("SELECT pg_reload_conf()")
         if restart:
             self.rig.stop()
@@ -59,11 +61,7 @@ class Shop:
             wait_until(lambda: not pid_file.exists(), timeout=30, what="the server to stop")
             self.rig.start()
         else:
-            name, value = next(iter(settings.items()))
-            wait_until(
-                lambda: (self.sql(shard, f"SHOW {name}")[0][0] == str(value)) == (value is not None),
-                what=f"{name} to be {value}",
-            )
+            wait_until(lambda: self.sql(shard, f"SHOW {name}") != had, what=f"{name} to be {value}, not {had}")
 
     def snapshot(self, shard):
         """All that a check could have changed on a server."""

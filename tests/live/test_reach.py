@@ -1,12 +1,15 @@
 """What a target that a move makes gets of its source beside the tables: roles, rights, settings, comments, statistics
 targets, storage parameters."""
 
+import json
+import os
 import re
 
 import psycopg
 import pytest
 from checked import new_shop
 from conftest import DEFAULT, VERSIONS, pg_bin_dir
+from rig import Rig
 
 REACHES = """
 CREATE ROLE reader NOLOGIN CONNECTION LIMIT 7 VALID UNTIL '2031-02-03 04:05:06+00';
@@ -162,3 +165,45 @@ def test_a_statement_about_a_role_that_fails_tells_no_hash(shardherd):
         assert op["status"] == "undone" and "invalid connection limit" in op["error"]["message"], op
         assert_no_hash(shop, op, secret)
         shop.rig.assert_consistent()
+
+
+def test_a_source_with_another_superuser(shardherd, pg_factory):
+    """shardherd uses postgres there, which owns tables; on the new shard that role owns them and cannot log in."""
+    server = pg_factory(password="open sesame", wal_level="logical", fsync="on")
+    server.psql("CREATE ROLE app LOGIN PASSWORD 'its own'")
+    server.psql("CREATE DATABASE lent OWNER app")
+    rig = Rig(shardherd, f"/tmp/shardherd-checks-{os.getpid()}-lent")
+    passfile = rig.directory / "passfile"
+    passfile.touch(mode=0o600)
+    passfile.write_text("*:*:*:postgres:open sesame\n")
+    entry = {"name": "pg-a", "host": "127.0.0.1", "port": server.port, "user": "postgres", "dbname": "lent"}
+    entry |= {"database": "lent", "shard": "s1", "passfile": str(passfile)}
+    rig.config = rig.directory / "shardherd.yaml"
+    rig.config.write_text(json.dumps({"discovery": {"interval": "1s", "static": [entry]}}))
+    spec = {
+        "shards": [{"name": "s1", "range": f"{-(2**63)}..{2**63 - 1}", "instance": "pg-a"}],
+        "tables": [{"name": "public.t", "key": "k"}],
+        "schema": "CREATE TABLE t (k bigint PRIMARY KEY); GRANT SELECT ON t TO app",
+        "balance": {"split": "off", "merge": "off", "rebalance": "off", "bake": "0s"},
+    }
+    document = {"apiVersion": "shardherd.io/v1alpha1", "kind": "ShardedDatabase"}
+    document |= {"metadata": {"name": "lent"}, "spec": spec}
+    try:
+        rig.start()
+        made = rig.wait_operation(rig.fetch("/v1/databases/lent", "PUT", document)["operation"])
+        assert made["status"] == "done", made
+        op = rig.wait_operation(rig.post("/v1/databases/lent/operations", {"kind": "split", "shard": "s1"})["id"])
+        assert op["status"] == "done", (op, rig.tail())
+        instance = rig.state / "instances" / f"lent-{op['target']}-0"
+        found = json.loads((instance / "instance.json").read_text())
+        password = (instance / "password").read_text().strip()
+        conninfo = f"host=127.0.0.1 port={found['port']} dbname=lent user=shardherd password={password}"
+        with psycopg.connect(conninfo) as conn:
+            owner = "SELECT relowner::regrole::text, relacl::text FROM pg_class WHERE oid = 't'::regclass"
+            ((name, rights),) = conn.execute(owner).fetchall()
+            assert (name, "app=r/" in rights) == (server.value(owner, dbname="lent"), True), rights
+            roles = "SELECT rolname, rolcanlogin, rolpassword IS NOT NULL FROM pg_authid "
+            roles += "WHERE rolname IN ('app', 'postgres')"
+            assert sorted(conn.execute(roles).fetchall()) == [("app", True, True), ("postgres", False, False)]
+    finally:
+        rig.clean_up()
