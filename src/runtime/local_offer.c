@@ -97,7 +97,7 @@ static void read_extensions(struct offer_op *o)
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_doc_set_root(doc, yyjson_mut_obj(doc));
     if (dir == NULL)
-        err_set_errno(&o->err, errno, "cannot read %s", path);
+        err_set(&o->err, ERRC_UNSUPPORTED, "cannot read %s, which pg_config names", path);
     while (dir != NULL && (entry = readdir(dir)) != NULL)
         add_extension(doc, path, entry->d_name);
     if (dir != NULL)
