@@ -7,7 +7,8 @@ SELECT json_build_object(
     'locale', coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale', ''), -- 17, before
     'collversion', d.datcollversion,
     'synchronous', current_setting('synchronous_standby_names') <> '',
-    'synchronous_commit', (SELECT reset_val FROM pg_settings WHERE name = 'synchronous_commit'),
+    'lazy', EXISTS (SELECT FROM pg_file_settings WHERE name = 'synchronous_commit' AND applied
+                    AND lower(setting) IN ('off', 'false', 'no', '0')),
     'extensions', (SELECT coalesce(json_agg(json_build_object('name', extname, 'version', extversion) ORDER BY extname), '[]')
                    FROM pg_extension WHERE extname <> 'plpgsql'),
     'roles', (SELECT coalesce(json_agg(rolname ORDER BY rolname), '[]') FROM pg_roles

@@ -46,9 +46,13 @@ SELECT 'error', s.subject, format('synchronous_standby_names is %L and no such s
 FROM s WHERE current_setting('synchronous_standby_names') <> ''
 AND NOT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))
 UNION
-SELECT 'warning', s.subject, format('synchronous_commit = %s', p.reset_val),
+-- our own session has it on
+SELECT 'warning', s.subject, 'synchronous_commit = off',
        'set synchronous_commit = on: the move flushes what it commits, but the application''s last commits go with a crash'
-FROM s, pg_settings p WHERE p.name = 'synchronous_commit' AND p.reset_val = 'off'
+FROM s WHERE EXISTS (SELECT FROM pg_file_settings WHERE name = 'synchronous_commit' AND applied
+                     AND lower(setting) IN ('off', 'false', 'no', '0'))
+OR EXISTS (SELECT FROM pg_db_role_setting r, unnest(r.setconfig) c WHERE lower(c) = 'synchronous_commit=off'
+           AND r.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database())))
 UNION
 SELECT 'warning', s.subject, format('max_slot_wal_keep_size = %s', current_setting(p.name)),
        'raise it, or set it to -1: if the copy takes longer than that much WAL, its slot is lost and the copy begins anew'

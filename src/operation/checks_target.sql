@@ -56,10 +56,11 @@ SELECT 'error', g.subject, 'it acknowledges commits that no standby has; the sou
        'set synchronous_standby_names on the target as on the source'
 FROM given g WHERE (g.f ->> 'synchronous')::boolean AND NOT g.empty AND current_setting('synchronous_standby_names') = ''
 UNION
-SELECT 'error', g.subject, format('synchronous_commit = %s, the source has %s', p.reset_val, g.f ->> 'synchronous_commit'),
+SELECT 'error', g.subject, 'synchronous_commit = off, and the source has it on',
        'set synchronous_commit on the target as on the source: it acknowledges what a crash would lose'
-FROM given g, pg_settings p
-WHERE p.name = 'synchronous_commit' AND p.reset_val = 'off' AND g.f ->> 'synchronous_commit' <> 'off'
+FROM given g WHERE NOT (g.f ->> 'lazy')::boolean
+AND EXISTS (SELECT FROM pg_file_settings WHERE name = 'synchronous_commit' AND applied
+            AND lower(setting) IN ('off', 'false', 'no', '0'))
 UNION
 -- ---- an existing shard ----
 SELECT 'error', t.name, format('%s does not have the table', g.subject), 'create it there as it is on the source'

@@ -44,7 +44,10 @@ class Shop:
             raise
 
     def sql(self, shard, text):
-        return self.rig.sql(shard, text)
+        """As shardherd's superuser, whose own schema is not the first."""
+        with psycopg.connect(self.rig.dsn(shard), autocommit=True, options="-c search_path=public") as conn:
+            cursor = conn.execute(text)
+            return cursor.fetchall() if cursor.description else []
 
     def configure(self, shard="s2", restart=True, **settings):
         """Settings of one server; None takes one back."""

@@ -69,7 +69,7 @@ SOURCE = {
         [(ERROR, "large objects", "1 of them do not move, and distributed tables have columns of type oid")],
     ),
     "exclusion-constraint": (
-        "ALTER TABLE orders ADD r int4range CONSTRAINT apart EXCLUDE USING gist (r WITH &&)",
+        "ALTER TABLE orders ADD r int4range, ADD CONSTRAINT apart EXCLUDE USING gist (r WITH &&)",
         "ALTER TABLE orders DROP r",
         [(ERROR, ORDERS, "unique index public.apart does not contain the shard key customer_id")],
     ),
@@ -424,7 +424,7 @@ def test_the_durability_of_a_target(shop):
     assert_found(
         op,
         [
-            (ERROR, "target s1", "synchronous_commit = off, the source has on"),
+            (ERROR, "target s1", "synchronous_commit = off, and the source has it on"),
             (WARNING, "target s1", "synchronous_commit = off"),
         ],
     )
@@ -455,8 +455,11 @@ def numbered(text, number):
 def test_all_at_once(shardherd, version):
     with new_shop(shardherd, f"all-{version}", version) as shop:
         expected = []
+        icu = shop.sql("s2", "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'")[0][0] > 10
         for number, case in enumerate(TOGETHER):
             make, _, finds = SOURCE[case]
+            if "provider = icu" in make and not icu:
+                continue
             shop.sql("s2", numbered(make, number))
             for severity, subject, text in finds:
                 text = numbered(text, number).replace("generated column g", f"generated column g{number}")
@@ -465,12 +468,12 @@ def test_all_at_once(shardherd, version):
         for severity, subject, text in expected:
             matches = [f for f in found(op) if f[:2] == (severity, subject) and f[2].startswith(text)]
             assert len(matches) == 1, (severity, subject, text, op["findings"])
-        assert op["state"] == "refused" and len(expected) > 25, op
+        assert op["state"] == "refused" and len(expected) > 20, op
 
 
 # ---- what only newer versions have ----
 
-FORCED = "ALTER TABLE names OWNER TO shop; ALTER TABLE names ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+FORCED = "ALTER TABLE names OWNER TO app; ALTER TABLE names ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
 
 
 def forced_row_level_security(shop):
@@ -481,7 +484,7 @@ def forced_row_level_security(shop):
     for shard in ("s1", "s2"):
         shop.sql(shard, "ALTER TABLE names DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY; "
                         "ALTER TABLE names OWNER TO shardherd")  # fmt: skip
-    forced = (ERROR, "public.names", "row-level security is forced on its owner shop, as whom target s1 applies")
+    forced = (ERROR, "public.names", "row-level security is forced on its owner app, as whom target s1 applies")
     on = (WARNING, "public.names", "row-level security is on for public.names")
     assert_found(op, [forced, on] if shop.version >= 16 else [on])
 

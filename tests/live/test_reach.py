@@ -20,7 +20,7 @@ GRANT reader TO "Odd ""one" WITH ADMIN OPTION;
 GRANT pg_monitor TO reader;
 ALTER ROLE reader SET search_path = public, "Odd schema";
 ALTER ROLE reader SET statement_timeout = '7s';
-ALTER ROLE shop SET work_mem = '5MB';
+ALTER ROLE app SET work_mem = '5MB';
 ALTER ROLE ALL SET idle_session_timeout = '1h';
 ALTER DATABASE shop SET "app.mode" = 'it''s on';
 ALTER ROLE reader IN DATABASE shop SET lock_timeout = '3s';
@@ -31,7 +31,7 @@ COMMENT ON DATABASE shop IS 'a shop';
 CREATE SCHEMA "Odd schema" AUTHORIZATION reader;
 GRANT USAGE ON SCHEMA "Odd schema" TO "Odd ""one";
 COMMENT ON SCHEMA "Odd schema" IS 'odd';
-ALTER DEFAULT PRIVILEGES FOR ROLE reader IN SCHEMA "Odd schema" GRANT SELECT ON TABLES TO shop;
+ALTER DEFAULT PRIVILEGES FOR ROLE reader IN SCHEMA "Odd schema" GRANT SELECT ON TABLES TO app;
 COMMENT ON TABLE orders IS 'what was ordered';
 COMMENT ON COLUMN orders.note IS 'by hand';
 COMMENT ON INDEX orders_pkey IS 'the key';
@@ -61,7 +61,7 @@ GRANT USAGE ON SEQUENCE numbers TO reader;
 CATALOGS = {
     "roles": "SELECT rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, "
     "rolbypassrls, rolconnlimit, rolvaliduntil::text, shobj_description(oid, 'pg_authid'), "
-    "CASE WHEN rolname NOT IN ('shop', 'shardherd') THEN rolpassword END FROM pg_authid WHERE rolname !~ '^pg_'",
+    "CASE WHEN rolname NOT IN ('app', 'shardherd') THEN rolpassword END FROM pg_authid WHERE rolname !~ '^pg_'",
     "memberships": "SELECT roleid::regrole::text, member::regrole::text, admin_option FROM pg_auth_members "
     "WHERE member >= 16384",
     "settings": "SELECT setrole::regrole::text, setdatabase <> 0, unnest(setconfig) FROM pg_db_role_setting "
