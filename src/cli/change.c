@@ -35,7 +35,9 @@ static void print_ended(struct session *s, yyjson_val *op)
     progress_facts(op, 0, NULL, &f);
     buf_printf(&text, "operation/%s %s: %s", json_get_text(op, "id"), status, buf_text(&what));
     if (dry && strcmp(status, "done") == 0)
-        buf_add_text(&text, " (dry run: nothing is in the way)");
+        buf_printf(&text, " (dry run: %s)",
+                   yyjson_arr_size(yyjson_obj_get(op, "findings")) == 0 ? "nothing is in the way"
+                                                                        : "nothing forbids it");
     else if (dry)
         buf_add_text(&text, " (dry run)");
     if (f.elapsed_seconds >= 0)

@@ -16,7 +16,7 @@ const struct cli_exit_code cli_exit_codes[] = {
     {CLI_USAGE, "wrong usage or input: unknown command or flag, a file that does not hold"},
     {CLI_NOT_FOUND, "what was named does not exist"},
     {CLI_CONFLICT,
-     "refused, or in conflict with something else; also: the checks of an operation found something"},
+     "refused, or in conflict with something else; also: the checks of an operation found an error"},
     {CLI_UNREACHABLE, "the manager cannot be reached, or does not lead"},
     {CLI_TIMEOUT, "timed out"},
     {CLI_DIFFERENCE, "load: the check found a difference"},

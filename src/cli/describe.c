@@ -333,17 +333,27 @@ static void measured_section(struct buf *out, yyjson_val *record)
         out->length = before;
 }
 
+/* Of checks; guards have no severity. */
+static bool have_severity(yyjson_val *findings)
+{
+    return yyjson_get_str(yyjson_obj_get(yyjson_arr_get_first(findings), "severity")) != NULL;
+}
+
 void command_findings(yyjson_val *op, struct buf *out)
 {
     static const struct table_column columns[] = {
-        {"SUBJECT", 0, 0}, {"FINDING", 0, 0}, {"REMEDY", 0, 0}, {0}};
+        {"SEVERITY", 0, 0}, {"SUBJECT", 0, 0}, {"FINDING", 0, 0}, {"REMEDY", 0, 0}, {0}};
+    yyjson_val *findings = yyjson_obj_get(op, "findings");
+    bool severity = have_severity(findings);
     struct table t;
     size_t i, max;
     yyjson_val *finding;
-    table_init(&t, columns);
-    yyjson_arr_foreach(yyjson_obj_get(op, "findings"), i, max, finding)
+    table_init(&t, severity ? columns : columns + 1);
+    yyjson_arr_foreach(findings, i, max, finding)
     {
         table_row(&t);
+        if (severity)
+            table_cell(&t, json_get_text(finding, "severity"));
         table_cell(&t, json_get_text(finding, "subject"));
         table_cell(&t, json_get_text(finding, "finding"));
         table_cell(&t, json_get_text(finding, "remedy"));

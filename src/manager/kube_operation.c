@@ -122,7 +122,7 @@ static void add_number(yyjson_mut_doc *doc, yyjson_mut_val *to, const char *name
 
 static void add_findings(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct move_record *r)
 {
-    static const char *const members[] = {"subject", "finding", "remedy"};
+    static const char *const members[] = {"severity", "subject", "finding", "remedy"};
     yyjson_doc *all =
         r->findings.length > 0 ? yyjson_read(buf_text(&r->findings), r->findings.length, 0) : NULL;
     yyjson_val *item;

@@ -85,7 +85,7 @@ enum move_action {
     ACT_WAIT,          /* complete after move->wait_ns */
     ACT_TAKE_TERM,     /* raise the term on T (if it is there), then on S */
     ACT_INSPECT,       /* read who owns R and the gate: outcome.source_owns, .target_owns, .gate_open */
-    ACT_CHECK,         /* findings go to record.findings; any => ERRC_REFUSED */
+    ACT_CHECK,         /* findings go to record.findings; an error among them => ERRC_REFUSED */
     ACT_PROVISION,     /* T's instance exists and is in the routing table, without ranges */
     ACT_SCHEMA,        /* T has the tables, shardherd's schema and guards that refuse R */
     ACT_FREEZE,        /* SHR02 triggers on S and T */
@@ -139,7 +139,7 @@ enum move_kind {
 const char *move_kind_name(enum move_kind kind);
 
 #define MOVE_NAME_SIZE    64
-#define MOVE_FINDINGS_MAX 16384
+#define MOVE_FINDINGS_MAX 49152
 
 /* What is journaled. Owned by the move; text members are never NULL. */
 struct move_record {
@@ -168,7 +168,7 @@ struct move_record {
     uint64_t reverse_publication; /* T's; 0 = there is no way back */
     uint64_t source_epoch;        /* of shardherd.shard on S when the move began */
     uint64_t target_epoch; /* of T in the routing table before the fence: what it is again if R goes back */
-    struct buf findings;   /* JSON array of {subject, finding, remedy} */
+    struct buf findings;   /* see findings.h */
     struct err error;      /* the last one */
     /* measured */
     int64_t phase_started_us; /* wall clock */

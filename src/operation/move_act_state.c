@@ -1,8 +1,7 @@
-/* Leadership and truth: the term on every shard, who owns R, and the checks before anything is changed. */
+/* Leadership and truth: the term on every shard, and who owns R. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/text.h"
 #include "operation/move_op_internal.h"
 
 static bool truth(const PGresult *result, int column)
@@ -101,51 +100,4 @@ void act_resolve(struct move_op *op)
     act_sql(op, &op->source, ACT_RESOLVE, SQL_TIMEOUT_NS, resolved,
             END_OLD_BACKENDS "SELECT shardherd.raise_term(%d); SELECT shardherd.owns(%d, %d)", op_term(op),
             op->core.record.range.lo, op->core.record.range.hi);
-}
-
-/* ---- checks ---- */
-
-static void checked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    struct move_record *r = op_record(op);
-    const PGresult *state = reply->results[1];
-    const PGresult *findings = reply->results[2];
-    uint64_t count = 0;
-    text_to_uint64(PQgetvalue(state, 0, 1), &r->source_epoch);
-    text_to_uint64(PQgetvalue(state, 0, 2), &r->source_system);
-    text_to_uint64(PQgetvalue(state, 0, 3), &r->total_bytes);
-    text_to_uint64(PQgetvalue(state, 0, 4), &r->total_rows);
-    buf_reset(&r->findings);
-    if (!buf_add_text(&r->findings, PQgetvalue(findings, 0, 0)))
-        buf_add_text(&r->findings, "[]"); /* more than fits: the first is in the error below */
-    text_to_uint64(PQgetvalue(findings, 0, 1), &count);
-    if (!truth(state, 0))
-        act_fail(op, action, ERRC_REFUSED, "shard %s does not own the range", r->source);
-    else if (count > 0)
-        act_fail(op, action, ERRC_REFUSED, "%llu finding(s) forbid the move, the first: %s",
-                 (unsigned long long)count, PQgetvalue(findings, 0, 2));
-    else
-        act_done(op, action, NULL);
-}
-
-void act_check(struct move_op *op)
-{
-    const struct move_record *r = op_record(op);
-    act_sql(
-        op, &op->source, ACT_CHECK, SQL_TIMEOUT_NS, checked,
-        "SELECT shardherd.raise_term(%d); "
-        "SELECT shardherd.owns(%d, %d), s.epoch, (pg_control_system()).system_identifier, e.bytes, e.rows "
-        "FROM shardherd.shard s, "
-        /* estimates by the share of the owned space that moves */
-        "LATERAL (SELECT (%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1) AS share "
-        "FROM unnest(s.los, s.his) AS r(lo, hi)) w, "
-        "LATERAL (SELECT coalesce(sum(pg_table_size(c.oid)) * w.share, 0)::bigint AS bytes, "
-        "coalesce(sum(greatest(c.reltuples, 0)) * w.share, 0)::bigint AS rows FROM shardherd.tables t "
-        /* the tree of a table without partitions is empty */
-        "LEFT JOIN LATERAL pg_partition_tree(to_regclass(t.name)) l ON l.isleaf "
-        "JOIN pg_class c ON c.oid = coalesce(l.relid, to_regclass(t.name))) e; "
-        "SELECT coalesce(json_agg(f), '[]'), count(*), "
-        "coalesce(min(format('%%s: %%s (remedy: %%s)', f.subject, f.finding, f.remedy)), '') "
-        "FROM shardherd.check_move() f",
-        op_term(op), r->range.lo, r->range.hi, r->range.hi, r->range.lo);
 }

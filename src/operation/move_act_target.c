@@ -65,6 +65,11 @@ static void on_instance(const struct err *err, const struct runtime_instance *in
     publish_target(op, &instance->access);
 }
 
+uint64_t target_room(const struct move_op *op)
+{
+    return ROOM_LEAST + ROOM_COPIES * op->core.record.total_bytes;
+}
+
 void act_provision(struct move_op *op)
 {
     const struct operation_services *s = op_services(op);
@@ -79,7 +84,7 @@ void act_provision(struct move_op *op)
         return;
     }
     int rc = s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err);
-    spec.min_free_bytes = ROOM_LEAST + ROOM_COPIES * op_record(op)->total_bytes;
+    spec.min_free_bytes = target_room(op);
     if (rc != 0 || runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
         act_done(op, ACT_PROVISION, &err);
 }
@@ -285,6 +290,11 @@ static bool is_newer(struct move_op *op, const struct pg_reply *reply)
     return false;
 }
 
+static void dump_schema(struct move_op *op)
+{
+    dump(op, "--section=pre-data", pre_data_dumped);
+}
+
 static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const char *system = pg_value(reply, 0, 1);
@@ -298,7 +308,7 @@ static void looked_for_schema(struct move_op *op, enum move_action action, const
     else if (!op_record(op)->new_target)
         act_fail(op, action, ERRC_REFUSED, "shard %s has no schema of shardherd", op_record(op)->target);
     else
-        dump(op, "--section=pre-data", pre_data_dumped);
+        target_check(op, action, dump_schema);
 }
 
 void act_schema(struct move_op *op)

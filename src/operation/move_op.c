@@ -95,6 +95,16 @@ static void stop_move(struct operation *base)
     maybe_report_stopped(op);
 }
 
+void op_call_started(struct move_op *op)
+{
+    op->open_links++;
+}
+
+void op_call_ended(struct move_op *op)
+{
+    link_closed_one(op);
+}
+
 void op_tool_started(struct move_op *op, struct process *tool)
 {
     op->tool = tool;

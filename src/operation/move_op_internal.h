@@ -77,8 +77,9 @@ struct move_op {
     struct sequence *sequences; /* of S, read beside the fence */
     int sequence_count;
     bool sequences_known;
-    struct copier *copier; /* ACT_COPY */
-    char *pre_data;        /* ACT_SCHEMA: dumped, while the rest is */
+    struct copier *copier;                      /* ACT_COPY */
+    char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
+    void (*target_checked)(struct move_op *op); /* ACT_SCHEMA: what follows target_check() */
     char snapshot[64];
     unsigned lanes;
     struct verify *verify;
@@ -121,6 +122,9 @@ void op_find_servers(struct move_op *op);
 bool op_target_optional(const struct move_op *op);
 /* S was retired by this move: out of the routing table, perhaps removed. */
 bool op_source_gone(const struct move_op *op);
+/* A call of another module, which ends with a callback, began or ended. */
+void op_call_started(struct move_op *op);
+void op_call_ended(struct move_op *op);
 /* A child process of this move began or ended. */
 /* SQL: ends backends that an earlier manager, or a lost answer, left for this operation, and waits until they
  * are gone (B8, B9). */
@@ -146,9 +150,14 @@ void marker_round_trip(struct move_op *op, uint64_t bound_ns,
 
 void act_take_term(struct move_op *op); /* move_act_state.c */
 void act_inspect(struct move_op *op);
-void act_check(struct move_op *op);
 void act_resolve(struct move_op *op);
+void act_check(struct move_op *op); /* move_act_check.c */
+/* On a target that this move made, before its schema: compares it with S, and gives it S's roles, with their
+ * settings and those of the database. `then` when nothing forbids the move, else the action fails. */
+void target_check(struct move_op *op, enum move_action action, void (*then)(struct move_op *op));
 void act_provision(struct move_op *op); /* move_act_target.c */
+/* Bytes that a new T wants free on its disk. */
+uint64_t target_room(const struct move_op *op);
 void act_schema(struct move_op *op);
 void act_freeze(struct move_op *op);
 void act_unfreeze(struct move_op *op);

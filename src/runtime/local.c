@@ -297,6 +297,7 @@ static const struct runtime_backend backend = {
     .remove = local_remove,
     .list = local_list,
     .close = local_close,
+    .offer = local_offer,
 };
 
 /* mkdir -p; a new directory is ours alone, or as root such that the servers' user can pass. */

@@ -224,6 +224,7 @@ int local_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_in
                  struct err *err);
 int local_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 int local_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
+int local_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct err *err); /* local_offer.c */
 int local_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
 
 /* What callers get to see; points into record and data_path. */

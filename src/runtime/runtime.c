@@ -40,3 +40,10 @@ void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data)
 {
     rt->backend->close(rt, closed, data);
 }
+
+int runtime_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct err *err)
+{
+    if (rt->backend->offer == NULL)
+        return err_set(err, ERRC_UNSUPPORTED, "runtime %s cannot tell beforehand", rt->backend->kind);
+    return rt->backend->offer(rt, cb, data, err);
+}

@@ -45,6 +45,18 @@ typedef void (*runtime_done_cb)(const struct err *err, void *data);
 typedef void (*runtime_list_cb)(const struct err *err, const struct runtime_instance *instances, int count,
                                 void *data);
 
+/* What a new instance would be made with. */
+struct runtime_offer {
+    const char *where;      /* for people: "/usr/lib/postgresql/15/bin" */
+    int version;            /* 150018 */
+    const char *encoding;   /* of its database: "UTF8" */
+    const char *extensions; /* JSON object: name to the version that CREATE EXTENSION would take */
+    const char *directory;  /* where it would lie */
+    uint64_t free_bytes;    /* of that */
+};
+
+typedef void (*runtime_offer_cb)(const struct err *err, const struct runtime_offer *offer, void *data);
+
 struct runtime_backend {
     const char *kind; /* "local" */
     int (*ensure)(struct runtime *, const struct runtime_spec *, runtime_instance_cb, void *, struct err *);
@@ -52,6 +64,7 @@ struct runtime_backend {
     int (*remove)(struct runtime *, const char *name, runtime_done_cb, void *, struct err *);
     int (*list)(struct runtime *, runtime_list_cb, void *, struct err *);
     void (*close)(struct runtime *, void (*closed)(void *), void *);
+    int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
 };
 
 struct runtime {
@@ -68,6 +81,8 @@ int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void 
 int runtime_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 /* What exists, running or not; used by discovery and after a restart of the manager. */
 int runtime_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
+/* Looks, and makes nothing. ERRC_UNSUPPORTED (only returned): not known before an instance was made. */
+int runtime_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct err *err);
 /* The instances go on running. */
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 
