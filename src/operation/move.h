@@ -167,6 +167,7 @@ struct move_record {
     uint64_t verified_bytes, verify_bytes;    /* of S's tables: so far, and all */
     uint64_t buckets_in_motion; /* changed in every round: their rows that stood still are equal */
     uint64_t rechecked_rows;    /* before the fence */
+    uint64_t verify_us;         /* of all tries */
     unsigned verify_rounds;
     unsigned fence_attempts;
     uint64_t lock_us, inside_us, commit_us, open_us; /* of the try that succeeded */

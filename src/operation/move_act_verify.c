@@ -46,6 +46,8 @@ void verify_end(struct move_op *op, const struct err *err)
     enum move_action action = op->verify->plan.action;
     if (err != NULL)
         copy = *err;
+    if (action != ACT_RECHECK)
+        op_record(op)->verify_us += (op_now(op) - op->verify->started_ns) / 1000;
     verify_free(op);
     act_done(op, action, err != NULL ? &copy : NULL);
 }
@@ -452,13 +454,13 @@ static void find_place(struct move_op *op)
                 (r->verify_table[0] == '\0' || (table != NULL && strcmp(r->verify_table, table) == 0));
     if (same) {
         memcpy(v->after, r->verify_after, sizeof v->after);
-        log_event(LOG_INFO, "verification goes on", "op", r->id, "db", r->database, "table", table, "after",
-                  v->after[0] != '\0' ? v->after : NULL, "rows", log_num((long long)r->verified_rows), NULL);
+        log_event(LOG_INFO, "verification goes on", "op", r->id, "db", r->database, "table", table, "at",
+                  v->after[0] != '\0' ? "amid" : "start", "rows", log_num((long long)r->verified_rows), NULL);
         return;
     }
     snprintf(r->verify_action, sizeof r->verify_action, "%s", name);
     r->verify_table[0] = r->verify_after[0] = '\0';
-    r->verified_rows = r->verified_bytes = r->verified_buckets = r->buckets_in_motion = 0;
+    r->verified_rows = r->verified_bytes = r->verified_buckets = r->buckets_in_motion = r->verify_us = 0;
     r->verified_tables = r->verify_rounds = 0;
 }
 
@@ -480,7 +482,7 @@ void verify_start(struct move_op *op, const struct verify_plan *plan)
     verify_free(op);
     op->verify = mem_zalloc(sizeof *op->verify);
     op->verify->plan = *plan;
-    op->verify->journaled_ns = op_now(op);
+    op->verify->started_ns = op->verify->journaled_ns = op_now(op);
     if (op_database(op) == NULL) {
         fail(op, ERRC_NOT_FOUND, "the database was deleted");
         return;

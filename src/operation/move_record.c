@@ -37,10 +37,10 @@ static const struct number {
     UNSIGNED(copy_rows),        UNSIGNED(copy_bytes),     UNSIGNED(total_rows),
     UNSIGNED(total_bytes),      UNSIGNED(verified_rows),  UNSIGNED(buckets_in_motion),
     UNSIGNED(verified_buckets), UNSIGNED(verified_bytes), UNSIGNED(verify_bytes),
-    UNSIGNED(rechecked_rows),   UINT(verified_tables),    UINT(verify_rounds),
-    UINT(fence_attempts),       UNSIGNED(lock_us),        UNSIGNED(inside_us),
-    UNSIGNED(commit_us),        UNSIGNED(open_us),        UNSIGNED(write_block_us),
-    UNSIGNED(marker_us),        UNSIGNED(cleaned_rows),
+    UNSIGNED(rechecked_rows),   UNSIGNED(verify_us),      UINT(verified_tables),
+    UINT(verify_rounds),        UINT(fence_attempts),     UNSIGNED(lock_us),
+    UNSIGNED(inside_us),        UNSIGNED(commit_us),      UNSIGNED(open_us),
+    UNSIGNED(write_block_us),   UNSIGNED(marker_us),      UNSIGNED(cleaned_rows),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT

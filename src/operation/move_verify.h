@@ -34,7 +34,7 @@ struct verify {
     unsigned round;
     int bucket; /* the one that is narrowed down */
     int differing;
-    uint64_t journaled_ns;
+    uint64_t started_ns, journaled_ns;
     /* of the statement that runs on both sides */
     void (*take)(struct move_op *op, int side, const struct pg_reply *reply); /* of each: 0 owner, 1 copy */
     void (*next)(struct move_op *op);

@@ -14,9 +14,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VERIFY_BUCKETS 1024
-#define VERIFY_STABLE  2 /* rounds, beside the first, in which a difference may not change before it counts  \
-                          */
+/* Rounds beside the first in which a difference may not change before it counts. */
+#define VERIFY_STABLE   2
+#define VERIFY_BUCKETS  1024
 #define VERIFY_SUM_SIZE 40
 
 /* What one side has of an item; zeroed = no rows. */

@@ -33,11 +33,11 @@ static void fill(struct move_record *r)
     r->decided_us = -1;
     r->phase_started_us = 5;
     uint64_t *const numbers[] = {
-        &r->source_system,    &r->target_system,  &r->publication,       &r->source_epoch,  &r->target_epoch,
-        &r->copy_us,          &r->build_us,       &r->copy_rows,         &r->copy_bytes,    &r->total_rows,
-        &r->total_bytes,      &r->verified_rows,  &r->buckets_in_motion, &r->lock_us,       &r->inside_us,
-        &r->commit_us,        &r->open_us,        &r->write_block_us,    &r->marker_us,     &r->cleaned_rows,
-        &r->verified_buckets, &r->verified_bytes, &r->verify_bytes,      &r->rechecked_rows};
+        &r->source_system,    &r->target_system,  &r->publication,       &r->source_epoch,   &r->target_epoch,
+        &r->copy_us,          &r->build_us,       &r->copy_rows,         &r->copy_bytes,     &r->total_rows,
+        &r->total_bytes,      &r->verified_rows,  &r->buckets_in_motion, &r->lock_us,        &r->inside_us,
+        &r->commit_us,        &r->open_us,        &r->write_block_us,    &r->marker_us,      &r->cleaned_rows,
+        &r->verified_buckets, &r->verified_bytes, &r->verify_bytes,      &r->rechecked_rows, &r->verify_us};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         *numbers[i] = UINT64_MAX - i;
     r->verify_rounds = UINT_MAX;
