@@ -2,7 +2,8 @@
 
 Ours is the verification of a split: counts and checksums of 1,024 buckets, with the marker round trips and journal
 writes that it makes. Peers do what people do by hand, while the manager stands still (SIGSTOP) right after it, on the
-same rows in the same caches: what COPY prints of both sides, at the same time, goes to md5sum, and the sums are compared.
+same rows in the same caches: what COPY prints of both sides, at the same time, goes to md5sum, and the sums are
+compared.
 
 - sorted by key: COPY (SELECT ... ORDER BY primary key). The server sorts, by index if it likes: the fastest way known
   to get an md5 of a sorted dump, and the peer of the goal.
