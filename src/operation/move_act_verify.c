@@ -35,7 +35,8 @@ void verify_free(struct move_op *op)
     if (v == NULL)
         return;
     verify_rows_free(v);
-    free(v->columns);
+    free(v->columns[0]);
+    free(v->columns[1]);
     free(v);
     op->verify = NULL;
 }
@@ -302,9 +303,8 @@ static void differs_namelessly(struct move_op *op, int bucket)
         return;
     }
     (void)err_set(&err, ERRC_CORRUPT,
-                  "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, too many to name "
-                  "those that "
-                  "differ, and nothing changes there",
+                  "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, too many to "
+                  "name those that differ, and nothing changes there",
                   verify_table_name(op), bucket, VERIFY_BUCKETS, (long long)b->owner.rows, v->plan.owner_name,
                   (long long)b->copy.rows, v->plan.copy_name);
     verify_end(op, &err);
@@ -396,14 +396,7 @@ static void table_told(struct move_op *op, int side, const struct pg_reply *repl
     struct verify *v = op->verify;
     const char *columns = pg_value(reply, 0, 0), *cut = pg_value(reply, 0, 3);
     int64_t bytes = 0, rows = 0;
-    if (columns == NULL || (v->columns != NULL && strcmp(v->columns, columns) != 0)) {
-        (void)err_set(&v->err, ERRC_REFUSED, "%s is not the same table on %s and %s: columns %s; %s",
-                      verify_table_name(op), v->plan.owner_name, v->plan.copy_name,
-                      v->columns != NULL ? v->columns : "(none)", columns != NULL ? columns : "(none)");
-        return;
-    }
-    if (v->columns == NULL)
-        v->columns = mem_strdup(columns);
+    v->columns[side] = mem_strdup(columns != NULL ? columns : "none");
     if (side != 0)
         return;
     pg_value_int64(reply, 0, 1, &bytes);
@@ -416,9 +409,25 @@ static void table_told(struct move_op *op, int side, const struct pg_reply *repl
 static void table_known(struct move_op *op)
 {
     struct verify *v = op->verify;
+    struct err err = {0};
+    if (strcmp(v->columns[0], v->columns[1]) != 0) {
+        (void)err_set(&err, ERRC_REFUSED, "%s is not the same table on %s (%s) and on %s (%s): make it so",
+                      verify_table_name(op), v->plan.owner_name, v->columns[0], v->plan.copy_name,
+                      v->columns[1]);
+        verify_end(op, &err);
+        return;
+    }
     if (v->cut_column[0] == '\0') /* it was cut before, and cannot be now: all of it */
         v->after[0] = '\0';
     next_piece(op);
+}
+
+static void forget_columns(struct verify *v)
+{
+    for (int side = 0; side < 2; side++) {
+        free(v->columns[side]);
+        v->columns[side] = NULL;
+    }
 }
 
 static void next_table(struct move_op *op)
@@ -426,8 +435,7 @@ static void next_table(struct move_op *op)
     struct verify *v = op->verify;
     struct move_record *r = op_record(op);
     struct buf sql = {0};
-    free(v->columns);
-    v->columns = NULL;
+    forget_columns(v);
     v->exact = false;
     v->table = r->verified_tables;
     const char *table = verify_table_name(op);

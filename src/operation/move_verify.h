@@ -26,7 +26,7 @@ struct verify {
     /* of that table, as the owner says */
     uint64_t bytes, rows;
     char cut_column[80]; /* "" = it is read in one piece */
-    char *columns;
+    char *columns[2];    /* as either side tells them */
     /* the present piece: (after, upto], "" = open */
     char after[VERIFY_CUT_SIZE], upto[VERIFY_CUT_SIZE];
     uint64_t piece_bytes;
