@@ -17,14 +17,14 @@ COLUMNS = [
     "span interval", "flag bool", "doc jsonb", "real float8", "small float4", "id uuid", "\"Odd \"\"one\"\" %s\" text",
     "twice int GENERATED ALWAYS AS (b * 2) STORED", "mood mood", "moods mood[]", "pair pair", "plain json", "tiny smallint",
     "fixed char(7)", "part int4range", "address inet", "cost money", "clock time", "zoned timetz", "words tsvector",
-    "numbers int[]", "spot point", "relation regclass", "low lowly", "markup xml", "name name", "bits varbit",
+    "numbers int[]", "spot point", "relation regclass", "low lowly", "name name", "bits varbit",
 ]  # fmt: skip
 TYPES = """CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (a int, b mood);
 CREATE DOMAIN lowly AS int CHECK (VALUE < 100000)"""
 OTHER_TYPES = """CREATE TYPE filler AS ENUM ('x'); CREATE DOMAIN lowly AS int CHECK (VALUE < 100000);
 CREATE TYPE mood AS ENUM ('sad', 'glad'); CREATE TYPE pair AS (a int, b mood)"""
 FILL = """INSERT INTO odd (k, b, h, x, bytes, at, list, day, span, flag, doc, real, small, id, "Odd ""one"" %s", mood, moods, pair,
-    plain, tiny, fixed, part, address, cost, clock, zoned, words, numbers, spot, relation, low, markup, name, bits)
+    plain, tiny, fixed, part, address, cost, clock, zoned, words, numbers, spot, relation, low, name, bits)
 SELECT i, nullif(i % 3, 0), CASE i % 4 WHEN 0 THEN '' WHEN 1 THEN NULL WHEN 2 THEN 'a,"b"\\c' ELSE repeat('ünï' || i, 3000) END,
     CASE WHEN i % 5 = 0 THEN 'NaN'::numeric ELSE i / 7.0 END, decode(md5(i::text), 'hex'),
     CASE WHEN i % 9 = 0 THEN 'infinity'::timestamptz ELSE '2026-03-29 00:59:59.123456+00'::timestamptz + i * interval '1 h' END,
@@ -32,12 +32,12 @@ SELECT i, nullif(i % 3, 0), CASE i % 4 WHEN 0 THEN '' WHEN 1 THEN NULL WHEN 2 TH
     i * interval '1 day 2 months 3.5 s', i % 2 = 0, jsonb_build_object('a', i, 'b', NULL), i / 3.0::float8, i / 3.0::float4,
     md5(i::text)::uuid, repeat('é', i % 5), 'glad', ARRAY['sad', NULL]::mood[], ROW(i, 'glad')::pair,
     '{"b":  1, "a": 2}', i, 'x', int4range(i, i + 9), '10.0.0.1/8', 12.34::numeric::money, '12:00:01.5', '12:00:01.5+02',
-    'fat:2 cat:3'::tsvector, ARRAY[i, NULL], point(i / 3.0, 1e300), 'pg_class', i, '<a>1</a>', 'n' || i, B'101'
+    'fat:2 cat:3'::tsvector, ARRAY[i, NULL], point(i / 3.0, 1e300), 'pg_class', i, 'n' || i, B'101'
 FROM generate_series(1, 300) i"""
 # sessions of different users and databases have different ones
 HABITS = (
     "SET \"TimeZone\" = 'Asia/Kolkata'; SET \"DateStyle\" = 'SQL, DMY'; SET \"IntervalStyle\" = 'iso_8601'; "
-    "SET extra_float_digits = -5; SET bytea_output = 'escape'; SET xmlbinary = 'hex'"
+    "SET extra_float_digits = -5; SET bytea_output = 'escape'"
 )
 
 
@@ -85,7 +85,7 @@ CHANGES = [
     'UPDATE odd SET h = \'x\', "Odd ""one"" %s" = \'\' WHERE k = 3',
     "UPDATE odd SET x = trunc(x, 2) * 1.00 WHERE k = 7",
     "UPDATE odd SET x = -x WHERE k = 8",  # PostgreSQL's own hash of a numeric has no sign
-    "UPDATE odd SET x = x + 0.000 WHERE k = 1",
+    "UPDATE odd SET x = round(x, 30) WHERE k = 1",
     "UPDATE odd SET real = real + 1e-13 WHERE k = 8",
     "UPDATE odd SET small = small * 1.0001 WHERE k = 8",
     "UPDATE odd SET mood = 'sad' WHERE k = 8",
@@ -248,7 +248,7 @@ def test_what_a_table_is_cut_along(server):
             CREATE TABLE named (k text PRIMARY KEY); INSERT INTO named SELECT to_char(i, '0000') FROM generate_series(1, 1000) i;
             CREATE TABLE timed (k bigint, at timestamptz NOT NULL, n int, PRIMARY KEY (k, at)); CREATE INDEX ON timed (at);
             INSERT INTO timed SELECT hashint8(i), '2026-01-01'::timestamptz + i * interval '1 min' FROM generate_series(1, 1000) i""")
-        shard.make("", shuffled="k", named="k", timed="k")
+        shard.make("", ranges=((LEAST, MOST),), shuffled="k", named="k", timed="k")
         shard.run("ANALYZE")
         for table, cut in (("shuffled", None), ("named", None), ("timed", "at")):
             assert shard.value("SELECT cut_column FROM shardherd.verify_table(%s)", f"public.{table}") == cut
@@ -261,7 +261,7 @@ def test_partitions_and_tables_without_a_key(server):
             CREATE TABLE logs_2 (day date NOT NULL, k bigint NOT NULL);
             ALTER TABLE logs ATTACH PARTITION logs_2 FOR VALUES FROM ('2025-01-01') TO ('2030-01-01');
             CREATE TABLE loose (k bigint NOT NULL, v int); ALTER TABLE loose REPLICA IDENTITY FULL""")
-        shard.make("", logs="k", loose="k")
+        shard.make("", ranges=((LEAST, MOST),), logs="k", loose="k")
         shard.run(
             "INSERT INTO logs SELECT i, d FROM generate_series(1, 50) i, (VALUES ('2024-02-02'::date), ('2026-02-02')) v(d)"
         )
