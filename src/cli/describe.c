@@ -321,6 +321,9 @@ static void measured_section(struct buf *out, yyjson_val *record)
     line_us(out, "Copy", record, "copy_us");
     line_us(out, "Indexes and constraints", record, "build_us");
     line_positive(out, "Rows verified", record, "verified_rows", human_count);
+    line_positive(out, "Tables verified", record, "verified_tables", human_count);
+    line_positive(out, "Buckets in motion", record, "buckets_in_motion", human_count);
+    line_us(out, "Verification", record, "verify_us");
     line_us(out, "Marker round trip", record, "marker_us");
     line_positive(out, "Tries of the fence", record, "fence_attempts", human_count);
     line_us(out, "Writes blocked", record, "write_block_us");

@@ -86,8 +86,9 @@ struct config {
     struct balance_policy balance;
     int max_moves; /* at a time in the fleet; 2 */
     /* moves */
-    int copy_lanes; /* 4 */
-    int copy_rate;  /* MiB/s of one move; 0 = no limit */
+    int copy_lanes;  /* 4 */
+    int copy_rate;   /* MiB/s of one move; 0 = no limit */
+    int verify_rate; /* MiB/s of tables read on either side; 0 = no limit */
 };
 
 /* All defaults; state_directory is root's. */

@@ -421,6 +421,16 @@ static const struct config_key keys[] = {
      .help = "MiB/s that the copy of one move takes at most, for all of its lanes; 0 = as fast as it goes. A "
              "copy "
              "under way keeps the rate it began with."},
+    {.path = "moves.verify_rate",
+     .type = CONFIG_INT,
+     .offset = AT(verify_rate),
+     .standard = "0",
+     .low = "0",
+     .high = "100000",
+     .reloadable = true,
+     .help =
+         "MiB/s of a table that the verification of one move reads on either side at most, on average; 0 = "
+         "as fast as it goes, with the server's own limit of parallel workers."},
     {.path = "balance.max_moves",
      .type = CONFIG_INT,
      .offset = AT(max_moves),

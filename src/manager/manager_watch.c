@@ -81,6 +81,7 @@ void manager_set_copying(struct manager *m)
 {
     m->operations.services.copy_lanes = (unsigned)m->config.copy_lanes;
     m->operations.services.copy_rate = (uint64_t)m->config.copy_rate << 20;
+    m->operations.services.verify_rate = (uint64_t)m->config.verify_rate << 20;
 }
 
 void manager_watch_text(struct manager *m)

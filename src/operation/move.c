@@ -46,8 +46,8 @@ static const struct stage {
     [MOVE_COPY] = {{ACT_PUBLISH, ACT_COPY, ACT_BUILD, ACT_SUBSCRIBE, ACT_END}, MOVE_CATCH_UP},
     [MOVE_CATCH_UP] = {{ACT_CATCH_UP, ACT_END}, MOVE_VERIFY},
     [MOVE_VERIFY] = {{ACT_VERIFY, ACT_END}, MOVE_REHEARSE},
-    [MOVE_REHEARSE] = {{ACT_REVERSE_SLOT, ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE, ACT_REHEARSE,
-                        ACT_END},
+    [MOVE_REHEARSE] = {{ACT_REVERSE_SLOT, ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE, ACT_RECHECK,
+                        ACT_REHEARSE, ACT_END},
                        MOVE_FENCE},
     [MOVE_FENCE] = {{ACT_END}, MOVE_SETTLE},
     [MOVE_SETTLE] = {{ACT_SETTLE, ACT_ANNOUNCE, ACT_END}, MOVE_WATCH},
@@ -62,13 +62,13 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",      "wait",           "take_term",     "inspect",      "check",        "provision",
-    "schema",       "freeze",         "empty_target",  "publish",      "copy",         "build",
-    "subscribe",    "catch_up",       "verify",        "close_gate",   "rehearse",     "lock",
-    "fence",        "marker",         "route",         "sequences",    "prepare_open", "commit",
-    "rollback",     "unroute",        "resolve",       "open",         "settle",       "announce",
-    "drop_forward", "clean_source",   "unfreeze",      "retire",       "burn_gate",    "remove_target",
-    "reverse_slot", "reverse_follow", "reverse_check", "reverse_drop",
+    "journal",       "wait",         "take_term",      "inspect",       "check",        "provision",
+    "schema",        "freeze",       "empty_target",   "publish",       "copy",         "build",
+    "subscribe",     "catch_up",     "verify",         "close_gate",    "recheck",      "rehearse",
+    "lock",          "fence",        "marker",         "route",         "sequences",    "prepare_open",
+    "commit",        "rollback",     "unroute",        "resolve",       "open",         "settle",
+    "announce",      "drop_forward", "clean_source",   "unfreeze",      "retire",       "burn_gate",
+    "remove_target", "reverse_slot", "reverse_follow", "reverse_check", "reverse_drop",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",

@@ -97,6 +97,7 @@ enum move_action {
     ACT_CATCH_UP,      /* several marker round trips in a row are short */
     ACT_VERIFY,        /* both sides equal; ERRC_CORRUPT with the keys that differ */
     ACT_CLOSE_GATE,    /* gate row and gate guards on T */
+    ACT_RECHECK,       /* some rows of both sides equal; ERRC_CORRUPT as ACT_VERIFY */
     ACT_REHEARSE,      /* markers as calm.h asks, and nobody holds the tables */
     ACT_LOCK,          /* begin the fence transaction on S and lock the tables */
     ACT_FENCE,         /* in it: S's guards without R */
@@ -140,6 +141,8 @@ const char *move_kind_name(enum move_kind kind);
 
 #define MOVE_NAME_SIZE    64
 #define MOVE_FINDINGS_MAX 49152
+#define VERIFY_TABLE_SIZE 144 /* two quoted names */
+#define VERIFY_CUT_SIZE   64  /* a number, time or uuid as text */
 
 /* What is journaled. Owned by the move; text members are never NULL. */
 struct move_record {
@@ -176,7 +179,17 @@ struct move_record {
     uint64_t build_us;                /* indexes, constraints and statistics of a target of our own */
     uint64_t copy_rows, copy_bytes;   /* while and after copying */
     uint64_t total_rows, total_bytes; /* estimated */
-    uint64_t verified_rows, buckets_in_motion;
+    /* verification: where it is, and what it has seen; a new manager goes on there */
+    char verify_action[24];               /* "verify"; "" = none was begun */
+    char verify_table[VERIFY_TABLE_SIZE]; /* the one under way, "" = none */
+    char verify_after[VERIFY_CUT_SIZE]; /* value of its cut column up to which it is done, "" = from its start
+                                         */
+    unsigned verified_tables;           /* whole ones */
+    uint64_t verified_rows, verified_buckets; /* on S; buckets of pieces of tables */
+    uint64_t verified_bytes, verify_bytes;    /* of S's tables: so far, and all */
+    uint64_t buckets_in_motion; /* changed in every round: their rows that stood still are equal */
+    uint64_t rechecked_rows;    /* before the fence */
+    uint64_t verify_us;         /* of all tries */
     unsigned verify_rounds;
     unsigned fence_attempts;
     uint64_t lock_us, inside_us, commit_us, open_us; /* of the try that succeeded */

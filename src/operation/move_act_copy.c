@@ -267,6 +267,7 @@ static void next_marker(struct loop_timer *timer, void *data)
 void act_catch_up(struct move_op *op)
 {
     op->fast_markers = 0;
+    op_record(op)->verify_action[0] = '\0'; /* of another copy, if it was copied again */
     op->catch_up_until_ns = op_now(op) + CATCH_UP_LIMIT_NS;
     marker_round_trip(op, SLOW_MARKER_NS, caught_up_once);
 }

@@ -1,206 +1,514 @@
 /*
- * Verification under load: counts and order-free checksums of R per bucket on both sides.
+ * Verification under load: counts and order-free checksums of R per bucket on both sides, table by table.
  *
- * Both sides are read at the same moment, but not at the same point of the stream of changes, so buckets that
- * are being written may differ. Those are read again after a marker has made the round trip, in ever smaller
- * numbers. A bucket that differs while neither side changes between two rounds is a difference of the data;
- * one that keeps changing for all rounds cannot be judged under load and is counted as in motion.
+ * One statement reads a table, or a piece of it, on both sides at the same moment, and returns the buckets
+ * that have rows. What differs is read again after a marker (verify.h), in ever smaller numbers; a bucket
+ * whose difference stands still, or that changes all the time, is narrowed down to its rows
+ * (move_verify_rows.c).
+ *
+ * Pieces bound the work of one statement: it holds a snapshot, behind which S cannot be vacuumed, and under a
+ * rate limit it is followed by a pause. A table is cut along a column of an index whose order is that of the
+ * heap, so that each piece is read in one go; along any other, each piece would read most of the table. A
+ * table without such a column is read in one statement at full speed - as the copy did before, but some times
+ * faster - and the limit holds on average.
+ *
+ * How far it is stands in the journal, so that a new manager, or another try, goes on there.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
-#include "operation/move_op_internal.h"
+#include "operation/move_verify.h"
 #include "operation/sqlf.h"
 
-#define BUCKETS           1024
-#define ROUNDS_MOST       15
-#define STABLE_ROUNDS     2
-#define VERIFY_TIMEOUT_NS (3600 * ENV_NS_PER_S)
-
-struct bucket {
-    int64_t rows;
-    char checksum[32];
-};
-
-struct verify {
-    size_t table;
-    unsigned round; /* of this table, from 0 */
-    struct bucket source[BUCKETS], target[BUCKETS];
-    struct bucket source_before[BUCKETS], target_before[BUCKETS];
-    unsigned stable[BUCKETS]; /* rounds in a row with the same difference */
-    bool wanted[BUCKETS];
-    int outstanding;
-    struct err err;
-};
+#define PIECE_MOST         (4ull << 30) /* bytes of a table in one statement */
+#define JOURNAL_NS         ENV_NS_PER_S /* how often progress is journaled, at most */
+#define MARKER_BOUND_NS    (10 * ENV_NS_PER_S)
+#define STATEMENT_LEAST_NS (3600 * ENV_NS_PER_S) /* a client's deadline, beside a second per 10 MiB */
+#define CUT_TIMEOUT_NS     (300 * ENV_NS_PER_S)
 
 void verify_free(struct move_op *op)
 {
-    free(op->verify);
+    struct verify *v = op->verify;
+    if (v == NULL)
+        return;
+    verify_rows_free(v);
+    free(v->columns[0]);
+    free(v->columns[1]);
+    free(v);
     op->verify = NULL;
 }
 
-static void start_round(struct move_op *op);
-
-static void end_verify(struct move_op *op, const struct err *err)
+void verify_end(struct move_op *op, const struct err *err)
 {
     struct err copy = {0};
+    enum move_action action = op->verify->plan.action;
     if (err != NULL)
         copy = *err;
+    if (action != ACT_RECHECK)
+        op_record(op)->verify_us += (op_now(op) - op->verify->started_ns) / 1000;
     verify_free(op);
-    act_done(op, ACT_VERIFY, err != NULL ? &copy : NULL);
+    act_done(op, action, err != NULL ? &copy : NULL);
 }
 
-static bool same(const struct bucket *a, const struct bucket *b)
+static void fail(struct move_op *op, enum err_code code, const char *text)
 {
-    return a->rows == b->rows && strcmp(a->checksum, b->checksum) == 0;
-}
-
-static void next_table(struct move_op *op)
-{
-    struct verify *v = op->verify;
-    for (int i = 0; i < BUCKETS; i++)
-        op_record(op)->verified_rows += (uint64_t)v->source[i].rows;
-    v->table++;
-    v->round = 0;
-    memset(v->stable, 0, sizeof v->stable);
-    start_round(op);
-}
-
-static void report_difference(struct move_op *op, int bucket)
-{
-    struct verify *v = op->verify;
     struct err err = {0};
-    const struct fleet_database *db = op_database(op);
-    err_set(
-        &err, ERRC_CORRUPT,
-        "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, and nothing changes there",
-        db != NULL ? db->routing->tables[v->table].table : "?", bucket, BUCKETS,
-        (long long)v->source[bucket].rows, op_record(op)->source, (long long)v->target[bucket].rows,
-        op_record(op)->target);
-    end_verify(op, &err);
+    (void)err_set(&err, code, "%s", text);
+    verify_end(op, &err);
 }
+
+const char *verify_table_name(const struct move_op *op)
+{
+    const struct fleet_database *db = op_database(op);
+    return db != NULL && op->verify->table < db->routing->table_count
+               ? db->routing->tables[op->verify->table].table
+               : NULL;
+}
+
+/* ---- one statement on both sides ---- */
+
+static void answered(struct move_op *op, int side, const struct pg_reply *reply)
+{
+    struct verify *v = op->verify;
+    v->outstanding--;
+    if (reply->err != NULL) {
+        v->err = *reply->err;
+        if (!err_is_sql(&v->err, "SHR03"))
+            err_wrap(&v->err, "verify on %s", side == 0 ? v->plan.owner_name : v->plan.copy_name);
+    } else if (v->err.code == ERRC_NONE)
+        v->take(op, side, reply);
+    if (v->outstanding > 0)
+        return;
+    if (v->err.code != ERRC_NONE)
+        verify_end(op, &v->err);
+    else if (op->core.undo_wanted)
+        fail(op, ERRC_CANCELED, "taken back");
+    else
+        v->next(op);
+}
+
+static void owner_answered(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    answered(op, 0, reply);
+}
+
+static void copy_answered(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)action;
+    answered(op, 1, reply);
+}
+
+void verify_both(struct move_op *op, struct buf *sql,
+                 void (*take)(struct move_op *op, int side, const struct pg_reply *reply),
+                 void (*next)(struct move_op *op))
+{
+    struct verify *v = op->verify;
+    uint64_t timeout_ns = STATEMENT_LEAST_NS + v->bytes / (10 << 20) * ENV_NS_PER_S;
+    /* who sets a limit wants the servers left alone */
+    const char *alone =
+        op_services(op)->verify_rate > 0 ? "SET LOCAL max_parallel_workers_per_gather = 0; " : "";
+    v->take = take;
+    v->next = next;
+    v->outstanding = 2;
+    act_sql_any(op, v->plan.owner, v->plan.action, timeout_ns, owner_answered, "%s%s", alone, buf_text(sql));
+    act_sql_any(op, v->plan.copy, v->plan.action, timeout_ns, copy_answered, "%s%s", alone, buf_text(sql));
+    buf_free(sql);
+}
+
+void verify_take_sums(struct verify_item *items, int side, const struct pg_reply *reply)
+{
+    for (int row = 0; row < pg_rows(reply); row++) {
+        int64_t number = -1;
+        const char *checksum = pg_value(reply, row, 2);
+        if (!pg_value_int64(reply, row, 0, &number) || number < 0 || number >= VERIFY_BUCKETS ||
+            !items[number].wanted || checksum == NULL)
+            continue;
+        struct verify_sum *sum = side == 0 ? &items[number].owner : &items[number].copy;
+        pg_value_int64(reply, row, 1, &sum->rows);
+        snprintf(sum->checksum, sizeof sum->checksum, "%s", checksum);
+    }
+}
+
+void verify_add_cut(const struct move_op *op, struct buf *sql)
+{
+    const struct verify *v = op->verify;
+    sqlf(sql, ", %L, %L, %L)", v->cut_column[0] != '\0' ? v->cut_column : NULL,
+         v->after[0] != '\0' ? v->after : NULL, v->upto[0] != '\0' ? v->upto : NULL);
+}
+
+/* ---- a marker in between ---- */
 
 static void marker_came(struct move_op *op, const struct err *err)
 {
     if (err != NULL)
-        end_verify(op, err);
+        verify_end(op, err);
+    else if (op->core.undo_wanted)
+        fail(op, ERRC_CANCELED, "taken back");
     else
-        start_round(op);
+        op->verify->next(op);
+}
+
+void verify_marker(struct move_op *op, void (*then)(struct move_op *op))
+{
+    op->verify->next = then;
+    op->verify->plan.marker(op, MARKER_BOUND_NS, marker_came);
+}
+
+/* ---- pieces: how far it is ---- */
+
+static void next_table(struct move_op *op);
+static void next_piece(struct move_op *op);
+
+static void go_on(struct move_op *op)
+{
+    if (op->core.undo_wanted)
+        fail(op, ERRC_CANCELED, "taken back");
+    else if (op->verify->upto[0] == '\0')
+        next_table(op);
+    else
+        next_piece(op);
+}
+
+static void paused(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    go_on(data);
+}
+
+/* As long as the rate asks for what was read, less the time that it took. */
+static void pause_then_go_on(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    uint64_t rate = op_services(op)->verify_rate;
+    uint64_t took = op_now(op) - v->piece_started_ns;
+    uint64_t due = rate > 0 ? (uint64_t)((double)v->piece_read / (double)rate * 1e9) : 0;
+    if (due <= took) {
+        go_on(op);
+        return;
+    }
+    op->poll_timer.fire = paused;
+    loop_timer_start(&op->poll_timer, due - took);
+}
+
+static void on_journaled(struct operation *base, const struct err *err, void *data)
+{
+    struct move_op *op = (struct move_op *)base;
+    (void)data;
+    if (op->stopped)
+        return;
+    if (err == NULL) {
+        pause_then_go_on(op);
+        return;
+    }
+    struct err copy = *err;
+    if (copy.code == ERRC_CONFLICT) /* another manager wrote it: this one may do nothing more */
+        copy.code = ERRC_STALE;
+    verify_end(op, &copy);
+}
+
+static void count_piece(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    struct move_record *r = op_record(op);
+    for (int i = 0; i < VERIFY_BUCKETS; i++) {
+        r->verified_rows += (uint64_t)v->buckets[i].owner.rows;
+        r->verified_buckets += !v->buckets[i].wanted && v->buckets[i].owner.rows > 0;
+    }
+    r->verified_bytes += v->piece_bytes;
+    memcpy(r->verify_after, v->upto, sizeof r->verify_after);
+    memcpy(v->after, v->upto, sizeof v->after);
+    if (v->upto[0] == '\0') {
+        r->verified_tables++;
+        r->verify_table[0] = '\0';
+    }
+    operation_changed(&op->op);
+}
+
+static void piece_done(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    struct err err = {0};
+    count_piece(op);
+    if (v->upto[0] != '\0' && op_now(op) - v->journaled_ns < JOURNAL_NS) {
+        pause_then_go_on(op);
+        return;
+    }
+    v->journaled_ns = op_now(op);
+    if (operation_journal(&op->op, on_journaled, NULL, &err) != 0)
+        verify_end(op, &err);
+}
+
+/* ---- rounds ---- */
+
+static void bucket_sums(struct move_op *op, int side, const struct pg_reply *reply)
+{
+    verify_take_sums(op->verify->buckets, side, reply);
+}
+
+static void judge_round(struct move_op *op);
+
+static void start_round(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    const struct move_record *r = op_record(op);
+    const char *table = verify_table_name(op);
+    struct buf sql = {0};
+    if (table == NULL) {
+        fail(op, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    verify_clear(v->buckets, VERIFY_BUCKETS);
+    sqlf(&sql, "SELECT * FROM shardherd.verify_buckets(%L, %s, %d, %d, ", table, v->exact ? "true" : "false",
+         r->range.lo, r->range.hi);
+    if (v->round == 0)
+        buf_add_text(&sql, "NULL");
+    else {
+        buf_add_text(&sql, "'{");
+        for (int i = 0, n = 0; i < VERIFY_BUCKETS; i++)
+            if (v->buckets[i].wanted)
+                buf_printf(&sql, "%s%d", n++ > 0 ? "," : "", i);
+        buf_add_text(&sql, "}'::int[]");
+    }
+    verify_add_cut(op, &sql);
+    v->piece_read += v->piece_bytes;
+    verify_both(op, &sql, bucket_sums, judge_round);
+}
+
+void verify_next_round(struct move_op *op)
+{
+    verify_marker(op, start_round);
+}
+
+static int first_wanted(const struct verify *v)
+{
+    for (int i = 0; i < VERIFY_BUCKETS; i++)
+        if (v->buckets[i].wanted)
+            return i;
+    return -1;
+}
+
+/* A bucket that stands still, while the rows that were looked at do not say why: there are more. */
+static void differs_namelessly(struct move_op *op, int bucket)
+{
+    struct verify *v = op->verify;
+    const struct verify_item *b = &v->buckets[bucket];
+    struct err err = {0};
+    if (!v->exact) {
+        v->exact = true;
+        verify_piece_again(op);
+        return;
+    }
+    (void)err_set(&err, ERRC_CORRUPT,
+                  "%s differs in bucket %d of %d of the range: %lld rows on %s, %lld on %s, too many to "
+                  "name those that differ, and nothing changes there",
+                  verify_table_name(op), bucket, VERIFY_BUCKETS, (long long)b->owner.rows, v->plan.owner_name,
+                  (long long)b->copy.rows, v->plan.copy_name);
+    verify_end(op, &err);
 }
 
 static void judge_round(struct move_op *op)
 {
     struct verify *v = op->verify;
-    int differing = 0;
-    for (int i = 0; i < BUCKETS; i++) {
-        if (!v->wanted[i])
-            continue;
-        v->wanted[i] = !same(&v->source[i], &v->target[i]);
-        if (!v->wanted[i])
-            continue;
-        differing++;
-        bool still = v->round > 0 && same(&v->source[i], &v->source_before[i]) &&
-                     same(&v->target[i], &v->target_before[i]);
-        v->stable[i] = still ? v->stable[i] + 1 : 0;
-        if (v->stable[i] >= STABLE_ROUNDS) {
-            report_difference(op, i);
-            return;
-        }
-    }
+    int stable;
+    v->differing = verify_judge(v->buckets, VERIFY_BUCKETS, &stable);
     op_record(op)->verify_rounds++;
     v->round++;
-    if (differing == 0)
-        next_table(op);
-    else if (v->round >= ROUNDS_MOST) {
-        op_record(op)->buckets_in_motion += (uint64_t)differing;
-        next_table(op);
-    } else {
-        memcpy(v->source_before, v->source, sizeof v->source);
-        memcpy(v->target_before, v->target, sizeof v->target);
-        marker_round_trip(op, 10 * ENV_NS_PER_S, marker_came);
-    }
+    if (v->differing == 0)
+        piece_done(op);
+    else if (v->round >= VERIFY_ROUNDS_MOST && stable >= 0)
+        differs_namelessly(op, stable);
+    else if (v->round >= VERIFY_ROUNDS_MOST) {
+        op_record(op)->buckets_in_motion += (uint64_t)v->differing;
+        piece_done(op);
+    } else if (stable >= 0 || v->round >= VERIFY_NARROW_FROM) {
+        v->bucket = stable >= 0 ? stable : first_wanted(v);
+        verify_narrow(op);
+    } else
+        verify_next_round(op);
 }
 
-static void keep(struct verify *v, struct bucket *side, const struct pg_reply *reply)
-{
-    for (int i = 0; i < BUCKETS; i++)
-        if (v->wanted[i])
-            side[i] = (struct bucket){0};
-    for (int row = 0; row < pg_rows(reply); row++) {
-        int64_t bucket = -1;
-        pg_value_int64(reply, row, 0, &bucket);
-        if (bucket < 0 || bucket >= BUCKETS)
-            continue;
-        pg_value_int64(reply, row, 1, &side[bucket].rows);
-        snprintf(side[bucket].checksum, sizeof side[bucket].checksum, "%s", pg_value(reply, row, 2));
-    }
-}
-
-static void side_done(struct move_op *op, struct bucket *side, const struct pg_reply *reply)
+void verify_bucket_done(struct move_op *op, bool equal)
 {
     struct verify *v = op->verify;
-    v->outstanding--;
-    if (reply->err != NULL)
-        v->err = *reply->err;
+    v->buckets[v->bucket].wanted = false;
+    if (!equal)
+        op_record(op)->buckets_in_motion++;
+    if (first_wanted(v) < 0)
+        piece_done(op);
     else
-        keep(v, side, reply);
-    if (v->outstanding > 0)
-        return;
-    if (v->err.code != ERRC_NONE)
-        end_verify(op, &v->err);
-    else
-        judge_round(op);
+        verify_next_round(op);
 }
 
-static void source_summed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)action;
-    side_done(op, op->verify->source, reply);
-}
-
-static void target_summed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)action;
-    side_done(op, op->verify->target, reply);
-}
-
-static void start_round(struct move_op *op)
+void verify_piece_again(struct move_op *op)
 {
     struct verify *v = op->verify;
-    const struct fleet_database *db = op_database(op);
-    const struct move_record *r = op_record(op);
-    struct buf wanted = {0};
-    if (db == NULL || v->table >= db->routing->table_count) {
-        end_verify(op, NULL);
+    v->round = 0;
+    verify_begin(v->buckets, VERIFY_BUCKETS);
+    start_round(op);
+}
+
+static void cut_found(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    struct verify *v = op->verify;
+    (void)action;
+    if (reply->err != NULL) {
+        verify_end(op, reply->err);
         return;
     }
-    if (v->round == 0) {
-        memset(v->wanted, 1, sizeof v->wanted);
-        buf_add_text(&wanted, "NULL");
-    } else {
-        buf_add_text(&wanted, "ARRAY[");
-        for (int i = 0, n = 0; i < BUCKETS; i++)
-            if (v->wanted[i])
-                buf_printf(&wanted, "%s%d", n++ > 0 ? "," : "", i);
-        buf_add_text(&wanted, "]");
+    const char *upto = pg_value(reply, 0, 0);
+    snprintf(v->upto, sizeof v->upto, "%s", upto != NULL ? upto : "");
+    verify_piece_again(op);
+}
+
+/* How much one statement may read. */
+static uint64_t piece_size(const struct move_op *op)
+{
+    uint64_t rate = op_services(op)->verify_rate;
+    return rate > 0 && rate < PIECE_MOST ? rate : PIECE_MOST;
+}
+
+static void next_piece(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    v->piece_started_ns = op_now(op);
+    v->piece_read = 0;
+    v->piece_bytes = v->bytes;
+    v->upto[0] = '\0';
+    if (v->cut_column[0] == '\0' || v->rows == 0 || v->bytes <= piece_size(op)) {
+        verify_piece_again(op);
+        return;
     }
-    v->outstanding = 2;
-    const char *sql = "SELECT bucket, row_count, checksum FROM shardherd.buckets(%L, %d, %d, 1024, %s)";
-    act_sql_any(op, &op->source, ACT_VERIFY, VERIFY_TIMEOUT_NS, source_summed, sql,
-                db->routing->tables[v->table].table, r->range.lo, r->range.hi, buf_text(&wanted));
-    act_sql_any(op, &op->target, ACT_VERIFY, VERIFY_TIMEOUT_NS, target_summed, sql,
-                db->routing->tables[v->table].table, r->range.lo, r->range.hi, buf_text(&wanted));
-    buf_free(&wanted);
+    uint64_t rows = (uint64_t)((double)v->rows * (double)piece_size(op) / (double)v->bytes) + 1;
+    v->piece_bytes = piece_size(op);
+    act_sql_any(op, v->plan.owner, v->plan.action, CUT_TIMEOUT_NS, cut_found,
+                "SELECT shardherd.verify_cut(%L, %L, %L, %d)", verify_table_name(op), v->cut_column,
+                v->after[0] != '\0' ? v->after : NULL, (int64_t)rows);
+}
+
+/* ---- tables ---- */
+
+static void table_told(struct move_op *op, int side, const struct pg_reply *reply)
+{
+    struct verify *v = op->verify;
+    const char *columns = pg_value(reply, 0, 0), *cut = pg_value(reply, 0, 3);
+    int64_t bytes = 0, rows = 0;
+    v->columns[side] = mem_strdup(columns != NULL ? columns : "none");
+    if (side != 0)
+        return;
+    pg_value_int64(reply, 0, 1, &bytes);
+    pg_value_int64(reply, 0, 2, &rows);
+    v->bytes = (uint64_t)bytes;
+    v->rows = (uint64_t)rows;
+    snprintf(v->cut_column, sizeof v->cut_column, "%s", cut != NULL ? cut : "");
+}
+
+static void table_known(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    struct err err = {0};
+    if (strcmp(v->columns[0], v->columns[1]) != 0) {
+        (void)err_set(&err, ERRC_REFUSED, "%s is not the same table on %s (%s) and on %s (%s): make it so",
+                      verify_table_name(op), v->plan.owner_name, v->columns[0], v->plan.copy_name,
+                      v->columns[1]);
+        verify_end(op, &err);
+        return;
+    }
+    if (v->cut_column[0] == '\0') /* it was cut before, and cannot be now: all of it */
+        v->after[0] = '\0';
+    next_piece(op);
+}
+
+static void forget_columns(struct verify *v)
+{
+    for (int side = 0; side < 2; side++) {
+        free(v->columns[side]);
+        v->columns[side] = NULL;
+    }
+}
+
+static void next_table(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    struct move_record *r = op_record(op);
+    struct buf sql = {0};
+    forget_columns(v);
+    v->exact = false;
+    v->table = r->verified_tables;
+    const char *table = verify_table_name(op);
+    if (op_database(op) == NULL)
+        fail(op, ERRC_NOT_FOUND, "the database was deleted");
+    else if (table == NULL) /* all of them */
+        verify_end(op, NULL);
+    else {
+        snprintf(r->verify_table, sizeof r->verify_table, "%s", table);
+        sqlf(&sql, "SELECT * FROM shardherd.verify_table(%L)", table);
+        verify_both(op, &sql, table_told, table_known);
+    }
+}
+
+/* Where the journal says that it was, or at the beginning. */
+static void find_place(struct move_op *op)
+{
+    struct verify *v = op->verify;
+    struct move_record *r = op_record(op);
+    const char *name = move_action_name(v->plan.action);
+    v->table = r->verified_tables;
+    const char *table = verify_table_name(op);
+    bool same = strcmp(r->verify_action, name) == 0 &&
+                (r->verify_table[0] == '\0' || (table != NULL && strcmp(r->verify_table, table) == 0));
+    if (same) {
+        memcpy(v->after, r->verify_after, sizeof v->after);
+        log_event(LOG_INFO, "verification goes on", "op", r->id, "db", r->database, "table", table, "at",
+                  v->after[0] != '\0' ? "amid" : "start", "rows", log_num((long long)r->verified_rows), NULL);
+        return;
+    }
+    snprintf(r->verify_action, sizeof r->verify_action, "%s", name);
+    r->verify_table[0] = r->verify_after[0] = '\0';
+    r->verified_rows = r->verified_bytes = r->verified_buckets = r->buckets_in_motion = r->verify_us = 0;
+    r->verified_tables = r->verify_rounds = 0;
+}
+
+static void size_told(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    int64_t bytes = 0;
+    (void)action;
+    if (reply->err != NULL) {
+        verify_end(op, reply->err);
+        return;
+    }
+    pg_value_int64(reply, 0, 0, &bytes);
+    op_record(op)->verify_bytes = (uint64_t)bytes;
+    next_table(op);
+}
+
+void verify_start(struct move_op *op, const struct verify_plan *plan)
+{
+    verify_free(op);
+    op->verify = mem_zalloc(sizeof *op->verify);
+    op->verify->plan = *plan;
+    op->verify->started_ns = op->verify->journaled_ns = op_now(op);
+    if (op_database(op) == NULL) {
+        fail(op, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    find_place(op);
+    act_sql_any(op, plan->owner, plan->action, SQL_TIMEOUT_NS, size_told,
+                "SELECT coalesce(sum(v.bytes), 0)::bigint FROM shardherd.tables t, "
+                "LATERAL shardherd.verify_table(t.name) v");
 }
 
 void act_verify(struct move_op *op)
 {
-    verify_free(op);
-    op->verify = mem_zalloc(sizeof *op->verify);
-    op_record(op)->verified_rows = 0;
-    op_record(op)->verify_rounds = 0;
-    op_record(op)->buckets_in_motion = 0;
-    start_round(op);
+    const struct move_record *r = op_record(op);
+    const struct verify_plan plan = {.action = ACT_VERIFY,
+                                     .owner = &op->source,
+                                     .copy = &op->target,
+                                     .owner_name = r->source,
+                                     .copy_name = r->target,
+                                     .marker = marker_round_trip};
+    verify_start(op, &plan);
 }

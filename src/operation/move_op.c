@@ -171,6 +171,7 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_CATCH_UP] = act_catch_up,
     [ACT_VERIFY] = act_verify,
     [ACT_CLOSE_GATE] = act_close_gate,
+    [ACT_RECHECK] = act_recheck,
     [ACT_REHEARSE] = act_rehearse,
     [ACT_LOCK] = act_lock,
     [ACT_FENCE] = act_fence,
@@ -622,6 +623,8 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
         done += share * 0.8;
         *ret_eta_seconds = share > 0.01 ? seconds / share - seconds : NAN;
     }
+    if (r->state == MOVE_VERIFY && r->verify_bytes > 0)
+        done += 0.05 * fmin(1.0, (double)r->verified_bytes / (double)r->verify_bytes);
     return done;
 }
 

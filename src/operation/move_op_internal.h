@@ -173,6 +173,21 @@ void act_build(struct move_op *op);
 /* Ends a copy under way; its action does not complete. */
 void copy_drop(struct move_op *op);
 void act_verify(struct move_op *op); /* move_act_verify.c */
+
+/* One comparison of R's rows on two sides, of which one follows the other. */
+struct verify_plan {
+    enum move_action action;   /* completes with ERRC_CORRUPT, and findings in the record, if they differ */
+    struct link *owner, *copy; /* the copy follows the owner; a connection each, ours meanwhile */
+    const char *owner_name, *copy_name; /* shards; of the record, or constant */
+    /* A marker from the owner to the copy. */
+    void (*marker)(struct move_op *op, uint64_t bound_ns,
+                   void (*done)(struct move_op *op, const struct err *err));
+};
+/* All rows; goes on where the journal says that the same action was. */
+void verify_start(struct move_op *op, const struct verify_plan *plan);
+/* Some rows, in about 100 ms. */
+void verify_start_sample(struct move_op *op, const struct verify_plan *plan); /* move_verify_rows.c */
+void act_recheck(struct move_op *op);
 void verify_free(struct move_op *op);
 void act_close_gate(struct move_op *op); /* move_act_cutover.c */
 void act_lock(struct move_op *op);

@@ -30,16 +30,18 @@ static const struct number {
     {                                                                                                        \
 #member, offsetof(struct move_record, member), false, true                                           \
     }
-    SIGNED(created_us),        SIGNED(ended_us),          SIGNED(decided_us),
-    SIGNED(phase_started_us),  UNSIGNED(bake_ns),         UNSIGNED(source_system),
-    UNSIGNED(target_system),   UNSIGNED(publication),     UNSIGNED(source_epoch),
-    UNSIGNED(source_timeline), UNSIGNED(target_timeline), UNSIGNED(reverse_publication),
-    UNSIGNED(target_epoch),    UNSIGNED(copy_us),         UNSIGNED(build_us),
-    UNSIGNED(copy_rows),       UNSIGNED(copy_bytes),      UNSIGNED(total_rows),
-    UNSIGNED(total_bytes),     UNSIGNED(verified_rows),   UNSIGNED(buckets_in_motion),
-    UINT(verify_rounds),       UINT(fence_attempts),      UNSIGNED(lock_us),
-    UNSIGNED(inside_us),       UNSIGNED(commit_us),       UNSIGNED(open_us),
-    UNSIGNED(write_block_us),  UNSIGNED(marker_us),       UNSIGNED(cleaned_rows),
+    SIGNED(created_us),         SIGNED(ended_us),          SIGNED(decided_us),
+    SIGNED(phase_started_us),   UNSIGNED(bake_ns),         UNSIGNED(source_system),
+    UNSIGNED(target_system),    UNSIGNED(publication),     UNSIGNED(source_epoch),
+    UNSIGNED(source_timeline),  UNSIGNED(target_timeline), UNSIGNED(reverse_publication),
+    UNSIGNED(target_epoch),     UNSIGNED(copy_us),         UNSIGNED(build_us),
+    UNSIGNED(copy_rows),        UNSIGNED(copy_bytes),      UNSIGNED(total_rows),
+    UNSIGNED(total_bytes),      UNSIGNED(verified_rows),   UNSIGNED(buckets_in_motion),
+    UINT(verify_rounds),        UINT(fence_attempts),      UNSIGNED(lock_us),
+    UNSIGNED(inside_us),        UNSIGNED(commit_us),       UNSIGNED(open_us),
+    UNSIGNED(write_block_us),   UNSIGNED(marker_us),       UNSIGNED(cleaned_rows),
+    UNSIGNED(verified_buckets), UNSIGNED(verified_bytes),  UNSIGNED(verify_bytes),
+    UNSIGNED(rechecked_rows),   UNSIGNED(verify_us),       UINT(verified_tables),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
@@ -169,6 +171,9 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "reason", r->reason);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(r->error.code));
     yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
+    yyjson_mut_obj_add_str(doc, root, "verify_action", r->verify_action);
+    yyjson_mut_obj_add_str(doc, root, "verify_table", r->verify_table);
+    yyjson_mut_obj_add_str(doc, root, "verify_after", r->verify_after);
     if (r->findings.length > 0)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
     print_numbers(&asked, doc, root);
@@ -207,6 +212,21 @@ static int get_text(yyjson_val *root, const char *name, char *out, size_t size, 
     if (text == NULL || strlen(text) >= size)
         return err_set(err, ERRC_CORRUPT, "member %s is missing or too long", name);
     memcpy(out, text, strlen(text) + 1);
+    return 0;
+}
+
+/* "" if an older version wrote the journal. */
+static int get_newer_text(yyjson_val *root, const char *name, char *out, size_t size, struct err *err)
+{
+    return yyjson_obj_get(root, name) != NULL ? get_text(root, name, out, size, err) : 0;
+}
+
+static int parse_verification(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    if (get_newer_text(root, "verify_action", r->verify_action, sizeof r->verify_action, err) != 0 ||
+        get_newer_text(root, "verify_table", r->verify_table, sizeof r->verify_table, err) != 0 ||
+        get_newer_text(root, "verify_after", r->verify_after, sizeof r->verify_after, err) != 0)
+        return (int)err->code;
     return 0;
 }
 
@@ -285,7 +305,8 @@ static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
         get_text(root, "target", r->target, sizeof r->target, err) != 0 ||
         get_text(root, "reason", r->reason, sizeof r->reason, err) != 0 || check_names(r, err) != 0 ||
         parse_error(root, r, err) != 0 || parse_choice(root, r, err) != 0 || parse_range(root, r, err) != 0 ||
-        parse_numbers(root, r, err) != 0 || parse_findings(root, r, err) != 0)
+        parse_numbers(root, r, err) != 0 || parse_verification(root, r, err) != 0 ||
+        parse_findings(root, r, err) != 0)
         return (int)err->code;
     r->new_target = yyjson_get_bool(yyjson_obj_get(root, "new_target"));
     r->retire_source = yyjson_get_bool(yyjson_obj_get(root, "retire_source"));

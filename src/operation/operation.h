@@ -42,8 +42,10 @@ struct operation_services {
     const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
     unsigned copy_lanes;       /* of a move, 1 to COPIER_LANES_MOST; 0 = 4 */
     uint64_t copy_rate;        /* bytes per second of one move; 0 = no limit */
-    const char *kill_at; /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
-                            there once; NULL = never */
+    uint64_t verify_rate; /* bytes per second of a table that the verification reads on either side; 0 = no
+                             limit */
+    const char *kill_at;  /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
+                             there once; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
     int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard,
                    struct runtime_spec *ret, struct err *err);

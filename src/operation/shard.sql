@@ -1229,26 +1229,254 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM pg_prepared_xacts p WHERE p.database = current_database()
 $$;
 
--- Rows and order-free checksum of [lo, hi] per bucket (equal parts of the range) of one table; `wanted` names
--- buckets, NULL = all. The checksum is the sum of 64-bit hashes of whole rows as text.
-CREATE OR REPLACE FUNCTION shardherd.buckets(table_name text, range_lo bigint, range_hi bigint, count int, wanted int[])
-RETURNS TABLE (bucket int, row_count bigint, checksum numeric)
+-- ---- verification: the same rows on both sides of a move? ----
+--
+-- A row becomes one 64-bit hash, the same on every server and version: of the values of its columns in the order of
+-- their names (the order of the columns, and what was dropped, may differ), without generated ones, which each side
+-- makes for itself. Sums of these hashes need no order. There are two forms:
+--   fast   hashes of what is stored, column by column; no value becomes text. The seeded hashes of the columns are the
+--          seed of the shard key's hash, so what two rows exchange among each other does not cancel in the sum.
+--   exact  the hash of the row as text, under pinned settings. A few values can be stored in two ways that read the
+--          same (a NaN with a sign, an array that once held nulls): what differs in the fast form is no difference
+--          before it differs in this one, too.
+
+-- The server's own hash functions for arguments of any type. They take what they get for what they expect, so they are
+-- for column_hash() alone, which knows the types.
+CREATE OR REPLACE FUNCTION shardherd.hash_bytes("any", bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashvarlenaextended';
+CREATE OR REPLACE FUNCTION shardherd.hash_word("any", bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashint4extended';
+CREATE OR REPLACE FUNCTION shardherd.hash_long("any", bigint) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'hashint8extended';
+CREATE OR REPLACE FUNCTION shardherd.upper_half("any", int) RETURNS bigint
+LANGUAGE internal IMMUTABLE STRICT PARALLEL SAFE AS 'int8shr';
+REVOKE ALL ON FUNCTION shardherd.hash_bytes("any", bigint), shardherd.hash_word("any", bigint),
+    shardherd.hash_long("any", bigint), shardherd.upper_half("any", int) FROM PUBLIC;
+
+-- The SQL text of the fast hash of a column. hash_long() folds its argument to 32 bits, so it is asked twice. Types whose
+-- stored form holds oids (enums, composite types, reg*), or that we do not know, go by their text.
+CREATE OR REPLACE FUNCTION shardherd.column_hash(type oid, reference text, seed int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('coalesce(' || CASE
+        WHEN b.typname IN ('int2', 'int4', 'date', 'bool', 'float4') THEN 'shardherd.hash_word(%1$s, %2$s)'
+        WHEN b.typname IN ('int8', 'float8', 'time', 'timestamp', 'timestamptz', 'money')
+        THEN 'shardherd.hash_long(shardherd.upper_half(%1$s, 32), shardherd.hash_long(%1$s, %2$s))'
+        WHEN b.typname IN ('text', 'varchar', 'bpchar', 'bytea', 'json', 'jsonb', 'numeric', '_text', '_varchar', '_bpchar',
+                           '_bytea', '_numeric', '_int2', '_int4', '_int8', '_bool', '_date', '_timestamp', '_timestamptz',
+                           '_float4', '_float8', '_uuid') THEN 'shardherd.hash_bytes(%1$s, %2$s)'
+        WHEN b.typname = 'uuid' THEN 'uuid_hash_extended(%1$s, %2$s)'
+        ELSE 'hashtextextended(%1$s::text COLLATE "C", %2$s)' END || ', -%2$s)', reference, seed)
+    FROM pg_type t
+    LEFT JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END
+        AND b.typtype = 'b' AND b.oid < 10000
+    WHERE t.oid = type
+$$;
+
+-- The SQL text of the hash of a row of `x`.
+CREATE OR REPLACE FUNCTION shardherd.row_hash(table_name text, exact boolean) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN exact THEN format('hashtextextended(ROW(%s)::text COLLATE "C", 0)', c.plain)
+        WHEN t.type IN ('text', 'varchar') THEN format('hashtextextended(x.%I COLLATE "C", %s)', t.key, c.hashes)
+        WHEN t.type = 'uuid' THEN format('uuid_hash_extended(x.%I, %s)', t.key, c.hashes)
+        ELSE format('hashint8extended(x.%I, %s)', t.key, c.hashes) END
+    FROM shardherd.tables t, LATERAL (
+        SELECT string_agg(format('x.%I', attname), ', ' ORDER BY attname) AS plain,
+               string_agg(shardherd.column_hash(atttypid, format('x.%I', attname), place::int), ' # ' ORDER BY attname) AS hashes
+        FROM (SELECT a.attname, a.atttypid, row_number() OVER (ORDER BY a.attname) AS place FROM pg_attribute a
+              WHERE a.attrelid = t.name::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') p) c
+    WHERE t.name::regclass = table_name::regclass
+$$;
+
+-- By which columns a row is told from others: those of the primary key, or of the replica identity's index; without
+-- either, all rows of one shard key are taken together.
+CREATE OR REPLACE FUNCTION shardherd.identity_columns(table_name text) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT coalesce((SELECT array_agg(a.attname::text ORDER BY a.attname) FROM (
+            SELECT i.* FROM pg_index i WHERE i.indrelid = t.name::regclass AND i.indisvalid
+            AND (i.indisprimary OR i.indisreplident) ORDER BY i.indisprimary DESC LIMIT 1) i
+        JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+        ARRAY[t.key])
+    FROM shardherd.tables t WHERE t.name::regclass = table_name::regclass
+$$;
+
+-- The SQL text of a row's identity: a JSON object of texts, its members in the order of their names.
+CREATE OR REPLACE FUNCTION shardherd.row_identity(table_name text) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT format('json_build_object(%s)::text', string_agg(format('%L, x.%I::text', name, name), ', ' ORDER BY place))
+    FROM unnest(shardherd.identity_columns(table_name)) WITH ORDINALITY AS i(name, place)
+$$;
+
+-- What the manager asks first: the columns (equal on both sides, or nothing can be compared), how much there is to
+-- read, and the column by whose values the table can be read piece by piece: the first of an index whose order is much
+-- that of the heap, so that a piece is read in one go; NULL if there is none.
+CREATE OR REPLACE FUNCTION shardherd.verify_table(table_name text)
+RETURNS TABLE (columns text, bytes bigint, row_count bigint, cut_column text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT (SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attname)
+            FROM pg_attribute a WHERE a.attrelid = t.name::regclass AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attgenerated = '') || ', rows told by ' || shardherd.identity_columns(t.name)::text,
+           s.bytes, s.row_count,
+           (SELECT a.attname::text FROM pg_index i
+            JOIN pg_class ic ON ic.oid = i.indexrelid JOIN pg_am am ON am.oid = ic.relam AND am.amname = 'btree'
+            JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0] AND a.attnotnull
+            JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+            JOIN pg_stats st ON st.schemaname = n.nspname AND st.tablename = c.relname AND st.attname = a.attname
+                AND NOT st.inherited
+            WHERE i.indrelid = t.name::regclass AND i.indisvalid AND i.indpred IS NULL AND abs(st.correlation) > 0.9
+            AND a.atttypid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'uuid'::regtype, 'date'::regtype,
+                               'timestamp'::regtype, 'timestamptz'::regtype) -- their order is the same everywhere
+            ORDER BY abs(st.correlation) DESC, a.attname LIMIT 1)
+    FROM shardherd.tables t, LATERAL (
+        SELECT coalesce(sum(pg_table_size(l.relation)), 0)::bigint AS bytes,
+               coalesce(sum(greatest(c.reltuples, 0)), 0)::bigint AS row_count
+        FROM shardherd.leaves() l JOIN pg_class c ON c.oid = l.relation WHERE l.root = t.name) s
+    WHERE t.name::regclass = table_name::regclass
+$$;
+
+-- The value of the cut column `row_limit` rows after `cut_after` (NULL: from the first); NULL at the end of the table.
+CREATE OR REPLACE FUNCTION shardherd.verify_cut(table_name text, cut_column text, cut_after text, row_limit bigint) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' AS $$
+DECLARE
+    found text;
+BEGIN
+    EXECUTE format('SELECT (SELECT x.%1$I FROM %2$s x WHERE %3$s ORDER BY x.%1$I OFFSET %4$s LIMIT 1)::text', cut_column,
+                   table_name::regclass,
+                   CASE WHEN cut_after IS NULL THEN 'true' ELSE format('x.%I > %L', cut_column, cut_after) END, row_limit)
+    INTO found;
+    RETURN found;
+END $$;
+
+-- SQL texts for the functions below. A bucket is 1/1024 of [range_lo, range_hi], told by the upper 54 bits of the hash
+-- (less would not fit into a bigint), so a range of few hashes has fewer buckets. `wanted` names buckets, NULL = all;
+-- (cut_after, cut_upto] is a piece of the table, NULL = open.
+CREATE OR REPLACE FUNCTION shardherd.verify_texts(table_name text, range_lo bigint, range_hi bigint, wanted int[], cut_column text,
+                                                  cut_after text, cut_upto text, OUT bucket text, OUT source text)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t shardherd.tables;
-    columns text;
     hash text;
-    width numeric := ceil((range_hi::numeric - range_lo::numeric + 1) / count);
 BEGIN
     SELECT * INTO STRICT t FROM shardherd.tables WHERE name::regclass = table_name::regclass;
     hash := shardherd.hash_expression(t.type, format('x.%I', t.key));
-    -- by name, not by position: the order of columns may differ between the two sides
-    SELECT string_agg(format('x.%I', attname), ', ' ORDER BY attname) INTO columns
-    FROM pg_attribute WHERE attrelid = table_name::regclass AND attnum > 0 AND NOT attisdropped;
-    RETURN QUERY EXECUTE format(
-        'SELECT %1$s, count(*), sum(hashtextextended(ROW(%2$s)::text, 0)::numeric) FROM %3$s x '
-        'WHERE %4$s BETWEEN %5$L::bigint AND %6$L::bigint AND (%7$L::int[] IS NULL OR %1$s = ANY (%7$L::int[])) '
-        'GROUP BY 1 ORDER BY 1', -- no names of our own: a table may have a column of any name
-        format('floor((%s::numeric - (%s)) / %s)::int', hash, range_lo, width), columns, t.name, hash, range_lo, range_hi,
-        wanted);
+    bucket := format('((%s >> 10) - %L::bigint) / %L::bigint', hash, range_lo >> 10,
+                     ((range_hi >> 10) - (range_lo >> 10)) / 1024 + 1);
+    source := format('%s x WHERE (%s)', t.name, shardherd.inside(hash, ARRAY[range_lo], ARRAY[range_hi]));
+    IF wanted IS NOT NULL THEN
+        source := source || format(' AND %s = ANY (%L::bigint[])', bucket, wanted);
+    END IF;
+    IF cut_after IS NOT NULL THEN
+        source := source || format(' AND x.%I > %L', cut_column, cut_after);
+    END IF;
+    IF cut_upto IS NOT NULL THEN
+        source := source || format(' AND x.%I <= %L', cut_column, cut_upto);
+    END IF;
 END $$;
+
+-- Rows and checksum of each bucket that has rows.
+CREATE OR REPLACE FUNCTION shardherd.verify_buckets(table_name text, exact boolean, range_lo bigint, range_hi bigint,
+                                                    wanted int[] DEFAULT NULL, cut_column text DEFAULT NULL,
+                                                    cut_after text DEFAULT NULL, cut_upto text DEFAULT NULL)
+RETURNS TABLE (bucket bigint, row_count bigint, checksum numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET xmloption = 'content' AS $$
+DECLARE
+    texts record;
+BEGIN
+    texts := shardherd.verify_texts(table_name, range_lo, range_hi, wanted, cut_column, cut_after, cut_upto);
+    -- no names of our own: a table may have a column of any name
+    RETURN QUERY EXECUTE format('SELECT %s, count(*), sum(%s) FROM %s GROUP BY 1', texts.bucket,
+                                shardherd.row_hash(table_name, exact), texts.source);
+END $$;
+
+-- The same for the 1,024 parts of one bucket, told by the identity of its rows: also the rows of one key can be told
+-- apart by them.
+CREATE OR REPLACE FUNCTION shardherd.verify_parts(table_name text, exact boolean, range_lo bigint, range_hi bigint,
+                                                  one_bucket int, cut_column text DEFAULT NULL, cut_after text DEFAULT NULL,
+                                                  cut_upto text DEFAULT NULL)
+RETURNS TABLE (part bigint, row_count bigint, checksum numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET xmloption = 'content' AS $$
+DECLARE
+    texts record;
+BEGIN
+    texts := shardherd.verify_texts(table_name, range_lo, range_hi, ARRAY[one_bucket], cut_column, cut_after, cut_upto);
+    RETURN QUERY EXECUTE format('SELECT hashtextextended(%s COLLATE "C", 0) & 1023, count(*), sum(%s) FROM %s GROUP BY 1',
+                                shardherd.row_identity(table_name), shardherd.row_hash(table_name, exact), texts.source);
+END $$;
+
+-- The rows of some of these parts, the first row_limit of them.
+CREATE OR REPLACE FUNCTION shardherd.verify_rows(table_name text, exact boolean, range_lo bigint, range_hi bigint,
+                                                 one_bucket int, parts int[], row_limit bigint, cut_column text DEFAULT NULL,
+                                                 cut_after text DEFAULT NULL, cut_upto text DEFAULT NULL)
+RETURNS TABLE (identity text, row_count bigint, checksum numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET xmloption = 'content' AS $$
+DECLARE
+    texts record;
+    who text := shardherd.row_identity(table_name);
+BEGIN
+    texts := shardherd.verify_texts(table_name, range_lo, range_hi, ARRAY[one_bucket], cut_column, cut_after, cut_upto);
+    RETURN QUERY EXECUTE format(
+        'SELECT * FROM (SELECT %1$s, count(*), sum(%2$s) FROM %3$s '
+        'AND hashtextextended(%1$s COLLATE "C", 0) & 1023 = ANY (%4$L::bigint[]) GROUP BY 1) AS q(who, n, s) '
+        'ORDER BY who COLLATE "C" LIMIT %5$s',
+        who, shardherd.row_hash(table_name, exact), texts.source, parts, row_limit);
+END $$;
+
+-- The rows of these identities (a JSON array), found by the index that tells them apart.
+CREATE OR REPLACE FUNCTION shardherd.verify_lookup(table_name text, exact boolean, identities jsonb)
+RETURNS TABLE (identity text, row_count bigint, checksum numeric)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' SET xmlbinary = 'base64' SET xmloption = 'content' AS $$
+DECLARE
+    members text;
+    joined text;
+BEGIN
+    SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', '),
+           string_agg(format('x.%I = k.%I', a.attname, a.attname), ' AND ')
+    INTO members, joined FROM pg_attribute a
+    WHERE a.attrelid = table_name::regclass AND a.attname = ANY (shardherd.identity_columns(table_name)::name[]);
+    RETURN QUERY EXECUTE format(
+        'SELECT * FROM (SELECT %s, count(*), sum(%s) FROM jsonb_to_recordset($1) AS k(%s) JOIN %s x ON %s GROUP BY 1) '
+        'AS q(who, n, s) ORDER BY who COLLATE "C"',
+        shardherd.row_identity(table_name), shardherd.row_hash(table_name, exact), members, table_name::regclass, joined)
+    USING identities;
+END $$;
+
+-- Identities of some rows of [range_lo, range_hi]: of the last two blocks of each heap, where rows that were written
+-- lately often are, and of a few blocks that chance takes. Nothing for tables whose rows cannot be told apart.
+CREATE OR REPLACE FUNCTION shardherd.verify_sample(table_name text, range_lo bigint, range_hi bigint)
+RETURNS TABLE (identity text)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+SET "TimeZone" = 'UTC' SET "DateStyle" = 'ISO, MDY' SET "IntervalStyle" = 'postgres' SET extra_float_digits = 1
+SET bytea_output = 'hex' SET lc_monetary = 'C' AS $$
+DECLARE
+    t shardherd.tables;
+    heap record;
+    block bigint;
+BEGIN
+    SELECT * INTO STRICT t FROM shardherd.tables WHERE name::regclass = table_name::regclass;
+    IF NOT EXISTS (SELECT FROM pg_index WHERE indrelid = t.name::regclass AND indisvalid AND (indisprimary OR indisreplident)) THEN
+        RETURN;
+    END IF;
+    FOR heap IN SELECT l.relation, pg_relation_size(l.relation) / current_setting('block_size')::bigint AS blocks
+                FROM shardherd.leaves() l WHERE l.root = t.name ORDER BY 2 DESC LIMIT 4 LOOP
+        FOR block IN SELECT DISTINCT n FROM (SELECT heap.blocks - 1 UNION ALL SELECT heap.blocks - 2
+                     UNION ALL SELECT floor(random() * heap.blocks)::bigint FROM generate_series(1, 6)) AS b(n) WHERE n >= 0 LOOP
+            RETURN QUERY EXECUTE format(
+                'SELECT %s FROM ONLY %s x WHERE x.ctid >= ''(%s,0)'' AND x.ctid < ''(%s,0)'' AND (%s) LIMIT 20',
+                shardherd.row_identity(t.name), heap.relation::regclass, block, block + 1,
+                shardherd.inside(shardherd.hash_expression(t.type, format('x.%I', t.key)), ARRAY[range_lo], ARRAY[range_hi]));
+        END LOOP;
+    END LOOP;
+END $$;
+
+-- Of an earlier version.
+DROP FUNCTION IF EXISTS shardherd.buckets(text, bigint, bigint, int, int[]);

@@ -17,7 +17,7 @@ from rig import Rig
 STATES = ["check", "target", "copy", "catch_up", "verify", "rehearse", "fence", "settle", "watch", "clean", "done"]
 ACTIONS = [
     "check", "provision", "schema", "freeze", "publish", "copy", "build", "subscribe", "catch_up", "verify",
-    "close_gate", "rehearse", "lock", "marker", "route", "fence", "sequences", "prepare_open",
+    "close_gate", "recheck", "rehearse", "lock", "marker", "route", "fence", "sequences", "prepare_open",
     "commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
 ]  # fmt: skip
 # with a bake time only

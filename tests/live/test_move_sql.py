@@ -1,4 +1,4 @@
-"""The SQL of a move, function by function: gate, fence, term, freeze, checks, clean-up, comparison."""
+"""The SQL of a move, function by function: gate, fence, term, freeze, checks, clean-up. (Comparison: test_verify_sql.py.)"""
 
 # ruff: noqa: E501 - tables of SQL texts
 
@@ -664,76 +664,6 @@ def test_settle_merges_neighbours(target, owned, lo, hi, merged):
     settle(shard, lo, hi, 4, "m2")
     assert shard.ranges() == (4, merged)
     assert shard.value("SELECT shardherd.owns(%s, %s)", lo, hi)
-
-
-# ---- comparing ----
-
-ODD = (
-    "k bigint PRIMARY KEY, b int, h text, x numeric, bytes bytea, at timestamptz, list text[], day date, span interval, "
-    "flag bool, doc jsonb, real float8, id uuid, \"Odd \"\"one\"\"\" text, twice int GENERATED ALWAYS AS (b * 2) STORED"
-)  # fmt: skip
-OTHER_ORDER = (
-    "\"Odd \"\"one\"\"\" text, id uuid, dropped int, at timestamptz, list text[], h text, b int, doc jsonb, x numeric, "
-    "span interval, real float8, flag bool, day date, bytes bytea, twice int GENERATED ALWAYS AS (b * 2) STORED, k bigint PRIMARY KEY"
-)  # fmt: skip
-FILL = '''INSERT INTO odd (k, b, h, x, bytes, at, list, day, span, flag, doc, real, id, "Odd ""one""")
-SELECT i, nullif(i % 3, 0), CASE i % 4 WHEN 0 THEN '' WHEN 1 THEN NULL WHEN 2 THEN 'a,"b"\\c' ELSE 'ünï' END,
-    CASE WHEN i % 5 = 0 THEN 'NaN'::numeric ELSE i / 7.0 END, decode(md5(i::text), 'hex'),
-    CASE WHEN i % 9 = 0 THEN 'infinity'::timestamptz ELSE '2026-03-29 00:59:59.123456+00'::timestamptz + i * interval '1 h' END,
-    CASE i % 3 WHEN 0 THEN '{}'::text[] WHEN 1 THEN ARRAY[NULL, 'NULL', '"', '{x}'] END, '2020-02-29'::date + i,
-    i * interval '1 day 2 months 3.5 s', i % 2 = 0, jsonb_build_object('a', i, 'b', NULL), i / 3.0::float8,
-    md5(i::text)::uuid, repeat('é', i % 5) FROM generate_series(1, 300) i'''
-
-
-def buckets(shard, lo=LEAST, hi=MOST, count=16, wanted=None, on=None):
-    return shard.run(
-        "SELECT * FROM shardherd.buckets('public.odd', %s, %s, %s, %s::int[])", lo, hi, count, wanted, on=on
-    )
-
-
-def test_buckets_tell_one_byte(server):
-    one, two = Shard(server, f"m{next(_number)}"), Shard(server, f"m{next(_number)}")
-    try:
-        for shard, columns in ((one, ODD), (two, OTHER_ORDER)):
-            shard.make(f"CREATE TABLE odd ({columns})", ranges=((LEAST, MOST),), odd="k")
-            shard.run(FILL)
-        two.run("ALTER TABLE odd DROP COLUMN dropped")
-        assert buckets(one) == buckets(two)
-        assert sum(rows for _, rows, _ in buckets(one)) == 300
-        for sql in (
-            "UPDATE odd SET bytes = set_byte(bytes, 3, get_byte(bytes, 3) # 1) WHERE k = 7",
-            "UPDATE odd SET h = NULL WHERE k = 4",  # was an empty text
-            "UPDATE odd SET at = at + interval '1 microsecond' WHERE k = 8",
-            "UPDATE odd SET list = ARRAY['NULL', 'NULL', '\"', '{x}'] WHERE k = 1",
-            'UPDATE odd SET "Odd ""one""" = \'e\' WHERE k = 2',
-            'UPDATE odd SET h = \'x\', "Odd ""one""" = \'\' WHERE k = 3',
-            "DELETE FROM odd WHERE k = 5",
-            "INSERT INTO odd (k) VALUES (1000)",
-        ):
-            client = two.connect(autocommit=False)
-            assert two.run(sql, on=client) == 1
-            differing = [a[0] for a, b in zip(buckets(one), buckets(two, on=client), strict=True) if a != b]
-            assert len(differing) == 1, sql
-            alone = buckets(two, wanted=differing, on=client)
-            assert [b for b, _, _ in alone] == differing
-            client.rollback()
-            client.close()
-        assert buckets(one) == buckets(two)
-    finally:
-        one.close()
-        two.close()
-
-
-@pytest.mark.parametrize(
-    ("lo", "hi", "count"), [(0, MOST, 7), (LEAST, LEAST + 10, 1024), (5, 5, 1024), (-3, 10**17, 1024)]
-)
-def test_buckets_of_a_part(shard, lo, hi, count):
-    shard.make(f"CREATE TABLE odd ({ODD})", ranges=((LEAST, MOST),), odd="k")
-    shard.run(FILL)
-    rows = shard.value("SELECT count(*) FROM odd WHERE hashint8extended(k, 0) BETWEEN %s AND %s", lo, hi)
-    found = buckets(shard, lo, hi, count)
-    assert sum(n for _, n, _ in found) == rows
-    assert all(0 <= bucket < count for bucket, _, _ in found)
 
 
 # ---- publication, routing ----

@@ -38,10 +38,15 @@ static void fill(struct move_record *r)
         &r->copy_us,         &r->build_us,        &r->copy_rows,           &r->copy_bytes,
         &r->total_rows,      &r->total_bytes,     &r->verified_rows,       &r->buckets_in_motion,
         &r->lock_us,         &r->inside_us,       &r->commit_us,           &r->open_us,
-        &r->write_block_us,  &r->marker_us,       &r->cleaned_rows};
+        &r->write_block_us,  &r->marker_us,       &r->cleaned_rows,        &r->verified_buckets,
+        &r->verified_bytes,  &r->verify_bytes,    &r->rechecked_rows,      &r->verify_us};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         *numbers[i] = UINT64_MAX - i;
     r->verify_rounds = UINT_MAX;
+    r->verified_tables = 4;
+    snprintf(r->verify_action, sizeof r->verify_action, "verify");
+    snprintf(r->verify_table, sizeof r->verify_table, "public.\"Odd \\ name\"");
+    snprintf(r->verify_after, sizeof r->verify_after, "2026-01-01 00:00:00.5+00");
     r->fence_attempts = 3;
 }
 
@@ -69,6 +74,9 @@ static void test_round_trip(void **state)
     assert_string_equal(buf_text(&one.findings), buf_text(&two.findings));
     assert_memory_equal(&one.range, &two.range, sizeof one.range);
     assert_string_equal(one.reason, two.reason);
+    assert_string_equal(one.verify_action, two.verify_action);
+    assert_string_equal(one.verify_table, two.verify_table);
+    assert_string_equal(one.verify_after, two.verify_after);
     assert_string_equal(one.error.message, two.error.message);
     assert_int_equal(two.error.code, ERRC_TIMEOUT);
     assert_int_equal(one.kind, two.kind);
@@ -193,6 +201,12 @@ static void test_damaged(void **state)
     expect_refusal("\"error_code\":\"timeout\"", "\"error_code\":\"tired\"", "tired");
     expect_refusal("\"findings\":[", "\"findings\":{\"a\":[", "not JSON");
     expect_refusal("[{\"subject\":\"public.t\",\"finding\":\"f\",\"remedy\":\"r\"}]", "{}", "findings");
+    expect_refusal("\"verify_action\":\"verify\"", "\"verify_action\":7", "verify_action");
+    expect_refusal(
+        "2026-01-01 00:00:00.5+00",
+        "2026-01-01 00:00:00.5+00 and much more than a value of a column that a table is cut along has",
+        "verify_after");
+    expect_refusal("\"verified_tables\":\"4\"", "\"verified_tables\":\"-4\"", "verified_tables");
     assert_int_equal(move_record_parse("", 0, NULL, NULL), ERRC_CORRUPT);
     assert_int_equal(move_record_parse("7", 1, NULL, NULL), ERRC_CORRUPT);
 }
@@ -210,6 +224,8 @@ static void test_older_document(void **state)
     assert_int_equal(r.state, MOVE_FENCE);
     assert_int_equal(r.target_epoch, 0);
     assert_false(r.new_target);
+    assert_string_equal(r.verify_action, "");
+    assert_int_equal(r.verified_tables, 0);
     assert_int_equal(r.findings.length, 0);
     move_record_free(&r);
 }
