@@ -92,8 +92,8 @@ static struct move_record new_baking(bool new_target, bool retire)
 /* With a bake time: what it does besides, and in which order. */
 static void test_happy_path_with_a_way_back(void **state)
 {
-    static const enum move_action rehearsal[] = {ACT_JOURNAL, ACT_REVERSE_SLOT, ACT_CLOSE_GATE, ACT_REHEARSE,
-                                                 ACT_JOURNAL};
+    static const enum move_action rehearsal[] = {ACT_JOURNAL, ACT_REVERSE_SLOT, ACT_CLOSE_GATE,
+                                                 ACT_RECHECK, ACT_REHEARSE,     ACT_JOURNAL};
     static const enum move_action rest[] = {ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT,     ACT_JOURNAL,
                                             ACT_REVERSE_DROP, ACT_CLEAN_SOURCE,   ACT_UNFREEZE, ACT_JOURNAL};
     struct fake f;
@@ -117,10 +117,10 @@ static void test_happy_path_with_a_way_back(void **state)
 static void test_rollback(void **state)
 {
     static const enum move_action expected[] = {
-        ACT_JOURNAL,   ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE,   ACT_REHEARSE,
-        ACT_JOURNAL,   ACT_PREPARE_OPEN,  ACT_LOCK,     ACT_MARKER,       ACT_FENCE,
-        ACT_SEQUENCES, ACT_ROUTE,         ACT_COMMIT,   ACT_OPEN,         ACT_JOURNAL,
-        ACT_SETTLE,    ACT_ANNOUNCE,      ACT_JOURNAL,  ACT_DROP_FORWARD, ACT_JOURNAL};
+        ACT_JOURNAL, ACT_REVERSE_CHECK, ACT_CATCH_UP, ACT_CLOSE_GATE, ACT_RECHECK, ACT_REHEARSE,
+        ACT_JOURNAL, ACT_PREPARE_OPEN,  ACT_LOCK,     ACT_MARKER,     ACT_FENCE,   ACT_SEQUENCES,
+        ACT_ROUTE,   ACT_COMMIT,        ACT_OPEN,     ACT_JOURNAL,    ACT_SETTLE,  ACT_ANNOUNCE,
+        ACT_JOURNAL, ACT_DROP_FORWARD,  ACT_JOURNAL};
     (void)state;
     for (int kind = 0; kind < 3; kind++) {
         struct fake f;
@@ -344,6 +344,7 @@ static void test_every_failure_of_a_rollback(void **state)
     } back[] = {{ACT_REVERSE_CHECK, DONE, DONE, 0},
                 {ACT_CATCH_UP, DONE, DONE, 0},
                 {ACT_CLOSE_GATE, DONE, DONE, 0},
+                {ACT_RECHECK, DONE, DONE, 0},
                 {ACT_REHEARSE, DONE, DONE, 0},
                 {ACT_PREPARE_OPEN, DONE, UNDONE, 0},
                 {ACT_LOCK, DONE, UNDONE, 0},
