@@ -155,8 +155,8 @@ class Guard:
 
 
 class Control(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("kubelet", timeout=120)
+    def __init__(self, path, timeout):
+        super().__init__("kubelet", timeout=timeout)
         self.path = path
 
     def connect(self):
@@ -400,8 +400,8 @@ class Cluster(ControlPlane):
 
     # ---- the nodes ----
 
-    def control(self, method, path, body=None):
-        connection = Control(self.dir / "control.sock")
+    def control(self, method, path, body=None, timeout=120):
+        connection = Control(self.dir / "control.sock", timeout)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
@@ -431,7 +431,10 @@ class Cluster(ControlPlane):
         """Runs a command in a container; returns an object with code, out and err."""
         query = urlencode({"container": container, "timeout": timeout})
         answer = self.control(
-            "POST", f"/pods/{namespace}/{name}/exec?{query}", {"Command": list(command), "Stdin": stdin}
+            "POST",
+            f"/pods/{namespace}/{name}/exec?{query}",
+            {"Command": list(command), "Stdin": stdin},
+            timeout=max(120, timeout + 30),
         )
         return subprocess.CompletedProcess(command, answer["Code"], answer["Stdout"], answer["Stderr"])
 
