@@ -117,7 +117,7 @@ def test_taken_back_under_load(rig, kind):
 
 def contents(rig, shard, lo, hi):
     return [
-        rig.sql(shard, f"SELECT * FROM shardherd.buckets('public.{table}', {lo}, {hi}, 64, NULL) ORDER BY 1")
+        rig.sql(shard, f"SELECT * FROM shardherd.verify_buckets('public.{table}', true, {lo}, {hi}) ORDER BY 1")
         for table in ("customers", "orders")
     ]
 
