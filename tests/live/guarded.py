@@ -94,10 +94,12 @@ class Shard:
             f"o_{self.name}", f"o_{self.name}", on=connection,
         )  # fmt: skip
         self.run("SELECT pg_replication_origin_session_setup(%s)", f"o_{self.name}", on=connection)
-        yield connection
-        self.run("SELECT pg_replication_origin_session_reset()", on=connection)
-        self.run("SELECT pg_replication_origin_drop(%s)", f"o_{self.name}", on=connection)
-        connection.close()
+        try:
+            yield connection
+        finally:
+            self.run("SELECT pg_replication_origin_session_reset()", on=connection)
+            self.run("SELECT pg_replication_origin_drop(%s)", f"o_{self.name}", on=connection)
+            connection.close()
 
     def place(self, sql, *params):
         """Rows that are here although they are not owned."""

@@ -56,7 +56,7 @@ def merge_back(rig):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("cell", chosen())
-def test_killed_at(rig, cell):
+def test_D11_killed_at(rig, cell):
     rig.stop()
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
     rig.start_load("--clients", "8", "--rate", "1200")
