@@ -538,7 +538,9 @@ def test_A20_identity_and_serial_go_on_above(server):
         assert pair.target.run("SELECT last_value FROM pg_sequences WHERE schemaname = 'public'") == [(None,), (None,)]
         fence, opener = pair.lock()
         names, values = zip(*pair.source.run("SELECT name, value FROM shardherd.sequences(1000)"), strict=True)
-        pair.target.run("SELECT shardherd.raise_sequences(%s, %s)", list(names), list(values), on=opener)
+        pair.target.run(
+            "SELECT shardherd.raise_sequences(%s::text[], %s::bigint[])", list(names), list(values), on=opener
+        )
         pair.give_away(fence)
         pair.marker()
         fence.commit()
