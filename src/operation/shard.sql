@@ -1017,7 +1017,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
 $$;
 
--- The periodic look: guard_findings(), and what the catalog says of partitions. ATTACH PARTITION brings rows that no
+-- The periodic look: guard_findings(), and what the catalog says of subscriptions and partitions. Apply workers pass
+-- the guards by their origin, also those of somebody else's subscription. ATTACH PARTITION brings rows that no
 -- guard has seen: a new partition is looked through (its first million rows), and known from then on if all of them
 -- belong here. DETACH leaves rows behind that no move takes along.
 CREATE OR REPLACE FUNCTION shardherd.check_guards() RETURNS TABLE (subject text, finding text, remedy text)
@@ -1028,6 +1029,13 @@ DECLARE
     strangers boolean;
 BEGIN
     RETURN QUERY SELECT DISTINCT g.subject, g.finding, g.remedy FROM shardherd.guard_findings() g;
+    RETURN QUERY
+        SELECT DISTINCT d.name, format('subscription %I writes to the table, past its guards', sub.subname),
+               'drop the subscription, or leave the table out of it'::text
+        FROM pg_subscription_rel r JOIN pg_subscription sub ON sub.oid = r.srsubid
+        JOIN (SELECT t.name, coalesce(p.relid, to_regclass(t.name))::oid AS relation FROM shardherd.tables t
+              LEFT JOIN LATERAL pg_partition_tree(to_regclass(t.name)) p ON true) d ON d.relation = r.srrelid
+        WHERE sub.subname NOT LIKE 'shardherd\_%';
     DELETE FROM shardherd.parts p WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = p.relation);
     RETURN QUERY
         SELECT p.root, format('partition %s was detached: its rows stay here when their range moves', p.relation::regclass),

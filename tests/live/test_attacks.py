@@ -520,6 +520,35 @@ def test_A18_a_partition_that_was_detached_is_told(shard):
     assert [subject for subject, _ in found] == ["public.e"] and "public.e1 was detached" in found[0][1], found
 
 
+def test_A18_a_subscription_of_somebody_else_is_told(server, shard):
+    """Its apply worker passes the guards by its origin; no move begins while it is there, and the look finds it."""
+    other = Shard(server, f"a{next(_number)}")
+    slot = f"theirs_{shard.name}"
+    try:
+        shard.make(ACCOUNTS, accounts="k")
+        other.run(ACCOUNTS)
+        other.run("CREATE PUBLICATION theirs FOR TABLE accounts")
+        other.run("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
+        shard.run("SELECT shardherd.check_guards()")
+        shard.run(
+            f"CREATE SUBSCRIPTION {slot} CONNECTION '{server.conninfo(other.name)}' PUBLICATION theirs "
+            "WITH (create_slot = false, copy_data = false)"
+        )
+        other.run("INSERT INTO accounts VALUES (%s)", shard.foreign[0])
+        wait_until(lambda: shard.value("SELECT count(*) FROM accounts") == 1, what="the row to slip past")
+        for found in (shard.run("SELECT * FROM shardherd.check_guards()"), shard.findings()):
+            assert [subject for subject, _, _ in found] == ["public.accounts"], found
+            assert "drop the subscription" in found[0][2], found
+    finally:
+        if shard.run("SELECT 1 FROM pg_subscription WHERE subname = %s", slot):
+            for what in ("DISABLE", "SET (slot_name = NONE)"):
+                shard.run(f"ALTER SUBSCRIPTION {slot} {what}")
+            shard.run(f"DROP SUBSCRIPTION {slot}")
+        active = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s AND active"
+        wait_until(lambda: other.value(active, slot) == 0, what="the slot to be let go")
+        other.close()
+
+
 # ---- A20, A21 ----
 
 
