@@ -194,7 +194,7 @@ def test_A6_A7_promoted_standby_of_both(server, pg_factory):
     primary.psql("SELECT pg_reload_conf()")
     in_step = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
     wait_until(lambda: primary.value(in_step), what="the standby to be synchronous")
-    pair = Pair(primary, "a")
+    pair = Pair(primary, "a_")
     pair.fill()
     pair.replicate()
     pair.close_gate()

@@ -326,8 +326,8 @@ def test_D13_row_filters_of_every_key_type(server):
     schema = ";".join(f"CREATE TABLE t_{type_} (k {type_} PRIMARY KEY)" for type_ in HASHES)
     with Pair(server, f"d{next(_number)}_", schema, **tables) as pair:
         s = pair.source
-        fill = {t: f"INSERT INTO t_{t} SELECT n::text::{t} FROM generate_series(%s, %s) n" for t in HASHES}
-        fill["uuid"] = "INSERT INTO t_uuid SELECT md5(n::text)::uuid FROM generate_series(%s, %s) n"
+        fill = {t: f"INSERT INTO t_{t} SELECT n::text::{t} FROM generate_series(%s::int, %s::int) n" for t in HASHES}
+        fill["uuid"] = "INSERT INTO t_uuid SELECT md5(n::text)::uuid FROM generate_series(%s::int, %s::int) n"
         for sql in fill.values():
             s.run(sql, 1, 50)
         pair.replicate()

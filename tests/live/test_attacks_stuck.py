@@ -58,8 +58,9 @@ def test_B1_autovacuum_gives_way(shard):
     )
     wait_until(lambda: shard.value(holds), timeout=60, what="autovacuum to come")
     with shard.refused("55P03"):
-        patient = shard.connect(options="-c lock_timeout=250")
+        patient = shard.connect(autocommit=False, options="-c lock_timeout=250")
         shard.run("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE", on=patient)
+    patient.close()
     assert shard.value(holds)
     shard.run("SELECT shardherd.lock_tables()")
     wait_until(lambda: "canceling autovacuum task" in shard.server.log_text(), what="autovacuum to be told off")
