@@ -99,15 +99,17 @@ def test_A1_old_snapshot_does_not_see_a_gate_open(target):
     """There and back and there again: each move has a row of its own, which an older snapshot cannot see."""
     shard = target
     open_gate(shard)
+    oldest, old = shard.connect(autocommit=False), shard.connect(autocommit=False)
+    oldest.isolation_level = old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    shard.run("SELECT count(*) FROM accounts", on=oldest)  # sees the gate of m1 open
     settle(shard)
     assert write(shard) == 1
-    old = shard.connect(autocommit=False)
-    old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     shard.run("SELECT count(*) FROM accounts", on=old)  # sees R owned here
     shard.fence(0, MOST, 2, 3)
     shard.run("SELECT shardherd.close_gate(1, 'm2', 0, %s)", MOST)
-    with shard.refused("SHR01"):
-        write(shard, old)
+    for number, client in enumerate((oldest, old)):
+        with shard.refused("SHR01"):
+            write(shard, client, key=number + 1)
     old.rollback()
     shard.run("SELECT count(*) FROM accounts", on=old)  # sees the gate of m2 closed
     open_gate(shard, "m2")
