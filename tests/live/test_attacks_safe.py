@@ -335,8 +335,7 @@ def test_D13_row_filters_of_every_key_type(server):
             s.run(sql, 51, 300)
         pair.marker()
         for type_ in HASHES:
-            condition = s.value("SELECT shardherd.range_filter(%s, 'k', 0, %s)", type_, MOST)
-            rows = s.run(f"SELECT k FROM t_{type_} WHERE {condition} ORDER BY k::text")
+            rows = s.run(f"SELECT k FROM t_{type_} WHERE {HASHES[type_].replace('%s', 'k')} >= 0 ORDER BY k::text")
             assert 100 < len(rows) < 200
             assert pair.target.run(f"SELECT k FROM t_{type_} ORDER BY k::text") == rows, type_
 
@@ -357,21 +356,27 @@ def test_D14_a_marker_means_all_tables(pair):
 
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_D10_a_transaction_begun_before_the_opening(pair, level):
+    """Whether its snapshot sees the gate closed, or does not see it at all."""
     s, t = pair.source, pair.target
     pair.fill()
     pair.replicate()
+    clients = [t.connect() for _ in range(6)]
+
+    def begin(some):
+        for client in some:
+            t.run(f"BEGIN ISOLATION LEVEL {level}", on=client)
+            t.run("SELECT count(*) FROM accounts", on=client)
+
+    begin(clients[:3])
     pair.close_gate()
-    clients = [t.connect() for _ in range(3)]
-    for client in clients:
-        t.run(f"BEGIN ISOLATION LEVEL {level}", on=client)
-        t.run("SELECT count(*) FROM accounts", on=client)
+    begin(clients[3:])
     pair.cut_over()
     acts = (
         ("INSERT INTO accounts VALUES (%s)", free_key(s)),
         ("UPDATE accounts SET v = 5 WHERE k = %s", pair.inside[0]),
         ("DELETE FROM accounts WHERE k = %s", pair.inside[0]),
     )
-    for client, act in zip(clients, acts, strict=True):
+    for client, act in zip(clients, acts * 2, strict=True):
         with t.refused("SHR01"):
             t.run(*act, on=client)
     pair.assert_equal()
