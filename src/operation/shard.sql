@@ -207,10 +207,16 @@ BEGIN
 END $$;
 
 -- Strict clients set shardherd.epoch to the epoch of the shard they routed to; an answer of 0 rows from a
--- shard that changed meanwhile is then an error instead.
+-- shard that changed meanwhile is then an error instead. Arguments: epoch [, move, ...] - the latter while a gate
+-- stands. Then others than those of the shard's own epoch come by a table that is published already: before the gate
+-- is open rows that were acknowledged on the source may be missing here, afterwards every answer is right. STABLE: a
+-- snapshot from before the opening may be from before the copy as well.
 CREATE OR REPLACE FUNCTION shardherd.stale_epoch() RETURNS trigger
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    IF TG_NARGS > 1 AND EXISTS (SELECT FROM shardherd.gate g WHERE g.move = TG_ARGV[1] AND g.open) THEN
+        RETURN NULL;
+    END IF;
     RAISE EXCEPTION USING ERRCODE = 'SHR01',
         MESSAGE = format('shardherd: routed with epoch %s, this shard is at epoch %s',
                          current_setting('shardherd.epoch', true), TG_ARGV[0]),
@@ -220,8 +226,9 @@ END $$;
 -- (Re)writes row triggers of one table named prefix_insert, _update and _delete that refuse what the two conditions
 -- name, and a statement trigger for strict clients. CREATE OR REPLACE resets ENABLE ALWAYS, so the caller sets it
 -- again; triggers are replaced and never dropped: dropping would wait for readers.
+DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, bigint); -- an older one
 CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, new_refused text, old_refused text, call text,
-                                                   strict text, stale text, guard_epoch bigint)
+                                                   strict text, stale text, stale_call text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     client text := 'NOT pg_catalog.pg_replication_origin_session_is_setup()'; -- what the function asks, without its call
@@ -233,8 +240,7 @@ BEGIN
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW '
                    'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, old_refused, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE ON %s '
-                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION shardherd.stale_epoch(%L)', strict, name, stale,
-                   guard_epoch);
+                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION %s', strict, name, stale, stale_call);
 END $$;
 
 -- The WHEN clause "a strict client routed with another epoch".
@@ -251,12 +257,10 @@ DECLARE
     new_inside text := shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
     old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
 BEGIN
-    -- a shard with a gate is about to own more and loses nothing: its answers are right for every epoch
     PERFORM shardherd.make_triggers(name, 'shardherd_guard', format('NOT (%s)', new_inside), format('NOT (%s)', old_inside),
                                     format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, move_arguments),
-                                    'shardherd_strict',
-                                    CASE WHEN move_arguments <> '' THEN 'false' ELSE shardherd.stale(guard_epoch) END,
-                                    guard_epoch);
+                                    'shardherd_strict', shardherd.stale(guard_epoch),
+                                    format('shardherd.stale_epoch(%L%s)', guard_epoch, move_arguments));
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_guard_insert, '
                    'ENABLE ALWAYS TRIGGER shardherd_guard_update, ENABLE ALWAYS TRIGGER shardherd_guard_delete', name);
     PERFORM FROM pg_trigger WHERE tgrelid = name::regclass AND tgname = 'shardherd_fence_insert' AND tgenabled <> 'D';
@@ -292,7 +296,7 @@ BEGIN
         format('(%s)', shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), ARRAY[lo], ARRAY[hi])),
         format('(%s)', shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), ARRAY[lo], ARRAY[hi])),
         format('shardherd.guard(%L, %L, %L)', key, type, guard_epoch), 'shardherd_fence_strict',
-        shardherd.stale(guard_epoch), guard_epoch);
+        shardherd.stale(guard_epoch), format('shardherd.stale_epoch(%L)', guard_epoch));
     PERFORM shardherd.sleep_fence(name);
 END $$;
 
@@ -1062,7 +1066,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
 $$;
 
--- The periodic look: guard_findings(), and what the catalog says of partitions. ATTACH PARTITION brings rows that no
+-- The periodic look: guard_findings(), and what the catalog says of subscriptions and partitions. Apply workers pass
+-- the guards by their origin, also those of somebody else's subscription. ATTACH PARTITION brings rows that no
 -- guard has seen: a new partition is looked through (its first million rows), and known from then on if all of them
 -- belong here. DETACH leaves rows behind that no move takes along.
 CREATE OR REPLACE FUNCTION shardherd.check_guards() RETURNS TABLE (subject text, finding text, remedy text)
@@ -1073,6 +1078,13 @@ DECLARE
     strangers boolean;
 BEGIN
     RETURN QUERY SELECT DISTINCT g.subject, g.finding, g.remedy FROM shardherd.guard_findings() g;
+    RETURN QUERY
+        SELECT DISTINCT d.name, format('subscription %I writes to the table, past its guards', sub.subname),
+               'drop the subscription, or leave the table out of it'::text
+        FROM pg_subscription_rel r JOIN pg_subscription sub ON sub.oid = r.srsubid
+        JOIN (SELECT t.name, coalesce(p.relid, to_regclass(t.name))::oid AS relation FROM shardherd.tables t
+              LEFT JOIN LATERAL pg_partition_tree(to_regclass(t.name)) p ON true) d ON d.relation = r.srrelid
+        WHERE sub.subname NOT LIKE 'shardherd\_%';
     DELETE FROM shardherd.parts p WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = p.relation);
     RETURN QUERY
         SELECT p.root, format('partition %s was detached: its rows stay here when their range moves', p.relation::regclass),

@@ -25,18 +25,26 @@ HASHES = {
 }
 
 
+def template_of(server):
+    """A database of that server with shard.sql in it: copied, it is there much sooner than installed."""
+    name = "shardherd_template"
+    if server.psql("SELECT 1 FROM pg_database WHERE datname = %s", [name]) == []:
+        server.create_database(name)
+        server.run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-f", SHARD_SQL, "-d", server.conninfo(name))
+    return name
+
+
 class Shard:
     def __init__(self, server, name):
         self.server = server
         self.name = name
-        server.create_database(name)
+        server.psql(f"CREATE DATABASE {name} TEMPLATE {template_of(server)}")
         self.connections = []
         self.threads = []
         self.sql = self.connect()
         rows = self.run("SELECT i, hashint8extended(i, 0) >= 0 FROM generate_series(1, 400) i")
         self.owned = [key for key, upper in rows if upper]
         self.foreign = [key for key, upper in rows if not upper]
-        server.run("psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-f", SHARD_SQL, "-d", server.conninfo(name))
 
     def connect(self, user="postgres", **more):
         connection = self.server.connect(self.name, user=user, **more)
@@ -94,10 +102,12 @@ class Shard:
             f"o_{self.name}", f"o_{self.name}", on=connection,
         )  # fmt: skip
         self.run("SELECT pg_replication_origin_session_setup(%s)", f"o_{self.name}", on=connection)
-        yield connection
-        self.run("SELECT pg_replication_origin_session_reset()", on=connection)
-        self.run("SELECT pg_replication_origin_drop(%s)", f"o_{self.name}", on=connection)
-        connection.close()
+        try:
+            yield connection
+        finally:
+            self.run("SELECT pg_replication_origin_session_reset()", on=connection)
+            self.run("SELECT pg_replication_origin_drop(%s)", f"o_{self.name}", on=connection)
+            connection.close()
 
     def place(self, sql, *params):
         """Rows that are here although they are not owned."""

@@ -104,7 +104,7 @@ def complete(rig, rows, shards=("s2", "s3")):
         assert rig.sql(shard, "SELECT count(*) FROM pg_replication_slots") == [(0,)]
 
 
-def test_every_kind_of_table_and_type(make):
+def test_A21_D12_every_kind_of_table_and_type(make):
     rig = make()
     rows, objects = rig.sql("s2", ROWS), rig.sql("s2", OBJECTS)
     op = rig.wait_operation(split(rig))
@@ -156,6 +156,23 @@ def test_canceled_while_copying(make):
     assert op["status"] == "undone", op
     complete(rig, rows, ["s2"])
     assert [s["name"] for s in rig.routing()["shards"]] == ["s1", "s2"]
+
+
+def test_A14_no_table_is_rewritten_under_the_copy(make):
+    """No event trigger sees VACUUM FULL and CLUSTER; the keeper's lock holds them off until the rows are copied."""
+    rig = make(copy_rate=4, copy_lanes=2)
+    rows = rig.sql("s2", ROWS)
+    op_id = split(rig)
+    copying(rig, op_id)
+    with psycopg.connect(rig.dsn("s2") + " options='-c lock_timeout=300'", autocommit=True) as conn:
+        # from the smallest, which is copied last and may not even be begun
+        for statement in ("VACUUM FULL owners", "VACUUM FULL logs_old", "CLUSTER plain USING plain_pkey"):
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                conn.execute(statement)
+    assert rig.operation(op_id)["record"]["state"] == "copy"
+    op = rig.wait_operation(op_id)
+    assert op["status"] == "done", op
+    complete(rig, rows)
 
 
 def test_the_rate_is_kept(make):

@@ -166,7 +166,7 @@ SOME_KILLS = [("s2", PLACES[2]), ("s2", PLACES[3]), ("s3", PLACES[0]), ("s3", PL
 
 
 @pytest.mark.parametrize(("shard", "place"), KILLS if FULL else SOME_KILLS)
-def test_server_killed_and_back(rig, shard, place):
+def test_D11_server_killed_and_back(rig, shard, place):
     split = Split(rig, place)
     kill_server(rig, shard)
     split.go_on()
@@ -194,7 +194,7 @@ def test_backend_terminated_before_the_fence(rig, what):
 
 
 @pytest.mark.parametrize("place", ["move:before:commit", "move:after:lock", "move:after:fence"][: 3 if FULL else 1])
-def test_backend_of_the_fence_terminated(rig, place):
+def test_B17_backend_of_the_fence_terminated(rig, place):
     split = Split(rig, place)
     holders = (
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks "
@@ -207,7 +207,7 @@ def test_backend_of_the_fence_terminated(rig, place):
 
 
 @pytest.mark.parametrize("place", ["move:before:commit", "move:after:lock"][: 2 if FULL else 1])
-def test_manager_silent_inside_the_fence(rig, place):
+def test_B2_manager_silent_inside_the_fence(rig, place):
     """The server itself ends the fence of a manager that says nothing; writers go on long before it comes back."""
     split = Split(rig, place)
     started = time.monotonic()
@@ -285,7 +285,7 @@ def test_long_transaction_before_the_fence(rig):
     split.end()
 
 
-def test_ddl_truncate_and_key_changes_are_refused_during_the_move(rig):
+def test_A2_A16_B12_ddl_truncate_and_key_changes_are_refused_during_the_move(rig):
     before = ddl_refusals(rig, "s2")
     assert before == {}, before
     split = Split(rig, "move:after:verify")

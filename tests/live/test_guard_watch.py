@@ -45,7 +45,7 @@ def wait_clean(rig):
     wait_until(lambda: guards(rig) and guards(rig)["findings"] == [], what=f"no finding any more: {guards(rig)}")
 
 
-def test_switched_off_triggers_are_shown(rig, shardherd):
+def test_A18_switched_off_triggers_are_shown(rig, shardherd):
     wait_clean(rig)
     rig.sql("s2", "ALTER TABLE customers DISABLE TRIGGER shardherd_guard_update")
     finding = wait_found(rig, "guard shardherd_guard_update is missing or disabled")
@@ -64,7 +64,7 @@ def test_switched_off_triggers_are_shown(rig, shardherd):
     assert "guards are in order again" in log
 
 
-def test_attached_and_detached_partitions(rig):
+def test_A18_attached_and_detached_partitions(rig):
     """Rows that come in by ATTACH PARTITION have passed no guard; what was detached is left behind by moves."""
     owned, foreign = (
         rig.sql("s2", f"SELECT n FROM generate_series(1, 100) n WHERE hashint8extended(n, 0) {sign} 0 LIMIT 1")[0][0]

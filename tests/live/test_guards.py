@@ -110,7 +110,7 @@ WRITES = {
 
 @pytest.mark.parametrize("statement", WRITES)
 @pytest.mark.parametrize("user", ["app", "postgres"])
-def test_every_statement_is_refused(accounts, statement, user):
+def test_D5_every_statement_is_refused(accounts, statement, user):
     shard = accounts
     absent = next(n for n in range(1, 100) if shard.value("SELECT hashint8extended(1000000 + %s, 0) < 0", n))
     present = next(n for n in range(1, 100) if shard.value("SELECT hashint8extended(1000000 + %s, 0) >= 0", n))
@@ -135,7 +135,7 @@ def owned_above(shard):
     return next(n for n in range(1, 100) if shard.value("SELECT hashint8extended(1000000000 + %s, 0) >= 0", n))
 
 
-def test_copy_is_refused_as_a_whole(accounts):
+def test_D5_copy_is_refused_as_a_whole(accounts):
     shard, client = accounts, accounts.connect("app")
     before = shard.value("SELECT count(*) FROM accounts")
     with shard.refused("SHR01"), client.cursor() as cursor, cursor.copy("COPY accounts (k) FROM STDIN") as copy:
@@ -144,7 +144,7 @@ def test_copy_is_refused_as_a_whole(accounts):
     assert shard.value("SELECT count(*) FROM accounts") == before
 
 
-def test_cascade_from_a_local_table_is_refused(shard):
+def test_D5_cascade_from_a_local_table_is_refused(shard):
     shard.make(
         "CREATE TABLE region (id int PRIMARY KEY); INSERT INTO region VALUES (1), (2);"
         "CREATE TABLE t (k bigint PRIMARY KEY, r int REFERENCES region ON DELETE CASCADE ON UPDATE CASCADE)",
@@ -702,7 +702,7 @@ def test_A3_strict_does_not_stop_replication(accounts):
         ("CREATE TEMP TABLE t (k bigint NOT NULL)", "pg_temp.t", "k", "42809", "ordinary table"),
     ],
 )  # fmt: skip
-def test_refused_tables(shard, schema, table, key, state, word):
+def test_A18_B16_refused_tables(shard, schema, table, key, state, word):
     try:
         shard.run(schema or "SELECT 1")
     except psycopg.Error as error:

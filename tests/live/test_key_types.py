@@ -186,7 +186,7 @@ class Writer(threading.Thread):
 
 
 @pytest.mark.parametrize("version", sorted({DEFAULT, 18}), ids=lambda version: f"pg{version}")
-def test_split_of_every_kind_of_table(shardherd, version):
+def test_A20_D12_split_of_every_kind_of_table(shardherd, version):
     rig = new_rig(shardherd, version)
     writers = []
     try:

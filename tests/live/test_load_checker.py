@@ -508,7 +508,7 @@ def test_the_table_comes_from_the_manager(loaded, with_events):
     assert result["reads"] > 100
 
 
-def test_zero_row_answers_of_a_stale_route_are_no_success(loaded):
+def test_A3_zero_row_answers_of_a_stale_route_are_no_success(loaded):
     """The source is cleaned up before the clients hear of the move: UPDATE 0 and DELETE 0 are not taken as done."""
     process = loaded.start("--duration=5s", "--mix=update=2,delete=1,insert=1,tx=1,read=1")
     at = loaded.s2.value("SELECT sum(version) FROM customers")
@@ -521,7 +521,7 @@ def test_zero_row_answers_of_a_stale_route_are_no_success(loaded):
     assert result["zero_row_answers"] > 0
 
 
-def test_the_previous_owner_is_tried_when_the_new_one_refuses(loaded):
+def test_B17_the_previous_owner_is_tried_when_the_new_one_refuses(loaded):
     """The manager died between publishing and committing: the table says s1, but s2 still owns the range."""
     here = f"hashint8extended(customer_id, 0) >= {2**62}"
     guard(loaded.s1, ">= 0")

@@ -78,7 +78,7 @@ def assert_nothing_lost(result):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("cell", chosen(CELLS, len(STATES), IN_CI) + chosen(REVERSE_CELLS, 0, 3))
-def test_killed_at(rig, cell):
+def test_D11_killed_at(rig, cell):
     rig.stop()
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
     rig.start_load("--clients", "8", "--rate", "1200")

@@ -73,36 +73,43 @@ def test_gate_closed_open_settled(target):
 
 
 def test_gate_beside_what_the_target_owns(target):
-    """A target that owns other ranges goes on serving them, gate or no gate, strict or not."""
+    """A target that owns other ranges goes on serving them, gate or no gate; strict clients that routed by a table
+    which is published already wait for the opening [A3]."""
     shard = target
     shard.run("SELECT shardherd.burn_gate(1, 'm1')")
     shard.own([(LEAST, -1)])
     shard.run("SELECT shardherd.close_gate(1, 'm1', 0, %s)", MOST)
-    client = shard.connect("app")
-    shard.run("SET shardherd.epoch = '77'", on=client)  # routed by a table that is published already
+    client, early = shard.connect("app"), shard.connect("app")
+    shard.run("SET shardherd.epoch = '1'", on=client)
+    shard.run("SET shardherd.epoch = '77'", on=early)
     assert shard.run("INSERT INTO accounts VALUES (%s)", shard.foreign[0], on=client) == 1
+    with shard.refused("SHR01", "routed with epoch 77"):
+        shard.run("DELETE FROM accounts WHERE k = %s", shard.foreign[0], on=early)
     with shard.refused("SHR01"):
         write(shard, client)
     new = next(n for n in range(10**9, 2 * 10**9) if shard.value("SELECT hashint8extended(%s, 0) >= 0", n))
     with shard.refused("SHR01"):
         shard.run("UPDATE accounts SET k = %s WHERE k = %s", new, shard.foreign[0], on=client)
     open_gate(shard)
-    assert write(shard, client) == 1
+    for one in (client, early):
+        assert write(shard, one) == 1
 
 
 def test_A1_old_snapshot_does_not_see_a_gate_open(target):
     """There and back and there again: each move has a row of its own, which an older snapshot cannot see."""
     shard = target
     open_gate(shard)
+    oldest, old = shard.connect(autocommit=False), shard.connect(autocommit=False)
+    oldest.isolation_level = old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    shard.run("SELECT count(*) FROM accounts", on=oldest)  # sees the gate of m1 open
     settle(shard)
     assert write(shard) == 1
-    old = shard.connect(autocommit=False)
-    old.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
     shard.run("SELECT count(*) FROM accounts", on=old)  # sees R owned here
     shard.fence(0, MOST, 2, 3)
     shard.run("SELECT shardherd.close_gate(1, 'm2', 0, %s)", MOST)
-    with shard.refused("SHR01"):
-        write(shard, old)
+    for number, client in enumerate((oldest, old)):
+        with shard.refused("SHR01"):
+            write(shard, client, key=number + 1)
     old.rollback()
     shard.run("SELECT count(*) FROM accounts", on=old)  # sees the gate of m2 closed
     open_gate(shard, "m2")
@@ -514,48 +521,48 @@ def test_freeze_gives_way_to_writers(source):
 # ---- checks ----
 
 FINDINGS = {
-    "nullable key": (
+    "A18 nullable key": (
         "ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ALTER k DROP NOT NULL; ALTER TABLE t REPLICA IDENTITY FULL",
         "may be null", "ALTER TABLE t ALTER k SET NOT NULL"),
     "column gone": ("ALTER TABLE t DROP COLUMN k CASCADE; ALTER TABLE t REPLICA IDENTITY FULL", "column k is gone", None),
     "table gone": ("DROP TABLE t", "the table is gone", "CREATE TABLE t (k bigint PRIMARY KEY, v int);"
                    "SELECT shardherd.install_guards()"),
     "unlogged": ("ALTER TABLE t SET UNLOGGED", "is unlogged", "{remedy}"),
-    "inheritance": ("CREATE TABLE heir () INHERITS (t)", "inheritance children", "DROP TABLE heir"),
-    "identity nothing": ("ALTER TABLE t REPLICA IDENTITY NOTHING", "replica identity of public.t does not contain",
+    "A18 inheritance": ("CREATE TABLE heir () INHERITS (t)", "inheritance children", "DROP TABLE heir"),
+    "B11 identity nothing": ("ALTER TABLE t REPLICA IDENTITY NOTHING", "replica identity of public.t does not contain",
                          "ALTER TABLE t REPLICA IDENTITY DEFAULT"),
-    "identity of another index": (
+    "B11 identity of another index": (
         "ALTER TABLE t ALTER v SET NOT NULL; CREATE UNIQUE INDEX by_v ON t (v); ALTER TABLE t REPLICA IDENTITY USING INDEX by_v;"
         "DROP INDEX IF EXISTS none; ", "replica identity", None),
-    "deferrable primary key": (
+    "B11 deferrable primary key": (
         "ALTER TABLE t DROP CONSTRAINT t_pkey; ALTER TABLE t ADD PRIMARY KEY (k) DEFERRABLE", "replica identity",
         "CREATE UNIQUE INDEX i ON t (k); ALTER TABLE t REPLICA IDENTITY USING INDEX i"),
-    "unique without key": ("CREATE UNIQUE INDEX by_v ON t (v)", "unique index public.by_v does not contain", "DROP INDEX by_v"),
-    "exclusion": ("ALTER TABLE t ADD EXCLUDE USING btree (v WITH =)", "does not contain the shard key",
+    "B10 unique without key": ("CREATE UNIQUE INDEX by_v ON t (v)", "unique index public.by_v does not contain", "DROP INDEX by_v"),
+    "B10 exclusion": ("ALTER TABLE t ADD EXCLUDE USING btree (v WITH =)", "does not contain the shard key",
                   "ALTER TABLE t DROP CONSTRAINT t_v_excl"),
-    "foreign key to a local table": (
+    "B18 foreign key to a local table": (
         "CREATE TABLE local (id int PRIMARY KEY); ALTER TABLE t ADD CONSTRAINT f FOREIGN KEY (v) REFERENCES local",
         "foreign key f does not join", "ALTER TABLE t DROP CONSTRAINT f"),
-    "foreign key from a local table": (
+    "B18 foreign key from a local table": (
         "CREATE TABLE local (k bigint CONSTRAINT f REFERENCES t)", "foreign key f does not join", "DROP TABLE local"),
-    "always trigger": (
+    "B13 always trigger": (
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW! END $$;"
         "CREATE TRIGGER mine BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION f(); ALTER TABLE t ENABLE ALWAYS TRIGGER mine",
         "trigger mine fires in apply workers", "{remedy}"),
-    "guard disabled": ("ALTER TABLE t DISABLE TRIGGER shardherd_guard_delete", "guard shardherd_guard_delete is missing",
+    "A18 guard disabled": ("ALTER TABLE t DISABLE TRIGGER shardherd_guard_delete", "guard shardherd_guard_delete is missing",
                        "SELECT shardherd.install_guards()"),
-    "guard dropped": ("DROP TRIGGER shardherd_guard_update ON t", "guard shardherd_guard_update is missing",
+    "A18 guard dropped": ("DROP TRIGGER shardherd_guard_update ON t", "guard shardherd_guard_update is missing",
                       "SELECT shardherd.install_guards()"),
-    "guard reset": ("ALTER TABLE t ENABLE TRIGGER shardherd_guard_insert", "guard shardherd_guard_insert is missing",
+    "A18 guard reset": ("ALTER TABLE t ENABLE TRIGGER shardherd_guard_insert", "guard shardherd_guard_insert is missing",
                     "SELECT shardherd.install_guards()"),
-    "full with json": ("ALTER TABLE t ADD COLUMN j json; ALTER TABLE t REPLICA IDENTITY FULL", "has type json",
+    "B11 full with json": ("ALTER TABLE t ADD COLUMN j json; ALTER TABLE t REPLICA IDENTITY FULL", "has type json",
                        "ALTER TABLE t REPLICA IDENTITY DEFAULT"),
-    "foreign subscription": (
+    "A18 foreign subscription": (
         "CREATE SUBSCRIPTION {sub} CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p WITH (connect = false);"
         "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 't'::regclass, 'r' FROM pg_subscription "
         "WHERE subname = '{sub}'", "another subscription writes",
         "ALTER SUBSCRIPTION {sub} SET (slot_name = NONE); DROP SUBSCRIPTION {sub}"),
-    "prepared transaction": ("BEGIN; INSERT INTO t VALUES (1000); PREPARE TRANSACTION '{sub}'", "a prepared transaction is open",
+    "D2 prepared transaction": ("BEGIN; INSERT INTO t VALUES (1000); PREPARE TRANSACTION '{sub}'", "a prepared transaction is open",
                              "ROLLBACK PREPARED '{sub}'"),
 }  # fmt: skip
 
