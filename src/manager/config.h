@@ -88,6 +88,8 @@ struct config {
     /* moves */
     int copy_lanes; /* 4 */
     int copy_rate;  /* MiB/s of one move; 0 = no limit */
+    uint64_t max_commit_latency_ns, max_standby_lag_ns; /* 20 ms, 5 s */
+    int max_retained_wal, min_free_disk;                /* MiB; 16384, 1024; 0 = no bound */
 };
 
 /* All defaults; state_directory is root's. */

@@ -153,7 +153,15 @@ struct move_record {
     uint64_t copy_us;
     uint64_t build_us;                /* indexes, constraints and statistics of a target of our own */
     uint64_t copy_rows, copy_bytes;   /* while and after copying */
-    uint64_t total_rows, total_bytes; /* estimated */
+    uint64_t total_rows, total_bytes; /* estimated, better and better while copying; exact after it */
+    uint64_t copy_rate;               /* bytes per second, of the last ten; 0 = nothing is being copied */
+    unsigned tables, tables_copied;
+    uint64_t source_commit_us; /* what a commit on S took in the last second */
+    uint64_t standby_lag_us;   /* of S's standby that is furthest behind */
+    uint64_t retained_wal;     /* bytes that the slot keeps on S */
+    uint64_t throttle_rate;    /* bytes per second that the copy is held to; 0 = it is not throttled */
+    uint64_t throttled_us;     /* so far */
+    char throttle[256];        /* why, for people; "" = it is not; not read back from a journal */
     uint64_t verified_rows, buckets_in_motion;
     unsigned verify_rounds;
     unsigned fence_attempts;
@@ -198,6 +206,7 @@ struct move {
     bool routed;      /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
     bool journaling;  /* ACT_JOURNAL of a new state is under way */
     bool undo_wanted; /* once the present action is done */
+    struct err given_up; /* why move_give_up() wanted that */
     struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */
     bool over;        /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
@@ -215,6 +224,10 @@ void move_done(struct move *m, enum move_action action, const struct move_outcom
 
 /* Asks to go back. ERRC_CONFLICT from the fence on, naming the state. */
 int move_cancel(struct move *m, struct err *err);
+
+/* The same for a reason of the manager's own, which becomes the move's error. False: it can only go forward,
+ * or goes back already. */
+bool move_give_up(struct move *m, const struct err *why);
 
 /* ---- the record ---- */
 

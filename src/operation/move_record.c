@@ -39,6 +39,9 @@ static const struct number {
     UINT(verify_rounds),      UINT(fence_attempts),    UNSIGNED(lock_us),
     UNSIGNED(inside_us),      UNSIGNED(commit_us),     UNSIGNED(open_us),
     UNSIGNED(write_block_us), UNSIGNED(marker_us),     UNSIGNED(cleaned_rows),
+    UNSIGNED(copy_rate),      UINT(tables),            UINT(tables_copied),
+    UNSIGNED(source_commit_us), UNSIGNED(standby_lag_us), UNSIGNED(retained_wal),
+    UNSIGNED(throttle_rate),  UNSIGNED(throttled_us),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
@@ -116,6 +119,7 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
     if (r->findings.length > 0)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
+    yyjson_mut_obj_add_str(doc, root, "throttle", r->throttle);
     print_numbers(r, doc, root);
     size_t length;
     char *out = yyjson_mut_write(doc, 0, &length);

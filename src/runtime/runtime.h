@@ -43,12 +43,20 @@ typedef void (*runtime_done_cb)(const struct err *err, void *data);
 typedef void (*runtime_list_cb)(const struct err *err, const struct runtime_instance *instances, int count,
                                 void *data);
 
+/* Bytes that the server may still write; the WAL has often a disk of its own. */
+struct runtime_space {
+    uint64_t data_free, wal_free;
+};
+typedef void (*runtime_space_cb)(const struct err *err, const struct runtime_space *space, void *data);
+
 struct runtime_backend {
     const char *kind; /* "local" */
     int (*ensure)(struct runtime *, const struct runtime_spec *, runtime_instance_cb, void *, struct err *);
     int (*stop)(struct runtime *, const char *name, runtime_done_cb, void *, struct err *);
     int (*remove)(struct runtime *, const char *name, runtime_done_cb, void *, struct err *);
     int (*list)(struct runtime *, runtime_list_cb, void *, struct err *);
+    /* NULL: its instances' disks cannot be seen from here. */
+    int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
     void (*close)(struct runtime *, void (*closed)(void *), void *);
 };
 
@@ -66,6 +74,9 @@ int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void 
 int runtime_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 /* What exists, running or not; used by discovery and after a restart of the manager. */
 int runtime_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
+/* Free space of an instance's disks. ERRC_UNSUPPORTED: this runtime cannot tell; ERRC_NOT_FOUND: it is no
+ * instance of this runtime. */
+int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, void *data, struct err *err);
 /* The instances go on running. */
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 
