@@ -427,8 +427,9 @@ static const struct config_key keys[] = {
      .high = "1m",
      .off = true,
      .reloadable = true,
-     .help = "The copy slows down when a commit on its source takes longer than this (at least twice what it "
-             "took before the copy), or five times what it took before, but never for less than 10ms."},
+     .help =
+         "The copy slows down when a commit on its source takes longer than this, or than five times what "
+         "it took before the copy (and 10ms), but is allowed twice what it took before."},
     {.path = "moves.max_standby_lag",
      .type = CONFIG_DURATION,
      .offset = AT(max_standby_lag_ns),

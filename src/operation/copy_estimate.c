@@ -1,6 +1,6 @@
 #include "operation/copy_estimate.h"
 
-#define ROWS_THAT_TELL 100   /* fewer rows say nothing of the width of the others */
+#define ROWS_THAT_TELL 100    /* fewer rows say nothing of the width of the others */
 #define BLOCK_ROOM     8168.0 /* of 8192 bytes, without the header of the page */
 #define ROW_OVERHEAD   20.0   /* heap row and its pointer, less the lengths that COPY adds, more or less */
 

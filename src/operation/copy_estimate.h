@@ -12,8 +12,8 @@
 
 /* One heap. */
 struct copy_heap_progress {
-    double rows, bytes;           /* of R, expected from statistics and size; rows 0 = not known */
-    double share;                 /* of what the heap holds that is of R, 0..1; for heaps without statistics */
+    double rows, bytes; /* of R, expected from statistics and size; rows 0 = not known */
+    double share;       /* of what the heap holds that is of R, 0..1; for heaps without statistics */
     uint64_t blocks, blocks_done; /* of the heap; in pieces that are through */
     uint64_t rows_done, bytes_done;
     uint64_t rows_now, bytes_now; /* of pieces under way */

@@ -207,8 +207,8 @@ struct move {
     bool journaling;  /* ACT_JOURNAL of a new state is under way */
     bool undo_wanted; /* once the present action is done */
     struct err given_up; /* why move_give_up() wanted that */
-    struct err cause; /* why it goes back; the record's error shows what hinders the undo meanwhile */
-    bool over;        /* ended or deposed: outcomes that still come change nothing */
+    struct err cause;    /* why it goes back; the record's error shows what hinders the undo meanwhile */
+    bool over;           /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
 };
 

@@ -133,19 +133,21 @@ static void add_tables(const struct move_op *op, struct buf *out)
 
 /*
  * Every heap with what statistics say of R in it: rows as the planner counts them (density of the last
- * ANALYZE, size of now), COPY's bytes by the widths of the columns, and by what is stored out of line; 0 where
- * nothing is known. All of it by the share of the hashes owned that R is.
+ * ANALYZE, size of now), COPY's bytes by the widths of the columns, and by what is stored out of line; 0
+ * where nothing is known. All of it by the share of the hashes owned that R is.
  */
 #define HEAPS                                                                                                \
     "SELECT h.*, e.rows, CASE WHEN e.rows > 0 AND e.width > 0 THEN greatest(e.rows * e.width, "              \
     "coalesce(pg_table_size(nullif(e.toast, 0)), 0) * e.share) ELSE pg_table_size(e.oid) * e.share END, "    \
-    "e.share FROM shardherd.copy_heaps(%d, %d) h, LATERAL (SELECT c.oid, c.reltoastrelid AS toast, w.share, " \
+    "e.share FROM shardherd.copy_heaps(%d, %d) h, LATERAL (SELECT c.oid, c.reltoastrelid AS toast, "         \
+    "w.share, "                                                                                              \
     "CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages * h.blocks * w.share "       \
     "ELSE 0 END AS rows, (SELECT sum((1 - s.null_frac) * s.avg_width + 4) + 2 FROM pg_stats s "              \
     "JOIN pg_namespace n ON n.nspname = s.schemaname WHERE n.oid = c.relnamespace AND "                      \
     "s.tablename = c.relname AND NOT s.inherited) AS width FROM pg_class c, "                                \
     "(SELECT ((%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1))::float8 AS share "   \
-    "FROM shardherd.shard o, unnest(o.los, o.his) AS r(lo, hi)) w WHERE c.oid = h.relation::regclass) e ORDER BY h.blocks DESC, h.relation"
+    "FROM shardherd.shard o, unnest(o.los, o.his) AS r(lo, hi)) w WHERE c.oid = h.relation::regclass) e "    \
+    "ORDER BY h.blocks DESC, h.relation"
 
 static void slot_made(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
@@ -165,8 +167,8 @@ static void slot_made(struct move_op *op, enum move_action action, const struct 
     act_sql_any(op, &op->keeper, action, SQL_TIMEOUT_NS, heaps_known,
                 "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '3s'; "
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L; "
-                "LOCK TABLE %s IN ACCESS SHARE MODE; " HEAPS, op->snapshot, buf_text(&tables), r->range.lo,
-                r->range.hi, r->range.hi, r->range.lo);
+                "LOCK TABLE %s IN ACCESS SHARE MODE; " HEAPS,
+                op->snapshot, buf_text(&tables), r->range.lo, r->range.hi, r->range.hi, r->range.lo);
     buf_free(&tables);
 }
 

@@ -81,7 +81,7 @@ struct move_op {
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */
     uint64_t copier_started_ns;
-    char *pre_data;        /* ACT_SCHEMA: dumped, while the rest is */
+    char *pre_data; /* ACT_SCHEMA: dumped, while the rest is */
     char snapshot[64];
     unsigned lanes;
     struct verify *verify;

@@ -7,9 +7,9 @@
  * commit is, waits for the same standbys, and leaves nothing in any table. The server's clock takes its time,
  * so that what our own loop is busy with does not count.
  *
- * The watch runs from TARGET, for what commits take before the copy, to REHEARSE. It stays for an UNDO that it
- * began itself: then it drops the slot by its own hand, since the undo asks T first, which may not answer for
- * long, while S's disk fills.
+ * The watch runs from TARGET, for what commits take before the copy, to REHEARSE. It stays for an UNDO that
+ * it began itself: then it drops the slot by its own hand, since the undo asks T first, which may not answer
+ * for long, while S's disk fills.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@
 #include "operation/wal_guard.h"
 
 #define WATCH_NS      (1 * ENV_NS_PER_S)
-#define ASK_NS        (60 * ENV_NS_PER_S)  /* a commit that waits for a standby may take this long */
+#define ASK_NS        (60 * ENV_NS_PER_S) /* a commit that waits for a standby may take this long */
 #define CHECKPOINT_NS (600 * ENV_NS_PER_S)
 #define QUICK_BASES   5  /* commits at once at the beginning: the copy may follow within a moment */
 #define RATE_MARKS    11 /* the rate is that of the last ten seconds */
@@ -128,7 +128,8 @@ static void ask(struct move_op *op)
         "(pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, coalesce(s.wal_status, ''), "
         "greatest((pg_current_wal_lsn() - s.restart_lsn)::bigint, 0) "
         "FROM (VALUES (1)) AS v(n) LEFT JOIN pg_replication_slots s ON s.slot_name = %L; "
-        "SELECT coalesce(nullif(r.application_name, ''), 'walreceiver'), (r.replay_lsn - '0/0'::pg_lsn)::bigint "
+        "SELECT coalesce(nullif(r.application_name, ''), 'walreceiver'), (r.replay_lsn - "
+        "'0/0'::pg_lsn)::bigint "
         "FROM pg_stat_replication r WHERE r.state = 'streaming' AND r.replay_lsn IS NOT NULL AND NOT EXISTS "
         "(SELECT FROM pg_replication_slots l WHERE l.active_pid = r.pid AND l.slot_type = 'logical') "
         "ORDER BY r.replay_lsn LIMIT 1",
@@ -153,6 +154,18 @@ static void space_known(const struct err *err, const struct runtime_space *space
     op_job_ended(q.op);
 }
 
+/* Of a pod's volume, by what its cluster says of it. */
+static void take_volume(struct move_op *op, const struct fleet_instance *instance, bool target)
+{
+    double size = instance_pod_get(instance->pod, POD_VOLUME_SIZE, op_now(op), NULL);
+    double used = instance_pod_get(instance->pod, POD_VOLUME_USED, op_now(op), NULL);
+    uint64_t left = size >= used ? (uint64_t)(size - used) : WAL_GUARD_UNKNOWN; /* NAN compares false */
+    if (target)
+        op->watch->target_free = left;
+    else
+        op->watch->source_free = left;
+}
+
 static void ask_space(struct move_op *op, const char *shard, bool target)
 {
     const struct operation_services *s = op_services(op);
@@ -164,8 +177,10 @@ static void ask_space(struct move_op *op, const char *shard, bool target)
     *q = (struct space_question){op, target};
     if (runtime_space(s->runtime, instance->name, space_known, q, &err) == 0)
         op_job_started(op);
-    else
-        free(q); /* this runtime cannot tell: only WAL is watched then */
+    else {
+        free(q);
+        take_volume(op, instance, target);
+    }
 }
 
 /* ---- what follows ---- */
@@ -364,8 +379,8 @@ void watch_follow(struct move_op *op)
 {
     enum move_state state = op_record(op)->state;
     bool saving = op->watch != NULL && op->watch->saving;
-    bool wanted = op->source_known && ((state >= MOVE_TARGET && state <= MOVE_FENCE) ||
-                                       (state == MOVE_UNDO && saving));
+    bool wanted =
+        op->source_known && ((state >= MOVE_TARGET && state <= MOVE_FENCE) || (state == MOVE_UNDO && saving));
     if (!wanted)
         watch_stop(op);
     if (!wanted || watch_of(op)->running)

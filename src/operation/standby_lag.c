@@ -7,8 +7,10 @@ void standby_lag_init(struct standby_lag *l)
 
 void standby_lag_mark(struct standby_lag *l, uint64_t now_ns, uint64_t lsn)
 {
-    if (l->count > 0 && l->marks[l->count - 1].lsn >= lsn)
-        return; /* nothing was written since, or it is another server now: then the old marks judge nobody */
+    if (l->count > 0 && l->marks[l->count - 1].lsn > lsn)
+        l->count = 0; /* another server now: the old marks judge nobody */
+    if (l->count > 0 && l->marks[l->count - 1].lsn == lsn)
+        return; /* nothing was written since */
     if (l->count == STANDBY_LAG_MARKS) {
         l->count /= 2;
         for (unsigned i = 0; i < l->count; i++)

@@ -21,7 +21,10 @@ struct standby_lag {
 };
 
 void standby_lag_init(struct standby_lag *l);
-/* The primary's position now; at times and positions that grow. When it is full every second mark goes. */
+/*
+ * The primary's position now; at times that grow. A position before the last one is another server's: all
+ * marks go. When it is full every second mark goes.
+ */
 void standby_lag_mark(struct standby_lag *l, uint64_t now_ns, uint64_t lsn);
 /* Nanoseconds; 0 = it has all that was marked. */
 uint64_t standby_lag_of(const struct standby_lag *l, uint64_t now_ns, uint64_t replayed_lsn);

@@ -5,8 +5,8 @@
  * answers with the bytes per second that the copy may take. Above a bound the rate is halved, below it the
  * rate grows by a fixed step: additive increase, multiplicative decrease, the linear rule under which several
  * copies on one disk come to fair shares (Chiu and Jain, "Analysis of the Increase and Decrease Algorithms
- * for Congestion Avoidance in Computer Networks", 1989); half is what TCP gives up (RFC 5681). The signal is a
- * delay compared with the one from before the load, as in LEDBAT (RFC 6817), which is there for transfers
+ * for Congestion Avoidance in Computer Networks", 1989); half is what TCP gives up (RFC 5681). The signal is
+ * a delay compared with the one from before the load, as in LEDBAT (RFC 6817), which is there for transfers
  * that give way to everybody else.
  *
  * Constants, and why: a cut shows after about two samples, since the median of the last three is judged (one
@@ -50,9 +50,9 @@ struct throttle {
     uint64_t rate; /* bytes/s; 0 = not throttled */
     uint64_t peak; /* fastest while not throttled */
     uint64_t cut_ns;
-    enum throttle_cause cause;      /* of the last time a bound was passed */
-    uint64_t seen_ns, bound_ns;     /* what was measured then, and its bound */
-    bool over;                      /* it is passed right now */
+    enum throttle_cause cause;  /* of the last time a bound was passed */
+    uint64_t seen_ns, bound_ns; /* what was measured then, and its bound */
+    bool over;                  /* it is passed right now */
 };
 
 void throttle_init(struct throttle *t);

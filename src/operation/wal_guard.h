@@ -23,15 +23,15 @@ struct wal_guard_limits {
 struct wal_guard_facts {
     const char *source, *target; /* shards */
     const char *slot;
-    const char *wal_status; /* of pg_replication_slots; "" = there is no slot (yet) */
-    uint64_t retained;      /* bytes of WAL that the slot keeps */
+    const char *wal_status;            /* of pg_replication_slots; "" = there is no slot (yet) */
+    uint64_t retained;                 /* bytes of WAL that the slot keeps */
     uint64_t source_free, target_free; /* bytes; of the source's WAL, of the target's data directory */
     uint64_t to_come;                  /* bytes of rows that are still to be copied */
 };
 
 /*
- * ERRC_LIMIT when the move must go back: names slot or disk, bytes, bound and remedy. A disk that is not known
- * (WAL_GUARD_UNKNOWN) is not judged.
+ * ERRC_LIMIT when the move must go back: names slot or disk, bytes, bound and remedy. A disk that is not
+ * known (WAL_GUARD_UNKNOWN) is not judged.
  */
 int wal_guard_judge(const struct wal_guard_limits *limits, const struct wal_guard_facts *facts,
                     struct err *err);
