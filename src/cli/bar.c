@@ -41,14 +41,14 @@ static void collect(const struct bar_facts *f, const char *of, struct parts *p)
         add_one(p, "writes blocked ", human_duration(f->block_seconds, a), "");
     if (running && f->eta_seconds >= 0)
         add_one(p, "ETA ", human_age(f->eta_seconds + 0.5, a), "");
+    if (running && f->throttle_rate > 0)
+        add_one(p, "throttled to ", human_bytes(f->throttle_rate, a), "/s");
     if (f->bytes > 0)
         add_amount(p, human_bytes(f->bytes, a), running ? f->total_bytes : -1, human_bytes(f->total_bytes, b),
                    "", of);
     if (f->rows > 0)
         add_amount(p, human_count(f->rows, a), running ? f->total_rows : -1, human_count(f->total_rows, b),
                    " rows", of);
-    if (running && f->throttle_rate > 0)
-        add_one(p, "throttled to ", human_bytes(f->throttle_rate, a), "/s");
     if (running && f->bytes_rate > 0)
         add_one(p, "", human_bytes(f->bytes_rate, a), "/s");
     if (running && f->rows_rate > 0)
