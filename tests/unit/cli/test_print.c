@@ -178,7 +178,7 @@ static void test_bar(void **state)
     f.throttle_rate = 4 << 20;
     expect_bar(&f, 116,
                "split shop/s1 -> s3  copy      [============                ]  43%  ETA 4s"
-               "  throttled to 4.0 MiB/s  12.3 MiB/28.1 MiB");
+               "  throttled to 4.0 MiB/s  41.0k/98.0k rows");
     f.throttle_rate = -1;
     expect_bar(&f, 60, "split shop/s1 -> s3  copy      [====>     ]  43%  ETA 4s");
     expect_bar(&f, 24, "split shop/s1 -> s3");
