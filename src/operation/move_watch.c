@@ -77,6 +77,7 @@ static uint64_t number_at(const struct pg_reply *reply, int result, int column)
 }
 
 static void ask(struct move_op *op);
+static void guard(struct move_op *op);
 
 static void take_standby(struct move_op *op, const struct pg_reply *reply, uint64_t lsn)
 {
@@ -106,6 +107,7 @@ static void source_answered(struct move_op *op, enum move_action action, const s
     r->source_commit_us = w->commit_ns / 1000;
     r->retained_wal = number_at(reply, 3, 3);
     take_standby(op, reply, number_at(reply, 3, 1));
+    guard(op);
     if (w->copier != NULL)
         return;
     throttle_base(&w->throttle, w->commit_ns);
@@ -151,6 +153,8 @@ static void space_known(const struct err *err, const struct runtime_space *space
         q.op->watch->target_free = err == NULL ? space->data_free : WAL_GUARD_UNKNOWN;
     else
         q.op->watch->source_free = err == NULL ? space->wal_free : WAL_GUARD_UNKNOWN;
+    if (!q.op->stopped)
+        guard(q.op);
     op_job_ended(q.op);
 }
 
@@ -219,6 +223,7 @@ static void guard(struct move_op *op)
     if (wal_guard_judge(&limits, &facts, &err) == 0 || !move_give_up(&op->core, &err))
         return;
     w->saving = true;
+    end_waits(op);
     log_event(LOG_ERROR, "the move goes back before a disk is full", "op", r->id, "db", r->database, "shard",
               r->source, "target", r->target, "err", err.message, NULL);
 }
@@ -342,6 +347,14 @@ static void drop_slot(struct move_op *op)
                 op_term(op), name, name);
 }
 
+/* Once the journal says that the move goes back, and not twice at a time. */
+static void save(struct move_op *op)
+{
+    const struct watch *w = op->watch;
+    if (!op->core.journaling && !w->saved && w->asked_ns == 0)
+        drop_slot(op);
+}
+
 /* ---- each second ---- */
 
 static void look(struct move_op *op)
@@ -351,11 +364,9 @@ static void look(struct move_op *op)
     if (state == MOVE_FENCE)
         return; /* nobody else's commit may wait for ours */
     if (state == MOVE_UNDO) {
-        if (!w->saved && w->asked_ns == 0)
-            drop_slot(op);
+        save(op);
         return;
     }
-    guard(op); /* on the figures of the last second */
     if (op->core.undo_wanted)
         end_waits(op);
     if (op->copier != NULL)
@@ -383,6 +394,8 @@ void watch_follow(struct move_op *op)
         op->source_known && ((state >= MOVE_TARGET && state <= MOVE_FENCE) || (state == MOVE_UNDO && saving));
     if (!wanted)
         watch_stop(op);
+    if (wanted && state == MOVE_UNDO)
+        save(op);
     if (!wanted || watch_of(op)->running)
         return;
     op->watch->running = true;
