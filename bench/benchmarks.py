@@ -18,7 +18,20 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("poll", "fleet", "scrape", "split", "decide", "copy", "watch-sync", "watch-events", "idle", "reconcile")
+NAMES = (
+    "poll",
+    "fleet",
+    "scrape",
+    "split",
+    "decide",
+    "copy",
+    "impact",
+    "catchup",
+    "watch-sync",
+    "watch-events",
+    "idle",
+    "reconcile",
+)
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"
 sys.path.insert(0, str(ROOT / "tests" / "live"))
