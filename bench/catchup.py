@@ -4,7 +4,7 @@ import contextlib
 import time
 
 import psycopg
-from benchslot import Unmeasured, median, rounded, spread
+from benchmarks import Unmeasured, median, rounded, spread
 from rig import Rig
 
 TITLE = "how long after the copy the apply lag falls under 1 s, at 2,000 writes/s"
