@@ -86,8 +86,8 @@ struct config {
     struct balance_policy balance;
     int max_moves; /* at a time in the fleet; 2 */
     /* moves */
-    int copy_lanes; /* 4 */
-    int copy_rate;  /* MiB/s of one move; 0 = no limit */
+    int copy_lanes;                                     /* 4 */
+    int copy_rate;                                      /* MiB/s of one move; 0 = no limit */
     uint64_t max_commit_latency_ns, max_standby_lag_ns; /* 20 ms, 5 s */
     int max_retained_wal, min_free_disk;                /* MiB; 16384, 1024; 0 = no bound */
 };

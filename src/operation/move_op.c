@@ -75,6 +75,7 @@ static void drop_links(struct move_op *op)
         link_drop(&op->source_reader);
         link_drop(&op->exporter);
         link_drop(&op->keeper);
+        link_drop(&op->watcher);
         hold_drop(op);
     }
     if (op->target_known) {

@@ -49,7 +49,8 @@ struct watch {
     } marks[RATE_MARKS]; /* oldest first */
     unsigned mark_count;
     uint64_t logged_cut_ns;
-    bool saving; /* gone back because of a disk: the slot must go, whatever else hangs */
+    bool saving;   /* gone back because of a disk: the slot must go, whatever else hangs */
+    bool dropping; /* it is being dropped */
     bool saved;
 };
 
@@ -108,10 +109,10 @@ static void source_answered(struct move_op *op, enum move_action action, const s
     r->retained_wal = number_at(reply, 3, 3);
     take_standby(op, reply, number_at(reply, 3, 1));
     guard(op);
-    if (w->copier != NULL)
+    if (w->copier != NULL || !w->running)
         return;
     throttle_base(&w->throttle, w->commit_ns);
-    if (w->quick > 0 && w->running) {
+    if (w->quick > 0) {
         w->quick--;
         ask(op);
     }
@@ -328,7 +329,7 @@ static void freed(struct move_op *op, enum move_action action, const struct pg_r
 
 static void slot_dropped(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    op->watch->asked_ns = 0;
+    op->watch->dropping = false;
     if (reply->err != NULL)
         return; /* again in a second */
     op->watch->saved = true;
@@ -339,7 +340,7 @@ static void drop_slot(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    op->watch->asked_ns = op_now(op);
+    op->watch->dropping = true;
     act_sql_any(op, &op->watcher, ACT_DROP_FORWARD, SQL_TIMEOUT_NS, slot_dropped,
                 "SELECT shardherd.check_term(%d); SELECT pg_terminate_backend(active_pid, 5000) FROM "
                 "pg_replication_slots WHERE slot_name = %L AND active_pid IS NOT NULL; SELECT "
@@ -351,8 +352,11 @@ static void drop_slot(struct move_op *op)
 static void save(struct move_op *op)
 {
     const struct watch *w = op->watch;
-    if (!op->core.journaling && !w->saved && w->asked_ns == 0)
-        drop_slot(op);
+    if (op->core.journaling || w->saved || w->dropping)
+        return;
+    if (w->asked_ns != 0 && op_now(op) - w->asked_ns > 2 * WATCH_NS)
+        link_drop(&op->watcher); /* a commit that waits for a standby: nothing may wait behind it */
+    drop_slot(op);
 }
 
 /* ---- each second ---- */
@@ -369,6 +373,8 @@ static void look(struct move_op *op)
     }
     if (op->core.undo_wanted)
         end_waits(op);
+    if (!w->running || op_record(op)->state != state)
+        return; /* it went back with that */
     if (op->copier != NULL)
         look_at_copy(op);
     else if (w->mark_count > 0)
