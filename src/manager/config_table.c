@@ -456,7 +456,7 @@ static const struct config_key keys[] = {
      .high = "100000000",
      .reloadable = true,
      .help = "MiB that stay free on the disks of source and target; with less the move goes back; 0 = no "
-             "bound. Only of instances that run as processes of this machine."},
+             "bound. Known of instances on this machine, and of pods whose volumes Prometheus reports."},
     {.path = "balance.max_moves",
      .type = CONFIG_INT,
      .offset = AT(max_moves),
