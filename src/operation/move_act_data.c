@@ -31,6 +31,7 @@ void copy_drop(struct move_op *op)
     struct copier *copier = op->copier;
     op->copier = NULL;
     copier_free(copier);
+    watch_copy_over(op);
 }
 
 /* The snapshot goes with its sessions, the slot stays. */

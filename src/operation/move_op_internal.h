@@ -200,6 +200,8 @@ void clean_free(struct move_op *op);
 void sequences_free(struct move_op *op);
 /* Before each action: begins, goes on or ends, as the move's state asks. */
 void watch_follow(struct move_op *op); /* move_watch.c */
+/* The copy ended, however: nothing is throttled any more. */
+void watch_copy_over(struct move_op *op);
 void watch_stop(struct move_op *op);
 void watch_free(struct move_op *op);
 

@@ -43,7 +43,8 @@ struct watch {
     char standby[MOVE_NAME_SIZE];
     char wal_status[16];
     uint64_t source_free, target_free;
-    const struct copier *copier; /* that the marks are of */
+    bool copied;           /* a copy began: what commits take now says nothing of before */
+    uint64_t copier_began; /* the one that the marks are of */
     struct {
         uint64_t at_ns, bytes;
     } marks[RATE_MARKS]; /* oldest first */
@@ -109,7 +110,7 @@ static void source_answered(struct move_op *op, enum move_action action, const s
     r->retained_wal = number_at(reply, 3, 3);
     take_standby(op, reply, number_at(reply, 3, 1));
     guard(op);
-    if (w->copier != NULL || !w->running)
+    if (w->copied || !w->running)
         return;
     throttle_base(&w->throttle, w->commit_ns);
     if (w->quick > 0) {
@@ -290,8 +291,9 @@ static void look_at_copy(struct move_op *op)
     struct watch *w = op->watch;
     struct move_record *r = op_record(op);
     struct copier_state state;
-    if (w->copier != op->copier) {
-        w->copier = op->copier;
+    if (w->mark_count == 0 || w->copier_began != op->copier_started_ns) {
+        w->copied = true;
+        w->copier_began = op->copier_started_ns;
         w->mark_count = 0;
         throttle_release(&w->throttle);
         mark_rate(w, op->copier_started_ns, 0);
@@ -308,9 +310,11 @@ static void look_at_copy(struct move_op *op)
     throttle(op, per_second(w, w->mark_count - 2));
 }
 
-static void forget_copy(struct move_op *op)
+void watch_copy_over(struct move_op *op)
 {
     struct move_record *r = op_record(op);
+    if (op->watch == NULL || op->watch->mark_count == 0)
+        return;
     throttle_release(&op->watch->throttle);
     op->watch->mark_count = 0;
     r->copy_rate = 0;
@@ -377,8 +381,6 @@ static void look(struct move_op *op)
         return; /* it went back with that */
     if (op->copier != NULL)
         look_at_copy(op);
-    else if (w->mark_count > 0)
-        forget_copy(op);
     if (w->asked_ns == 0)
         ask(op);
     ask_space(op, op_record(op)->source, false);
