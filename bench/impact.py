@@ -76,7 +76,8 @@ def beside_a_copy(rig):
 
 def with_throttling(rig, on):
     rig.stop()
-    rig.settings = [] if on else ["moves.max_commit_latency=off", "moves.max_standby_lag=off"]
+    off = ("max_commit_latency=off", "max_standby_lag=off", "max_throughput_loss=0")
+    rig.settings = [] if on else [f"moves.{setting}" for setting in off]
     rig.start()
 
 

@@ -439,6 +439,17 @@ static const struct config_key keys[] = {
      .off = true,
      .reloadable = true,
      .help = "The copy slows down when a streaming standby of its source is further behind than this."},
+    {.path = "moves.max_throughput_loss",
+     .type = CONFIG_INT,
+     .offset = AT(max_throughput_loss),
+     .standard = "10",
+     .low = "0",
+     .high = "90",
+     .reloadable = true,
+     .help =
+         "Percent of the application's transactions on the source that a copy may cost, compared with what "
+         "there are while it pauses; every 40 s it goes at its slowest for 4 s to count them; 0 = not "
+         "looked at."},
     {.path = "moves.max_retained_wal",
      .type = CONFIG_INT,
      .offset = AT(max_retained_wal),

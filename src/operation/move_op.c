@@ -537,7 +537,7 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
         double left = r->total_bytes > r->copy_bytes ? (double)(r->total_bytes - r->copy_bytes) : 0;
         done += fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes) * 0.8;
-        *ret_eta_seconds = r->copy_rate > 0 ? left / (double)r->copy_rate : NAN;
+        *ret_eta_seconds = op->mean_rate > 0 ? left / (double)op->mean_rate : NAN;
     }
     return done;
 }

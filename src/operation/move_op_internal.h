@@ -81,7 +81,8 @@ struct move_op {
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */
     uint64_t copier_started_ns;
-    char *pre_data; /* ACT_SCHEMA: dumped, while the rest is */
+    uint64_t mean_rate; /* bytes per second of the copy, for the time that is left */
+    char *pre_data;     /* ACT_SCHEMA: dumped, while the rest is */
     char snapshot[64];
     unsigned lanes;
     struct verify *verify;

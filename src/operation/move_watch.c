@@ -29,16 +29,19 @@
 #define ASK_NS        (60 * ENV_NS_PER_S) /* a commit that waits for a standby may take this long */
 #define CHECKPOINT_NS (600 * ENV_NS_PER_S)
 #define QUICK_BASES   5  /* commits at once at the beginning: the copy may follow within a moment */
-#define RATE_MARKS    11 /* the rate is that of the last ten seconds */
+#define RATE_MARKS    41 /* seconds: a lull of the copy and what lies between two, for the time that is left */
+#define RATE_SHOWN    10 /* seconds: the rate that is shown */
 
 struct watch {
     bool running;
     struct throttle throttle;
     struct standby_lag lag;
-    unsigned quick;     /* commits that still follow one another at once */
-    uint64_t asked_ns;  /* when the question was asked that has no answer yet; 0 = none */
-    uint64_t commit_ns; /* what the last commit took */
-    bool answered;      /* since the last look */
+    unsigned quick;                    /* commits that still follow one another at once */
+    uint64_t asked_ns;                 /* when the question was asked that has no answer yet; 0 = none */
+    uint64_t commit_ns;                /* what the last commit took */
+    bool answered;                     /* since the last look */
+    uint64_t transactions, counted_ns; /* what the server had counted, and when it said so; 0 = never */
+    double per_second;                 /* transactions; below 0 = not known */
     uint64_t lag_ns;
     char standby[MOVE_NAME_SIZE];
     char wal_status[16];
@@ -61,6 +64,7 @@ static struct watch *watch_of(struct move_op *op)
         op->watch = mem_zalloc(sizeof *op->watch);
         throttle_init(&op->watch->throttle);
         standby_lag_init(&op->watch->lag);
+        op->watch->per_second = -1;
         op->watch->source_free = op->watch->target_free = WAL_GUARD_UNKNOWN;
         op->watch->quick = QUICK_BASES;
     }
@@ -94,6 +98,20 @@ static void take_standby(struct move_op *op, const struct pg_reply *reply, uint6
     op_record(op)->standby_lag_us = w->lag_ns / 1000;
 }
 
+/* Quick questions follow one another: what is counted over less than half a second says nothing. */
+static void take_transactions(struct watch *w, uint64_t count, uint64_t now_ns)
+{
+    if (w->counted_ns != 0 && now_ns - w->counted_ns < ENV_NS_PER_S / 2)
+        return;
+    w->per_second = -1;
+    if (w->counted_ns != 0 && count >= w->transactions)
+        w->per_second = (double)(count - w->transactions) * 1e9 / (double)(now_ns - w->counted_ns);
+    w->transactions = count;
+    w->counted_ns = now_ns;
+    if (!w->copied && w->per_second >= 0)
+        throttle_base_transactions(&w->throttle, w->per_second);
+}
+
 static void source_answered(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct watch *w = op->watch;
@@ -109,6 +127,7 @@ static void source_answered(struct move_op *op, enum move_action action, const s
     r->source_commit_us = w->commit_ns / 1000;
     r->retained_wal = number_at(reply, 3, 3);
     take_standby(op, reply, number_at(reply, 3, 1));
+    take_transactions(w, number_at(reply, 3, 4), op_now(op));
     guard(op);
     if (w->copied || !w->running)
         return;
@@ -130,7 +149,8 @@ static void ask(struct move_op *op)
         "FROM pg_logical_emit_message(true, 'shardherd', ''); COMMIT; "
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, "
         "(pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint, coalesce(s.wal_status, ''), "
-        "greatest((pg_current_wal_lsn() - s.restart_lsn)::bigint, 0) "
+        "greatest((pg_current_wal_lsn() - s.restart_lsn)::bigint, 0), "
+        "(SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()) "
         "FROM (VALUES (1)) AS v(n) LEFT JOIN pg_replication_slots s ON s.slot_name = %L; "
         "SELECT coalesce(nullif(r.application_name, ''), 'walreceiver'), (r.replay_lsn - "
         "'0/0'::pg_lsn)::bigint "
@@ -255,10 +275,15 @@ static void throttle(struct move_op *op, uint64_t last_second)
 {
     struct watch *w = op->watch;
     const struct operation_services *s = op_services(op);
-    const struct throttle_limits limits = {not_off(s->max_commit_latency_ns), not_off(s->max_standby_lag_ns),
-                                           s->copy_rate};
+    const struct throttle_limits limits = {.max_commit_ns = not_off(s->max_commit_latency_ns),
+                                           .max_lag_ns = not_off(s->max_standby_lag_ns),
+                                           .max_loss = s->max_throughput_loss,
+                                           .most = s->copy_rate};
     uint64_t now = op_now(op), waiting = w->asked_ns != 0 ? now - w->asked_ns : 0;
-    struct throttle_sample sample = {.now_ns = now, .lag_ns = w->lag_ns, .bytes_per_second = last_second};
+    struct throttle_sample sample = {.now_ns = now,
+                                     .lag_ns = w->lag_ns,
+                                     .bytes_per_second = last_second,
+                                     .transactions = w->answered ? w->per_second : -1};
     if (w->answered)
         sample.commit_ns = w->commit_ns;
     else if (waiting > w->commit_ns)
@@ -295,7 +320,7 @@ static void look_at_copy(struct move_op *op)
         w->copied = true;
         w->copier_began = op->copier_started_ns;
         w->mark_count = 0;
-        throttle_release(&w->throttle);
+        throttle_again(&w->throttle);
         mark_rate(w, op->copier_started_ns, 0);
     }
     copier_look(op->copier, &state);
@@ -306,7 +331,9 @@ static void look_at_copy(struct move_op *op)
     r->total_bytes = state.total_bytes;
     r->tables = state.tables;
     r->tables_copied = state.tables_done;
-    r->copy_rate = per_second(w, 0);
+    unsigned shown = w->mark_count > RATE_SHOWN ? w->mark_count - 1 - RATE_SHOWN : 0;
+    r->copy_rate = per_second(w, shown);
+    op->mean_rate = throttle_has_lulls(&w->throttle) ? per_second(w, 0) : r->copy_rate;
     throttle(op, per_second(w, w->mark_count - 2));
 }
 
@@ -315,9 +342,9 @@ void watch_copy_over(struct move_op *op)
     struct move_record *r = op_record(op);
     if (op->watch == NULL || op->watch->mark_count == 0)
         return;
-    throttle_release(&op->watch->throttle);
+    throttle_again(&op->watch->throttle);
     op->watch->mark_count = 0;
-    r->copy_rate = 0;
+    r->copy_rate = op->mean_rate = 0;
     tell(op);
 }
 

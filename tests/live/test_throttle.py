@@ -109,7 +109,7 @@ class Writer(threading.Thread):
         self.conn = psycopg.connect(rig.dsn(shard), autocommit=True)
         self.owners = [row[0] for row in self.conn.execute("SELECT owner FROM few").fetchall()]
         self.over = threading.Event()
-        self.written, self.errors = 0, []
+        self.written, self.errors, self.pause = 0, [], 0.01
         self.start()
 
     def run(self):
@@ -120,7 +120,7 @@ class Writer(threading.Thread):
                 self.written += 1
             except psycopg.Error as error:
                 self.errors.append(error.sqlstate)
-            self.over.wait(0.01)
+            self.over.wait(self.pause)
 
     def end(self):
         self.over.set()
@@ -158,7 +158,7 @@ def unsplit(rig, rows, shard="s2"):
 
 
 def test_slow_commits_slow_the_copy(make):
-    rig = make(120, copy_rate=4)
+    rig = make(120, copy_rate=4, max_throughput_loss=0)
     events, writer = Events(rig), Writer(rig)
     op_id = split(rig)
     copying(rig, op_id)
@@ -194,10 +194,34 @@ def test_slow_commits_slow_the_copy(make):
     assert "copy throttled" in log and "copy not throttled any more" in log
 
 
+def test_an_application_that_gets_less_done(make):
+    """What the copy would have to do to a server for that is not the same everywhere; here it does less by itself."""
+    rig = make(160, copy_rate=2, max_commit_latency="off", max_throughput_loss=10)
+    writers = [Writer(rig) for _ in range(4)]
+    for writer in writers:
+        writer.pause = 0.02
+    op_id = split(rig)
+    record_when(rig, op_id, lambda r: int(r["copy_bytes"]) > 4 * MIB, "some seconds of the copy")
+    assert rig.operation(op_id)["record"]["throttle"] == ""
+    for writer in writers:
+        writer.pause = 0.06
+    slow = record_when(rig, op_id, lambda r: int(r["throttle_rate"]) > 0, "throttling")
+    said = re.fullmatch(
+        r"copy throttled to [\d.]+ MiB/s: s2 does (\d+) % fewer transactions beside it, bound 10 %", slow["throttle"]
+    )
+    assert said and 30 < int(said[1]) < 90, slow["throttle"]
+    # within 40 s they are counted again, and the copy is not to blame
+    record_when(rig, op_id, lambda r: r["throttle_rate"] == "0", "full speed again", timeout=90)
+    op = rig.wait_operation(op_id)
+    assert op["status"] == "done", op
+    for writer in writers:
+        assert set(writer.end()[1]) <= {"SHR01"}
+
+
 @pytest.fixture
 def standby(make, pg_factory):
     """A rig whose s2 has a streaming standby that does not belong to the fleet."""
-    rig = make(120, copy_rate=4, max_standby_lag="2s", max_commit_latency="off")
+    rig = make(120, copy_rate=4, max_standby_lag="2s", max_commit_latency="off", max_throughput_loss=0)
     server = pg_factory(start=False, max_connections=None)
     server.run("pg_basebackup", "-D", server.data, "-R", "-X", "stream", "-c", "fast", "-d",
                rig.dsn("s2").replace("dbname=shop", "dbname=replication") + " application_name=far_away")  # fmt: skip

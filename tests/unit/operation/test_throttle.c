@@ -14,7 +14,7 @@
 #define MIB ((uint64_t)1 << 20)
 #define MS  ENV_NS_PER_MS
 
-static const struct throttle_limits usual = {20 * MS, 5 * ENV_NS_PER_S, 0};
+static const struct throttle_limits usual = {20 * MS, 5 * ENV_NS_PER_S, 0, 0};
 
 /* A copy that takes what it is given, at most `speed`. */
 struct copy {
@@ -37,7 +37,7 @@ static uint64_t seconds(struct copy *c, const struct throttle_limits *limits, in
 {
     for (int i = 0; i < count; i++) {
         uint64_t taken = c->rate > 0 && c->rate < c->speed ? c->rate : c->speed;
-        struct throttle_sample s = {c->now += ENV_NS_PER_S, commit, lag, taken};
+        struct throttle_sample s = {c->now += ENV_NS_PER_S, commit, lag, taken, -1};
         c->rate = throttle_step(&c->t, limits, &s);
     }
     return c->rate;
@@ -87,7 +87,7 @@ static void test_a_quiet_source(void **state)
     assert_int_equal(seconds(&c, &usual, 100, 2 * MS, 0), 0);
     throttle_text(&c.t, "s1", "", text, sizeof text);
     assert_string_equal(text, "");
-    static const struct throttle_limits most = {20 * MS, 0, 7 * MIB};
+    static const struct throttle_limits most = {20 * MS, 0, 0, 7 * MIB};
     assert_int_equal(seconds(&c, &most, 5, 2 * MS, 0), 7 * MIB); /* the limit of the configuration */
 }
 
@@ -154,14 +154,14 @@ static void test_a_standby_behind(void **state)
     throttle_text(&c.t, "s1", "walreceiver", text, sizeof text);
     assert_string_equal(
         text, "copy throttled to 32.0 MiB/s: standby walreceiver of s1 is 7.0 s behind, bound 5.0 s");
-    static const struct throttle_limits off = {20 * MS, 0, 0};
+    static const struct throttle_limits off = {20 * MS, 0, 0, 0};
     assert_int_equal(seconds(&c, &off, 60, MS, 100 * ENV_NS_PER_S), 0); /* not looked at any more */
 }
 
 /* What was asked for is less than what we would cut to; and a rate that is not used up. */
 static void test_with_a_limit(void **state)
 {
-    static const struct throttle_limits most = {20 * MS, 0, 3 * MIB};
+    static const struct throttle_limits most = {20 * MS, 0, 0, 3 * MIB};
     struct copy c;
     (void)state;
     copy_begin(&c, 64 * MIB, MS);
@@ -186,6 +186,110 @@ static void test_slow_copy_has_a_floor(void **state)
     assert_int_equal(seconds(&c, &usual, 60, 500 * MS, 0), THROTTLE_FLOOR);
     c.speed = 0; /* nothing moves, whatever is allowed */
     assert_int_equal(seconds(&c, &usual, 60, 500 * MS, 0), THROTTLE_FLOOR);
+}
+
+/* ---- the application's transactions ---- */
+
+static const struct throttle_limits tenth = {20 * MS, 0, 0.1, 0};
+
+/* An application that takes all there is: a copy at full speed costs it `cost` of its transactions, a slower
+ * one less. Returns the least rate that was answered, lulls aside. */
+static uint64_t busy(struct copy *c, int count, double demand, double cost, double *ret_mean)
+{
+    uint64_t least = UINT64_MAX;
+    double sum = 0;
+    for (int i = 0; i < count; i++) {
+        uint64_t taken = c->rate > 0 && c->rate < c->speed ? c->rate : c->speed;
+        double done = demand * (1 - cost * (double)taken / (double)c->speed);
+        struct throttle_sample s = {c->now += ENV_NS_PER_S, MS, 0, taken, done};
+        c->rate = throttle_step(&c->t, &tenth, &s);
+        uint64_t rate = c->rate == 0 ? c->speed : c->rate;
+        if (c->t.lull_ns == 0 && rate < least)
+            least = rate;
+        sum += done;
+    }
+    if (ret_mean != NULL)
+        *ret_mean = sum / count / demand;
+    return least;
+}
+
+static void test_an_application_that_suffers(void **state)
+{
+    struct copy c;
+    double mean;
+    char text[200];
+    uint64_t moved = 0;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    busy(&c, 20, 5000, 0.4, NULL);
+    assert_in_range(c.rate, 1, 127 * MIB);
+    throttle_text(&c.t, "s1", "", text, sizeof text);
+    assert_non_null(strstr(text, " fewer transactions beside it, bound 10 %"));
+    busy(&c, 600, 5000, 0.4, &mean); /* at a quarter of full speed it lacks a tenth */
+    assert_true(mean > 0.9);
+    for (int i = 0; i < 400; i++) {
+        busy(&c, 1, 5000, 0.4, NULL);
+        moved += c.rate;
+    }
+    assert_in_range(moved / 400, 16 * MIB, 40 * MIB); /* and the copy does not crawl */
+}
+
+static void test_an_application_that_does_not_suffer(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    assert_int_equal(busy(&c, 600, 5000, 0.05, NULL), 128 * MIB);
+}
+
+/* By night there were 5000, by day there are 1000: they are counted again before long. */
+static void test_demand_changes_by_itself(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    busy(&c, 60, 5000, 0, NULL);
+    busy(&c, 90, 1000, 0, NULL);
+    assert_int_equal(busy(&c, 60, 1000, 0, NULL), 128 * MIB);
+    assert_int_equal(busy(&c, 60, 3000, 0, NULL), 128 * MIB);
+}
+
+static void test_nobody_is_there(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    for (int i = 0; i < 600; i++) {
+        busy(&c, 1, 20, 0.9, NULL);
+        assert_int_equal(c.rate, 0);
+        assert_int_equal(c.t.lull_ns, 0);
+    }
+    assert_false(throttle_has_lulls(&c.t));
+}
+
+static void test_lulls(void **state)
+{
+    struct copy c;
+    int lulls = 0, seconds_of_them = 0;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 4900); /* counted before the copy: the first lull can wait */
+    throttle_base_transactions(&c.t, 5100);
+    for (int i = 0; i < 400; i++) {
+        bool was = c.t.lull_ns != 0;
+        busy(&c, 1, 5000, 0.05, NULL);
+        lulls += !was && c.t.lull_ns != 0;
+        seconds_of_them += c.t.lull_ns != 0;
+        if (i < 30)
+            assert_int_equal(lulls, 0);
+        if (c.t.lull_ns != 0)
+            assert_int_equal(c.rate, THROTTLE_FLOOR);
+    }
+    assert_true(throttle_has_lulls(&c.t));
+    assert_in_range(lulls, 9, 11);
+    assert_in_range(seconds_of_them, 30, 50);
+    throttle_again(&c.t);
+    assert_false(throttle_has_lulls(&c.t));
 }
 
 /* ---- standbys ---- */
@@ -236,6 +340,11 @@ int main(void)
                                        cmocka_unit_test(test_with_a_limit),
                                        cmocka_unit_test(test_slow_copy_has_a_floor),
                                        cmocka_unit_test(test_lag),
-                                       cmocka_unit_test(test_lag_for_long)};
+                                       cmocka_unit_test(test_lag_for_long),
+                                       cmocka_unit_test(test_an_application_that_suffers),
+                                       cmocka_unit_test(test_an_application_that_does_not_suffer),
+                                       cmocka_unit_test(test_demand_changes_by_itself),
+                                       cmocka_unit_test(test_nobody_is_there),
+                                       cmocka_unit_test(test_lulls)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
