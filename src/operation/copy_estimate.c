@@ -1,5 +1,7 @@
 #include "operation/copy_estimate.h"
 
+#include <math.h>
+
 #define ROWS_THAT_TELL 100    /* fewer rows say nothing of the width of the others */
 #define BLOCK_ROOM     8168.0 /* of 8192 bytes, without the header of the page */
 #define ROW_OVERHEAD   20.0   /* heap row and its pointer, less the lengths that COPY adds, more or less */
@@ -21,8 +23,9 @@ void copy_estimate(const struct copy_heap_progress *h, struct copy_total *total)
         bytes = (double)h->bytes_done * whole;
     } else if (h->rows_now >= ROWS_THAT_TELL) {
         double width = (double)h->bytes_now / (double)h->rows_now;
+        double in_block = floor(BLOCK_ROOM / (width + ROW_OVERHEAD)); /* a row is in one block whole */
         if (rows <= 0)
-            rows = (double)h->blocks * BLOCK_ROOM / (width + ROW_OVERHEAD) * h->share;
+            rows = (double)h->blocks * (in_block < 1 ? 1 : in_block) * h->share;
         bytes = rows * width;
     }
     total->rows += at_least(rows, rows_seen);

@@ -39,11 +39,14 @@ static void test_without_statistics(void **state)
     total(&h, 0, 400000);
     h.rows_now = 1000;
     h.bytes_now = 1000 * 96;
-    uint64_t rows = (uint64_t)(100 * 8168.0 / 116 * 0.5);
+    uint64_t rows = 100 * (8168 / 116) / 2;
     struct copy_total t = {0};
     copy_estimate(&h, &t);
     assert_int_equal(t.rows, rows);
     assert_in_range(t.bytes, rows * 96, rows * 97);
+    h.bytes_now = 1000 * 9000; /* out of line: at least one row is in a block */
+    h.blocks = 10000;
+    total(&h, 5000, 5000ull * 9000);
 }
 
 /* Pieces that are through tell how many rows of R a block holds, whatever statistics said. */
