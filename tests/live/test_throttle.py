@@ -209,7 +209,7 @@ def test_an_application_that_gets_less_done(make):
     said = re.fullmatch(
         r"copy throttled to [\d.]+ MiB/s: s2 does (\d+) % fewer transactions beside it, bound 10 %", slow["throttle"]
     )
-    assert said and 30 < int(said[1]) < 90, slow["throttle"]
+    assert said and 10 < int(said[1]) < 90, slow["throttle"]
     # within 40 s they are counted again, and the copy is not to blame
     record_when(rig, op_id, lambda r: r["throttle_rate"] == "0", "full speed again", timeout=90)
     op = rig.wait_operation(op_id)
@@ -225,10 +225,13 @@ def standby(make, pg_factory):
     server = pg_factory(start=False, max_connections=None)
     server.run("pg_basebackup", "-D", server.data, "-R", "-X", "stream", "-c", "fast", "-d",
                rig.dsn("s2").replace("dbname=shop", "dbname=replication") + " application_name=far_away")  # fmt: skip
+    included = shutil.copy(data_of(rig, "s2").parent / "shardherd.conf", server.dir)
+    os.chmod(included, 0o644)
     server.start(wait=False, fsync="off")
     at = re.sub(r"port=\d+", f"port={server.port}", rig.dsn("s2"))
 
     def streams():
+        assert server.running, server.log_text()[-2000:]
         return rig.sql("s2", "SELECT state FROM pg_stat_replication WHERE application_name = 'far_away'")
 
     wait_until(lambda: streams() == [("streaming",)], timeout=60, what="the standby")
