@@ -19,8 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
-    "poll", "fleet", "scrape", "split", "decide", "copy", "verify", "block", "guard", "watch-sync", "watch-events", "idle",
-    "reconcile",
+    "poll", "fleet", "scrape", "split", "decide", "copy", "verify", "block", "guard", "impact",
+    "catchup", "watch-sync", "watch-events", "idle", "reconcile",
 )  # fmt: skip
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"

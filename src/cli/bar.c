@@ -5,7 +5,7 @@
 #include "cli/human.h"
 #include "cli/table.h"
 
-#define PARTS_MAX 8
+#define PARTS_MAX 9
 #define BAR_LEAST 10
 #define BAR_MOST  30
 #define GAP       2
@@ -41,6 +41,8 @@ static void collect(const struct bar_facts *f, const char *of, struct parts *p)
         add_one(p, "writes blocked ", human_duration(f->block_seconds, a), "");
     if (running && f->eta_seconds >= 0)
         add_one(p, "ETA ", human_age(f->eta_seconds + 0.5, a), "");
+    if (running && f->throttle_rate > 0)
+        add_one(p, "throttled to ", human_bytes(f->throttle_rate, a), "/s");
     if (f->bytes > 0)
         add_amount(p, human_bytes(f->bytes, a), running ? f->total_bytes : -1, human_bytes(f->total_bytes, b),
                    "", of);
@@ -146,7 +148,11 @@ void bar_line(const struct bar_facts *f, struct buf *out)
     struct parts parts;
     struct buf line = {0};
     bool running = f->status == NULL || strcmp(f->status, "running") == 0;
-    collect(f, " of ", &parts);
+    bool throttled = running && f->throttle != NULL && f->throttle[0] != '\0';
+    struct bar_facts said = *f;
+    if (throttled)
+        said.throttle_rate = -1; /* the sentence at the end says it */
+    collect(&said, " of ", &parts);
     if (f->id != NULL && f->id[0] != '\0')
         buf_printf(&line, "%s ", f->id);
     buf_printf(&line, "%s: %s", f->what != NULL ? f->what : "operation", phase_of(f));
@@ -156,6 +162,8 @@ void bar_line(const struct bar_facts *f, struct buf *out)
         buf_printf(&line, ", %s", parts.text[i]);
     if (f->error != NULL && f->error[0] != '\0')
         buf_printf(&line, ": %s", f->error);
+    else if (throttled)
+        buf_printf(&line, ": %s", f->throttle);
     table_print_text(out, buf_text(&line), TABLE_PLAIN, false);
     buf_free(&line);
 }

@@ -20,6 +20,8 @@ struct bar_facts {
     double rows, total_rows;
     double bytes, total_bytes;
     double bytes_rate, rows_rate; /* per second */
+    double throttle_rate;         /* bytes per second that the copy is held to */
+    const char *throttle;         /* why, a sentence */
     double eta_seconds;
     double lag_seconds;
     double elapsed_seconds;

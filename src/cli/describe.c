@@ -318,6 +318,15 @@ static void measured_section(struct buf *out, yyjson_val *record)
     line_us(out, "Decided after", record, "decided_us");
     line_positive(out, "Rows copied", record, "copy_rows", human_count);
     line_positive(out, "Bytes copied", record, "copy_bytes", human_bytes);
+    if (json_get_number(record, "tables") > 0)
+        linef(out, 2, "Tables copied", "%s of %s", json_get_text(record, "tables_copied"),
+              json_get_text(record, "tables"));
+    if (json_get_number(record, "copy_rate") > 0)
+        line_number(out, 2, "Rate", json_get_number(record, "copy_rate"), human_bytes, "/s");
+    line_us(out, "Throttled for", record, "throttled_us");
+    line_us(out, "Commit on the source", record, "source_commit_us");
+    line_us(out, "Its standbys' lag", record, "standby_lag_us");
+    line_positive(out, "WAL kept by the slot", record, "retained_wal", human_bytes);
     line_us(out, "Copy", record, "copy_us");
     line_us(out, "Indexes and constraints", record, "build_us");
     line_positive(out, "Rows verified", record, "verified_rows", human_count);
@@ -401,6 +410,9 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
     line_text(out, 0, "Status", item, "status");
     line_text(out, 0, "State", item, "state");
     line_number(out, 0, "Progress", json_get_number(item, "progress"), human_percent, "");
+    line_number(out, 0, "ETA of the copy", json_get_number(item, "eta_seconds"), human_age, "");
+    if (json_get_text(record, "throttle")[0] != '\0')
+        line_text(out, 0, "Throttle", record, "throttle");
     line_time(s, out, 0, "Began", item, "created");
     line_time(s, out, 0, "Ended", item, "ended");
     if (ended > 0)

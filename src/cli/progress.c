@@ -47,8 +47,12 @@ void progress_facts(yyjson_val *op, int64_t now_us, const char *what, struct bar
         .total_rows = NUMBER_OR(json_get_number(record, "total_rows"), -1),
         .bytes = NUMBER_OR(json_get_number(record, "copy_bytes"), -1),
         .total_bytes = NUMBER_OR(json_get_number(record, "total_bytes"), -1),
-        .bytes_rate = -1,
+        .bytes_rate = strcmp(json_get_text(op, "state"), "copy") == 0
+                          ? NUMBER_OR(json_get_number(record, "copy_rate"), -1)
+                          : -1,
         .rows_rate = -1,
+        .throttle_rate = NUMBER_OR(json_get_number(record, "throttle_rate"), -1),
+        .throttle = json_get_text(record, "throttle"),
         .eta_seconds = NUMBER_OR(json_get_number(op, "eta_seconds"), -1),
         .lag_seconds = marker / 1e6 >= 0 ? marker / 1e6 : -1,
         .block_seconds = block / 1e6 >= 0 ? block / 1e6 : -1,
@@ -79,6 +83,7 @@ struct display {
     char *phase; /* of the last line, "status/state" */
     double line_progress;
     bool goes_back;    /* followed until it does not any more */
+    bool throttled;    /* as it was in the last line */
     bool drawn;        /* a bar stands in the last line */
     uint64_t stale_ns; /* since when the document is to be read again, 0 = it is not */
     double from_bytes, from_rows;
@@ -128,6 +133,9 @@ static void draw_line(struct display *d, const struct bar_facts *f)
 {
     char *phase = mem_printf("%s/%s", f->status, f->phase);
     bool changed = d->phase == NULL || strcmp(d->phase, phase) != 0;
+    bool throttled = f->throttle_rate > 0;
+    changed = changed || throttled != d->throttled;
+    d->throttled = throttled;
     bool ending = strcmp(phase, "running/done") == 0; /* being journaled: the next line says it all */
     if (!ending && (changed || f->progress >= d->line_progress + LINE_STEP)) {
         struct buf out = {0};
@@ -152,7 +160,8 @@ static void draw(struct display *d)
     progress_facts(op, loop_wall(&d->s->loop), buf_text(&d->what), &facts);
     measure(d, &facts);
     if (strcmp(facts.phase, "copy") == 0) {
-        facts.bytes_rate = d->bytes_rate;
+        if (facts.bytes_rate <= 0) /* of a manager that does not tell */
+            facts.bytes_rate = d->bytes_rate;
         facts.rows_rate = d->rows_rate;
     }
     if (d->s->terminal)

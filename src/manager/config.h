@@ -89,6 +89,9 @@ struct config {
     int copy_lanes;  /* 4 */
     int copy_rate;   /* MiB/s of one move; 0 = no limit */
     int verify_rate; /* MiB/s of tables read on either side; 0 = no limit */
+    uint64_t max_commit_latency_ns, max_standby_lag_ns; /* 20 ms, 5 s */
+    int max_throughput_loss;                            /* percent, 10; 0 = not looked at */
+    int max_retained_wal, min_free_disk;                /* MiB; 16384, 1024; 0 = no bound */
 };
 
 /* All defaults; state_directory is root's. */

@@ -418,9 +418,7 @@ static const struct config_key keys[] = {
      .low = "0",
      .high = "100000",
      .reloadable = true,
-     .help = "MiB/s that the copy of one move takes at most, for all of its lanes; 0 = as fast as it goes. A "
-             "copy "
-             "under way keeps the rate it began with."},
+     .help = "MiB/s that the copy of one move takes at most, for all of its lanes; 0 = as fast as it goes."},
     {.path = "moves.verify_rate",
      .type = CONFIG_INT,
      .offset = AT(verify_rate),
@@ -431,6 +429,55 @@ static const struct config_key keys[] = {
      .help =
          "MiB/s of a table that the verification of one move reads on either side at most, on average; 0 = "
          "as fast as it goes, with the server's own limit of parallel workers."},
+    {.path = "moves.max_commit_latency",
+     .type = CONFIG_DURATION,
+     .offset = AT(max_commit_latency_ns),
+     .standard = "20ms",
+     .low = "1ms",
+     .high = "1m",
+     .off = true,
+     .reloadable = true,
+     .help =
+         "The copy slows down when a commit on its source takes longer than this, or than five times what "
+         "it took before the copy (and 10ms), but is allowed twice what it took before."},
+    {.path = "moves.max_standby_lag",
+     .type = CONFIG_DURATION,
+     .offset = AT(max_standby_lag_ns),
+     .standard = "5s",
+     .low = "1s",
+     .high = "1h",
+     .off = true,
+     .reloadable = true,
+     .help = "The copy slows down when a streaming standby of its source is further behind than this."},
+    {.path = "moves.max_throughput_loss",
+     .type = CONFIG_INT,
+     .offset = AT(max_throughput_loss),
+     .standard = "10",
+     .low = "0",
+     .high = "90",
+     .reloadable = true,
+     .help =
+         "Percent of the application's transactions on the source that a copy may cost, compared with what "
+         "there are while it pauses; every 40 s it goes at its slowest for 4 s to count them; 0 = not "
+         "looked at."},
+    {.path = "moves.max_retained_wal",
+     .type = CONFIG_INT,
+     .offset = AT(max_retained_wal),
+     .standard = "16384",
+     .low = "0",
+     .high = "100000000",
+     .reloadable = true,
+     .help = "MiB of WAL that the slot of a move may keep on its source; at more the move goes back, before "
+             "the disk is full; 0 = no bound."},
+    {.path = "moves.min_free_disk",
+     .type = CONFIG_INT,
+     .offset = AT(min_free_disk),
+     .standard = "1024",
+     .low = "0",
+     .high = "100000000",
+     .reloadable = true,
+     .help = "MiB that stay free on the disks of source and target; with less the move goes back; 0 = no "
+             "bound. Known of instances on this machine, and of pods whose volumes Prometheus reports."},
     {.path = "balance.max_moves",
      .type = CONFIG_INT,
      .offset = AT(max_moves),

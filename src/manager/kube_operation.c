@@ -184,6 +184,8 @@ static const char *message_of(const struct kube_operation_status *s, char *room,
         snprintf(room, size, "the checks found something%s%s", colon, error);
     else if (kube_operation_has_ended(s->phase))
         snprintf(room, size, "it went back, and the keys are where they were%s%s", colon, error);
+    else if (error[0] == '\0' && r->throttle[0] != '\0')
+        snprintf(room, size, "step %s: %s", move_state_name(r->state), r->throttle);
     else
         snprintf(room, size, "step %s%s%s%s", move_state_name(r->state),
                  s->phase == KUBE_OPERATION_CANCELING ? ", going back" : "", colon, error);

@@ -334,6 +334,7 @@ static void tear_down(struct manager *m)
     free(m->metric_operations);
     free(m->metric_decisions);
     free(m->metric_databases);
+    free(m->metric_moves);
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);

@@ -101,6 +101,7 @@ struct manager {
     struct exposition_operation *metric_operations;
     struct exposition_decision *metric_decisions;
     struct exposition_database *metric_databases;
+    struct exposition_move *metric_moves;
 };
 
 enum manager_state manager_now(const struct manager *m);

@@ -1,9 +1,11 @@
 /* The numbers of /metrics that only the manager knows. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/mem.h"
 #include "manager/manager_impl.h"
+#include "operation/move_op.h"
 
 static size_t count_list(const struct list *head)
 {
@@ -85,12 +87,52 @@ static void fill_databases(struct manager *m, struct exposition_numbers *ret)
     }
 }
 
+static struct exposition_move move_of(const struct operation *op)
+{
+    const struct move_record *r = move_op_record(op);
+    struct exposition_move m = {.op = op->id,
+                                .database = op->database,
+                                .shard = r->source,
+                                .target = r->target,
+                                .state = move_state_name(r->state),
+                                .lag_seconds = r->marker_us > 0 ? (double)r->marker_us / 1e6 : (double)NAN,
+                                .commit_seconds =
+                                    r->source_commit_us > 0 ? (double)r->source_commit_us / 1e6 : (double)NAN,
+                                .standby_lag = (double)r->standby_lag_us / 1e6,
+                                .throttled_seconds = (double)r->throttled_us / 1e6,
+                                .rows = r->copy_rows,
+                                .bytes = r->copy_bytes,
+                                .total_rows = r->total_rows,
+                                .total_bytes = r->total_bytes,
+                                .tables = r->tables,
+                                .tables_copied = r->tables_copied,
+                                .rate = r->copy_rate,
+                                .throttle_rate = r->throttle_rate,
+                                .retained_wal = r->retained_wal};
+    m.progress = move_op_progress(op, &m.eta_seconds);
+    return m;
+}
+
+static void fill_moves(struct manager *m, struct exposition_numbers *ret)
+{
+    free(m->metric_moves);
+    m->metric_moves = mem_array(count_list(&m->operations.list) + 1, sizeof *m->metric_moves);
+    ret->moves = m->metric_moves;
+    list_each(node, &m->operations.list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        if (op->status == OPERATION_RUNNING && move_op_is(op))
+            m->metric_moves[ret->move_count++] = move_of(op);
+    }
+}
+
 void manager_numbers(struct exposition_numbers *ret, void *data)
 {
     struct manager *m = data;
     fill_operations(m, ret);
     fill_decisions(m, ret);
     fill_databases(m, ret);
+    fill_moves(m, ret);
     ret->store_kind = "sqlite";
     ret->store_up = m->store != NULL;
     ret->leader = m->operations.services.term > 0;

@@ -82,6 +82,11 @@ void manager_set_copying(struct manager *m)
     m->operations.services.copy_lanes = (unsigned)m->config.copy_lanes;
     m->operations.services.copy_rate = (uint64_t)m->config.copy_rate << 20;
     m->operations.services.verify_rate = (uint64_t)m->config.verify_rate << 20;
+    m->operations.services.max_commit_latency_ns = m->config.max_commit_latency_ns;
+    m->operations.services.max_standby_lag_ns = m->config.max_standby_lag_ns;
+    m->operations.services.max_throughput_loss = m->config.max_throughput_loss / 100.0;
+    m->operations.services.max_retained_wal = (uint64_t)m->config.max_retained_wal << 20;
+    m->operations.services.min_free_disk = (uint64_t)m->config.min_free_disk << 20;
 }
 
 void manager_watch_text(struct manager *m)

@@ -37,6 +37,21 @@ struct exposition_database {
     unsigned shards;
     unsigned guard_findings; /* of its shards, at the last look at them */
 };
+/* A move that runs. */
+struct exposition_move {
+    const char *op, *database, *shard, *target, *state;
+    double progress;          /* 0 to 1 */
+    double eta_seconds;       /* of the copy; NAN = not known */
+    double lag_seconds;       /* the last marker's round trip; NAN = none was made */
+    double commit_seconds;    /* on the source; NAN = not known */
+    double standby_lag;       /* seconds, of the source's standby that is furthest behind */
+    double throttled_seconds; /* so far */
+    uint64_t rows, bytes;     /* copied */
+    uint64_t total_rows, total_bytes;
+    uint64_t tables, tables_copied;
+    uint64_t rate, throttle_rate; /* bytes per second; 0 = nothing is copied, it is not throttled */
+    uint64_t retained_wal;        /* bytes */
+};
 struct exposition_numbers {
     const struct exposition_operation *operations; /* counts now, by kind and status */
     size_t operation_count;
@@ -44,6 +59,8 @@ struct exposition_numbers {
     size_t decision_count;
     const struct exposition_database *databases;
     size_t database_count;
+    const struct exposition_move *moves;
+    size_t move_count;
     const char *store_kind; /* "sqlite"; NULL = say nothing of the store */
     bool store_up;
     uint64_t store_writes;

@@ -1,5 +1,6 @@
 /* The families about shardherd itself. */
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -182,6 +183,150 @@ static void add_databases(const struct exposition_numbers *n, struct buf *out)
         add_state(out, guards.name, "db", n->databases[i].name, n->databases[i].guard_findings);
 }
 
+/* What one family shows of a move; NAN = no sample. */
+static double move_rows(const struct exposition_move *m)
+{
+    return (double)m->rows;
+}
+static double move_bytes(const struct exposition_move *m)
+{
+    return (double)m->bytes;
+}
+static double move_total_rows(const struct exposition_move *m)
+{
+    return (double)m->total_rows;
+}
+static double move_total_bytes(const struct exposition_move *m)
+{
+    return (double)m->total_bytes;
+}
+static double move_tables(const struct exposition_move *m)
+{
+    return (double)m->tables;
+}
+static double move_tables_copied(const struct exposition_move *m)
+{
+    return (double)m->tables_copied;
+}
+static double move_rate(const struct exposition_move *m)
+{
+    return (double)m->rate;
+}
+static double move_limit(const struct exposition_move *m)
+{
+    return (double)m->throttle_rate;
+}
+static double move_throttled(const struct exposition_move *m)
+{
+    return m->throttled_seconds;
+}
+static double move_retained(const struct exposition_move *m)
+{
+    return (double)m->retained_wal;
+}
+static double move_progress(const struct exposition_move *m)
+{
+    return m->progress;
+}
+static double move_eta(const struct exposition_move *m)
+{
+    return m->eta_seconds;
+}
+static double move_lag(const struct exposition_move *m)
+{
+    return m->lag_seconds;
+}
+static double move_commit(const struct exposition_move *m)
+{
+    return m->commit_seconds;
+}
+static double move_standby(const struct exposition_move *m)
+{
+    return m->standby_lag;
+}
+
+static const struct {
+    struct metric_family family;
+    double (*value)(const struct exposition_move *m);
+} move_families[] = {
+    {{"shardherd_move_progress_ratio", METRIC_GAUGE, "How far a running move is, 0 to 1."}, move_progress},
+    {{"shardherd_move_eta_seconds", METRIC_GAUGE, "Until the end of the move's copy, while it is known."},
+     move_eta},
+    {{"shardherd_move_copied_rows", METRIC_GAUGE, "Rows that the move has copied."}, move_rows},
+    {{"shardherd_move_copied_bytes", METRIC_GAUGE, "Bytes of COPY data that the move has copied."},
+     move_bytes},
+    {{"shardherd_move_expected_rows", METRIC_GAUGE, "Rows that the move will have copied, estimated."},
+     move_total_rows},
+    {{"shardherd_move_expected_bytes", METRIC_GAUGE,
+      "Bytes of COPY data that the move will have copied, estimated."},
+     move_total_bytes},
+    {{"shardherd_move_tables", METRIC_GAUGE, "Tables that the move copies."}, move_tables},
+    {{"shardherd_move_copied_tables", METRIC_GAUGE, "Tables that the move has copied."}, move_tables_copied},
+    {{"shardherd_move_copy_bytes_per_second", METRIC_GAUGE,
+      "Speed of the move's copy over the last ten seconds."},
+     move_rate},
+    {{"shardherd_move_throttle_bytes_per_second", METRIC_GAUGE,
+      "What the move's copy is held to for the sake of its source; 0 = it is not throttled."},
+     move_limit},
+    {{"shardherd_move_throttled_seconds", METRIC_GAUGE, "For how long the move's copy was throttled."},
+     move_throttled},
+    {{"shardherd_move_source_commit_seconds", METRIC_GAUGE,
+      "What a commit on the move's source took in the last second."},
+     move_commit},
+    {{"shardherd_move_standby_lag_seconds", METRIC_GAUGE,
+      "How far the move's source's slowest standby is behind."},
+     move_standby},
+    {{"shardherd_move_lag_seconds", METRIC_GAUGE,
+      "The last round trip of a marker from the move's source to its target."},
+     move_lag},
+    {{"shardherd_move_retained_wal_bytes", METRIC_GAUGE, "WAL that the move's slot keeps on its source."},
+     move_retained},
+};
+
+static void add_move_labels(const struct exposition_move *m, struct buf *labels)
+{
+    metric_add_label(labels, "op", m->op);
+    buf_addc(labels, ',');
+    metric_add_label(labels, "db", m->database);
+    buf_addc(labels, ',');
+    metric_add_label(labels, "shard", m->shard);
+    buf_addc(labels, ',');
+    metric_add_label(labels, "target", m->target);
+}
+
+static void add_phases(const struct exposition_numbers *n, struct buf *out)
+{
+    static const struct metric_family phases = {"shardherd_move_phase", METRIC_GAUGE,
+                                                "1, with the phase that a running move is in."};
+    metric_add_head(out, &phases);
+    for (size_t i = 0; i < n->move_count; i++) {
+        struct buf labels = {0};
+        add_move_labels(&n->moves[i], &labels);
+        buf_addc(&labels, ',');
+        metric_add_label(&labels, "phase", n->moves[i].state);
+        metric_add_sample(out, phases.name, buf_text(&labels), 1);
+        buf_free(&labels);
+    }
+}
+
+static void add_moves(const struct exposition_numbers *n, struct buf *out)
+{
+    if (n->move_count == 0)
+        return;
+    add_phases(n, out);
+    for (size_t f = 0; f < sizeof move_families / sizeof move_families[0]; f++) {
+        metric_add_head(out, &move_families[f].family);
+        for (size_t i = 0; i < n->move_count; i++) {
+            struct buf labels = {0};
+            double value = move_families[f].value(&n->moves[i]);
+            add_move_labels(&n->moves[i], &labels);
+            if (!isnan(value))
+                metric_add_sample(out, move_families[f].family.name, buf_text(&labels), value);
+            buf_free(&labels);
+        }
+    }
+}
+
 static void add_store(const struct exposition_numbers *n, struct buf *out)
 {
     static const struct metric_family up = {"shardherd_store_up", METRIC_GAUGE,
@@ -202,6 +347,7 @@ static void add_numbers(const struct exposition *e, struct buf *out)
     e->options.numbers(&n, e->options.data);
     add_operations(&n, out);
     add_databases(&n, out);
+    add_moves(&n, out);
     add_store(&n, out);
     one(out, "shardherd_leader", METRIC_GAUGE, n.leader, "Whether this manager leads.");
     one(out, "shardherd_term", METRIC_GAUGE, (double)n.term, "Term of the present leadership.");

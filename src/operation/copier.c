@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "operation/copy_estimate.h"
 #include "operation/link.h"
 #include "operation/sqlf.h"
 #include "pg/pg_copy.h"
@@ -39,6 +40,14 @@ struct lane {
     uint64_t now_rows, now_bytes; /* of the piece under way */
 };
 
+/* What has become of a heap. */
+struct heap_done {
+    uint64_t rows, bytes, blocks; /* committed */
+    int pieces;                   /* that are not */
+    int first;                    /* the first heap of the same table */
+    int unfinished;               /* of that first one: heaps of the table that have such pieces */
+};
+
 struct copier {
     int open;      /* connections and statements that have not ended, and 1 for the owner */
     bool orphaned; /* copier_free() was called */
@@ -47,6 +56,7 @@ struct copier {
     struct lane lanes[COPIER_LANES_MOST];
     unsigned resting;
     int pieces, next;
+    struct heap_done *heaps;
     struct err err;
     bool broken;
     struct loop_task task; /* tells the end, or frees */
@@ -107,6 +117,7 @@ static void release(struct copier *c)
         free(c->o.heaps[i].filter);
     }
     free(c->o.heaps);
+    free(c->heaps);
     free(c->application);
     free(c->snapshot);
     free(c->origin);
@@ -143,6 +154,22 @@ static void on_task(struct loop_task *task, void *data)
     }
     c->told = true;
     c->o.done(c->broken ? &c->err : NULL, rows, bytes, c->o.data);
+}
+
+/* The lanes that still have something to do share the rate. */
+static uint64_t share_of_rate(const struct copier *c)
+{
+    unsigned busy = 0;
+    for (unsigned i = 0; i < c->o.lanes; i++)
+        busy += c->lanes[i].state < LANE_LEAVING;
+    return busy > 0 ? c->o.bytes_per_second / busy : c->o.bytes_per_second;
+}
+
+static void share_rate(struct copier *c)
+{
+    for (unsigned i = 0; i < c->o.lanes; i++)
+        if (c->lanes[i].pump != NULL)
+            pg_pump_set_rate(c->lanes[i].pump, share_of_rate(c));
 }
 
 static void rest(struct lane *lane)
@@ -221,6 +248,7 @@ static void leave(struct lane *lane)
     struct buf sql = {0};
     char name[LINK_TEXT_MOST];
     lane->state = LANE_LEAVING;
+    share_rate(lane->copier);
     snprintf(name, sizeof name, "%s_%u", lane->copier->origin, lane->number);
     sqlf(&sql,
          "SELECT pg_replication_origin_session_reset(); "
@@ -228,6 +256,19 @@ static void leave(struct lane *lane)
          name);
     lane_exec(lane, &lane->target, lane->target_session, buf_text(&sql), left);
     buf_free(&sql);
+}
+
+static void count_piece(const struct lane *lane)
+{
+    struct copier *c = lane->copier;
+    const struct copier_piece *piece = &lane->piece;
+    int64_t last = piece->last >= 0 ? piece->last : c->o.heaps[piece->heap].blocks;
+    struct heap_done *done = &c->heaps[piece->heap];
+    done->rows += lane->now_rows;
+    done->bytes += lane->now_bytes;
+    done->blocks += last > piece->first ? (uint64_t)(last - piece->first) : 0;
+    if (--done->pieces == 0)
+        c->heaps[done->first].unfinished--;
 }
 
 static void committed(struct lane *lane, const struct pg_reply *reply)
@@ -238,6 +279,7 @@ static void committed(struct lane *lane, const struct pg_reply *reply)
     }
     lane->rows += lane->now_rows;
     lane->bytes += lane->now_bytes;
+    count_piece(lane);
     lane->now_rows = lane->now_bytes = 0;
     next_piece(lane);
 }
@@ -298,7 +340,7 @@ static void begun(struct lane *lane, const struct pg_reply *reply)
                                       .source_sql = buf_text(&from),
                                       .target = lane->target.conn,
                                       .target_sql = buf_text(&to),
-                                      .bytes_per_second = c->o.bytes_per_second / c->o.lanes,
+                                      .bytes_per_second = share_of_rate(c),
                                       .progress = moved_on};
     lane->state = LANE_PUMPING;
     if (pg_pump_start(&options, pumped, lane, &lane->pump, &err) != 0)
@@ -365,6 +407,25 @@ static void make_ready(struct lane *lane)
 
 /* ---- life ---- */
 
+/* Partitions of one table stand anywhere among the others. */
+static void group_heaps(struct copier *c)
+{
+    int *firsts = mem_array((size_t)c->o.heap_count + 1, sizeof *firsts);
+    int tables = 0;
+    c->heaps = mem_array((size_t)c->o.heap_count + 1, sizeof *c->heaps);
+    for (int i = 0; i < c->o.heap_count; i++) {
+        int t = 0;
+        while (t < tables && strcmp(c->o.heaps[firsts[t]].table, c->o.heaps[i].table) != 0)
+            t++;
+        if (t == tables)
+            firsts[tables++] = i;
+        c->heaps[i].pieces = pieces_of(&c->o.heaps[i]);
+        c->heaps[i].first = firsts[t];
+        c->heaps[firsts[t]].unfinished++;
+    }
+    free(firsts);
+}
+
 struct copier *copier_start(const struct copier_options *options)
 {
     struct copier *c = mem_zalloc(sizeof *c);
@@ -374,6 +435,7 @@ struct copier *copier_start(const struct copier_options *options)
     c->origin = mem_strdup(options->origin);
     c->o.application = c->o.snapshot = c->o.origin = NULL;
     c->pieces = copier_pieces(c->o.heaps, c->o.heap_count);
+    group_heaps(c);
     c->open = 1;
     c->task.run = on_task;
     c->task.data = c;
@@ -390,6 +452,49 @@ struct copier *copier_start(const struct copier_options *options)
     if (c->o.lanes == 0)
         loop_defer(c->o.loop, &c->task);
     return c;
+}
+
+void copier_set_rate(struct copier *c, uint64_t bytes_per_second)
+{
+    if (c->o.bytes_per_second == bytes_per_second)
+        return;
+    c->o.bytes_per_second = bytes_per_second;
+    share_rate(c);
+}
+
+static void look_at_heap(const struct copier *c, int i, struct copier_state *ret)
+{
+    const struct copier_heap *heap = &c->o.heaps[i];
+    const struct heap_done *done = &c->heaps[i];
+    struct copy_total total = {ret->total_rows, ret->total_bytes};
+    struct copy_heap_progress p = {.rows = heap->rows,
+                                   .bytes = heap->bytes,
+                                   .share = heap->share,
+                                   .blocks = (uint64_t)heap->blocks,
+                                   .blocks_done = done->blocks,
+                                   .rows_done = done->rows,
+                                   .bytes_done = done->bytes,
+                                   .over = done->pieces == 0};
+    for (unsigned lane = 0; lane < c->o.lanes; lane++)
+        if (c->lanes[lane].piece.heap == i) {
+            p.rows_now += c->lanes[lane].now_rows;
+            p.bytes_now += c->lanes[lane].now_bytes;
+        }
+    copy_estimate(&p, &total);
+    ret->rows += p.rows_done + p.rows_now;
+    ret->bytes += p.bytes_done + p.bytes_now;
+    ret->total_rows = total.rows;
+    ret->total_bytes = total.bytes;
+}
+
+void copier_look(const struct copier *c, struct copier_state *ret)
+{
+    *ret = (struct copier_state){0};
+    for (int i = 0; i < c->o.heap_count; i++) {
+        look_at_heap(c, i, ret);
+        ret->tables += c->heaps[i].first == i;
+        ret->tables_done += c->heaps[i].first == i && c->heaps[i].unfinished == 0;
+    }
 }
 
 void copier_cancel(struct copier *c)

@@ -23,6 +23,8 @@ struct copier_heap {
     char *columns;  /* "a, b" without generated ones */
     char *filter;   /* condition "row is of R" */
     int64_t blocks;
+    double rows, bytes; /* of R, as far as statistics tell; see copy_estimate.h */
+    double share;
     bool binary; /* every column survives the binary format between two servers */
 };
 
@@ -55,8 +57,18 @@ struct copier_options {
     void *data;
 };
 
+/* How far it is. */
+struct copier_state {
+    uint64_t rows, bytes;             /* that have come */
+    uint64_t total_rows, total_bytes; /* that will have come, as far as can be told by now */
+    unsigned tables, tables_done;     /* distributed ones, all of their partitions together */
+};
+
 struct copier;
 struct copier *copier_start(const struct copier_options *options);
+/* From now on, of all lanes together; 0 = as fast as it goes. */
+void copier_set_rate(struct copier *c, uint64_t bytes_per_second);
+void copier_look(const struct copier *c, struct copier_state *ret);
 /* `done` follows with ERRC_CANCELED unless it was over. Idempotent. */
 void copier_cancel(struct copier *c);
 /* Drops what is left of its sessions; `done` does not come any more, `released` does. NULL is fine. */

@@ -125,6 +125,8 @@ void move_act(struct move *m, enum move_action action)
 void move_enter(struct move *m, enum move_state state)
 {
     sm_move(&m->sm, (int)state);
+    if (state == MOVE_UNDO && m->given_up.code != ERRC_NONE)
+        m->record.error = m->given_up; /* not how the action ended that was broken off for it */
     if (state == MOVE_UNDO)
         m->cause = m->record.error;
     if (state == MOVE_UNDO && !m->record.back &&
@@ -451,6 +453,15 @@ void move_done(struct move *m, enum move_action action, const struct move_outcom
         fence_done(m, action, outcome);
     else
         step_done(m, action, outcome);
+}
+
+bool move_give_up(struct move *m, const struct err *why)
+{
+    if (m->over || m->resumed || m->undo_wanted || move_now(m) >= MOVE_FENCE)
+        return false;
+    m->given_up = *why;
+    m->undo_wanted = true;
+    return true;
 }
 
 int move_cancel(struct move *m, struct err *err)

@@ -178,7 +178,15 @@ struct move_record {
     uint64_t copy_us;
     uint64_t build_us;                /* indexes, constraints and statistics of a target of our own */
     uint64_t copy_rows, copy_bytes;   /* while and after copying */
-    uint64_t total_rows, total_bytes; /* estimated */
+    uint64_t total_rows, total_bytes; /* estimated, better and better while copying; exact after it */
+    uint64_t copy_rate;               /* bytes per second, of the last ten; 0 = nothing is being copied */
+    unsigned tables, tables_copied;
+    uint64_t source_commit_us; /* what a commit on S took in the last second */
+    uint64_t standby_lag_us;   /* of S's standby that is furthest behind */
+    uint64_t retained_wal;     /* bytes that the slot keeps on S */
+    uint64_t throttle_rate;    /* bytes per second that the copy is held to; 0 = it is not throttled */
+    uint64_t throttled_us;     /* so far */
+    char throttle[256];        /* why, for people; "" = it is not; not read back from a journal */
     /* verification: where it is, and what it has seen; a new manager goes on there */
     char verify_action[24];               /* "verify"; "" = none was begun */
     char verify_table[VERIFY_TABLE_SIZE]; /* the one under way, "" = none */
@@ -235,12 +243,13 @@ struct move {
     bool resumed;           /* the first actions are TAKE_TERM and INSPECT */
     enum move_action retry; /* the action that ACT_WAIT leads back to */
     bool routed; /* ACT_ROUTE was started in this try: the old owner must be published on the way back */
-    bool table_doubted; /* who led before may be about to write the routing table: ACT_UNROUTE writes it even
-                         * when nothing is to be changed, so that the other's compare-and-swap fails */
-    bool journaling;    /* ACT_JOURNAL of a new state is under way */
-    bool undo_wanted;   /* once the present action is done */
-    struct err cause;   /* why it goes back; the record's error shows what hinders the undo meanwhile */
-    bool over;          /* ended or deposed: outcomes that still come change nothing */
+    bool table_doubted;  /* who led before may be about to write the routing table: ACT_UNROUTE writes it even
+                          * when nothing is to be changed, so that the other's compare-and-swap fails */
+    bool journaling;     /* ACT_JOURNAL of a new state is under way */
+    bool undo_wanted;    /* once the present action is done */
+    struct err given_up; /* why move_give_up() wanted that */
+    struct err cause;    /* why it goes back; the record's error shows what hinders the undo meanwhile */
+    bool over;           /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
 };
 
@@ -263,6 +272,9 @@ int move_cancel(struct move *m, struct err *err);
  * clean-up has begun, or when no way back was kept.
  */
 int move_rollback(struct move *m, struct err *err);
+/* The same for a reason of the manager's own, which becomes the move's error. False: it can only go forward,
+ * or goes back already. */
+bool move_give_up(struct move *m, const struct err *why);
 
 /* ---- the record ---- */
 

@@ -237,16 +237,18 @@ static void next_batch(struct move_op *op)
     char slot[MOVE_NAME_SIZE];
     while (c->current < c->count && c->block >= c->heaps[c->current].blocks && c->deleted == 0)
         next_heap(c); /* nothing to vacuum */
+    move_record_name(r, slot);
     if (c->current == c->count) {
+        char lanes[MOVE_NAME_SIZE + 16]; /* origins of a copy that was broken off */
+        snprintf(lanes, sizeof lanes, "^%s_[0-9]+$", slot);
         act_sql_any(op, c->link, c->action, SQL_TIMEOUT_NS, clean_ended,
                     "SELECT pg_replication_origin_session_reset(); "
                     "SELECT pg_replication_origin_drop(roname) FROM pg_replication_origin WHERE roname = "
-                    "'shardherd_clean_%s'",
-                    r->id);
+                    "'shardherd_clean_%s' OR (%s AND roname ~ %L)",
+                    r->id, r->state == MOVE_UNDO ? "true" : "false", lanes);
         return;
     }
     const struct heap *heap = &c->heaps[c->current];
-    move_record_name(r, slot);
     if (c->block >= heap->blocks)
         act_sql_any(op, c->link, c->action, VACUUM_TIMEOUT_NS, vacuumed, "VACUUM (ANALYZE) %s",
                     heap->relation);

@@ -8,6 +8,7 @@
  * (A12, A13): the copy's sessions are gone by then, or hold T's term, which emptying waits for.
  */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "base/mem.h"
 #include "operation/copier.h"
@@ -30,6 +31,7 @@ void copy_drop(struct move_op *op)
     struct copier *copier = op->copier;
     op->copier = NULL;
     copier_free(copier);
+    watch_copy_over(op);
 }
 
 /* The snapshot goes with its sessions, the slot stays. */
@@ -58,8 +60,9 @@ static void copied(const struct err *err, uint64_t rows, uint64_t bytes, void *d
     struct move_op *op = data;
     struct move_record *r = op_record(op);
     if (err == NULL) {
-        r->copy_rows = rows;
-        r->copy_bytes = bytes;
+        r->copy_rows = r->total_rows = rows;
+        r->copy_bytes = r->total_bytes = bytes;
+        r->tables_copied = r->tables;
         r->copy_us = (op_now(op) - op->copy_started_ns) / 1000;
     }
     copy_end(op, err);
@@ -76,6 +79,12 @@ static void on_progress(uint64_t rows, uint64_t bytes, void *data)
     operation_changed(&op->op);
 }
 
+static double real_at(const struct pg_reply *reply, int row, int column)
+{
+    const char *text = pg_value(reply, row, column);
+    return text != NULL ? strtod(text, NULL) : 0;
+}
+
 static void heaps_known(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
@@ -90,6 +99,9 @@ static void heaps_known(struct move_op *op, enum move_action action, const struc
                                         .filter = mem_strdup(pg_value(reply, i, 3))};
         pg_value_int64(reply, i, 4, &heaps[i].blocks);
         heaps[i].binary = pg_value_bool(reply, i, 5);
+        heaps[i].rows = real_at(reply, i, 6);
+        heaps[i].bytes = real_at(reply, i, 7);
+        heaps[i].share = real_at(reply, i, 8);
     }
     char origin[MOVE_NAME_SIZE];
     move_record_name(op_record(op), origin);
@@ -120,6 +132,24 @@ static void add_tables(const struct move_op *op, struct buf *out)
         buf_printf(out, "%s%s", i > 0 ? ", " : "", routing->tables[i].table);
 }
 
+/*
+ * Every heap with what statistics say of R in it: rows as the planner counts them (density of the last
+ * ANALYZE, size of now), COPY's bytes by the widths of the columns, and by what is stored out of line; 0
+ * where nothing is known. All of it by the share of the hashes owned that R is.
+ */
+#define HEAPS                                                                                                \
+    "SELECT h.*, e.rows, CASE WHEN e.rows > 0 AND e.width > 0 THEN greatest(e.rows * e.width, "              \
+    "coalesce(pg_table_size(nullif(e.toast, 0)), 0) * e.share) ELSE pg_table_size(e.oid) * e.share END, "    \
+    "e.share FROM shardherd.copy_heaps(%d, %d) h, LATERAL (SELECT c.oid, c.reltoastrelid AS toast, "         \
+    "w.share, "                                                                                              \
+    "CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages * h.blocks * w.share "       \
+    "ELSE 0 END AS rows, (SELECT sum((1 - s.null_frac) * s.avg_width + 4) + 2 FROM pg_stats s "              \
+    "JOIN pg_namespace n ON n.nspname = s.schemaname WHERE n.oid = c.relnamespace AND "                      \
+    "s.tablename = c.relname AND NOT s.inherited) AS width FROM pg_class c, "                                \
+    "(SELECT ((%d::numeric - %d::numeric + 1) / sum(r.hi::numeric - r.lo::numeric + 1))::float8 AS share "   \
+    "FROM shardherd.shard o, unnest(o.los, o.his) AS r(lo, hi)) w WHERE c.oid = h.relation::regclass) e "    \
+    "ORDER BY h.blocks DESC, h.relation"
+
 static void slot_made(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
@@ -138,8 +168,8 @@ static void slot_made(struct move_op *op, enum move_action action, const struct 
     act_sql_any(op, &op->keeper, action, SQL_TIMEOUT_NS, heaps_known,
                 "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '3s'; "
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L; "
-                "LOCK TABLE %s IN ACCESS SHARE MODE; SELECT * FROM shardherd.copy_heaps(%d, %d)",
-                op->snapshot, buf_text(&tables), r->range.lo, r->range.hi);
+                "LOCK TABLE %s IN ACCESS SHARE MODE; " HEAPS,
+                op->snapshot, buf_text(&tables), r->range.lo, r->range.hi, r->range.hi, r->range.lo);
     buf_free(&tables);
 }
 
@@ -199,6 +229,7 @@ void act_copy(struct move_op *op)
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
     op->copy_started_ns = op_now(op);
+    op_record(op)->copy_rows = op_record(op)->copy_bytes = 0; /* of a try that failed */
     act_sql_any(op, &op->target, ACT_COPY, SQL_TIMEOUT_NS, target_seen,
                 "SELECT EXISTS (SELECT FROM pg_subscription WHERE subname = %L AND subdbid = "
                 "(SELECT oid FROM pg_database WHERE datname = current_database())), "

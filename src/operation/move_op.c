@@ -67,6 +67,7 @@ static void link_closed_one(struct move_op *op)
 
 void op_drop_links(struct move_op *op)
 {
+    watch_stop(op);
     copy_drop(op);
     if (op->source_known) {
         link_drop(&op->source);
@@ -74,6 +75,7 @@ void op_drop_links(struct move_op *op)
         link_drop(&op->source_reader);
         link_drop(&op->exporter);
         link_drop(&op->keeper);
+        link_drop(&op->watcher);
         hold_drop(op);
     }
     if (op->target_known) {
@@ -117,9 +119,20 @@ void op_tool_ended(struct move_op *op)
     link_closed_one(op);
 }
 
+void op_job_started(struct move_op *op)
+{
+    op->open_links++;
+}
+
+void op_job_ended(struct move_op *op)
+{
+    link_closed_one(op);
+}
+
 void op_copier_started(struct move_op *op, struct copier *copier)
 {
     op->copier = copier;
+    op->copier_started_ns = op_now(op);
     op->open_links++;
 }
 
@@ -133,12 +146,14 @@ static void free_move(struct operation *base)
     struct move_op *op = (struct move_op *)base;
     loop_timer_stop(&op->wait_timer);
     loop_timer_stop(&op->poll_timer);
+    loop_timer_stop(&op->watch_timer);
     if (op->source_known) {
         link_fini(&op->source);
         link_fini(&op->source_marker);
         link_fini(&op->source_reader);
         link_fini(&op->exporter);
         link_fini(&op->keeper);
+        link_fini(&op->watcher);
         hold_fini(op);
     }
     if (op->target_known) {
@@ -146,6 +161,7 @@ static void free_move(struct operation *base)
         link_fini(&op->target_poll);
         link_fini(&op->opener);
     }
+    watch_free(op);
     verify_free(op);
     clean_free(op);
     sequences_free(op);
@@ -296,6 +312,7 @@ static void drive(struct move_driver *driver, enum move_action action)
     struct move_op *op = of_driver(driver);
     maybe_kill(op, "before", move_action_name(action));
     op->driving = true;
+    watch_follow(op);
     if (action == ACT_JOURNAL)
         journal(op);
     else if (action == ACT_WAIT)
@@ -530,6 +547,7 @@ static void set_source(struct move_op *op, const struct instance_access *access)
     set_link(op, &op->exporter, access);
     op->exporter.replication = true;
     set_link(op, &op->keeper, access);
+    set_link(op, &op->watcher, access);
     for (int i = 0; i < HOLDERS_MOST; i++)
         set_link(op, &op->holders[i], access);
     op->source_known = true;
@@ -618,10 +636,9 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
-        double share = fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes);
-        double seconds = (double)(op_now(op) - op->copy_started_ns) / 1e9;
-        done += share * 0.8;
-        *ret_eta_seconds = share > 0.01 ? seconds / share - seconds : NAN;
+        double left = r->total_bytes > r->copy_bytes ? (double)(r->total_bytes - r->copy_bytes) : 0;
+        done += fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes) * 0.8;
+        *ret_eta_seconds = op->mean_rate > 0 ? left / (double)op->mean_rate : NAN;
     }
     if (r->state == MOVE_VERIFY && r->verify_bytes > 0)
         done += 0.05 * fmin(1.0, (double)r->verified_bytes / (double)r->verify_bytes);
@@ -640,6 +657,7 @@ static struct move_op *new_move(struct operations *ops, const struct move_record
     op->op.shard = mem_strdup(move_record_from(record));
     loop_timer_init(ops->services.loop, &op->wait_timer, waited, op);
     loop_timer_init(ops->services.loop, &op->poll_timer, NULL, op);
+    loop_timer_init(ops->services.loop, &op->watch_timer, NULL, op);
     return op;
 }
 

@@ -30,6 +30,7 @@ struct copier;
 struct process_result;
 struct verify; /* move_act_verify.c */
 struct clean;  /* move_act_clean.c */
+struct watch;
 
 struct move_op {
     struct operation op; /* first */
@@ -44,6 +45,7 @@ struct move_op {
     struct link target_poll;           /* reads markers on T */
     struct link opener;                /* the opening's transaction on T, begun before S's commit */
     struct link holders[HOLDERS_MOST]; /* on S: see move_act_hold.c */
+    struct link watcher;               /* on S: see move_watch.c */
     bool source_known, target_known;   /* the links were initialised */
     int open_links;                    /* connections, statements and programs that have not ended */
     uint64_t fence_session;            /* of `source`: the one that holds the fence's transaction */
@@ -63,6 +65,7 @@ struct move_op {
     bool reported;    /* operation_stopped() was called */
     struct loop_timer wait_timer;
     struct loop_timer poll_timer;
+    struct loop_timer watch_timer;
     /* one of each at a time */
     uint64_t marker_started_ns;
     int64_t marker_number; /* of the marker under way; 0 = not written yet */
@@ -77,13 +80,16 @@ struct move_op {
     struct sequence *sequences; /* of S, read beside the fence */
     int sequence_count;
     bool sequences_known;
-    struct copier *copier;                      /* ACT_COPY */
+    struct copier *copier; /* ACT_COPY */
+    uint64_t copier_started_ns;
+    uint64_t mean_rate;                         /* bytes per second of the copy, for the time that is left */
     char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
     void (*target_checked)(struct move_op *op); /* ACT_SCHEMA: what follows target_check() */
     char snapshot[64];
     unsigned lanes;
     struct verify *verify;
     struct clean *clean;
+    struct watch *watch; /* move_watch.c */
 };
 
 /* ---- helpers of the actions ---- */
@@ -141,6 +147,9 @@ void op_run_tool(struct move_op *op, enum move_action action, const char *name, 
                  void (*next)(struct move_op *op, const struct process_result *result));
 void op_copier_started(struct move_op *op, struct copier *copier);
 void op_copier_released(struct move_op *op);
+/* A job that calls back later began or ended: the move is not freed before. */
+void op_job_started(struct move_op *op);
+void op_job_ended(struct move_op *op);
 
 /* Writes marker n + 1 on S and awaits it on T until the deadline; one at a time. */
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
@@ -226,5 +235,11 @@ void act_reverse_follow(struct move_op *op);
 void act_reverse_check(struct move_op *op);
 void act_reverse_drop(struct move_op *op);
 void sequences_free(struct move_op *op);
+/* Before each action: begins, goes on or ends, as the move's state asks. */
+void watch_follow(struct move_op *op); /* move_watch.c */
+/* The copy ended, however: nothing is throttled any more. */
+void watch_copy_over(struct move_op *op);
+void watch_stop(struct move_op *op);
+void watch_free(struct move_op *op);
 
 #endif

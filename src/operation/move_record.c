@@ -30,18 +30,28 @@ static const struct number {
     {                                                                                                        \
 #member, offsetof(struct move_record, member), false, true                                           \
     }
-    SIGNED(created_us),         SIGNED(ended_us),          SIGNED(decided_us),
-    SIGNED(phase_started_us),   UNSIGNED(bake_ns),         UNSIGNED(source_system),
-    UNSIGNED(target_system),    UNSIGNED(publication),     UNSIGNED(source_epoch),
-    UNSIGNED(source_timeline),  UNSIGNED(target_timeline), UNSIGNED(reverse_publication),
-    UNSIGNED(target_epoch),     UNSIGNED(copy_us),         UNSIGNED(build_us),
-    UNSIGNED(copy_rows),        UNSIGNED(copy_bytes),      UNSIGNED(total_rows),
-    UNSIGNED(total_bytes),      UNSIGNED(verified_rows),   UNSIGNED(buckets_in_motion),
-    UINT(verify_rounds),        UINT(fence_attempts),      UNSIGNED(lock_us),
-    UNSIGNED(inside_us),        UNSIGNED(commit_us),       UNSIGNED(open_us),
-    UNSIGNED(write_block_us),   UNSIGNED(marker_us),       UNSIGNED(cleaned_rows),
-    UNSIGNED(verified_buckets), UNSIGNED(verified_bytes),  UNSIGNED(verify_bytes),
-    UNSIGNED(rechecked_rows),   UNSIGNED(verify_us),       UINT(verified_tables),
+    SIGNED(created_us),          SIGNED(ended_us),
+    SIGNED(decided_us),          SIGNED(phase_started_us),
+    UNSIGNED(bake_ns),           UNSIGNED(source_system),
+    UNSIGNED(target_system),     UNSIGNED(publication),
+    UNSIGNED(source_epoch),      UNSIGNED(source_timeline),
+    UNSIGNED(target_timeline),   UNSIGNED(reverse_publication),
+    UNSIGNED(target_epoch),      UNSIGNED(copy_us),
+    UNSIGNED(build_us),          UNSIGNED(copy_rows),
+    UNSIGNED(copy_bytes),        UNSIGNED(total_rows),
+    UNSIGNED(total_bytes),       UNSIGNED(verified_rows),
+    UNSIGNED(buckets_in_motion), UINT(verify_rounds),
+    UINT(fence_attempts),        UNSIGNED(lock_us),
+    UNSIGNED(inside_us),         UNSIGNED(commit_us),
+    UNSIGNED(open_us),           UNSIGNED(write_block_us),
+    UNSIGNED(marker_us),         UNSIGNED(cleaned_rows),
+    UNSIGNED(verified_buckets),  UNSIGNED(verified_bytes),
+    UNSIGNED(verify_bytes),      UNSIGNED(rechecked_rows),
+    UNSIGNED(verify_us),         UINT(verified_tables),
+    UNSIGNED(copy_rate),         UINT(tables),
+    UINT(tables_copied),         UNSIGNED(source_commit_us),
+    UNSIGNED(standby_lag_us),    UNSIGNED(retained_wal),
+    UNSIGNED(throttle_rate),     UNSIGNED(throttled_us),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
@@ -176,6 +186,7 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "verify_after", r->verify_after);
     if (r->findings.length > 0)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
+    yyjson_mut_obj_add_str(doc, root, "throttle", r->throttle);
     print_numbers(&asked, doc, root);
     size_t length;
     char *out = yyjson_mut_write(doc, 0, &length);

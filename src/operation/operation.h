@@ -44,8 +44,12 @@ struct operation_services {
     uint64_t copy_rate;        /* bytes per second of one move; 0 = no limit */
     uint64_t verify_rate; /* bytes per second of a table that the verification reads on either side; 0 = no
                              limit */
-    const char *kill_at;  /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
-                             there once; NULL = never */
+    /* what the copy gives way to, and what a move goes back for; see throttle.h, wal_guard.h */
+    uint64_t max_commit_latency_ns, max_standby_lag_ns; /* UINT64_MAX or 0 = not looked at */
+    double max_throughput_loss;                         /* 0 to 1; 0 = not looked at */
+    uint64_t max_retained_wal, min_free_disk;           /* bytes; 0 = no bound */
+    const char *kill_at; /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
+                            there once; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
     int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard,
                    struct runtime_spec *ret, struct err *err);

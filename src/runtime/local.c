@@ -296,6 +296,7 @@ static const struct runtime_backend backend = {
     .stop = local_stop,
     .remove = local_remove,
     .list = local_list,
+    .space = local_space,
     .close = local_close,
     .offer = local_offer,
 };

@@ -226,6 +226,8 @@ int local_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *d
 int local_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 int local_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct err *err); /* local_offer.c */
 int local_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
+/* local_space.c */
+int local_space(struct runtime *rt, const char *name, runtime_space_cb cb, void *data, struct err *err);
 
 /* What callers get to see; points into record and data_path. */
 void local_instance_view(const struct local_record *record, const char *data_path,

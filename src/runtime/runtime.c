@@ -36,6 +36,15 @@ int runtime_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err 
     return rt->backend->list(rt, cb, data, err);
 }
 
+int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, void *data, struct err *err)
+{
+    int rc = name_check(name, err);
+    if (rc == 0 && rt->backend->space == NULL)
+        rc = err_set(err, ERRC_UNSUPPORTED, "the %s runtime does not see its instances' disks",
+                     rt->backend->kind);
+    return rc != 0 ? rc : rt->backend->space(rt, name, cb, data, err);
+}
+
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data)
 {
     rt->backend->close(rt, closed, data);

@@ -56,6 +56,11 @@ struct runtime_offer {
 };
 
 typedef void (*runtime_offer_cb)(const struct err *err, const struct runtime_offer *offer, void *data);
+/* Bytes that the server may still write; the WAL has often a disk of its own. */
+struct runtime_space {
+    uint64_t data_free, wal_free;
+};
+typedef void (*runtime_space_cb)(const struct err *err, const struct runtime_space *space, void *data);
 
 struct runtime_backend {
     const char *kind; /* "local" */
@@ -63,6 +68,8 @@ struct runtime_backend {
     int (*stop)(struct runtime *, const char *name, runtime_done_cb, void *, struct err *);
     int (*remove)(struct runtime *, const char *name, runtime_done_cb, void *, struct err *);
     int (*list)(struct runtime *, runtime_list_cb, void *, struct err *);
+    /* NULL: its instances' disks cannot be seen from here. */
+    int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
 };
@@ -83,6 +90,9 @@ int runtime_remove(struct runtime *rt, const char *name, runtime_done_cb cb, voi
 int runtime_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
 /* Looks, and makes nothing. ERRC_UNSUPPORTED (only returned): not known before an instance was made. */
 int runtime_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct err *err);
+/* Free space of an instance's disks. ERRC_UNSUPPORTED: this runtime cannot tell; ERRC_NOT_FOUND: it is no
+ * instance of this runtime. */
+int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, void *data, struct err *err);
 /* The instances go on running. */
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 

@@ -175,6 +175,11 @@ static void test_bar(void **state)
         &f, 140,
         "split shop/s1 -> s3  copy      [============>                 ]  43%  ETA 4s  12.3 MiB/28.1 MiB"
         "  41.0k/98.0k rows  8.2 MiB/s  lag 3.0 ms");
+    f.throttle_rate = 4 << 20;
+    expect_bar(&f, 116,
+               "split shop/s1 -> s3  copy      [============                ]  43%  ETA 4s"
+               "  throttled to 4.0 MiB/s  41.0k/98.0k rows");
+    f.throttle_rate = -1;
     expect_bar(&f, 60, "split shop/s1 -> s3  copy      [====>     ]  43%  ETA 4s");
     expect_bar(&f, 24, "split shop/s1 -> s3");
     f.status = "done";
@@ -209,6 +214,14 @@ static void test_bar_line(void **state)
     assert_string_equal(buf_text(&out),
                         "m7k2 split shop/s1 -> s3: copy, 43%, ETA 4s, 12.3 MiB of 28.1 MiB, 41.0k of 98.0k "
                         "rows, 8.2 MiB/s, lag 3.0 ms");
+    buf_reset(&out);
+    f.throttle_rate = 4 << 20;
+    f.throttle = "copy throttled to 4.0 MiB/s: commits on s1 take 38.0 ms, bound 20.0 ms";
+    bar_line(&f, &out);
+    assert_string_equal(buf_text(&out),
+                        "m7k2 split shop/s1 -> s3: copy, 43%, ETA 4s, 12.3 MiB of 28.1 MiB, 41.0k of 98.0k "
+                        "rows, 8.2 MiB/s, lag 3.0 ms: copy throttled to 4.0 MiB/s: commits on s1 take 38.0 "
+                        "ms, bound 20.0 ms");
     buf_reset(&out);
     f = (struct bar_facts){
         .status = "failed", .error = "no\nspace", .elapsed_seconds = -1, .eta_seconds = -1};

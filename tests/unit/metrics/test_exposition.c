@@ -2,6 +2,7 @@
  * loop. */
 #include "metrics_test.h"
 
+#include <math.h>
 #include <pthread.h>
 
 #include "metrics/exposition_impl.h"
@@ -306,6 +307,16 @@ static void test_the_managers_numbers(void **state)
     scraper_open(&s);
     static const struct exposition_operation operations[] = {{"move", "running", 1}, {"move", "failed", 2}};
     static const struct exposition_decision decisions[] = {{"shop", "R7", 5}};
+    const struct exposition_move moves[] = {{.op = "m1",
+                                             .database = "shop",
+                                             .shard = "s1",
+                                             .target = "s2",
+                                             .state = "copy",
+                                             .progress = 0.5,
+                                             .eta_seconds = (double)NAN,
+                                             .lag_seconds = (double)NAN,
+                                             .bytes = 1000,
+                                             .throttle_rate = 4096}};
     static const struct exposition_database databases[] = {{"shop", 42, 2, 3}};
     s.numbers = (struct exposition_numbers){.operations = operations,
                                             .operation_count = 2,
@@ -313,6 +324,8 @@ static void test_the_managers_numbers(void **state)
                                             .decision_count = 1,
                                             .databases = databases,
                                             .database_count = 1,
+                                            .moves = moves,
+                                            .move_count = 1,
                                             .store_kind = "sqlite",
                                             .store_up = true,
                                             .leader = true,
@@ -324,6 +337,12 @@ static void test_the_managers_numbers(void **state)
     assert_non_null(strstr(text, "\nshardherd_guard_findings{db=\"shop\"} 3\n"));
     assert_non_null(strstr(text, "\nshardherd_store_up{kind=\"sqlite\"} 1\n"));
     assert_non_null(strstr(text, "\nshardherd_term 7\n"));
+    assert_non_null(strstr(text, "\nshardherd_move_copied_bytes{op=\"m1\",db=\"shop\",shard=\"s1\","
+                                 "target=\"s2\"} 1000\n"));
+    assert_non_null(strstr(text, "\nshardherd_move_phase{op=\"m1\",db=\"shop\",shard=\"s1\","
+                                 "target=\"s2\",phase=\"copy\"} 1\n"));
+    assert_non_null(strstr(text, "\nshardherd_move_throttle_bytes_per_second{"));
+    assert_null(strstr(text, "\nshardherd_move_eta_seconds{"));
     check_families(text);
     free(text);
     scraper_close(&s);

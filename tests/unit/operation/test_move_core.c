@@ -461,6 +461,34 @@ static void test_cancel_at_every_step(void **state)
         }
 }
 
+/* Whatever the action under way says then: the reason is the manager's. From the fence on it changes nothing.
+ */
+static void test_given_up_at_every_step(void **state)
+{
+    (void)state;
+    for (int fails = 0; fails < 2; fails++)
+        for (int at = 0; at < 40; at++) {
+            struct fake f;
+            struct err why = {0};
+            struct move_record r = new_record(true, false);
+            err_set(&why, ERRC_LIMIT, "the disk is nearly full");
+            set_up(&f, &r);
+            run(&f, at);
+            bool possible = f.verdict == RUNS && f.move.record.state < MOVE_FENCE;
+            assert_int_equal(move_give_up(&f.move, &why), possible);
+            assert_false(move_give_up(&f.move, &why)); /* once */
+            if (fails)
+                f.faults[0] = (struct fault){ACT_COPY, ERRC_CANCELED, 1, false};
+            run(&f, STEPS_MOST);
+            assert_kept(&f, "give up");
+            assert_int_equal(f.verdict, possible ? UNDONE : DONE);
+            if (possible)
+                assert_string_equal(f.move.record.error.message, why.message);
+            assert_false(f.move.record.canceled);
+            move_fini(&f.move);
+        }
+}
+
 /* ---- resuming ---- */
 
 /* Every journaled state with every answer of the servers: on, back, or left to a person. */
@@ -718,6 +746,7 @@ int main(void)
         cmocka_unit_test(test_rollback_at_every_step),
         cmocka_unit_test(test_resume_a_rollback),
         cmocka_unit_test(test_resume_a_rollback_before_the_commit),
+        cmocka_unit_test(test_given_up_at_every_step),
         cmocka_unit_test(test_resume_everywhere),
         cmocka_unit_test(test_resume_canceled),
         cmocka_unit_test(test_resume_waits_for_the_servers),

@@ -1,0 +1,256 @@
+#include "operation/throttle.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define RELATIVE_LEAST_NS (10 * ENV_NS_PER_MS)
+#define FLOOR_SHARE       16
+#define STEP_SHARE        20
+
+void throttle_init(struct throttle *t)
+{
+    memset(t, 0, sizeof *t);
+}
+
+/* As fast as it goes from now on. */
+static void release(struct throttle *t)
+{
+    t->rate = 0;
+    t->recent_count = 0;
+    t->cut_ns = 0;
+    t->cause = THROTTLE_NONE;
+    t->over = false;
+}
+
+void throttle_again(struct throttle *t)
+{
+    release(t);
+    t->peak = 0;
+    t->began_ns = t->lull_ns = 0;
+    t->beside_count = 0;
+}
+
+/* Of a ring of `size` places into which `count` values were written; 0 if none. */
+static uint64_t median(const uint64_t *ring, unsigned size, unsigned count)
+{
+    uint64_t sorted[THROTTLE_BASES];
+    unsigned n = count < size ? count : size;
+    for (unsigned i = 0; i < n; i++) {
+        unsigned at = i;
+        for (; at > 0 && sorted[at - 1] > ring[i]; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = ring[i];
+    }
+    return n > 0 ? sorted[n / 2] : 0;
+}
+
+void throttle_base(struct throttle *t, uint64_t commit_ns)
+{
+    t->bases[t->base_count++ % THROTTLE_BASES] = commit_ns;
+}
+
+void throttle_base_transactions(struct throttle *t, double per_second)
+{
+    t->counted += per_second;
+    t->counts++;
+}
+
+uint64_t throttle_base_median(const struct throttle *t)
+{
+    return median(t->bases, THROTTLE_BASES, t->base_count);
+}
+
+bool throttle_has_lulls(const struct throttle *t)
+{
+    return t->lull_ns != 0 || (t->began_ns != 0 && t->without_ns > t->began_ns);
+}
+
+/* ---- pressure: the share of its bound that something has reached ---- */
+
+uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns)
+{
+    uint64_t base = throttle_base_median(t);
+    if (max_commit_ns == 0 || base == 0)
+        return max_commit_ns;
+    uint64_t relative = base * 5 > RELATIVE_LEAST_NS ? base * 5 : RELATIVE_LEAST_NS;
+    uint64_t absolute = base * 2 > max_commit_ns ? base * 2 : max_commit_ns;
+    return relative < absolute ? relative : absolute;
+}
+
+static double beside(const struct throttle *t)
+{
+    double sum = 0;
+    for (unsigned i = 0; i < THROTTLE_RECENT; i++)
+        sum += t->beside[i];
+    return sum / THROTTLE_RECENT;
+}
+
+/* The share of the transactions that is missing. */
+static double loss(const struct throttle *t)
+{
+    if (t->without < THROTTLE_BUSY || t->beside_count < THROTTLE_RECENT || beside(t) > t->without)
+        return 0;
+    return 1 - beside(t) / t->without;
+}
+
+static void press(struct throttle *t, enum throttle_cause cause, double seen, double bound, double *most)
+{
+    double share = bound > 0 ? seen / bound : 0;
+    if (share <= *most)
+        return;
+    *most = share;
+    if (share <= 1)
+        return;
+    t->cause = cause;
+    t->seen = seen;
+    t->bound = bound;
+}
+
+/* The greatest of all; remembers what passed its bound. */
+static double pressure(struct throttle *t, const struct throttle_limits *limits,
+                       const struct throttle_sample *s)
+{
+    uint64_t commit = median(t->recent, THROTTLE_RECENT, t->recent_count);
+    double most = 0;
+    press(t, THROTTLE_COMMIT, (double)commit / 1e9,
+          (double)throttle_commit_bound(t, limits->max_commit_ns) / 1e9, &most);
+    press(t, THROTTLE_STANDBY, (double)s->lag_ns / 1e9, (double)limits->max_lag_ns / 1e9, &most);
+    press(t, THROTTLE_TRANSACTIONS, loss(t), limits->max_loss, &most);
+    t->over = most > 1;
+    return most;
+}
+
+/* ---- lulls ---- */
+
+/* What was counted is what there is without the copy. */
+static void take_count(struct throttle *t, uint64_t now_ns)
+{
+    if (t->counts > 0) {
+        t->without = t->counted / t->counts;
+        t->without_ns = now_ns;
+    }
+    t->counted = 0;
+    t->counts = 0;
+    t->beside_count = 0;
+}
+
+static bool lull_is_due(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
+{
+    if (limits->max_loss <= 0 || t->beside_count < THROTTLE_RECENT)
+        return false;
+    if (beside(t) < THROTTLE_BUSY && t->without < THROTTLE_BUSY)
+        return false;
+    if (t->without_ns == 0)
+        return now_ns - t->began_ns >= THROTTLE_FIRST_NS;
+    return now_ns - t->without_ns >= THROTTLE_EVERY_NS - THROTTLE_LULL_NS;
+}
+
+static void count_in_lull(struct throttle *t, const struct throttle_sample *s)
+{
+    if (s->now_ns - t->lull_ns < 2 * ENV_NS_PER_S)
+        return;
+    if (s->transactions >= 0)
+        throttle_base_transactions(t, s->transactions);
+    if (s->commit_ns > 0)
+        throttle_base(t, s->commit_ns);
+}
+
+/* True while one goes on. */
+static bool lull(struct throttle *t, const struct throttle_limits *limits, const struct throttle_sample *s)
+{
+    if (t->began_ns == 0) {
+        t->began_ns = s->now_ns;
+        take_count(t, s->now_ns); /* of before the copy */
+    }
+    if (t->lull_ns == 0) {
+        if (s->transactions >= 0)
+            t->beside[t->beside_count++ % THROTTLE_RECENT] = s->transactions;
+        if (lull_is_due(t, limits, s->now_ns))
+            t->lull_ns = s->now_ns;
+        return t->lull_ns != 0;
+    }
+    count_in_lull(t, s);
+    if (s->now_ns - t->lull_ns < THROTTLE_LULL_NS)
+        return true;
+    t->lull_ns = 0;
+    take_count(t, s->now_ns);
+    return false;
+}
+
+/* ---- rate ---- */
+
+static uint64_t floor_of(const struct throttle *t)
+{
+    uint64_t share = t->peak / FLOOR_SHARE;
+    return share > THROTTLE_FLOOR ? share : THROTTLE_FLOOR;
+}
+
+static void cut(struct throttle *t, const struct throttle_sample *s)
+{
+    bool settled = t->without_ns == 0 || s->now_ns - t->without_ns > 2 * ENV_NS_PER_S; /* after a lull */
+    uint64_t from = t->rate > 0 ? t->rate : t->peak;
+    if (t->cut_ns != 0 && s->now_ns - t->cut_ns < THROTTLE_HOLD_NS)
+        return;
+    if (settled && s->bytes_per_second > 0 && s->bytes_per_second < from)
+        from = s->bytes_per_second; /* a rate that is not used up would be cut without effect */
+    t->rate = from / 2 > floor_of(t) ? from / 2 : floor_of(t);
+    t->cut_ns = s->now_ns;
+    t->beside_count = 0; /* what follows shows what it brought */
+}
+
+/* What the last cut or lull brought is not known yet. */
+static bool is_blind(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
+{
+    if (t->cut_ns != 0 && now_ns - t->cut_ns < THROTTLE_HOLD_NS)
+        return true;
+    return limits->max_loss > 0 && t->without >= THROTTLE_BUSY && t->beside_count < THROTTLE_RECENT;
+}
+
+static void grow(struct throttle *t, uint64_t most)
+{
+    uint64_t step = t->peak / STEP_SHARE;
+    t->rate += step > THROTTLE_FLOOR / 4 ? step : THROTTLE_FLOOR / 4;
+    if (t->rate >= t->peak + t->peak / 4 || (most > 0 && t->rate >= most))
+        release(t);
+}
+
+static uint64_t at_most(uint64_t rate, uint64_t most)
+{
+    return most > 0 && (rate == 0 || most < rate) ? most : rate;
+}
+
+uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
+                       const struct throttle_sample *sample)
+{
+    if (lull(t, limits, sample))
+        return at_most(THROTTLE_FLOOR, limits->most);
+    if (sample->commit_ns > 0)
+        t->recent[t->recent_count++ % THROTTLE_RECENT] = sample->commit_ns;
+    if (t->rate == 0 && sample->bytes_per_second > t->peak)
+        t->peak = sample->bytes_per_second;
+    double now = pressure(t, limits, sample);
+    if (now > 1)
+        cut(t, sample);
+    else if (t->rate > 0 && now < 0.8 && !is_blind(t, limits, sample->now_ns))
+        grow(t, limits->most);
+    return at_most(t->rate, limits->most);
+}
+
+void throttle_text(const struct throttle *t, const char *shard, const char *standby, char *out, size_t size)
+{
+    double rate = (double)t->rate / (1 << 20);
+    const char *past = t->over ? "" : ", rising again";
+    out[0] = '\0';
+    if (t->rate == 0)
+        return;
+    if (t->cause == THROTTLE_STANDBY)
+        snprintf(out, size, "copy throttled to %.1f MiB/s%s: standby %s of %s %s %.1f s behind, bound %.1f s",
+                 rate, past, standby, shard, t->over ? "is" : "was", t->seen, t->bound);
+    else if (t->cause == THROTTLE_TRANSACTIONS)
+        snprintf(out, size,
+                 "copy throttled to %.1f MiB/s%s: %s %s %.0f %% fewer transactions beside it, bound %.0f %%",
+                 rate, past, shard, t->over ? "does" : "did", t->seen * 100, t->bound * 100);
+    else
+        snprintf(out, size, "copy throttled to %.1f MiB/s%s: commits on %s %s %.1f ms, bound %.1f ms", rate,
+                 past, shard, t->over ? "take" : "took", t->seen * 1e3, t->bound * 1e3);
+}
