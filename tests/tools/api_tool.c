@@ -488,7 +488,8 @@ static void serve(const struct err *err, struct store *store, void *data)
 
 int main(int argc, char **argv)
 {
-    static const struct runtime_backend backend = {"fake", fake_ensure, fake_remove, fake_remove, NULL, NULL, NULL};
+    static const struct runtime_backend backend = {"fake", fake_ensure, fake_remove, fake_remove,
+                                                   NULL,   NULL,        NULL};
     struct err err = {0};
     char path[512];
     tool.ready = true;
