@@ -1,10 +1,4 @@
-"""A move is taken back after its fence: its source has followed its target meanwhile, and gets everything again.
-
-Broken on purpose, each of these made the named tests fail: the origin not set to the opening (all that write), the
-subscription enabled while the forward one lived (test_rollback_sql), a marker number kept from the way there
-(taken_back_under_load: the fence believed a marker of the other direction), no look at the timelines
-(refused_on_another_timeline).
-"""
+"""A move is taken back after its fence: its source has followed its target meanwhile, and gets everything again."""
 
 import contextlib
 import json
