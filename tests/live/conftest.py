@@ -62,6 +62,9 @@ def default_version():
 # Tests of each version run 16 and 18, which scripts/install-deps unpacks, and what the distribution has: 15 or 17.
 DEFAULT = default_version()
 VERSIONS = tuple(v for v in SUPPORTED if v in (16, 18, DEFAULT) or pg_bin_dir(v))
+# Long suites run all versions with scripts/test --full, and the distribution's otherwise.
+FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
+TRIED = VERSIONS if FULL else (DEFAULT,)
 
 
 def server_user():

@@ -8,14 +8,14 @@ import time
 
 import psycopg
 import pytest
-from conftest import VERSIONS, wait_until
+from conftest import TRIED, wait_until
 from guarded import HASHES, LEAST, MOST, Shard
 from pair import ACCOUNTS, SETTINGS, Pair, no_standby
 
 _number = iter(range(1, 100000))
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"pg{version}")
+@pytest.fixture(scope="module", params=TRIED, ids=lambda version: f"pg{version}")
 def server(request, pg_factory_module):
     started = pg_factory_module(request.param, **SETTINGS)
     started.psql("CREATE ROLE app LOGIN")

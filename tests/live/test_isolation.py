@@ -8,7 +8,7 @@ import itertools
 
 import psycopg
 import pytest
-from conftest import VERSIONS, wait_until
+from conftest import TRIED, wait_until
 from guarded import LEAST, MOST
 from pair import SETTINGS, Pair
 
@@ -57,7 +57,7 @@ WRITES = {
 }
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"pg{version}")
+@pytest.fixture(scope="module", params=TRIED, ids=lambda version: f"pg{version}")
 def server(request, pg_factory_module):
     return pg_factory_module(request.param, **SETTINGS)
 

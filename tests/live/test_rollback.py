@@ -282,7 +282,7 @@ def other_timeline(rig, shard):
     wait_until(lambda: sql(rig, shard, timeline)[0][0] > before, timeout=60, what="another timeline")
 
 
-@pytest.mark.parametrize("shard", ["s1", "s2"])
+@pytest.mark.parametrize("shard", ["s1", pytest.param("s2", marks=pytest.mark.slow)])
 def test_refused_on_another_timeline(own, shard):
     """A7: S or T was failed over, so S may lack something: the move stays, says why, and ends as it would have."""
     rig = own

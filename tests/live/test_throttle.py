@@ -194,6 +194,7 @@ def test_slow_commits_slow_the_copy(make):
     assert "copy throttled" in log and "copy not throttled any more" in log
 
 
+@pytest.mark.slow
 def test_an_application_that_gets_less_done(make):
     """What the copy would have to do to a server for that is not the same everywhere; here it does less by itself."""
     rig = make(160, copy_rate=2, max_commit_latency="off", max_throughput_loss=10)
@@ -240,6 +241,7 @@ def standby(make, pg_factory):
     server.destroy()
 
 
+@pytest.mark.slow
 def test_a_standby_behind_slows_the_copy(standby):
     rig = standby
     op_id = split(rig)
@@ -260,7 +262,7 @@ def test_a_standby_behind_slows_the_copy(standby):
 # ---- progress ----
 
 
-@pytest.mark.parametrize("analyzed", [True, False])
+@pytest.mark.parametrize("analyzed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_eta_is_right_after_a_tenth(make, analyzed):
     rig = make(90, copy_rate=3, max_commit_latency="off")
     if analyzed:
@@ -318,7 +320,7 @@ def fill_until(rig, shard, op_id, megabytes, timeout=60):
                what=f"the move to go back: {rig.operation(op_id)}")  # fmt: skip
 
 
-@pytest.mark.parametrize("phase", ["copy", "catch_up"])
+@pytest.mark.parametrize("phase", ["copy", pytest.param("catch_up", marks=pytest.mark.slow)])
 def test_too_much_wal_sends_the_move_back(make, phase):
     rig = make(40, copy_rate=1 if phase == "copy" else 0, max_retained_wal=96)
     small_wal(rig, "s2")
@@ -366,6 +368,7 @@ def suspend(rig, shard, number):
             os.kill(pid, number)
 
 
+@pytest.mark.slow
 def test_the_slot_goes_while_the_target_hangs(make):
     """An undo begins at the target, which does not answer: the source's disk may not wait for it."""
     rig = make(40, copy_rate=1, max_retained_wal=96)
@@ -419,6 +422,7 @@ def small_disk(make):
     shutil.rmtree(rig.directory, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_small_disk_of_the_source(small_disk):
     rig = small_disk
     rows = rig.sql("s2", "SELECT count(*) FROM things")

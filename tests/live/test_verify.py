@@ -16,7 +16,7 @@ import time
 
 import psycopg
 import pytest
-from conftest import VERSIONS, pg_bin_dir, wait_until
+from conftest import TRIED, VERSIONS, pg_bin_dir, wait_until
 from rig import Rig
 from test_faults import go_on, rig_address, stopped
 
@@ -143,7 +143,7 @@ def test_a_difference_stops_the_move(make, what):
     assert begin(rig) and rig.wait_operation(rig.operations()[-1]["id"])["status"] == "done"  # it was T's fault
 
 
-@pytest.mark.parametrize("version", VERSIONS, ids=lambda version: f"pg{version}")
+@pytest.mark.parametrize("version", TRIED, ids=lambda version: f"pg{version}")
 def test_each_version(make, version):
     if pg_bin_dir(version) is None:
         pytest.skip(f"PostgreSQL {version} is not installed (scripts/install-deps gets it)")
@@ -209,7 +209,7 @@ def test_under_load_nothing_is_a_difference(make):
     rig.assert_consistent()
 
 
-@pytest.mark.parametrize("skew", ["uniform", "zipf:0.99"])
+@pytest.mark.parametrize("skew", ["uniform", pytest.param("zipf:0.99", marks=pytest.mark.slow)])
 def test_under_load_a_difference_is_found(make, skew):
     """Also in the bucket that is written most: no write of the load touches that row."""
     rig = make(shop=True)
@@ -286,6 +286,7 @@ def test_a_difference_in_a_later_piece(make):
     assert 0 < int(ended["record"]["verified_rows"]) < int(ended["record"]["copy_rows"]), ended["record"]
 
 
+@pytest.mark.slow
 def test_the_rate_is_kept_and_no_snapshot_is_held_for_long(make):
     rig = make(rows=60000, verify_rate=4)
     op_id = begin(rig)

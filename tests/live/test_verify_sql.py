@@ -7,7 +7,7 @@ import json
 
 import psycopg
 import pytest
-from conftest import VERSIONS, pg_bin_dir
+from conftest import TRIED, VERSIONS, pg_bin_dir
 from guarded import LEAST, MOST, Shard
 
 _number = iter(range(1, 100000))
@@ -62,7 +62,7 @@ def shards(*made):
             shard.close()
 
 
-@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"pg{version}")
+@pytest.fixture(scope="module", params=TRIED, ids=lambda version: f"pg{version}")
 def server(request, pg_factory_module):
     return pg_factory_module(request.param, wal_level="logical")
 

@@ -9,7 +9,6 @@ ROWS = {
     cells[0].strip(): cells[-1] for cells in (line.split("|")[1:-1] for line in TABLE.splitlines() if line[:1] == "|")
 }
 ITEMS = [f"{kind}{n}" for kind, most in (("A", 21), ("B", 18), ("C", 8), ("D", 15)) for n in range(1, most + 1)]
-REVERSE = ("A10", "B7")  # of a direction that is not built yet
 
 
 def named(cell):
@@ -20,7 +19,7 @@ def named(cell):
 def test_every_item_has_tests_that_are_there():
     for item in ITEMS:
         found = list(named(ROWS[item]))
-        assert (found != []) == (item not in REVERSE), item
+        assert found != [], item
         for path, test in found:
             assert re.search(rf"\b{test}\(", path.read_text()), f"{item}: {path} has no {test}"
 
