@@ -27,8 +27,8 @@ void act_burn_gate(struct move_op *op)
                  op_record(op)->target);
     else
         act_sql(op, &op->target, ACT_BURN_GATE, SQL_TIMEOUT_NS, NULL,
-                "SET LOCAL lock_timeout = '2s'; SELECT shardherd.burn_gate(%d, %L)", op_term(op),
-                op_record(op)->id);
+                END_OLD_BACKENDS "SET LOCAL lock_timeout = '2s'; SELECT shardherd.burn_gate(%d, %L)",
+                op_term(op), op_record(op)->id);
 }
 
 /* ---- fence ---- */
@@ -142,22 +142,15 @@ static void rolled_back(struct move_op *op, enum move_action action, const struc
     act_done(op, action, NULL);
 }
 
-static void target_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void backends_ended(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    act_done(op, action, op_target_optional(op) ? NULL : reply->err);
-}
-
-static void source_left(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    if (reply->err != NULL || !op->target_known)
-        act_done(op, action, reply->err);
-    else
-        act_sql_any(op, &op->target, action, SQL_TIMEOUT_NS, target_left, END_OLD_BACKENDS);
+    act_done(op, action, reply->err);
 }
 
 /*
  * A dropped connection rolls back by itself; but a try that follows must not overtake it, so ask. On the way
- * back whatever had no answer is ended before what it may yet do is taken away.
+ * back whatever had no answer is ended before what it may yet do is taken away: on S here, on T with the
+ * gate, since a T that hangs must not keep S's slot from going.
  */
 void act_rollback(struct move_op *op)
 {
@@ -166,7 +159,7 @@ void act_rollback(struct move_op *op)
     opening_forget(op);
     if (op_record(op)->state == MOVE_UNDO) {
         op_drop_links(op);
-        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, source_left, END_OLD_BACKENDS);
+        act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, backends_ended, END_OLD_BACKENDS);
     } else
         act_sql_any(op, &op->source, ACT_ROLLBACK, SQL_TIMEOUT_NS, rolled_back, "ROLLBACK");
 }

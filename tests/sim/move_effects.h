@@ -304,10 +304,8 @@ static enum effect rollback(struct sim *s, struct manager *m, struct call *c)
 {
     if (!c->source->up)
         return fail(c, ERRC_UNAVAILABLE, "the server is down");
-    if (c->record.state == MOVE_UNDO) {
+    if (c->record.state == MOVE_UNDO)
         end_backends(s, m, c->source);
-        end_backends(s, m, c->target);
-    }
     if (c->source->fence == m->fence)
         c->source->fence = 0;
     if (c->target->opening == m->opening)
@@ -378,6 +376,7 @@ static enum effect change_target(struct sim *s, struct manager *m, struct call *
         t->row_left = s->w.bug == BUG_GATE_TWICE;
         break;
     case ACT_BURN_GATE:
+        end_backends(s, m, c->target);
         if (t->gate == GATE_OPEN)
             return fail(c, ERRC_REFUSED, "the gate is open");
         t->gate = GATE_NONE;
