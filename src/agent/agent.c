@@ -202,7 +202,8 @@ static void configure_run(struct work *work)
     struct agent *a = work->data;
     agent_inputs_clear(&a->inputs);
     agent_inputs_read(&a->o, &a->inputs);
-    (void)agent_configure(&a->o, &a->work_err);
+    if (agent_configure(&a->o, &a->work_err) == 0)
+        agent_pid_file_clear(&a->o);
 }
 
 static void configure_done(struct work *work, int code)

@@ -333,7 +333,7 @@ static int include_once(const struct agent_options *o, struct err *err)
 
 /* A container has pids of its own: after a crash the old number may be ours or a stranger's, and the server
  * would refuse to start. Nobody else can have this directory: the volume is mounted by one pod. */
-static void pid_file_clear(const struct agent_options *o)
+void agent_pid_file_clear(const struct agent_options *o)
 {
     char *path = mem_printf("%s/postmaster.pid", o->data);
     if (getpid() == 1)
@@ -371,8 +371,6 @@ int agent_configure(const struct agent_options *o, struct err *err)
         rc = tls_copy(o, "tls.key", "shardherd.key", err);
     if (rc == 0)
         rc = include_once(o, err);
-    if (rc == 0)
-        pid_file_clear(o);
     return rc;
 }
 

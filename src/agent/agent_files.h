@@ -24,8 +24,10 @@ int agent_draft_clear(const struct agent_options *o, struct err *err);
 /* The draft becomes the data directory, durably. */
 int agent_draft_finish(const struct agent_options *o, struct err *err);
 
-/* Writes the files that the server reads at its start, and frees the directory of a dead postmaster's pid. */
+/* Writes the files that the server reads at its start and at a reload. */
 int agent_configure(const struct agent_options *o, struct err *err);
+/* Frees the directory of a dead postmaster's pid. Never while one runs: it ends itself without that file. */
+void agent_pid_file_clear(const struct agent_options *o);
 
 /* What the agent watches. Numbers are checksums; 0 = no such file. */
 struct agent_inputs {
