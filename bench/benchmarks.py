@@ -18,7 +18,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("poll", "fleet", "scrape", "split", "decide", "copy", "watch-sync", "watch-events", "idle", "reconcile")
+NAMES = (
+    "poll", "fleet", "scrape", "split", "decide", "copy", "block", "guard", "watch-sync", "watch-events", "idle",
+    "reconcile",
+)  # fmt: skip
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"
 sys.path.insert(0, str(ROOT / "tests" / "live"))

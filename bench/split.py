@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import subprocess
 import time
 
 import psycopg
 from benchmarks import Unmeasured, median, quantile, rounded, spread
-from rig import Rig
+from rig import SCHEMA_COMMAND, Rig
 
 TITLE = (
     "write block of splits and merges at 5,000 writes/s, against two commits and a marker round trip, and Citus' poll"
@@ -22,6 +23,12 @@ CITUS_POLL_MS = 1000
 STEPS = ("lock_us", "inside_us", "commit_us", "open_us", "write_block_us")
 HEADROOM = 0.4  # of what the machine can write at most: the move needs its share too
 CATCH_UP_S = 40  # longer means that the machine cannot apply what it writes
+
+
+def schema_of_load(rig):
+    """The tables that `shardherd load` writes."""
+    done = subprocess.run([rig.shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 class Floor:

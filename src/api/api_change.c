@@ -8,9 +8,12 @@
 #include "api/api_impl.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/migrate.h"
 #include "operation/move_op.h"
 
-#define OPERATION_BODY_MAX (16 * 1024)
+#define OPERATION_BODY_MAX   (16 * 1024)
+#define LOCK_TIMEOUT_MOST_NS (3600 * ENV_NS_PER_S)
+#define ATTEMPTS_MOST        1000
 
 /* False if answered. */
 static bool leads(struct api_call *call)
@@ -297,6 +300,93 @@ void api_post_operation(struct api_call *call)
                      op->id);
     api_respond_accepted(call, op);
 }
+
+/* ---- migrations ---- */
+
+/* A number of the query from 1 to `most`; absent leaves *ret. False if answered. */
+static bool query_number(struct api_call *call, const char *name, uint64_t most, unsigned *ret)
+{
+    char text[24];
+    uint64_t value;
+    enum api_query given = api_query_get(call, name, text, sizeof text);
+    if (given == QUERY_ABSENT)
+        return true;
+    if (given == QUERY_WRONG)
+        return false;
+    if (!text_to_uint64(text, &value) || value == 0 || value > most) {
+        http_problem(call->ex, 400, "invalid", "%s is to be a number from 1 to %" PRIu64, name, most);
+        return false;
+    }
+    *ret = (unsigned)value;
+    return true;
+}
+
+static bool query_lock_timeout(struct api_call *call, unsigned *ret_ms)
+{
+    char text[24];
+    uint64_t ns;
+    enum api_query given = api_query_get(call, "lockTimeout", text, sizeof text);
+    if (given == QUERY_ABSENT)
+        return true;
+    if (given == QUERY_WRONG)
+        return false;
+    if (!text_to_duration(text, &ns) || ns < ENV_NS_PER_MS || ns > LOCK_TIMEOUT_MOST_NS) {
+        http_problem(call->ex, 400, "invalid", "lockTimeout is to be a duration from 1ms to 1h, as \"2s\"");
+        return false;
+    }
+    *ret_ms = (unsigned)(ns / ENV_NS_PER_MS);
+    return true;
+}
+
+void api_post_migration(struct api_call *call)
+{
+    static const char *const types[] = {"application/sql", "text/plain", NULL};
+    const struct http_request *request = call->request;
+    const char *key = http_request_header(call->ex, "idempotency-key");
+    struct migrate_request q = {0};
+    struct operation *op;
+    struct err err = {0};
+    if (!api_query_flag(call, "dryRun", &q.dry_run) || !query_lock_timeout(call, &q.lock_timeout_ms) ||
+        !query_number(call, "attempts", ATTEMPTS_MOST, &q.attempts) || !leads(call) ||
+        !content_is(call, types, "application/sql"))
+        return;
+    if (strlen(request->body) != request->body_length) {
+        http_problem(call->ex, 400, "invalid", "the script holds a NUL character");
+        return;
+    }
+    const struct fleet_database *db = api_find_routed(call);
+    if (db == NULL || (key != NULL && !key_is_new(call, key)))
+        return;
+    q.database = db->name;
+    q.script = request->body;
+    if (migrate_start(call->api->services.operations, &q, &op, &err) != 0) {
+        refuse_request(call, &err);
+        return;
+    }
+    if (key != NULL)
+        api_keys_add(call->api->keys, key, request->path, request->body, loop_now(call->api->services.loop),
+                     op->id);
+    api_respond_accepted(call, op);
+}
+
+void api_post_resume(struct api_call *call)
+{
+    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
+    struct err err = {0};
+    if (!leads(call))
+        return;
+    if (op == NULL)
+        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
+    else if (op->status != OPERATION_RUNNING)
+        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
+                     operation_status_name(op->status));
+    else if (migrate_continue(op, &err) != 0)
+        http_problem_err(call->ex, &err);
+    else
+        api_respond_accepted(call, op);
+}
+
+/* ---- going back ---- */
 
 static void on_canceled(struct operation *op, const struct err *err, void *data)
 {

@@ -228,6 +228,8 @@ void api_get_metrics(struct api_call *call);
 void api_put_database(struct api_call *call); /* api_change.c */
 void api_delete_database(struct api_call *call);
 void api_post_operation(struct api_call *call);
+void api_post_migration(struct api_call *call);
+void api_post_resume(struct api_call *call);
 void api_post_cancel(struct api_call *call);
 void api_waiting_forget(struct api *api);
 

@@ -7,6 +7,7 @@
 #include "api/api_impl.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/migrate.h"
 #include "operation/move_op.h"
 #include "operation/provision.h"
 
@@ -32,6 +33,8 @@ void api_operation_state(const struct operation *op, char out[API_STATE_SIZE])
         state = move_state_name(move_op_record(op)->state);
     else if (provision_is(op))
         state = provision_state_name(op);
+    else if (migrate_is(op))
+        state = migrate_state_name(op);
     snprintf(out, API_STATE_SIZE, "%s", state);
 }
 
@@ -46,6 +49,8 @@ static double progress_of(const struct operation *op, const char *state, double 
         return 1;
     if (move_op_is(op))
         return move_op_progress(op, ret_eta);
+    if (migrate_is(op))
+        return migrate_progress(op);
     for (size_t i = 0; i < sizeof provision / sizeof provision[0]; i++)
         if (strcmp(provision[i].state, state) == 0)
             return provision[i].reached;
@@ -64,13 +69,14 @@ static void print_error(yyjson_mut_doc *doc, yyjson_mut_val *object, const struc
     json_text(doc, error, "sqlstate", err->sqlstate[0] != '\0' ? err->sqlstate : NULL);
 }
 
-/* The record without what has a place of its own, and without the initial SQL: it is long, and in the spec.
- */
+/* The record without what has a place of its own, and without SQL that people gave: it is long, and may hold
+ * what is not for everybody. */
 static void print_record(yyjson_mut_doc *doc, yyjson_mut_val *object, yyjson_doc *record, bool findings)
 {
     yyjson_mut_val *copy = yyjson_val_mut_copy(doc, yyjson_doc_get_root(record));
     yyjson_mut_val *found = yyjson_mut_obj_remove_key(copy, "findings");
     yyjson_mut_obj_remove_key(copy, "schema");
+    yyjson_mut_obj_remove_key(copy, "script");
     if (findings && yyjson_mut_is_arr(found))
         yyjson_mut_obj_add_val(doc, object, "findings", found);
     else if (findings)

@@ -248,7 +248,9 @@ static int plan_all(const struct routing *routing, const struct routing_shard *s
     if (kind == MOVE_KIND_MERGE && shard->ranges.count > 1)
         return refuse_many(routing, shard, body->target[0] != '\0' ? body->target : NULL, err);
     return err_set(err, ERRC_REFUSED,
-                   "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
+                   kind == MOVE_KIND_UPGRADE
+                       ? "shard \"%s\" owns %zu ranges and an upgrade moves one: first move the others away"
+                       : "shard \"%s\" owns %zu ranges and one is moved at a time: give \"lo\" and \"hi\"",
                    shard->name, shard->ranges.count);
 }
 
@@ -271,7 +273,7 @@ static int plan_range(const struct routing *routing, const struct routing_shard 
     if (body->has_lo || body->has_hi)
         return plan_bounds(shard, body, ret, err);
     if (!body->has_at && !body->has_key)
-        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE
+        return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_MOVE || kind == MOVE_KIND_UPGRADE
                    ? plan_all(routing, shard, kind, body, ret, err)
                    : plan_half(shard, ret, err);
     if (hash_of_body(routing, body, &hash, err) != 0)
@@ -304,9 +306,12 @@ static int check_members(const struct api_move_body *b, enum move_kind kind, str
         return err_set(err, ERRC_INVALID, "give either \"key\", or \"at\", or \"lo\" and \"hi\"");
     if (b->table[0] != '\0' && !b->has_key)
         return err_set(err, ERRC_INVALID, "\"table\" only says how \"key\" is to be hashed");
-    if (kind == MOVE_KIND_MERGE && ways > 0)
+    if ((kind == MOVE_KIND_MERGE || kind == MOVE_KIND_UPGRADE) && ways > 0)
         return err_set(err, ERRC_INVALID,
-                       "a merge moves all of the shard: \"key\", \"at\", \"lo\" and \"hi\" have no place");
+                       "%s moves all of the shard: \"key\", \"at\", \"lo\" and \"hi\" have no place",
+                       kind == MOVE_KIND_MERGE ? "a merge" : "an upgrade");
+    if (kind == MOVE_KIND_UPGRADE && b->target[0] != '\0')
+        return err_set(err, ERRC_INVALID, "an upgrade makes a new shard: \"target\" has no place");
     if (kind == MOVE_KIND_ISOLATE && !b->has_key && !b->has_at)
         return err_set(err, ERRC_INVALID, "an isolation needs \"key\" or \"at\"");
     if (kind == MOVE_KIND_REBALANCE && b->target[0] == '\0')
@@ -321,7 +326,7 @@ static int kind_parse(const char *name, enum move_kind *ret, struct err *err)
             *ret = (enum move_kind)k;
             return 0;
         }
-    return err_set(err, ERRC_INVALID, "\"kind\" is one of split, move, merge, isolate, rebalance");
+    return err_set(err, ERRC_INVALID, "\"kind\" is one of split, move, merge, isolate, rebalance, upgrade");
 }
 
 int api_move_plan(const struct routing *routing, const struct api_move_body *body, struct api_move_plan *ret,
@@ -342,7 +347,7 @@ int api_move_plan(const struct routing *routing, const struct api_move_body *bod
         check_rest(shard, kind, &plan.range, err) != 0)
         return (int)err->code;
     plan.kind = (int)kind;
-    plan.retire = kind == MOVE_KIND_MERGE;
+    plan.retire = kind == MOVE_KIND_MERGE || kind == MOVE_KIND_UPGRADE;
     if (kind == MOVE_KIND_MERGE && plan.target == NULL)
         plan.target = neighbour(routing, shard, &plan.range);
     if (kind == MOVE_KIND_MERGE && plan.target == NULL)

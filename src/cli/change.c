@@ -1,5 +1,5 @@
-/* The commands that change something: apply, delete, split, move, merge, isolate, rebalance, cancel; and
- * wait. */
+/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel;
+ * and wait. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,12 +17,19 @@
 
 /* ---- what follows ---- */
 
+/* Following ends with it: "done", "undone", "failed", or "stopped" while it waits for a person. */
+static const char *last_word(yyjson_val *op)
+{
+    const char *status = json_get_text(op, "status");
+    return strcmp(status, "running") == 0 ? json_get_text(op, "state") : status;
+}
+
 static void print_ended(struct session *s, yyjson_val *op)
 {
     struct buf text = {0}, what = {0};
     char took[HUMAN_SIZE], block[HUMAN_SIZE];
     struct bar_facts f;
-    const char *status = json_get_text(op, "status");
+    const char *status = last_word(op);
     bool dry = yyjson_get_bool(json_get_path(op, "record.dry_run"));
     progress_what(op, &what);
     progress_facts(op, 0, NULL, &f);
@@ -37,6 +44,8 @@ static void print_ended(struct session *s, yyjson_val *op)
         buf_printf(&text, ", writes blocked for %s", human_duration(f.block_seconds, block));
     buf_addc(&text, '\n');
     command_findings(op, &text);
+    if (strcmp(status, "done") != 0 || dry)
+        command_migrated(op, &text);
     session_out(s, &text);
     buf_free(&text);
     buf_free(&what);
@@ -56,14 +65,13 @@ static int report_end(struct session *s, yyjson_val *op)
         print_ended(s, op);
     if (rc != CLI_OK) {
         yyjson_val *error = yyjson_obj_get(op, "error");
-        session_fail(s, rc, "operation %s ended as %s%s%s", json_get_text(op, "id"),
-                     json_get_text(op, "status"), yyjson_is_obj(error) ? ": " : "",
-                     json_get_text(error, "message"));
+        session_fail(s, rc, "operation %s ended as %s%s%s", json_get_text(op, "id"), last_word(op),
+                     yyjson_is_obj(error) ? ": " : "", json_get_text(error, "message"));
     }
     return rc;
 }
 
-static int follow_to_end(struct session *s, const char *id)
+int command_follow(struct session *s, const char *id)
 {
     struct session_reply end;
     int rc = progress_follow(s, id, &end);
@@ -81,7 +89,7 @@ int command_began(struct session *s, struct session_reply *reply, bool wait)
     progress_what(reply->root, &what);
     if (wait) {
         session_reply_free(reply);
-        rc = follow_to_end(s, id);
+        rc = command_follow(s, id);
     } else if (session_is_document(s))
         session_print(s, reply->root);
     else {
@@ -354,7 +362,7 @@ int command_cancel(struct session *s)
         session_reply_free(&reply);
         if (rc != CLI_OK)
             return rc;
-        rc = follow_to_end(s, id);
+        rc = command_follow(s, id);
         return rc == CLI_FAILED ? CLI_OK : rc; /* undone is what was asked for */
     }
     if (session_is_document(s))

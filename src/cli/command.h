@@ -15,8 +15,10 @@ int command_wait(struct session *s);
 int command_top(struct session *s);
 int command_events(struct session *s);
 int command_status(struct session *s);
-int command_move(struct session *s); /* split, move, merge, isolate, rebalance: by the command's name */
+int command_move(
+    struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
 int command_cancel(struct session *s);
+int command_migrate(struct session *s);
 int command_route(struct session *s);
 
 /* These need no manager. */
@@ -38,8 +40,14 @@ int command_complete(int argc, char **argv);
  */
 int command_began(struct session *s, struct session_reply *reply, bool wait);
 
+/* Follows an operation to its end (or to where a person is needed) and prints it. */
+int command_follow(struct session *s, const char *id);
+
 /* The findings of an operation as a section, nothing if there are none. */
 void command_findings(yyjson_val *op, struct buf *out);
+
+/* What became of each shard of a migration, nothing if it is none. */
+void command_migrated(yyjson_val *op, struct buf *out);
 
 /* Reads a file, "-" = stdin; to be freed. CLI_OK, or printed why not. */
 #define COMMAND_FILE_MAX (1024u * 1024)

@@ -67,6 +67,7 @@ static const struct args_flag merge_flags[] = {
     FLAG_DRY,
     FLAG_WAIT,
     {0}};
+static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_DRY, FLAG_WAIT, {0}};
 static const struct args_flag isolate_flags[] = {
     FLAG_KEY,  FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
     FLAG_TO,   FLAG_BAKE,  FLAG_DRY,
@@ -83,6 +84,14 @@ static const struct args_flag rebalance_flags[] = {
     FLAG_WAIT,
     {0}};
 static const struct args_flag cancel_flags[] = {{"wait", 0, NULL, "until it went back", NULL}, {0}};
+static const struct args_flag migrate_flags[] = {
+    {"filename", 'f', "FILE", "the script; \"-\" is stdin", "file"},
+    {"resume", 0, "OPERATION", "go on with a migration that stopped", "operations"},
+    {"lock-timeout", 0, "DURATION", "how long to wait for a lock before the next try (default: 2s)", NULL},
+    {"attempts", 0, "N", "tries per shard, of what time can mend (default: 20)", NULL},
+    {"dry-run", 0, NULL, "run it on every shard and roll it back", NULL},
+    FLAG_WAIT,
+    {0}};
 static const struct args_flag route_flags[] = {FLAG_TABLE, {0}};
 static const struct args_flag check_flags[] = {
     {"config", 'c', "FILE", "the configuration of a manager", "file"},
@@ -223,6 +232,19 @@ const struct cli_command cli_commands[] = {
      .words_least = 1,
      .words_most = 1,
      .completes = "shards"},
+    {.name = "upgrade",
+     .summary = "give all of a shard to a new one that runs a newer PostgreSQL, and remove it",
+     .usage = "upgrade SHARD [--dry-run] [--wait]",
+     .details =
+         "Online: like a split, with everything. New servers are made with the newest PostgreSQL that the\n"
+         "manager finds, or with that of runtime.bin_directory; in Kubernetes, with the image of the\n"
+         "specification. It goes back when that is not newer than what the shard runs.",
+     .example = "shardherd upgrade s1 --wait",
+     .act = command_move,
+     .flags = upgrade_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
     {.name = "isolate",
      .summary = "give one key a shard of its own",
      .usage = "isolate [SHARD] --key KEY [--table TABLE] [--dry-run] [--wait]",
@@ -241,6 +263,21 @@ const struct cli_command cli_commands[] = {
      .words_least = 1,
      .words_most = 1,
      .completes = "shards"},
+    {.name = "migrate",
+     .summary = "run a script of DDL on all shards of a database",
+     .usage = "migrate -f FILE [-d DATABASE] [--lock-timeout DURATION] [--attempts N] [--dry-run] [--wait]\n"
+              "migrate --resume OPERATION [--wait]",
+     .details = "Shard after shard, each in one transaction, as the owner of its tables. A lock that is not "
+                "to be had in\n"
+                "time is asked for again after a pause. If the first shard refuses the script, nothing was "
+                "changed. If a\n"
+                "later one does, the migration stops there and says which shards have it: mend that shard "
+                "and go on with\n"
+                "--resume, or give it up with \"shardherd cancel\". Nothing is split or merged meanwhile.",
+     .example = "shardherd migrate -f add_column.sql --dry-run\nshardherd migrate -f add_column.sql --wait\n"
+                "shardherd migrate --resume migrk2p9xq --wait",
+     .act = command_migrate,
+     .flags = migrate_flags},
     {.name = "cancel",
      .summary = "ask an operation to go back",
      .usage = "cancel OPERATION [--wait]",

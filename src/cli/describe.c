@@ -355,6 +355,27 @@ void command_findings(yyjson_val *op, struct buf *out)
     table_free(&t);
 }
 
+void command_migrated(yyjson_val *op, struct buf *out)
+{
+    static const struct table_column columns[] = {{"SHARD", 0, 0}, {"MIGRATION", 0, 0}, {"WHY", 0, 0}, {0}};
+    struct table t;
+    size_t i, max;
+    yyjson_val *shard;
+    if (strcmp(json_get_text(op, "kind"), "migrate") != 0)
+        return;
+    table_init(&t, columns);
+    yyjson_arr_foreach(json_get_path(op, "record.shards"), i, max, shard)
+    {
+        table_row(&t);
+        table_cell(&t, json_get_text(shard, "name"));
+        table_cell(&t, json_get_text(shard, "state"));
+        table_cell(&t, json_get_text(shard, "error"));
+    }
+    section(out, "Shards");
+    table_section(out, &t);
+    table_free(&t);
+}
+
 void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
 {
     yyjson_val *record = yyjson_obj_get(item, "record"), *error = yyjson_obj_get(item, "error");
@@ -384,6 +405,7 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
     if (yyjson_obj_get(record, "copy_rows") != NULL)
         measured_section(out, record);
     command_findings(item, out);
+    command_migrated(item, out);
 }
 
 /* ---- the command ---- */

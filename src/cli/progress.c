@@ -171,9 +171,11 @@ static void display_end(struct display *d)
 
 /* ---- following ---- */
 
+/* Or waits for a person, as a migration does that stopped: following it on would be for ever. */
 static bool has_ended(yyjson_val *op)
 {
-    return op != NULL && strcmp(json_get_text(op, "status"), "running") != 0;
+    return op != NULL && (strcmp(json_get_text(op, "status"), "running") != 0 ||
+                          strcmp(json_get_text(op, "state"), "stopped") == 0);
 }
 
 static int read_operation(struct session *s, const char *id, struct session_reply *ret)

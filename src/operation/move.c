@@ -68,7 +68,8 @@ static const char *const action_names[ACT_COUNT] = {
     "drop_forward", "clean_source", "unfreeze",     "retire",     "burn_gate",    "remove_target",
 };
 
-static const char *const kind_names[MOVE_KIND_COUNT] = {"move", "split", "isolate", "merge", "rebalance"};
+static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",
+                                                        "merge", "rebalance", "upgrade"};
 
 const char *move_state_name(enum move_state state)
 {

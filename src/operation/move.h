@@ -103,7 +103,7 @@ enum move_action {
     ACT_DROP_FORWARD,  /* subscription on T, slot and publication on S, marker tables */
     ACT_CLEAN_SOURCE,  /* delete R's rows on S in batches, vacuum */
     ACT_UNFREEZE,      /* SHR02 triggers off */
-    ACT_RETIRE,        /* merge: S leaves the routing table and is removed */
+    ACT_RETIRE,        /* merge, upgrade: S leaves the routing table and is removed */
     ACT_BURN_GATE,     /* undo: no gate of this move on T any more, ever */
     ACT_REMOVE_TARGET, /* undo: a T made by this move leaves the routing table and is removed */
     ACT_COUNT,
@@ -117,6 +117,7 @@ enum move_kind {
     MOVE_KIND_ISOLATE,
     MOVE_KIND_MERGE,
     MOVE_KIND_REBALANCE,
+    MOVE_KIND_UPGRADE, /* everything, to a new shard that runs a newer PostgreSQL; S is retired */
     MOVE_KIND_COUNT
 };
 const char *move_kind_name(enum move_kind kind);
@@ -133,7 +134,7 @@ struct move_record {
     char target[MOVE_NAME_SIZE];
     struct range range;
     bool new_target;    /* T is made by this move, and removed when it is undone */
-    bool retire_source; /* merge */
+    bool retire_source; /* merge, upgrade */
     bool dry_run;       /* ends after CHECK */
     uint64_t bake_ns;
     enum move_state state;

@@ -264,9 +264,32 @@ static void pre_data_dumped(struct move_op *op, const struct process_result *res
     dump(op, "--section=post-data", post_data_dumped);
 }
 
+/* An upgrade that would not be one is noticed before anything is copied: T is new, and goes away again. */
+static bool is_newer(struct move_op *op, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    const struct fleet_instance *source = fleet_primary(op_services(op)->fleet, r->database, r->source);
+    int64_t target = 0;
+    int from = source != NULL ? source->facts.server_version / 10000 : 0;
+    pg_value_int64(reply, 0, 2, &target);
+    if (r->kind != MOVE_KIND_UPGRADE || (from != 0 && target / 10000 > from))
+        return true;
+    if (from == 0)
+        act_fail(op, ACT_SCHEMA, ERRC_UNAVAILABLE, "the version of shard %s is not known yet", r->source);
+    else
+        act_fail(op, ACT_SCHEMA, ERRC_REFUSED,
+                 "the new shard runs PostgreSQL %d and shard %s %d already: let new servers be made with a "
+                 "newer one "
+                 "first (runtime.bin_directory; in Kubernetes the image)",
+                 (int)(target / 10000), r->source, from);
+    return false;
+}
+
 static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const char *system = pg_value(reply, 0, 1);
+    if (!is_newer(op, reply))
+        return;
     op_record(op)->target_system = system != NULL ? strtoull(system, NULL, 10) : 0;
     const char *there = pg_value(reply, 0, 0);
     if (there != NULL && there[0] == 't') /* all of it came in one transaction */
@@ -281,7 +304,8 @@ static void looked_for_schema(struct move_op *op, enum move_action action, const
 void act_schema(struct move_op *op)
 {
     act_sql(op, &op->target, ACT_SCHEMA, SQL_TIMEOUT_NS, looked_for_schema,
-            "SELECT to_regclass('shardherd.shard') IS NOT NULL, (pg_control_system()).system_identifier");
+            "SELECT to_regclass('shardherd.shard') IS NOT NULL, (pg_control_system()).system_identifier, "
+            "current_setting('server_version_num')::bigint");
 }
 
 /* ---- freeze; before it, functions and guards of an older version are replaced ---- */

@@ -14,7 +14,7 @@ struct move_request {
     const char *source;
     const char *target; /* NULL: a new shard, named after the first free "sN" */
     struct range range;
-    bool retire_source; /* merge: range must be all that the source owns */
+    bool retire_source; /* merge, upgrade: range must be all that the source owns */
     bool dry_run;
     uint64_t bake_ns;
     int rule;

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "operation/migrate.h"
 #include "operation/move_op.h"
 #include "operation/provision.h"
 
@@ -337,6 +338,8 @@ static int resume_entry(struct operations *ops, const struct store_entry *e, str
         rc = err_set(err, ERRC_CORRUPT, "no kind");
     else if (strcmp(kind, "provision") == 0 || strcmp(kind, "retire") == 0)
         rc = provision_resume(ops, e->value, e->revision, err);
+    else if (strcmp(kind, "migrate") == 0)
+        rc = migrate_resume(ops, e->value, e->revision, err);
     else
         rc = move_op_resume(ops, e->value, e->revision, err);
     yyjson_doc_free(doc);

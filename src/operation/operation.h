@@ -1,10 +1,10 @@
 /*
  * operation: the journaled jobs and the list of them.
  *
- * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), retire.
- * Its journal is one document under op/<id>, written by compare-and-swap before the step it announces is
- * taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth, the
- * journal is the intention.
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate,
+ * retire. Its journal is one document under op/<id>, written by compare-and-swap before the step it announces
+ * is taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth,
+ * the journal is the intention.
  *
  * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
  * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
@@ -133,7 +133,8 @@ void operation_stopped(struct operation *op);
  * "move:after:A" and "move:state:S" with an action or state of move.h; of making a database
  * "provision:state:S" (journaled), "provision:before:S" (its effects follow), "provision:amid:S" (some shards
  * have them, others wait) and "provision:after:S" (all have them, the next state is not journaled);
- * "retire:..." likewise.
+ * "retire:..." likewise; of a migration "migrate:state:S:N" (journaled, N shards have it) and
+ * "migrate:after:shard" (a shard has it, which is not journaled).
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
 

@@ -8,6 +8,7 @@
 --   parts     these tables and their partitions, as last looked at
 --   gate      one row per move into this shard, never used twice; a row that is not visible is closed
 --   prepared_fence  the fence whose guards are there already and asleep
+--   migration  the scripts that migrate() ran here
 --   routing   the routing table, for clients that prefer SQL to HTTP
 --
 -- SQLSTATEs: SHR01 wrong shard (re-read the routing table), SHR02 not during a move, SHR03 an older leader.
@@ -1044,6 +1045,50 @@ BEGIN
             INSERT INTO shardherd.parts (relation, root) VALUES (part.relation, part.root) ON CONFLICT DO NOTHING;
         END IF;
     END LOOP;
+END $$;
+
+-- ---- migrations ----
+
+CREATE TABLE IF NOT EXISTS shardherd.migration (
+    id text PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Runs a script of DDL once, as the owner of the distributed tables; false: it ran here before. EXECUTE takes several
+-- statements and refuses those that would end the transaction. What the guards could not hold afterwards is refused
+-- as a whole.
+CREATE OR REPLACE FUNCTION shardherd.migrate(my_term bigint, migration_id text, script text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+    owner name := (SELECT pg_get_userbyid(c.relowner) FROM shardherd.tables d JOIN pg_class c ON c.oid = to_regclass(d.name)
+                   ORDER BY d.name LIMIT 1);
+    wrong record;
+BEGIN
+    PERFORM shardherd.raise_term(my_term);
+    IF EXISTS (SELECT FROM shardherd.migration m WHERE m.id = migration_id) THEN
+        RETURN false;
+    END IF;
+    PERFORM set_config('role', coalesce(owner, 'none'), true), set_config('search_path', 'public', true);
+    EXECUTE script;
+    PERFORM set_config('role', 'none', true), set_config('search_path', 'pg_catalog, pg_temp', true);
+    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+        PERFORM shardherd.add_table(my_term, t.name, t.key);
+        IF NOT EXISTS (SELECT FROM shardherd.tables n WHERE n.name = t.name AND n.type = t.type) THEN
+            RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+                MESSAGE = format('the script changes the type of the shard key %s.%I', t.name, t.key),
+                HINT = 'Rows are found by the hash of the key, which depends on its type.';
+        END IF;
+    END LOOP;
+    IF EXISTS (SELECT FROM shardherd.guard_findings()) THEN -- a table was made anew, or its triggers switched off
+        PERFORM shardherd.install_guards();
+    END IF;
+    FOR wrong IN SELECT * FROM shardherd.check_guards() LOOP
+        RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',
+            MESSAGE = format('after the script, of %s: %s', wrong.subject, wrong.finding), HINT = wrong.remedy;
+    END LOOP;
+    INSERT INTO shardherd.migration (id) VALUES (migration_id);
+    RETURN true;
 END $$;
 
 -- Everything that would make a move fail or lose data, at once: one row per finding with its remedy.

@@ -134,11 +134,11 @@ class Rig:
 
     # ---- the API ----
 
-    def fetch(self, path, method="GET", body=None, port="admin", raw=False, timeout=30):
+    def fetch(self, path, method="GET", body=None, port="admin", raw=False, timeout=30, mime="application/json"):
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[port]}{path}", data=data, method=method)
         if data is not None:
-            request.add_header("Content-Type", "application/json")
+            request.add_header("Content-Type", mime)
         try:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 content = answer.read()

@@ -324,6 +324,12 @@ READ_REFUSALS = [
     ("GET", "/v1/operations/splt0000003/cancel", 405, "method_not_allowed"),
     ("POST", "/v1/operations/nope/cancel", 404, "not_found"),
     ("POST", "/v1/operations/splt0000003/cancel", 409, "conflict"),
+    ("POST", "/v1/operations/nope/resume", 404, "not_found"),
+    ("POST", "/v1/operations/splt0000003/resume", 409, "conflict"),
+    ("POST", "/v1/databases/nope/migrations", 404, "not_found"),
+    ("POST", "/v1/databases/shop/migrations", 400, "invalid"),
+    ("POST", "/v1/databases/shop/migrations?attempts=0", 400, "invalid"),
+    ("POST", "/v1/databases/shop/migrations?lockTimeout=2", 400, "invalid"),
     ("DELETE", "/v1/databases/nope", 404, "not_found"),
 ]
 

@@ -1,8 +1,9 @@
-"""A move between shards that an older version made: both get the functions and guards of this one."""
+"""Shards of older versions: of shardherd, which get its functions and guards, and of PostgreSQL, which are moved."""
 
 import os
 
 import pytest
+from conftest import VERSIONS, pg_bin_dir
 from rig import Rig
 
 # what version 0.1.0 had not in the beginning
@@ -52,3 +53,37 @@ def test_a_dry_run_leaves_an_older_version_alone(rig):
     op = rig.wait_operation(rig.post("/v1/databases/shop/operations", split)["id"])
     assert op["status"] == "done", op
     assert rig.sql("s2", VERSION) == [(None,)]
+
+
+def major(rig, shard):
+    return rig.sql(shard, "SELECT current_setting('server_version_num')::int / 10000")[0][0]
+
+
+def test_shards_get_a_newer_postgresql_under_load(rig):
+    """Each in turn, from the oldest supported version that is here to the newest; writes go on, none is lost."""
+    old, new = VERSIONS[0], VERSIONS[-1]
+    rig.stop()
+    rig.pg_bin = pg_bin_dir(old)
+    rig.start()
+    rig.make_shop(customers=500)
+    assert {major(rig, shard) for shard in ("s1", "s2")} == {old}
+    rig.stop()
+    rig.pg_bin = pg_bin_dir(new)
+    rig.start()
+    rig.start_load("--clients", "4", "--rate", "200")
+    for shard in ("s1", "s2"):
+        op = rig.wait_operation(rig.post("/v1/databases/shop/operations", {"kind": "upgrade", "shard": shard})["id"])
+        assert op["status"] == "done", op
+    result = rig.stop_load()
+    assert (result["lost"], result["duplicated"], result["misplaced"]) == (0, 0, 0), result
+    names = [shard["name"] for shard in rig.routing()["shards"]]
+    assert names == ["s3", "s4"] and {major(rig, name) for name in names} == {new}
+    rig.assert_consistent()
+
+
+def test_an_upgrade_to_the_same_version_goes_back(rig):
+    rig.make_shop(customers=300)
+    op = rig.wait_operation(rig.post("/v1/databases/shop/operations", {"kind": "upgrade", "shard": "s1"})["id"])
+    assert op["status"] == "undone" and "let new servers be made with a newer one first" in op["error"]["message"], op
+    assert [shard["name"] for shard in rig.routing()["shards"]] == ["s1", "s2"]
+    rig.assert_consistent()
