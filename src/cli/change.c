@@ -71,7 +71,7 @@ static int report_end(struct session *s, yyjson_val *op)
     return rc;
 }
 
-int command_follow(struct session *s, const char *id)
+static int follow_to_end(struct session *s, const char *id)
 {
     struct session_reply end;
     int rc = progress_follow(s, id, &end);
@@ -89,7 +89,7 @@ int command_began(struct session *s, struct session_reply *reply, bool wait)
     progress_what(reply->root, &what);
     if (wait) {
         session_reply_free(reply);
-        rc = command_follow(s, id);
+        rc = follow_to_end(s, id);
     } else if (session_is_document(s))
         session_print(s, reply->root);
     else {
@@ -362,7 +362,7 @@ int command_cancel(struct session *s)
         session_reply_free(&reply);
         if (rc != CLI_OK)
             return rc;
-        rc = command_follow(s, id);
+        rc = follow_to_end(s, id);
         return rc == CLI_FAILED ? CLI_OK : rc; /* undone is what was asked for */
     }
     if (session_is_document(s))

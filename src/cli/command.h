@@ -40,9 +40,6 @@ int command_complete(int argc, char **argv);
  */
 int command_began(struct session *s, struct session_reply *reply, bool wait);
 
-/* Follows an operation to its end (or to where a person is needed) and prints it. */
-int command_follow(struct session *s, const char *id);
-
 /* The findings of an operation as a section, nothing if there are none. */
 void command_findings(yyjson_val *op, struct buf *out);
 

@@ -77,7 +77,7 @@ def test_shards_get_a_newer_postgresql_under_load(rig):
     result = rig.stop_load()
     assert (result["lost"], result["duplicated"], result["misplaced"]) == (0, 0, 0), result
     names = [shard["name"] for shard in rig.routing()["shards"]]
-    assert names == ["s3", "s4"] and {major(rig, name) for name in names} == {new}
+    assert len(names) == 2 and {major(rig, name) for name in names} == {new}
     rig.assert_consistent()
 
 
