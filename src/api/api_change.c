@@ -301,6 +301,20 @@ void api_post_operation(struct api_call *call)
     api_respond_accepted(call, op);
 }
 
+/* The operation that the path names, while it runs; NULL if answered. */
+static struct operation *running_operation(struct api_call *call)
+{
+    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
+    if (!leads(call))
+        return NULL;
+    if (op == NULL)
+        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
+    else if (op->status != OPERATION_RUNNING)
+        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
+                     operation_status_name(op->status));
+    return op != NULL && op->status == OPERATION_RUNNING ? op : NULL;
+}
+
 /* ---- migrations ---- */
 
 /* A number of the query from 1 to `most`; absent leaves *ret. False if answered. */
@@ -371,16 +385,11 @@ void api_post_migration(struct api_call *call)
 
 void api_post_resume(struct api_call *call)
 {
-    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
+    struct operation *op = running_operation(call);
     struct err err = {0};
-    if (!leads(call))
-        return;
     if (op == NULL)
-        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
-    else if (op->status != OPERATION_RUNNING)
-        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
-                     operation_status_name(op->status));
-    else if (migrate_continue(op, &err) != 0)
+        return;
+    if (migrate_continue(op, &err) != 0)
         http_problem_err(call->ex, &err);
     else
         api_respond_accepted(call, op);
@@ -408,18 +417,9 @@ static void on_canceled(struct operation *op, const struct err *err, void *data)
 
 void api_post_cancel(struct api_call *call)
 {
-    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
-    if (!leads(call))
+    struct operation *op = running_operation(call);
+    if (op == NULL)
         return;
-    if (op == NULL) {
-        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
-        return;
-    }
-    if (op->status != OPERATION_RUNNING) {
-        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
-                     operation_status_name(op->status));
-        return;
-    }
     struct api_waiting *w = waiting_new(call, false);
     struct err err = {0};
     if (op->kind->cancel(op, on_canceled, w, &err) != 0) {
