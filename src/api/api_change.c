@@ -301,6 +301,20 @@ void api_post_operation(struct api_call *call)
     api_respond_accepted(call, op);
 }
 
+/* The operation that the path names, while it runs; NULL if answered. */
+static struct operation *running_operation(struct api_call *call)
+{
+    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
+    if (!leads(call))
+        return NULL;
+    if (op == NULL)
+        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
+    else if (op->status != OPERATION_RUNNING)
+        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
+                     operation_status_name(op->status));
+    return op != NULL && op->status == OPERATION_RUNNING ? op : NULL;
+}
+
 /* ---- migrations ---- */
 
 /* A number of the query from 1 to `most`; absent leaves *ret. False if answered. */
@@ -371,16 +385,11 @@ void api_post_migration(struct api_call *call)
 
 void api_post_resume(struct api_call *call)
 {
-    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
+    struct operation *op = running_operation(call);
     struct err err = {0};
-    if (!leads(call))
-        return;
     if (op == NULL)
-        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
-    else if (op->status != OPERATION_RUNNING)
-        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
-                     operation_status_name(op->status));
-    else if (migrate_continue(op, &err) != 0)
+        return;
+    if (migrate_continue(op, &err) != 0)
         http_problem_err(call->ex, &err);
     else
         api_respond_accepted(call, op);
@@ -410,18 +419,9 @@ typedef int (*go_back)(struct operation *op, operation_done_cb done, void *data,
 
 static void post_back(struct api_call *call, bool rollback)
 {
-    struct operation *op = operations_find(call->api->services.operations, call->params[0]);
-    if (!leads(call))
+    struct operation *op = running_operation(call);
+    if (op == NULL)
         return;
-    if (op == NULL) {
-        http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
-        return;
-    }
-    if (op->status != OPERATION_RUNNING) {
-        http_problem(call->ex, 409, "conflict", "operation %s has ended: %s", op->id,
-                     operation_status_name(op->status));
-        return;
-    }
     go_back ask = rollback && op->kind->rollback != NULL ? op->kind->rollback : op->kind->cancel;
     struct api_waiting *w = waiting_new(call, false);
     struct err err = {0};

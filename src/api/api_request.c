@@ -298,6 +298,12 @@ static int check_rest(const struct routing_shard *shard, enum move_kind kind, co
                    shard->name);
 }
 
+/* All of a shard goes, and then the shard. */
+static bool retires(enum move_kind kind)
+{
+    return kind == MOVE_KIND_MERGE || kind == MOVE_KIND_UPGRADE;
+}
+
 /* Members that contradict each other, or that the kind has no use for. */
 static int check_members(const struct api_move_body *b, enum move_kind kind, struct err *err)
 {
@@ -306,7 +312,7 @@ static int check_members(const struct api_move_body *b, enum move_kind kind, str
         return err_set(err, ERRC_INVALID, "give either \"key\", or \"at\", or \"lo\" and \"hi\"");
     if (b->table[0] != '\0' && !b->has_key)
         return err_set(err, ERRC_INVALID, "\"table\" only says how \"key\" is to be hashed");
-    if ((kind == MOVE_KIND_MERGE || kind == MOVE_KIND_UPGRADE) && ways > 0)
+    if (retires(kind) && ways > 0)
         return err_set(err, ERRC_INVALID,
                        "%s moves all of the shard: \"key\", \"at\", \"lo\" and \"hi\" have no place",
                        kind == MOVE_KIND_MERGE ? "a merge" : "an upgrade");
@@ -347,7 +353,7 @@ int api_move_plan(const struct routing *routing, const struct api_move_body *bod
         check_rest(shard, kind, &plan.range, err) != 0)
         return (int)err->code;
     plan.kind = (int)kind;
-    plan.retire = kind == MOVE_KIND_MERGE || kind == MOVE_KIND_UPGRADE;
+    plan.retire = retires(kind);
     if (kind == MOVE_KIND_MERGE && plan.target == NULL)
         plan.target = neighbour(routing, shard, &plan.range);
     if (kind == MOVE_KIND_MERGE && plan.target == NULL)

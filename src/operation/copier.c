@@ -21,7 +21,7 @@
 #define LINK_TEXT_MOST 64
 
 /*
- * READYING --> IDLE --> BEGINNING --> PUMPING --> COMMITTING --> IDLE ... --> LEAVING --> RESTING
+ * READYING --> BEGINNING --> PUMPING --> COMMITTING --> BEGINNING ... --> LEAVING --> RESTING
  * Every state goes to RESTING when its session fails; a lane of a copier that was broken meanwhile rests at
  * the next answer.
  */

@@ -226,14 +226,19 @@ static void set_shard_error(struct migrated_shard *shard, const struct err *err)
     shard->error = err != NULL ? mem_strdup(err->message) : NULL;
 }
 
+static void seek(struct migrate *m)
+{
+    while (m->at < m->shard_count && m->shards[m->at].what != MIGRATED_NOT)
+        m->at++;
+}
+
 /* The next shard that has not got it, or the end. */
 static void next_shard(struct migrate *m)
 {
     bool wrong = false;
     drop(m); /* the script may have set things in its session */
     m->tries = 0;
-    while (m->at < m->shard_count && m->shards[m->at].what != MIGRATED_NOT)
-        m->at++;
+    seek(m);
     for (int i = 0; i < m->shard_count; i++)
         wrong = wrong || m->shards[i].what == MIGRATED_FAILED;
     enter(m, m->at < m->shard_count ? MIGRATE_APPLYING : wrong ? MIGRATE_FAILED : MIGRATE_DONE);
@@ -310,10 +315,8 @@ static void on_looked(const struct pg_reply *reply, void *data)
     }
     const char *comment = pg_value(reply, 0, 0);
     buf_printf(&sql, "BEGIN; SET LOCAL lock_timeout = %u; ", m->lock_timeout_ms);
-    if (comment == NULL || strcmp(comment, shard_sql_comment()) != 0) {
-        shard_sql_add(&sql); /* made by another version */
-        buf_add_text(&sql, "SELECT shardherd.lock_tables(); SELECT shardherd.install_guards(); ");
-    }
+    if (comment == NULL || strcmp(comment, shard_sql_comment()) != 0)
+        shard_sql_add_update(&sql);
     sqlf(&sql, "SELECT shardherd.migrate(%d, %L, %L); %s", services(m)->term, m->op.id, m->script,
          m->dry_run ? "ROLLBACK" : "COMMIT");
     link_exec_in(&m->link, link_session(&m->link), buf_text(&sql), SCRIPT_NS, on_applied, m);

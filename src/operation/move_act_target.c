@@ -344,14 +344,13 @@ static void bring_up_to_date(struct move_op *op, struct link *shard, const struc
         return;
     }
     struct buf sql = {0};
-    shard_sql_add(&sql);
+    shard_sql_add_update(&sql);
     log_event(LOG_INFO, "a shard gets this version's functions and guards", "op", op_record(op)->id, "db",
               op_record(op)->database, "host", shard->access.host, "had", comment != NULL ? comment : "none",
               NULL);
     act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
             "SET LOCAL lock_timeout = '3s'; SELECT shardherd.check_term(%d); "
-            "SELECT set_config('shardherd.operation', %L, true); %s SELECT shardherd.lock_tables(); "
-            "SELECT shardherd.install_guards()",
+            "SELECT set_config('shardherd.operation', %L, true); %s",
             op_term(op), op_record(op)->id, buf_text(&sql));
     buf_free(&sql);
 }

@@ -13,6 +13,12 @@ const char *shard_sql_comment(void)
     return comment;
 }
 
+void shard_sql_add_update(struct buf *sql)
+{
+    shard_sql_add(sql);
+    buf_add_text(sql, "SELECT shardherd.lock_tables(); SELECT shardherd.install_guards(); ");
+}
+
 void shard_sql_add(struct buf *sql)
 {
     buf_add_text(sql, shard_sql);

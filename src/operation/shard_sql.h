@@ -13,4 +13,8 @@ void shard_sql_add(struct buf *sql);
 /* The comment on the schema shardherd of a shard that has this very version. */
 const char *shard_sql_comment(void);
 
+/* What brings a shard of another version up to date, in a transaction of its own or of more: shard_sql_add(),
+ * and guards by the new functions. */
+void shard_sql_add_update(struct buf *sql);
+
 #endif
