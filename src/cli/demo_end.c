@@ -129,15 +129,17 @@ void demo_enter_keep(struct demo *d)
     char program[4096];
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
     program[length > 0 ? length : 0] = '\0';
+    int pid = (int)process_pid(d->manager);
     demo_unfollow(d);
     buf_printf(&out,
                "Manager and servers go on running, without load. To look around:\n"
                "  %s get shards --state %s/state\n"
                "  PGPASSFILE=%s psql -U app -h 127.0.0.1 -p %d shop\n"
                "To stop them and take everything away:\n"
-               "  %s delete database shop --confirm=shop --wait --state %s/state && kill %d && rm -r %s\n",
-               program, d->directory, d->passfile, d->facts.first_port, program, d->directory,
-               (int)process_pid(d->manager), d->directory);
+               "  %s delete database shop --confirm=shop --wait --state %s/state &&\\\n"
+               "    kill %d && tail -f --pid=%d /dev/null && rm -r %s\n",
+               program, d->directory, d->passfile, d->facts.first_port, program, d->directory, pid, pid,
+               d->directory);
     demo_story_end_block(&d->story);
     demo_story_print(&d->story, buf_text(&out));
     buf_free(&out);

@@ -215,7 +215,7 @@ def test_keep(demo, shardherd):
     )  # fmt: skip
     assert [s["name"] for s in shards["items"]] == ["s1", "s2", "s3"]
     # what it says must work as it stands there
-    command = re.search(r"^  (.*delete database shop.*)$", run.text(), re.MULTILINE).group(1)
+    command = re.search(r"^  (.*delete database shop.*\n.*)$", run.text(), re.MULTILINE).group(1)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     deadline = time.monotonic() + 20
