@@ -15,9 +15,6 @@ SELECT json_build_object(
               WHERE rolname !~ '^pg_' AND rolname <> current_user),
     'tables', (SELECT coalesce(json_agg(json_build_object(
         'name', t.name,
-        'owner', pg_get_userbyid(c.relowner), -- run_as_owner is off: changes are applied as the owner from 16 on
-        'forced', c.relforcerowsecurity AND c.relrowsecurity
-                  AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles r WHERE r.oid = c.relowner),
         'secured', c.relrowsecurity,
         'columns', (SELECT json_object_agg(a.attname, format_type(a.atttypid, a.atttypmod)) FROM pg_attribute a
                     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),

@@ -47,11 +47,6 @@ SELECT 'warning', 'extension ' || quote_ident(ext.name),
 FROM given g, ext JOIN pg_available_extensions a ON a.name = ext.name
 WHERE CASE WHEN g.empty THEN a.default_version ELSE coalesce(a.installed_version, '') END <> ext.version
 UNION
-SELECT 'error', t.name, format('row-level security is forced on its owner %s, as whom %s applies changes', t.t ->> 'owner',
-                               g.subject),
-       format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, or ALTER ROLE %I BYPASSRLS', t.name, t.t ->> 'owner')
-FROM given g, t, here WHERE (t.t ->> 'forced')::boolean AND here.version >= 160000
-UNION
 SELECT 'error', g.subject, 'it acknowledges commits that no standby has; the source waits for its standbys',
        'set synchronous_standby_names on the target as on the source'
 FROM given g WHERE (g.f ->> 'synchronous')::boolean AND NOT g.empty AND current_setting('synchronous_standby_names') = ''

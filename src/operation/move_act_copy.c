@@ -301,6 +301,27 @@ static void rehearsed_once(struct move_op *op, const struct err *err)
     }
 }
 
+bool publication_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const PGresult *found = reply->results[0];
+    const struct move_record *r = op_record(op);
+    uint64_t expected = r->back ? r->reverse_publication : r->publication, oid = 0;
+    if (PQntuples(found) == 1)
+        text_to_uint64(PQgetvalue(found, 0, 0), &oid);
+    if (expected == 0 || oid == expected)
+        return true;
+    act_fail(op, action, ERRC_CORRUPT, "the publication was dropped or made anew while rows were moved");
+    return false;
+}
+
+void publication_look(struct move_op *op, enum move_action action,
+                      void (*seen)(struct move_op *op, enum move_action action, const struct pg_reply *reply))
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_name(op_record(op), name);
+    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, seen, PUBLICATION_SQL, name);
+}
+
 static void fence_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
@@ -309,24 +330,15 @@ static void fence_prepared(struct move_op *op, enum move_action action, const st
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
 }
 
-/* From PostgreSQL 18 on changes are skipped, without an error, while the publication is gone (A13). */
-static bool is_our_publication(const struct move_op *op, const PGresult *found)
-{
-    uint64_t expected = op->core.record.publication, oid = 0;
-    if (PQntuples(found) == 1)
-        text_to_uint64(PQgetvalue(found, 0, 0), &oid);
-    return expected == 0 || oid == expected;
-}
-
 /* Should the table be published meanwhile, for another move, then the fence makes its guards itself. */
 static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
     const char *who = pg_value(reply, 0, 0);
-    if (!is_our_publication(op, reply->results[0]))
-        act_fail(op, action, ERRC_CORRUPT, "the publication was dropped or made anew while rows were moved");
-    else if (who != NULL)
+    if (!publication_seen(op, action, reply))
+        return;
+    if (who != NULL)
         act_fail(op, action, ERRC_TIMEOUT, "%s", who);
     else if (db == NULL)
         act_fail(op, action, ERRC_NOT_FOUND, "the database was deleted");
@@ -346,8 +358,8 @@ static void listening(struct move_op *op, enum move_action action, const struct 
     /* a transaction that wrote and stays open would make the LOCK of the fence time out again and again */
     act_sql(
         op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
-        "SELECT oid FROM pg_publication WHERE pubname = %L; "
-        "SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, "
+        PUBLICATION_SQL
+        "; SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, "
         "a.application_name, "
         "l.relation::regclass, extract(epoch FROM clock_timestamp() - a.xact_start)::int) "
         "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "

@@ -135,7 +135,7 @@ static void created(struct move_op *op, enum move_action action, const struct pg
             op_term(op), name, op->opened_at, forward, name);
 }
 
-static void create_subscription(struct move_op *op, enum move_action action, bool may_filter_origin)
+static void create_subscription(struct move_op *op, enum move_action action, bool from_16)
 {
     char name[MOVE_NAME_SIZE];
     char *conninfo = move_conninfo(&op->target.access);
@@ -146,7 +146,7 @@ static void create_subscription(struct move_op *op, enum move_action action, boo
         "SELECT shardherd.check_term(%d); "
         "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (enabled = false, copy_data = false, "
         "create_slot = false, slot_name = %L, synchronous_commit = 'on'%s)",
-        op_term(op), name, conninfo, name, name, may_filter_origin ? ", origin = none" : "");
+        op_term(op), name, conninfo, name, name, from_16 ? ", origin = none, run_as_owner = true" : "");
     explicit_bzero(conninfo, strlen(conninfo));
     free(conninfo);
 }

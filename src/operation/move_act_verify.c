@@ -501,9 +501,11 @@ void verify_start(struct move_op *op, const struct verify_plan *plan)
                 "LATERAL shardherd.verify_table(t.name) v");
 }
 
-void act_verify(struct move_op *op)
+static void verify_all(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
+    if (!publication_seen(op, action, reply))
+        return;
     const struct verify_plan plan = {.action = ACT_VERIFY,
                                      .owner = &op->source,
                                      .copy = &op->target,
@@ -511,4 +513,9 @@ void act_verify(struct move_op *op)
                                      .copy_name = r->target,
                                      .marker = marker_round_trip};
     verify_start(op, &plan);
+}
+
+void act_verify(struct move_op *op)
+{
+    publication_look(op, ACT_VERIFY, verify_all);
 }

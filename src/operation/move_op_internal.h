@@ -155,6 +155,15 @@ void op_job_ended(struct move_op *op);
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
                        void (*done)(struct move_op *op, const struct err *err));
 
+/* Whether S's publication is the one under which the copy began; the action fails if not. Up to PostgreSQL 17
+ * no marker comes any more, from 18 on changes are skipped without an error, while it is gone (A13). */
+#define PUBLICATION_SQL "SELECT oid FROM pg_publication WHERE pubname = %L"
+bool publication_seen(struct move_op *op, enum move_action action,
+                      const struct pg_reply *reply); /* results[0] */
+void publication_look(struct move_op *op, enum move_action action,
+                      void (*seen)(struct move_op *op, enum move_action action,
+                                   const struct pg_reply *reply));
+
 /* ---- actions, by file ---- */
 
 void act_take_term(struct move_op *op); /* move_act_state.c */

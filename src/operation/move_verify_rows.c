@@ -404,9 +404,11 @@ void verify_start_sample(struct move_op *op, const struct verify_plan *plan)
     next_sample(op);
 }
 
-void act_recheck(struct move_op *op)
+static void verify_some(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
+    if (!publication_seen(op, action, reply))
+        return;
     const struct verify_plan plan = {.action = ACT_RECHECK,
                                      .owner = &op->source,
                                      .copy = &op->target,
@@ -415,4 +417,9 @@ void act_recheck(struct move_op *op)
                                      .marker = marker_round_trip};
     op_record(op)->rechecked_rows = 0;
     verify_start_sample(op, &plan);
+}
+
+void act_recheck(struct move_op *op)
+{
+    publication_look(op, ACT_RECHECK, verify_some);
 }
