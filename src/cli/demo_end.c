@@ -193,9 +193,11 @@ int demo_conclude(struct demo *d)
     else if (d->interrupted)
         demo_story_say(&d->story, TONE_BAD, "interrupted; everything was taken away");
     else
-        demo_story_say(&d->story, TONE_GOOD,
-                       "shard %s was split under load, by itself, and nothing was lost: %.1f s in all",
-                       d->facts.source, d->total_seconds);
+        demo_story_say(
+            &d->story, TONE_GOOD,
+            "shard %s was split under load, by itself; a key was isolated, taken back, and two shards "
+            "were merged; nothing was lost: %.1f s in all",
+            d->facts.source, d->total_seconds);
     if (d->interrupted)
         return CLI_INTERRUPTED;
     return !d->failed                                             ? CLI_OK

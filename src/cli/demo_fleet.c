@@ -122,7 +122,8 @@ char *demo_specification(const struct demo *d)
     }
     yyjson_mut_obj_add_str(doc, spec, "schema", buf_text(&schema));
     yyjson_mut_val *balance = yyjson_mut_obj_add_obj(doc, spec, "balance");
-    yyjson_mut_obj_add_str(doc, balance, "split", "auto");
+    yyjson_mut_obj_add_str(doc, balance, "split",
+                           d->next == DEMO_TOUR || demo_now(d) == DEMO_TOUR ? "off" : "auto");
     yyjson_mut_obj_add_str(doc, balance, "merge", "off");
     yyjson_mut_obj_add_str(doc, balance, "rebalance", "off");
     yyjson_mut_obj_add_str(doc, balance, "objective", "query_rate");
@@ -375,8 +376,10 @@ static void on_event(const struct sse_event *event, void *data)
     yyjson_val *root = yyjson_doc_get_root(doc);
     if (strcmp(event->event, "decision") == 0 && !demo_ending(d))
         take_decision(d, root);
-    else if (strcmp(event->event, "operation") == 0 && !demo_ending(d))
+    else if (strcmp(event->event, "operation") == 0 && !demo_ending(d)) {
         take_operation(d, root);
+        demo_tour_operation(d, root);
+    }
     yyjson_doc_free(doc);
 }
 

@@ -1,7 +1,7 @@
 /*
  * demo_impl: what the files of the demo share. demo_run.c has the state machine and the way to
  * the verdict, demo_end.c the way down, demo_manager.c the child process, demo_fleet.c what is asked of the
- * manager and heard from it, demo_report.c the result.
+ * manager and heard from it, demo_tour.c the moves after the split, demo_report.c the result.
  */
 #ifndef CLI_DEMO_IMPL_H
 #define CLI_DEMO_IMPL_H
@@ -25,13 +25,12 @@
 #define DEMO_WINDOW     10 /* seconds a shard must be hot */
 
 /*
- * PREPARE -> START -> APPLY -> FILL -> CALM -> HOT -> MOVE -> SPREAD -> CHECK -> RESULT -> DELETE --> STOP
- *                                                                         |        |                  ^  |
- *    (from each of them, by a failure or a signal) --> UNWIND ------------+--------+-----------------+  |
- *                                                        |                |  --keep                     v
- *                                                        +---> KEEP <-----+--------+                 SERVERS
- *                                                               |                                       v
- *                                                               +-------------> ENDED <------------- REMOVE
+ * PREPARE -> START -> APPLY -> FILL -> CALM -> HOT -> MOVE -> SPREAD -> TOUR -> CHECK -> RESULT -> DELETE -->
+ * STOP |                  ^  | (from each of them, by a failure or a signal) --> UNWIND
+ * ----------------------------+-----------------+  | |                                | --keep             v
+ *                                                        +---> KEEP <---------------------+ SERVERS | v
+ *                                                               +----------------> ENDED <-----------------
+ * REMOVE
  *
  * PREPARE waits for the worker that makes the directory
  * START   waits for the manager: its file of ports, then /readyz
@@ -41,6 +40,7 @@
  * HOT     waits for the manager's decision
  * MOVE    waits for the end of the operation
  * SPREAD  waits for its timer
+ * TOUR    waits for one operation after the other
  * CHECK   waits for the load to end and to have compared every row
  * RESULT  waits for the last figures of the manager
  * DELETE  waits for the database to be gone
@@ -60,6 +60,7 @@ enum demo_state {
     DEMO_HOT,
     DEMO_MOVE,
     DEMO_SPREAD,
+    DEMO_TOUR,
     DEMO_CHECK,
     DEMO_RESULT,
     DEMO_DELETE,
@@ -110,12 +111,24 @@ struct demo_facts {
     uint64_t rows_made;
 };
 
+enum demo_tour_part { TOUR_ISOLATE, TOUR_ROLLBACK, TOUR_MERGE, TOUR_PARTS };
+
+/* The moves that are asked for after the split. */
+struct demo_tour {
+    enum demo_tour_part part;
+    char operation[16];          /* id; "" = its answer is still to come */
+    char state[32];              /* of the operation */
+    char source[DEMO_NAME_SIZE]; /* of the isolation */
+    double block_ms[TOUR_PARTS]; /* NAN = did not come to it */
+};
+
 struct demo {
     struct demo_options o;
     struct loop loop;
     struct demo_story story;
     struct demo_view view;
     struct demo_facts facts;
+    struct demo_tour tour;
     struct sm sm;
     struct loop_task step;      /* enters `next` */
     int next;                   /* state to enter, -1 = none */
@@ -219,6 +232,14 @@ void demo_ask_shards(struct demo *d);
 void demo_view_load(struct demo *d);
 void demo_view_task(struct demo *d);
 void demo_fleet_init(struct demo *d);
+
+/* ---- demo_tour.c ---- */
+
+void demo_enter_tour(struct demo *d);
+/* An event of any operation. */
+void demo_tour_operation(struct demo *d, yyjson_val *operation);
+/* The timer of the state. */
+void demo_tour_waited(struct demo *d);
 
 /* ---- demo_report.c ---- */
 

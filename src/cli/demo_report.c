@@ -95,6 +95,11 @@ static void verdict_times(const struct demo *d, struct buf *out)
     verdict_line(out, "rows moved", demo_view_number((uint64_t)fmax(f->moved_rows, 0), value), note);
     verdict_line(out, "writes blocked for", human_duration(f->write_block_ms / 1e3, value),
                  "from the lock on the old owner to the new one open");
+    verdict_line(out, "  to isolate one key", human_duration(d->tour.block_ms[TOUR_ISOLATE] / 1e3, value),
+                 "");
+    verdict_line(out, "  to take that back", human_duration(d->tour.block_ms[TOUR_ROLLBACK] / 1e3, value),
+                 "");
+    verdict_line(out, "  to merge two shards", human_duration(d->tour.block_ms[TOUR_MERGE] / 1e3, value), "");
     verdict_line(out, "longest time without a write", human_duration(longest_gap_ms(r) / 1e3, value),
                  "of the moved half, as the clients saw it");
     verdict_line(out, "write latency, median",
@@ -149,6 +154,9 @@ static void report_move(const struct demo *d, yyjson_mut_doc *doc, yyjson_mut_va
     add_count(doc, root, "moved_bytes", decided, f->moved_bytes);
     add_real(doc, root, "copy_seconds", decided ? f->copy_seconds : (double)NAN);
     add_real(doc, root, "write_block_ms", decided ? f->write_block_ms : (double)NAN);
+    add_real(doc, root, "isolate_write_block_ms", d->tour.block_ms[TOUR_ISOLATE]);
+    add_real(doc, root, "rollback_write_block_ms", d->tour.block_ms[TOUR_ROLLBACK]);
+    add_real(doc, root, "merge_write_block_ms", d->tour.block_ms[TOUR_MERGE]);
     add_count(doc, root, "fence_attempts", decided, f->fence_attempts);
     add_count(doc, root, "cleaned_rows", decided, f->cleaned_rows);
     yyjson_mut_val *phases = yyjson_mut_obj_add_obj(doc, root, "phases");

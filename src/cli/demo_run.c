@@ -31,7 +31,8 @@ static const struct sm_state states[DEMO_STATES] = {
     [DEMO_CALM] = {"running the load", N(DEMO_HOT) | N(DEMO_UNWIND), false},
     [DEMO_HOT] = {"waiting for the decision", N(DEMO_MOVE) | N(DEMO_UNWIND), false},
     [DEMO_MOVE] = {"waiting for the split", N(DEMO_SPREAD) | N(DEMO_UNWIND), false},
-    [DEMO_SPREAD] = {"running the load on three shards", N(DEMO_CHECK) | N(DEMO_UNWIND), false},
+    [DEMO_SPREAD] = {"running the load on three shards", N(DEMO_TOUR) | N(DEMO_UNWIND), false},
+    [DEMO_TOUR] = {"moving more", N(DEMO_CHECK) | N(DEMO_UNWIND), false},
     [DEMO_CHECK] = {"checking the rows", N(DEMO_RESULT) | N(DEMO_UNWIND), false},
     [DEMO_RESULT] = {"asking for the figures", N(DEMO_DELETE) | N(DEMO_KEEP) | N(DEMO_UNWIND), false},
     [DEMO_DELETE] = {"deleting the database", N(DEMO_STOP) | N(DEMO_UNWIND), false},
@@ -47,8 +48,8 @@ static const struct sm_state states[DEMO_STATES] = {
 /* How long a state may last; 0 = for ever. */
 static const uint64_t limits[DEMO_STATES] = {
     [DEMO_START] = 60 * S,  [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_CALM] = 90 * S,
-    [DEMO_HOT] = 60 * S,    [DEMO_MOVE] = 300 * S,  [DEMO_CHECK] = 180 * S, [DEMO_RESULT] = 30 * S,
-    [DEMO_DELETE] = 60 * S, [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
+    [DEMO_HOT] = 60 * S,    [DEMO_MOVE] = 300 * S,  [DEMO_TOUR] = 300 * S,  [DEMO_CHECK] = 180 * S,
+    [DEMO_RESULT] = 30 * S, [DEMO_DELETE] = 60 * S, [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
 };
 
 int demo_now(const struct demo *d)
@@ -470,15 +471,12 @@ static void enter_delete(struct demo *d)
 /* ---- the machine ---- */
 
 static void (*const enter[DEMO_STATES])(struct demo *d) = {
-    [DEMO_PREPARE] = enter_prepare,    [DEMO_START] = enter_start,
-    [DEMO_APPLY] = enter_apply,        [DEMO_FILL] = enter_fill,
-    [DEMO_CALM] = enter_calm,          [DEMO_HOT] = enter_hot,
-    [DEMO_MOVE] = enter_move,          [DEMO_SPREAD] = enter_spread,
-    [DEMO_CHECK] = enter_check,        [DEMO_RESULT] = enter_result,
-    [DEMO_DELETE] = enter_delete,      [DEMO_UNWIND] = demo_enter_unwind,
-    [DEMO_STOP] = demo_enter_stop,     [DEMO_SERVERS] = demo_enter_servers,
-    [DEMO_REMOVE] = demo_enter_remove, [DEMO_KEEP] = demo_enter_keep,
-    [DEMO_ENDED] = demo_enter_ended,
+    [DEMO_PREPARE] = enter_prepare,    [DEMO_START] = enter_start,    [DEMO_APPLY] = enter_apply,
+    [DEMO_FILL] = enter_fill,          [DEMO_CALM] = enter_calm,      [DEMO_HOT] = enter_hot,
+    [DEMO_MOVE] = enter_move,          [DEMO_SPREAD] = enter_spread,  [DEMO_TOUR] = demo_enter_tour,
+    [DEMO_CHECK] = enter_check,        [DEMO_RESULT] = enter_result,  [DEMO_DELETE] = enter_delete,
+    [DEMO_UNWIND] = demo_enter_unwind, [DEMO_STOP] = demo_enter_stop, [DEMO_SERVERS] = demo_enter_servers,
+    [DEMO_REMOVE] = demo_enter_remove, [DEMO_KEEP] = demo_enter_keep, [DEMO_ENDED] = demo_enter_ended,
 };
 
 static void step(struct loop_task *task, void *data)
@@ -515,7 +513,10 @@ static void wait_fired(struct loop_timer *timer, void *data)
             calm_looked_at(d);
         break;
     case DEMO_SPREAD:
-        demo_go(d, DEMO_CHECK);
+        demo_go(d, DEMO_TOUR);
+        break;
+    case DEMO_TOUR:
+        demo_tour_waited(d);
         break;
     case DEMO_DELETE:
         demo_api(d, "GET", "/v1/databases/shop", NULL, on_asked_gone);
@@ -589,6 +590,8 @@ static int start_all(struct demo *d, struct err *err)
     loop_timer_start(&d->refresh, REFRESH_NS);
     sm_init(&d->sm, states, DEMO_STATES, DEMO_PREPARE, NULL, d);
     d->next = -1;
+    for (int part = 0; part < TOUR_PARTS; part++)
+        d->tour.block_ms[part] = (double)NAN;
     enter_prepare(d);
     return 0;
 }

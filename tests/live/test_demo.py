@@ -127,6 +127,8 @@ def test_story(demo):
     assert 0.2 < report["moved_rows"] / report["rows_made"] < 0.3, report
     assert report["cleaned_rows"] >= report["moved_rows"] * 0.9, report
     assert 0 < report["write_block_ms"] < 250, report
+    for move in ("isolate", "rollback", "merge"):
+        assert 0 < report[f"{move}_write_block_ms"] < 250, report
     assert report["longest_write_gap_ms"] > 0 and report["copy_seconds"] > 0, report
     assert set(STATES) <= set(report["phases"]), report["phases"]
     assert report["phases"]["watch"] >= 5, report["phases"]
@@ -176,7 +178,9 @@ def test_a_row_deleted_behind_its_back_is_reported(demo):
     assert list(run.directory.glob("state/instances/*/data")) == []
 
 
-@pytest.mark.parametrize("moment", ["starting a manager", "creating database", "load begins", "the load shifts"])
+@pytest.mark.parametrize(
+    "moment", ["starting a manager", "creating database", "load begins", "the load shifts", "we change our mind"]
+)
 def test_interrupted(demo, moment):
     run = demo()
     run.wait_text(moment)
@@ -206,14 +210,14 @@ def test_keep(demo, shardherd):
     assert re.search("this machine does .* operations/s now: the load becomes", " ".join(run.text().split()))
     assert 100 <= run.figures()["rate"] < 50000
     kept = processes_of(run.directory)
-    assert len(kept) >= 4, kept  # a manager and three servers
+    assert len(kept) >= 3, kept  # a manager and two servers
     shards = json.loads(
         subprocess.run(
             [str(shardherd), "get", "shards", "--state", str(run.directory / "state"), "-o", "json"],
             check=True, capture_output=True, text=True,
         ).stdout
     )  # fmt: skip
-    assert [s["name"] for s in shards["items"]] == ["s1", "s2", "s3"]
+    assert [s["name"] for s in shards["items"]] == ["s1", "s2"]
     # what it says must work as it stands there
     command = re.search(r"^  (.*delete database shop.*\n.*)$", run.text(), re.MULTILINE).group(1)
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
