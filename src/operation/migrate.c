@@ -142,11 +142,29 @@ static void end(struct migrate *m)
     if (m->canceled != NULL) {
         operation_done_cb canceled = m->canceled;
         m->canceled = NULL;
-        canceled(&m->op, NULL, m->canceled_data);
+        canceled(&m->op, m->journaling ? &m->op.error : NULL, m->canceled_data); /* it could not be written */
     }
 }
 
 static void ask_shard(struct migrate *m);
+static void next_shard(struct migrate *m);
+
+/* What a person said to it since it stands still. */
+static void take_answer(struct migrate *m)
+{
+    enum migrate_answer answer = m->answer;
+    m->answer = MIGRATE_NO_ANSWER;
+    if (answer == MIGRATE_GIVE_UP) {
+        err_wrap(&m->op.error, "given up");
+        enter(m, MIGRATE_FAILED);
+    } else if (answer == MIGRATE_GO_ON) {
+        for (int i = 0; i < m->shard_count; i++)
+            if (m->shards[i].what == MIGRATED_FAILED)
+                m->shards[i].what = MIGRATED_NOT;
+        m->at = 0;
+        next_shard(m);
+    }
+}
 
 static void run_state(struct migrate *m)
 {
@@ -159,6 +177,7 @@ static void run_state(struct migrate *m)
         break;
     case MIGRATE_STOPPED:
         drop(m);
+        take_answer(m);
         break;
     default:
         end(m);
@@ -344,16 +363,23 @@ static void ask_shard(struct migrate *m)
 
 /* ---- what a person asks for ---- */
 
+/* It is shown as stopped a moment before that is written down; then the answer waits for that. */
+static void answer(struct migrate *m, enum migrate_answer what)
+{
+    m->answer = what;
+    if (!m->journaling)
+        take_answer(m);
+}
+
 static int cancel_migrate(struct operation *base, operation_done_cb done, void *data, struct err *err)
 {
     struct migrate *m = (struct migrate *)base;
-    if (now(m) != MIGRATE_STOPPED || m->journaling)
+    if (now(m) != MIGRATE_STOPPED || m->answer != MIGRATE_NO_ANSWER)
         return err_set(err, ERRC_CONFLICT,
                        "%s is running the script: it can be given up only while it is stopped", base->id);
     m->canceled = done;
     m->canceled_data = data;
-    err_wrap(&m->op.error, "given up");
-    enter(m, MIGRATE_FAILED);
+    answer(m, MIGRATE_GIVE_UP);
     return 0;
 }
 
@@ -363,13 +389,9 @@ int migrate_continue(struct operation *op, struct err *err)
     if (!migrate_is(op))
         return err_set(err, ERRC_CONFLICT, "%s is no migration: operations of its kind go on by themselves",
                        op->id);
-    if (now(m) != MIGRATE_STOPPED || m->journaling)
+    if (now(m) != MIGRATE_STOPPED || m->answer != MIGRATE_NO_ANSWER)
         return err_set(err, ERRC_CONFLICT, "%s is not stopped: it is %s", op->id, sm_name(&m->sm));
-    for (int i = 0; i < m->shard_count; i++)
-        if (m->shards[i].what == MIGRATED_FAILED)
-            m->shards[i].what = MIGRATED_NOT;
-    m->at = 0;
-    next_shard(m);
+    answer(m, MIGRATE_GO_ON);
     return 0;
 }
 

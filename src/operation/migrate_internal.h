@@ -23,6 +23,8 @@ struct migrated_shard {
     char *error; /* NULL = none */
 };
 
+enum migrate_answer { MIGRATE_NO_ANSWER, MIGRATE_GIVE_UP, MIGRATE_GO_ON };
+
 struct migrate {
     struct operation op; /* first */
     struct sm sm;
@@ -36,7 +38,8 @@ struct migrate {
     struct link link;
     bool linked;
     int open_links;
-    bool journaling; /* the present state is being written: nothing of it has begun */
+    bool journaling;            /* the present state is being written: nothing of it has begun */
+    enum migrate_answer answer; /* not acted on yet */
     bool stopped, reported;
     struct loop_timer pause;
     operation_done_cb canceled; /* NULL = nobody waits */

@@ -741,7 +741,7 @@ def test_no_room_for_what_moves(new_rig, small_disk):
     ended = rig.wait_operation(op["id"])
     assert ended["status"] == "undone", ended
     message = ended["error"]["message"]
-    assert re.search(r"has \d+ MiB free, \d+ MiB are needed: free some space", message), message
+    assert re.search(r"has \d+ MB free, \d+ MB are needed \(remedy: free some space", message), message
     assert rig.routing() == before
     rig.assert_consistent()
     (rig.state / "filler").unlink()
