@@ -724,6 +724,7 @@ def test_no_room_for_what_moves(new_rig, small_disk):
     """A split needs room for the rows as well: a disk that fills while they are copied would stop the source, too."""
     rig = new_rig(start=False)
     small_disk(rig.state, "1200m")
+    rig.settings.append("moves.min_free_disk=64")  # of what there is here
     rig.start()
     rig.make_shop(customers=0)
     rig.sql(
