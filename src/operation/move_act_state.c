@@ -48,31 +48,40 @@ void act_take_term(struct move_op *op)
 
 /* ---- who owns R ---- */
 
+/* A newer leader has gone further than our journal says: what it left is no contradiction. */
+#define CHECK_TERM "SELECT shardherd.check_term(%d); "
+
+static const PGresult *last(const struct pg_reply *reply)
+{
+    return reply->results[reply->count - 1];
+}
+
 static void target_inspected(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct move_outcome outcome = {.source_owns = true}; /* else we would not have asked T */
-    if (reply->err != NULL && !op_target_optional(op)) {
+    if (reply->err != NULL && (err_is_sql(reply->err, "SHR03") || !op_target_optional(op))) {
         act_done(op, action, reply->err);
         return;
     }
     if (reply->err == NULL) {
         outcome.target_known = true;
-        outcome.target_owns = truth(reply->results[0], 0);
-        outcome.gate_open = truth(reply->results[0], 1);
+        outcome.target_owns = truth(last(reply), 0);
+        outcome.gate_open = truth(last(reply), 1);
     }
     act_outcome(op, action, &outcome);
 }
 
 static void source_inspected(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    struct move_outcome outcome = {.source_owns = truth(reply->results[0], 0)};
+    struct move_outcome outcome = {.source_owns = truth(last(reply), 0)};
     if (!op->target_known || !outcome.source_owns) {
         act_outcome(op, action, &outcome);
         return;
     }
     act_sql_any(op, &op->target, action, SQL_TIMEOUT_NS, target_inspected,
+                CHECK_TERM
                 "SELECT shardherd.owns(%d, %d), EXISTS (SELECT FROM shardherd.gate WHERE move = %L AND open)",
-                op->core.record.range.lo, op->core.record.range.hi, op->core.record.id);
+                op_term(op), op->core.record.range.lo, op->core.record.range.hi, op->core.record.id);
 }
 
 void act_inspect(struct move_op *op)
@@ -82,13 +91,14 @@ void act_inspect(struct move_op *op)
         act_outcome(op, ACT_INSPECT, &gone);
         return;
     }
-    act_sql(op, &op->source, ACT_INSPECT, SQL_TIMEOUT_NS, source_inspected, "SELECT shardherd.owns(%d, %d)",
-            op->core.record.range.lo, op->core.record.range.hi);
+    act_sql(op, &op->source, ACT_INSPECT, SQL_TIMEOUT_NS, source_inspected,
+            CHECK_TERM "SELECT shardherd.owns(%d, %d)", op_term(op), op->core.record.range.lo,
+            op->core.record.range.hi);
 }
 
 static void resolved(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    struct move_outcome outcome = {.source_owns = truth(reply->results[reply->count - 1], 0)};
+    struct move_outcome outcome = {.source_owns = truth(last(reply), 0)};
     act_outcome(op, action, &outcome);
 }
 

@@ -162,10 +162,12 @@ static void look(struct sim *s, struct call *c)
     c->outcome.target_known = c->target->now.made;
 }
 
-static enum effect inspect(struct sim *s, struct call *c)
+static enum effect inspect(struct sim *s, struct manager *m, struct call *c)
 {
-    if (!c->source->up || (c->target->now.made && !c->target->up))
-        return fail(c, ERRC_UNAVAILABLE, "a server is down");
+    enum effect ret;
+    if ((c->source->now.made && !may_change(s, m, c, c->source, &ret)) ||
+        (c->target->now.made && !may_change(s, m, c, c->target, &ret)))
+        return ret;
     look(s, c);
     return EFFECT_DONE;
 }
@@ -229,6 +231,8 @@ static enum effect copy(struct sim *s, struct manager *m, struct call *c)
 static enum effect lock(struct sim *s, struct manager *m, struct call *c)
 {
     enum effect ret;
+    if (c->orphan) /* whoever sent it has closed that session, and is perhaps in another one by now */
+        return EFFECT_DONE;
     if (!may_change(s, m, c, c->source, &ret))
         return ret;
     if (!c->source->now.owns)
@@ -239,9 +243,9 @@ static enum effect lock(struct sim *s, struct manager *m, struct call *c)
     return EFFECT_DONE;
 }
 
-static enum effect fence(struct manager *m, struct call *c)
+static enum effect fence(struct call *c)
 {
-    if (!c->source->up || c->source->fence == 0 || c->source->fence != m->fence)
+    if (!c->source->up || c->source->fence == 0 || c->source->fence != c->session)
         return fail(c, ERRC_CLOSED, "the fence's session is gone");
     c->source->guards_woken = true;
     return EFFECT_DONE;
@@ -525,7 +529,7 @@ static enum effect take_effect(struct sim *s, struct manager *m, struct call *c)
     case ACT_TAKE_TERM:
         return take_term(s, m, c);
     case ACT_INSPECT:
-        return inspect(s, c);
+        return inspect(s, m, c);
     case ACT_RESOLVE:
         return resolve(s, m, c);
     case ACT_PROVISION:
@@ -540,7 +544,7 @@ static enum effect take_effect(struct sim *s, struct manager *m, struct call *c)
     case ACT_LOCK:
         return lock(s, m, c);
     case ACT_FENCE:
-        return fence(m, c);
+        return fence(c);
     case ACT_PREPARE_OPEN:
         return prepare_open(s, m, c);
     case ACT_COMMIT:
