@@ -14,7 +14,7 @@ RUN = """
 export PGDATA=/data/db
 if [ ! -s $PGDATA/PG_VERSION ]; then
     printf '%s' "$BOSS_PASSWORD" > /tmp/word
-    initdb --no-sync -U boss -A scram-sha-256 --pwfile=/tmp/word >/dev/null
+    initdb --no-sync -E UTF8 --locale=C -U boss -A scram-sha-256 --pwfile=/tmp/word >/dev/null
     echo 'host all all all scram-sha-256' >> $PGDATA/pg_hba.conf
 fi
 exec postgres -c listen_addresses=* -c port=6543 -c unix_socket_directories=/tmp -c wal_level=$0

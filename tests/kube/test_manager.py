@@ -69,7 +69,8 @@ def ended(rig, name, reason, timeout=90):
         return item if complete.get("status") in ("True", "False") else None
 
     item = rig.wait(look, timeout, f"operation {name}: {rig.operation(name)}")
-    assert rig.condition_of(item, "Complete")["reason"] == reason, item["status"]
+    complete = rig.condition_of(item, "Complete")
+    assert complete["reason"] == reason, complete
     return item
 
 
