@@ -218,6 +218,7 @@ static int start_move(struct operations *operations, const struct fleet_database
         .range = plan.range,
         .retire_source = plan.retire,
         .dry_run = body->dry_run,
+        .allow_ddl = body->allow_ddl,
         .bake_ns = body->has_bake ? body->bake_ns : db->policy.bake_ns,
         .reason = reason,
     };

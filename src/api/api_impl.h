@@ -160,7 +160,7 @@ struct api_move_body {
     char kind[16];
     char shard[64], target[64]; /* "" = not given */
     char table[192], key[1024];
-    bool has_key, has_at, has_lo, has_hi, dry_run, has_bake;
+    bool has_key, has_at, has_lo, has_hi, dry_run, allow_ddl, has_bake;
     int64_t at, lo, hi;
     uint64_t bake_ns;
 };

@@ -28,6 +28,7 @@ static const struct member {
     {"lo", HASH, AT(lo), SIZE(lo), AT(has_lo)},
     {"hi", HASH, AT(hi), SIZE(hi), AT(has_hi)},
     {"dryRun", FLAG, AT(dry_run), SIZE(dry_run), 0},
+    {"allowDdl", FLAG, AT(allow_ddl), SIZE(allow_ddl), 0},
     {"bake", DURATION, AT(bake_ns), SIZE(bake_ns), AT(has_bake)},
 #undef AT
 #undef SIZE
@@ -71,7 +72,7 @@ static int set_member(const struct member *m, yyjson_val *value, struct api_move
     case FLAG:
         if (!yyjson_is_bool(value))
             return err_set(err, ERRC_INVALID, "\"%s\" is to be true or false", m->name);
-        body->dry_run = yyjson_get_bool(value);
+        memcpy(at, &(bool){yyjson_get_bool(value)}, sizeof(bool));
         return 0;
     }
     return 0;
@@ -98,7 +99,7 @@ static int parse_object(yyjson_val *root, struct api_move_body *body, struct err
         if (m == NULL)
             return err_set(err, ERRC_INVALID,
                            "unknown member \"%.64s\"; known: kind, shard, target, at, lo, hi, key, "
-                           "table, dryRun, bake",
+                           "table, dryRun, allowDdl, bake",
                            yyjson_get_str(name));
         if (seen[m - members])
             return err_set(err, ERRC_INVALID, "member \"%s\" is given twice", m->name);

@@ -285,6 +285,8 @@ static char *move_body(struct session *s, const char *kind, const char *shard)
     }
     if (args_has(s->args, "dry-run"))
         yyjson_mut_obj_add_bool(doc, root, "dryRun", true);
+    if (args_has(s->args, "allow-ddl"))
+        yyjson_mut_obj_add_bool(doc, root, "allowDdl", true);
     char *body = yyjson_mut_write(doc, 0, NULL);
     yyjson_mut_doc_free(doc);
     return body != NULL ? body : mem_strdup("{}");

@@ -17,6 +17,10 @@
     {                                                                                                        \
         "bake", 0, "DURATION", "so long it can be taken back (0s: not at all)", NULL                         \
     }
+#define FLAG_ALLOW_DDL                                                                                       \
+    {                                                                                                        \
+        "allow-ddl", 0, NULL, "go back rather than refuse DDL on its tables, until the fence is near", NULL  \
+    }
 #define FLAG_TO                                                                                              \
     {                                                                                                        \
         "to", 0, "SHARD", "the shard that gets the range (default: a new one)", "shards"                     \
@@ -54,24 +58,26 @@ static const struct args_flag split_flags[] = {
     FLAG_TABLE,
     FLAG_TO,
     FLAG_BAKE,
+    FLAG_ALLOW_DDL,
     FLAG_DRY,
     FLAG_WAIT,
     {0}};
 static const struct args_flag move_flags[] = {
-    FLAG_TO,   FLAG_LO,    FLAG_HI,   {"at", 0, "HASH", "from this hash on", NULL},
-    FLAG_KEY,  FLAG_TABLE, FLAG_BAKE, FLAG_DRY,
-    FLAG_WAIT, {0}};
+    FLAG_TO,  FLAG_LO,    FLAG_HI,   {"at", 0, "HASH", "from this hash on", NULL},
+    FLAG_KEY, FLAG_TABLE, FLAG_BAKE, FLAG_ALLOW_DDL,
+    FLAG_DRY, FLAG_WAIT,  {0}};
 static const struct args_flag merge_flags[] = {
     {"into", 0, "SHARD", "who takes it over (default: its neighbour)", "shards"},
     FLAG_BAKE,
+    FLAG_ALLOW_DDL,
     FLAG_DRY,
     FLAG_WAIT,
     {0}};
-static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_DRY, FLAG_WAIT, {0}};
+static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_ALLOW_DDL, FLAG_DRY, FLAG_WAIT, {0}};
 static const struct args_flag isolate_flags[] = {
-    FLAG_KEY,  FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
-    FLAG_TO,   FLAG_BAKE,  FLAG_DRY,
-    FLAG_WAIT, {0}};
+    FLAG_KEY, FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
+    FLAG_TO,  FLAG_BAKE,  FLAG_ALLOW_DDL,
+    FLAG_DRY, FLAG_WAIT,  {0}};
 static const struct args_flag rebalance_flags[] = {
     {"to", 0, "SHARD", "the shard that gets the range", "shards"},
     {"at", 0, "HASH", "the first hash that goes (default: half of the widest range)", NULL},
@@ -80,6 +86,7 @@ static const struct args_flag rebalance_flags[] = {
     FLAG_KEY,
     FLAG_TABLE,
     FLAG_BAKE,
+    FLAG_ALLOW_DDL,
     FLAG_DRY,
     FLAG_WAIT,
     {0}};

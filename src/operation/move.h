@@ -155,6 +155,7 @@ struct move_record {
     bool new_target;    /* T is made by this move, and removed when it is undone */
     bool retire_source; /* merge, upgrade */
     bool dry_run;       /* ends after CHECK */
+    bool allow_ddl;     /* until REHEARSE, DDL on what it moves is not refused: the move goes back */
     uint64_t bake_ns;
     enum move_state state;
     bool canceled;    /* someone asked to go back */

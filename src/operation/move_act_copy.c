@@ -234,6 +234,76 @@ void act_marker(struct move_op *op)
     marker_round_trip(op, FENCE_BOUND_NS - LOCK_TIMEOUT_MS * ENV_NS_PER_MS, fence_marker_done);
 }
 
+/* ---- what may have happened on S and T meanwhile ---- */
+
+/* Up to PostgreSQL 17 no marker comes any more while the publication is gone; from 18 on changes are skipped.
+ */
+static bool is_our_publication(const struct move_op *op, const PGresult *found)
+{
+    const struct move_record *r = &op->core.record;
+    uint64_t expected = r->back ? r->reverse_publication : r->publication, oid = 0;
+    if (PQntuples(found) == 1)
+        text_to_uint64(PQgetvalue(found, 0, 0), &oid);
+    return expected == 0 || oid == expected;
+}
+
+static bool ddl_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply,
+                     const char *shard)
+{
+    const PGresult *found = reply->results[reply->count - 1];
+    if (PQntuples(found) == 0)
+        return false;
+    act_fail(op, action, ERRC_REFUSED, "%s was done on shard %s meanwhile, and this move gives way to DDL",
+             PQgetvalue(found, 0, 0), shard);
+    return true;
+}
+
+static void target_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (!ddl_seen(op, action, reply, op_record(op)->target))
+        op->look_then(op, action);
+}
+
+/* On one side, behind `before`; the last result is for ddl_seen(). */
+static void look_at_ddl(struct move_op *op, enum move_action action, struct link *shard, const char *before,
+                        act_reply_cb looked)
+{
+    struct buf insist = {0};
+    const char *id = op_record(op)->id;
+    if (op_record(op)->state == MOVE_REHEARSE)
+        sqlf(&insist, "SELECT shardherd.insist(%d, %L); ", op_term(op), id);
+    act_sql(op, shard, action, SQL_TIMEOUT_NS, looked,
+            "SET LOCAL lock_timeout = '3s'; %s%s"
+            "SELECT ddl FROM shardherd.freeze WHERE move = %L AND ddl IS NOT NULL",
+            before, buf_text(&insist), id);
+    buf_free(&insist);
+}
+
+static void source_looked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    const struct move_record *r = op_record(op);
+    if (!is_our_publication(op, reply->results[1]))
+        act_fail(op, action, ERRC_CORRUPT, "the publication was dropped or made anew while rows were moved");
+    else if (ddl_seen(op, action, reply, r->source))
+        return;
+    else if (r->allow_ddl && !r->back)
+        look_at_ddl(op, action, &op->target, "", target_looked);
+    else
+        op->look_then(op, action);
+}
+
+void look_around(struct move_op *op, enum move_action action,
+                 void (*then)(struct move_op *op, enum move_action action))
+{
+    char name[MOVE_NAME_SIZE];
+    struct buf sql = {0};
+    move_record_name(op_record(op), name);
+    op->look_then = then;
+    sqlf(&sql, "SELECT oid FROM pg_publication WHERE pubname = %L; ", name);
+    look_at_ddl(op, action, &op->source, buf_text(&sql), source_looked);
+    buf_free(&sql);
+}
+
 /* ---- catching up ---- */
 
 static void next_marker(struct loop_timer *timer, void *data);
@@ -260,10 +330,16 @@ static void caught_up_once(struct move_op *op, const struct err *err)
     }
 }
 
+static void write_marker(struct move_op *op, enum move_action action)
+{
+    (void)action;
+    marker_round_trip(op, SLOW_MARKER_NS, caught_up_once);
+}
+
 static void next_marker(struct loop_timer *timer, void *data)
 {
     (void)timer;
-    marker_round_trip(data, SLOW_MARKER_NS, caught_up_once);
+    look_around(data, ACT_CATCH_UP, write_marker);
 }
 
 void act_catch_up(struct move_op *op)
@@ -271,7 +347,7 @@ void act_catch_up(struct move_op *op)
     op->fast_markers = 0;
     op_record(op)->verify_action[0] = '\0'; /* of another copy, if it was copied again */
     op->catch_up_until_ns = op_now(op) + CATCH_UP_LIMIT_NS;
-    marker_round_trip(op, SLOW_MARKER_NS, caught_up_once);
+    look_around(op, ACT_CATCH_UP, write_marker);
 }
 
 /* ---- rehearsal: everything the fence will do but the lock ---- */
@@ -301,27 +377,6 @@ static void rehearsed_once(struct move_op *op, const struct err *err)
     }
 }
 
-bool publication_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    const PGresult *found = reply->results[0];
-    const struct move_record *r = op_record(op);
-    uint64_t expected = r->back ? r->reverse_publication : r->publication, oid = 0;
-    if (PQntuples(found) == 1)
-        text_to_uint64(PQgetvalue(found, 0, 0), &oid);
-    if (expected == 0 || oid == expected)
-        return true;
-    act_fail(op, action, ERRC_CORRUPT, "the publication was dropped or made anew while rows were moved");
-    return false;
-}
-
-void publication_look(struct move_op *op, enum move_action action,
-                      void (*seen)(struct move_op *op, enum move_action action, const struct pg_reply *reply))
-{
-    char name[MOVE_NAME_SIZE];
-    move_record_name(op_record(op), name);
-    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, seen, PUBLICATION_SQL, name);
-}
-
 static void fence_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
@@ -336,8 +391,6 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
     const char *who = pg_value(reply, 0, 0);
-    if (!publication_seen(op, action, reply))
-        return;
     if (who != NULL)
         act_fail(op, action, ERRC_TIMEOUT, "%s", who);
     else if (db == NULL)
@@ -348,18 +401,12 @@ static void blockers_seen(struct move_op *op, enum move_action action, const str
                 r->range.hi, (int64_t)(db->routing->epoch + 1));
 }
 
-/* Without the notification markers are found by asking. */
-static void listening(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void look_for_blockers(struct move_op *op, enum move_action action)
 {
-    char name[MOVE_NAME_SIZE];
-    (void)action;
-    (void)reply;
-    move_record_name(op_record(op), name);
     /* a transaction that wrote and stays open would make the LOCK of the fence time out again and again */
     act_sql(
-        op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, blockers_seen,
-        PUBLICATION_SQL
-        "; SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, "
+        op, &op->source, action, SQL_TIMEOUT_NS, blockers_seen,
+        "SELECT format('backend %%s (%%s) has held %%s for %%s s: waiting for it', a.pid, "
         "a.application_name, "
         "l.relation::regclass, extract(epoch FROM clock_timestamp() - a.xact_start)::int) "
         "FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid "
@@ -368,8 +415,14 @@ static void listening(struct move_op *op, enum move_action action, const struct 
         "AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareLock', "
         "'ShareRowExclusiveLock', "
         "'ExclusiveLock', 'AccessExclusiveLock') AND a.backend_type = 'client backend' "
-        "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1",
-        name);
+        "AND a.xact_start < clock_timestamp() - interval '1 second' AND a.pid <> pg_backend_pid() LIMIT 1");
+}
+
+/* Without the notification markers are found by asking. */
+static void listening(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    look_around(op, action, look_for_blockers);
 }
 
 static void opener_warm(struct move_op *op, enum move_action action, const struct pg_reply *reply)

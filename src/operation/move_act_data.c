@@ -34,6 +34,12 @@ void copy_drop(struct move_op *op)
     watch_copy_over(op);
 }
 
+static void failed_for_no_ddl(struct move_op *op, enum move_action action)
+{
+    struct err why = op->copy_err;
+    act_done(op, action, &why);
+}
+
 /* The snapshot goes with its sessions, the slot stays. */
 static void copy_end(struct move_op *op, const struct err *err)
 {
@@ -43,7 +49,12 @@ static void copy_end(struct move_op *op, const struct err *err)
     link_drop(&op->exporter);
     link_drop(&op->keeper);
     copy_drop(op);
-    act_done(op, ACT_COPY, err != NULL ? &why : NULL);
+    if (err != NULL && op_record(op)->allow_ddl) {
+        op->copy_err = why;
+        look_around(op, ACT_COPY,
+                    failed_for_no_ddl); /* what the DDL broke is no better explanation than it */
+    } else
+        act_done(op, ACT_COPY, err != NULL ? &why : NULL);
 }
 
 static bool failed(struct move_op *op, const struct pg_reply *reply)
@@ -263,9 +274,9 @@ static void script_read(struct move_op *op, enum move_action action, const struc
          "SET maintenance_work_mem = '256MB'; SELECT shardherd.share_term(%d);\n"
          "SELECT set_config('shardherd.operation', %L, false);\n%s\n"
          "SET search_path = pg_catalog; DELETE FROM shardherd.post_data;\n"
-         "SELECT shardherd.freeze(%d, %L, %d, %d);\nANALYZE %s;\n",
+         "SELECT shardherd.freeze(%d, %L, %d, %d, %s);\nANALYZE %s;\n",
          op_term(op), r->id, pg_value(reply, 0, 0), op_term(op), r->id, r->range.lo, r->range.hi,
-         buf_text(&tables));
+         r->allow_ddl ? "true" : "false", buf_text(&tables));
     op_run_tool(op, ACT_BUILD, "psql", &op->target, extra, buf_text(&sql), BUILD_NS, built);
     buf_free(&sql);
     buf_free(&tables);

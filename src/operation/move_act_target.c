@@ -324,8 +324,8 @@ static void freeze(struct move_op *op, struct link *shard, act_reply_cb next)
 {
     const struct move_record *r = op_record(op);
     act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d)", op_term(op), r->id,
-            r->range.lo, r->range.hi);
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d, %s)", op_term(op), r->id,
+            r->range.lo, r->range.hi, r->allow_ddl ? "true" : "false");
 }
 
 static void look_at_version(struct move_op *op, struct link *shard, act_reply_cb next)

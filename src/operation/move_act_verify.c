@@ -501,12 +501,10 @@ void verify_start(struct move_op *op, const struct verify_plan *plan)
                 "LATERAL shardherd.verify_table(t.name) v");
 }
 
-static void verify_all(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void verify_all(struct move_op *op, enum move_action action)
 {
     const struct move_record *r = op_record(op);
-    if (!publication_seen(op, action, reply))
-        return;
-    const struct verify_plan plan = {.action = ACT_VERIFY,
+    const struct verify_plan plan = {.action = action,
                                      .owner = &op->source,
                                      .copy = &op->target,
                                      .owner_name = r->source,
@@ -517,5 +515,5 @@ static void verify_all(struct move_op *op, enum move_action action, const struct
 
 void act_verify(struct move_op *op)
 {
-    publication_look(op, ACT_VERIFY, verify_all);
+    look_around(op, ACT_VERIFY, verify_all);
 }

@@ -721,6 +721,7 @@ static void fill_record(struct operations *ops, const struct move_request *q, co
     r->new_target = q->target == NULL;
     r->retire_source = q->retire_source;
     r->dry_run = q->dry_run;
+    r->allow_ddl = q->allow_ddl;
     r->bake_ns = q->bake_ns;
     r->rule = q->rule;
     r->decided_us = q->decided_us;

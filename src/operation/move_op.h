@@ -16,6 +16,7 @@ struct move_request {
     struct range range;
     bool retire_source; /* merge, upgrade: range must be all that the source owns */
     bool dry_run;
+    bool allow_ddl; /* it gives way to DDL, until its rehearsal */
     uint64_t bake_ns;
     int rule;
     const char *reason;

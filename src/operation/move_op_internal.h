@@ -53,8 +53,10 @@ struct move_op {
     uint64_t fence_started_ns;
     unsigned warming; /* holders that have not answered */
     void (*warmed)(struct move_op *op);
-    bool holding;           /* hold_release() is due */
-    bool untold;            /* the new routing table is in the store and the model, but was not announced */
+    bool holding; /* hold_release() is due */
+    bool untold;  /* the new routing table is in the store and the model, but was not announced */
+    struct err copy_err;
+    void (*look_then)(struct move_op *op, enum move_action action); /* look_around() */
     uint64_t quiet_session; /* of who is about to subscribe: the one that logs no statements */
     char opened_at[32];     /* X, as T says: where S begins to follow it */
     bool driving;           /* inside driver.act(): outcomes are delivered later */
@@ -155,14 +157,11 @@ void op_job_ended(struct move_op *op);
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
                        void (*done)(struct move_op *op, const struct err *err));
 
-/* Whether S's publication is the one under which the copy began; the action fails if not. Up to PostgreSQL 17
- * no marker comes any more, from 18 on changes are skipped without an error, while it is gone (A13). */
-#define PUBLICATION_SQL "SELECT oid FROM pg_publication WHERE pubname = %L"
-bool publication_seen(struct move_op *op, enum move_action action,
-                      const struct pg_reply *reply); /* results[0] */
-void publication_look(struct move_op *op, enum move_action action,
-                      void (*seen)(struct move_op *op, enum move_action action,
-                                   const struct pg_reply *reply));
+/* Whether what comes over from S is still all of it: its publication is the one under which the copy began
+ * (A13), and no DDL was done to what moves. From the rehearsal on DDL is refused. The action fails, or `then`
+ * goes on. */
+void look_around(struct move_op *op, enum move_action action,
+                 void (*then)(struct move_op *op, enum move_action action));
 
 /* ---- actions, by file ---- */
 

@@ -174,6 +174,7 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_bool(doc, root, "new_target", r->new_target);
     yyjson_mut_obj_add_bool(doc, root, "retire_source", r->retire_source);
     yyjson_mut_obj_add_bool(doc, root, "dry_run", r->dry_run);
+    yyjson_mut_obj_add_bool(doc, root, "allow_ddl", r->allow_ddl);
     yyjson_mut_obj_add_bool(doc, root, "canceled", r->canceled);
     yyjson_mut_obj_add_bool(doc, root, "rollback", r->rollback);
     yyjson_mut_obj_add_bool(doc, root, "back", r->back);
@@ -322,6 +323,7 @@ static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
     r->new_target = yyjson_get_bool(yyjson_obj_get(root, "new_target"));
     r->retire_source = yyjson_get_bool(yyjson_obj_get(root, "retire_source"));
     r->dry_run = yyjson_get_bool(yyjson_obj_get(root, "dry_run"));
+    r->allow_ddl = yyjson_get_bool(yyjson_obj_get(root, "allow_ddl"));
     r->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
     r->rollback = yyjson_get_bool(yyjson_obj_get(root, "rollback"));
     if (yyjson_get_bool(yyjson_obj_get(root, "back")))

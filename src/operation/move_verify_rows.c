@@ -404,12 +404,10 @@ void verify_start_sample(struct move_op *op, const struct verify_plan *plan)
     next_sample(op);
 }
 
-static void verify_some(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void verify_some(struct move_op *op, enum move_action action)
 {
     const struct move_record *r = op_record(op);
-    if (!publication_seen(op, action, reply))
-        return;
-    const struct verify_plan plan = {.action = ACT_RECHECK,
+    const struct verify_plan plan = {.action = action,
                                      .owner = &op->source,
                                      .copy = &op->target,
                                      .owner_name = r->source,
@@ -421,5 +419,5 @@ static void verify_some(struct move_op *op, enum move_action action, const struc
 
 void act_recheck(struct move_op *op)
 {
-    publication_look(op, ACT_RECHECK, verify_some);
+    look_around(op, ACT_RECHECK, verify_some);
 }

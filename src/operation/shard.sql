@@ -484,7 +484,7 @@ END $$;
 CREATE OR REPLACE FUNCTION shardherd.refuse_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    moving text := (SELECT move FROM shardherd.freeze ORDER BY move LIMIT 1);
+    moving text := (SELECT move FROM shardherd.freeze ORDER BY gives_way, move LIMIT 1);
     used text;
 BEGIN
     IF moving IS NULL OR (current_setting('shardherd.operation', true) <> ''
@@ -508,16 +508,33 @@ BEGIN
                 UNION ALL SELECT ev_class FROM pg_rewrite WHERE c.classid = 'pg_rewrite'::regclass AND oid = c.objid)))
         LIMIT 1;
     END IF;
-    IF used IS NOT NULL THEN
+    IF used IS NULL THEN
+        RETURN;
+    END IF;
+    -- waits for insist(), after which nothing is to be found here
+    UPDATE shardherd.freeze SET ddl = coalesce(ddl, format('%s on %s', TG_TAG, used)) WHERE gives_way;
+    IF EXISTS (SELECT FROM shardherd.freeze WHERE NOT gives_way) THEN
         RAISE EXCEPTION USING ERRCODE = 'SHR02',
             MESSAGE = format('shardherd: %s on %s is refused while operation %s moves rows', TG_TAG, used, moving),
             HINT = 'Wait for the operation to end, or cancel it.';
     END IF;
 END $$;
 
+-- A move that gives way does not refuse DDL, until its rehearsal: it goes back when it finds `ddl`, the first of it.
 CREATE TABLE IF NOT EXISTS shardherd.freeze (
     move text PRIMARY KEY
 );
+ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS gives_way boolean NOT NULL DEFAULT false;
+ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS ddl text;
+
+-- From here on the move refuses DDL like any other. What was done before is seen by who reads `ddl` afterwards: DDL that
+-- is not committed yet holds the row.
+CREATE OR REPLACE FUNCTION shardherd.insist(my_term bigint, move_id text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    UPDATE shardherd.freeze SET gives_way = false WHERE move = move_id AND gives_way;
+END $$;
 
 -- Distributed tables with all of their partitions.
 CREATE OR REPLACE FUNCTION shardherd.distributed_relations() RETURNS TABLE (relation oid)
@@ -566,8 +583,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                AND EXISTS (SELECT FROM pg_proc p WHERE p.oid = u.object AND p.pronamespace = 'shardherd'::regnamespace))
 $$;
 
+DROP FUNCTION IF EXISTS shardherd.freeze(bigint, text, bigint, bigint); -- an older one
 -- From check to clean-up: no DDL, no TRUNCATE, no key change across [lo, hi]. Idempotent.
-CREATE OR REPLACE FUNCTION shardherd.freeze(my_term bigint, move_id text, lo bigint, hi bigint) RETURNS void
+CREATE OR REPLACE FUNCTION shardherd.freeze(my_term bigint, move_id text, lo bigint, hi bigint,
+                                            gives_way boolean DEFAULT false)
+RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t shardherd.tables;
@@ -578,7 +598,7 @@ BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
     PERFORM shardherd.lock_tables();
-    INSERT INTO shardherd.freeze VALUES (move_id) ON CONFLICT DO NOTHING;
+    INSERT INTO shardherd.freeze VALUES (move_id, gives_way) ON CONFLICT DO NOTHING;
     FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
         old_inside := shardherd.inside(shardherd.hash_expression(t.type, format('OLD.%I', t.key)), ARRAY[lo], ARRAY[hi]);
         new_inside := shardherd.inside(shardherd.hash_expression(t.type, format('NEW.%I', t.key)), ARRAY[lo], ARRAY[hi]);

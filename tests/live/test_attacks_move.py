@@ -59,8 +59,8 @@ def two_shards(rig):
 class Move:
     """A split of s2 that stands still at `place`; load: clients write meanwhile."""
 
-    def __init__(self, rig, place, load=True):
-        self.rig, self.load, self.id = rig, load, None
+    def __init__(self, rig, place, load=True, body=SPLIT):
+        self.rig, self.load, self.id, self.body = rig, load, None, body
         rig.stop()
         rig.start(env={"SHARDHERD_TEST_KILL_AT": f"stop:{place}"})
         if load:
@@ -70,7 +70,7 @@ class Move:
         wait_until(lambda: stopped(rig), timeout=60, what=f"the manager to reach {place}")
 
     def ask(self):
-        self.id = self.rig.post("/v1/databases/shop/operations", SPLIT)["id"]
+        self.id = self.rig.post("/v1/databases/shop/operations", self.body)["id"]
 
     def go_on(self):
         go_on(self.rig)

@@ -21,7 +21,7 @@ static void fill(struct move_record *r)
     snprintf(r->source, sizeof r->source, "s1");
     snprintf(r->target, sizeof r->target, "s12");
     r->range = (struct range){INT64_MIN, INT64_MAX};
-    r->new_target = r->retire_source = r->canceled = r->dry_run = true;
+    r->new_target = r->retire_source = r->canceled = r->dry_run = r->allow_ddl = true;
     r->state = MOVE_REHEARSE;
     r->rule = 7;
     snprintf(r->reason, sizeof r->reason, "shard s1 is \"hot\": 100 %% over\n the threshold \xc3\xa9");
@@ -81,7 +81,7 @@ static void test_round_trip(void **state)
     assert_int_equal(two.error.code, ERRC_TIMEOUT);
     assert_int_equal(one.kind, two.kind);
     assert_int_equal(one.state, two.state);
-    assert_true(two.new_target && two.retire_source && two.canceled && two.dry_run);
+    assert_true(two.new_target && two.retire_source && two.canceled && two.dry_run && two.allow_ddl);
     char *second = printed(&two);
     assert_true(one.created_us == two.created_us && one.bake_ns == two.bake_ns &&
                 one.verify_rounds == two.verify_rounds && one.target_epoch == two.target_epoch &&
