@@ -29,7 +29,8 @@ static void copy(yyjson_mut_doc *doc, yyjson_mut_val *to, yyjson_val *from, cons
 
 static char *body_of(yyjson_val *spec)
 {
-    static const char *const members[] = {"kind", "shard", "target", "at", "key", "table", "dryRun", "allowDdl"};
+    static const char *const members[] = {"kind", "shard", "target", "at",
+                                          "key",  "table", "dryRun", "allowDdl"};
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
     yyjson_val *bake = yyjson_obj_get(spec, "bakeSeconds");
