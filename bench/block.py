@@ -54,6 +54,7 @@ def with_tables(bench, tables, count):
         time.sleep(3)
         moves, floors = split.moves_under_load(bench, rig, floor, rate, count, time.monotonic() + 3600)
         result = rig.stop_load()
+        floor.end()
         rig.assert_consistent()
     except AssertionError as error:
         raise Unmeasured(str(error)) from error

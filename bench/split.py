@@ -68,6 +68,10 @@ class Floor:
         target.execute("UPDATE own SET n = n + 1")
         return (time.perf_counter() - start) * 1000
 
+    def end(self):
+        """Its subscription, and with it the slot, which a look for what a move left would find."""
+        self.ends["s2"].execute("DROP SUBSCRIPTION floor")
+
 
 def sustainable_rate(bench, rig):
     """RATE, or less on a machine that could not write it and move rows as well."""
