@@ -8,18 +8,13 @@
 #include "base/text.h"
 #include "cli/demo_impl.h"
 #include "cli/human.h"
+#include "cli/session.h"
 
 #define EVENT_LIMIT     (1u << 20)
 #define FOLLOW_AGAIN_NS (200 * ENV_NS_PER_MS)
 #define LOOK_PERIOD_NS  (1 * ENV_NS_PER_S)
 
 /* ---- members of documents ---- */
-
-static const char *text_of(yyjson_val *object, const char *name)
-{
-    const char *text = yyjson_get_str(yyjson_obj_get(object, name));
-    return text != NULL ? text : "";
-}
 
 /* Numbers of 64 bits are strings. */
 static double number_of(yyjson_val *object, const char *name)
@@ -55,7 +50,7 @@ static int answer_error(const struct demo_api_call *call, const struct http_answ
     }
     if (answer->status >= 200 && answer->status < 300)
         return 0;
-    const char *detail = text_of(root, "detail");
+    const char *detail = json_get_text(root, "detail");
     return err_set(err, answer->status == 404 ? ERRC_NOT_FOUND : ERRC_REFUSED,
                    "%s: the manager answered %d%s%.300s", call->what, answer->status,
                    detail[0] != '\0' ? ": " : "", detail);
@@ -153,14 +148,14 @@ static void take_shard(struct demo *d, struct demo_shard *s, yyjson_val *item)
     yyjson_val *last = yyjson_obj_get(yyjson_obj_get(item, "load"), "last");
     yyjson_val *instance = yyjson_obj_get(item, "instance");
     double row = number_of(yyjson_obj_get(item, "balancer"), "row");
-    copy_text(s->name, sizeof s->name, text_of(item, "name"));
-    copy_text(s->state, sizeof s->state, text_of(item, "state"));
+    copy_text(s->name, sizeof s->name, json_get_text(item, "name"));
+    copy_text(s->state, sizeof s->state, json_get_text(item, "state"));
     copy_text(s->role, sizeof s->role, role_of(d, s->name));
     s->rate = number_of(last, "query_rate");
     s->share = number_of(item, "share");
     s->bytes = number_of(instance, "database_bytes");
     s->hot = row > 0 ? (unsigned)row : 0;
-    const char *version = text_of(instance, "version");
+    const char *version = json_get_text(instance, "version");
     if (version[0] != '\0')
         copy_text(d->facts.postgresql, sizeof d->facts.postgresql, version);
 }
@@ -174,12 +169,13 @@ static void announce(struct demo *d, yyjson_val *items)
     yyjson_arr_foreach(items, i, count, item)
     {
         yyjson_val *instance = yyjson_obj_get(item, "instance");
-        if (text_of(instance, "version")[0] == '\0')
+        if (json_get_text(instance, "version")[0] == '\0')
             break;
         int port = yyjson_get_int(yyjson_obj_get(instance, "port"));
         d->facts.first_port = i == 0 ? port : d->facts.first_port;
         buf_printf(&text, "%sshard %s is PostgreSQL %s on %s port %d", i > 0 ? ", " : "",
-                   text_of(item, "name"), text_of(instance, "version"), text_of(instance, "host"), port);
+                   json_get_text(item, "name"), json_get_text(instance, "version"),
+                   json_get_text(instance, "host"), port);
     }
     if (i > 0 && i == yyjson_arr_size(items)) {
         d->announced = true;
@@ -262,8 +258,8 @@ void demo_view_task(struct demo *d)
 static void take_decision(struct demo *d, yyjson_val *root)
 {
     struct demo_facts *f = &d->facts;
-    const char *kind = text_of(root, "kind"), *operation = text_of(root, "operation");
-    const char *sentence = text_of(root, "sentence");
+    const char *kind = json_get_text(root, "kind"), *operation = json_get_text(root, "operation");
+    const char *sentence = json_get_text(root, "sentence");
     if (strcmp(kind, "refuse") == 0 && f->operation[0] == '\0' && strcmp(f->refusal, sentence) != 0) {
         copy_text(f->refusal, sizeof f->refusal, sentence);
         demo_story_say(&d->story, TONE_PLAIN, "not yet: %s", sentence);
@@ -275,7 +271,7 @@ static void take_decision(struct demo *d, yyjson_val *root)
     f->decided_ns = loop_clock(&d->loop);
     f->rule = (int)number_of(root, "rule");
     copy_text(f->sentence, sizeof f->sentence, sentence);
-    copy_text(f->source, sizeof f->source, text_of(root, "shard"));
+    copy_text(f->source, sizeof f->source, json_get_text(root, "shard"));
     copy_text(f->operation, sizeof f->operation, operation);
     demo_decided(d);
 }
@@ -289,7 +285,7 @@ static void take_record(struct demo_facts *f, yyjson_val *record)
     f->write_block_ms = number_of(record, "write_block_us") / 1e3;
     f->fence_attempts = number_of(record, "fence_attempts");
     f->cleaned_rows = number_of(record, "cleaned_rows");
-    if (text_to_int64(text_of(record, "lo"), &lo) && text_to_int64(text_of(record, "hi"), &hi)) {
+    if (text_to_int64(json_get_text(record, "lo"), &lo) && text_to_int64(json_get_text(record, "hi"), &hi)) {
         f->range = (struct range){lo, hi};
         f->range_known = true;
     }
@@ -343,10 +339,10 @@ static void enter_phase(struct demo *d)
 static void take_operation(struct demo *d, yyjson_val *root)
 {
     struct demo_facts *f = &d->facts;
-    const char *status = text_of(root, "status"), *state = text_of(root, "state");
-    if (strcmp(text_of(root, "id"), f->operation) != 0 || f->move_done)
+    const char *status = json_get_text(root, "status"), *state = json_get_text(root, "state");
+    if (strcmp(json_get_text(root, "id"), f->operation) != 0 || f->move_done)
         return;
-    copy_text(f->target, sizeof f->target, text_of(root, "target"));
+    copy_text(f->target, sizeof f->target, json_get_text(root, "target"));
     take_record(f, yyjson_obj_get(root, "record"));
     bool entered = strcmp(f->state, state) != 0;
     struct err err = {0};
@@ -366,7 +362,7 @@ static void take_operation(struct demo *d, yyjson_val *root)
         demo_moved(d);
     else
         demo_failf(d, "the split ended as \"%s\": %s", status,
-                   text_of(yyjson_obj_get(root, "error"), "message"));
+                   json_get_text(yyjson_obj_get(root, "error"), "message"));
 }
 
 static void on_event(const struct sse_event *event, void *data)

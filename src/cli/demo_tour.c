@@ -10,22 +10,17 @@
 #include "base/mem.h"
 #include "base/text.h"
 #include "cli/demo_impl.h"
+#include "cli/session.h"
 
 #define HOT_KEY       "7"
 #define HOT_KEY_SHARE "0.3"
 #define BAKE          "60s"
 #define LOOK_AT_NS    (3 * ENV_NS_PER_S) /* between an isolation and its rollback */
 
-static const char *text_of(yyjson_val *object, const char *name)
-{
-    const char *text = yyjson_get_str(yyjson_obj_get(object, name));
-    return text != NULL ? text : "";
-}
-
 static double block_ms(yyjson_val *operation)
 {
     double us = (double)NAN;
-    (void)text_to_double(text_of(yyjson_obj_get(operation, "record"), "write_block_us"), &us);
+    (void)text_to_double(json_get_text(yyjson_obj_get(operation, "record"), "write_block_us"), &us);
     return us / 1e3;
 }
 
@@ -37,7 +32,7 @@ static void on_accepted(struct demo *d, const struct err *err, yyjson_val *root)
     if (err != NULL)
         demo_fail(d, err);
     else
-        (void)snprintf(t->operation, sizeof t->operation, "%s", text_of(root, "id"));
+        (void)snprintf(t->operation, sizeof t->operation, "%s", json_get_text(root, "id"));
 }
 
 static void ask_move(struct demo *d, char *body)
@@ -59,7 +54,7 @@ static void on_route(struct demo *d, const struct err *err, yyjson_val *root)
         demo_fail(d, err != NULL ? err : &local);
         return;
     }
-    (void)snprintf(t->source, sizeof t->source, "%s", text_of(root, "shard"));
+    (void)snprintf(t->source, sizeof t->source, "%s", json_get_text(root, "shard"));
     demo_story_say(&d->story, TONE_HOT,
                    "the load shifts again: 30 of 100 operations are of customer " HOT_KEY
                    " alone, on shard %s. A split would not help: we ask for a shard of its own",
@@ -146,11 +141,12 @@ static void switched(struct demo *d, yyjson_val *operation)
 static void part_ended(struct demo *d, yyjson_val *operation)
 {
     struct demo_tour *t = &d->tour;
-    const char *wanted = t->part == TOUR_MERGE ? "done" : "undone", *status = text_of(operation, "status");
+    const char *wanted = t->part == TOUR_MERGE ? "done" : "undone",
+               *status = json_get_text(operation, "status");
     d->view.task = NULL;
     if (t->part == TOUR_ISOLATE || strcmp(status, wanted) != 0 || isnan(t->block_ms[t->part]))
         demo_failf(d, "operation %s ended as \"%s\": %s", t->operation, status,
-                   text_of(yyjson_obj_get(operation, "error"), "message"));
+                   json_get_text(yyjson_obj_get(operation, "error"), "message"));
     else if (t->part == TOUR_MERGE)
         demo_go(d, DEMO_CHECK);
     else
@@ -160,9 +156,9 @@ static void part_ended(struct demo *d, yyjson_val *operation)
 void demo_tour_operation(struct demo *d, yyjson_val *operation)
 {
     struct demo_tour *t = &d->tour;
-    const char *state = text_of(operation, "state");
+    const char *state = json_get_text(operation, "state");
     if (demo_now(d) != DEMO_TOUR || t->operation[0] == '\0' ||
-        strcmp(text_of(operation, "id"), t->operation) != 0)
+        strcmp(json_get_text(operation, "id"), t->operation) != 0)
         return;
     bool entered = strcmp(t->state, state) != 0;
     (void)snprintf(t->state, sizeof t->state, "%s", state);
@@ -171,6 +167,6 @@ void demo_tour_operation(struct demo *d, yyjson_val *operation)
     d->view.task_text[0] = '\0';
     if (entered && strcmp(state, "settle") == 0)
         switched(d, operation);
-    if (strcmp(text_of(operation, "status"), "running") != 0)
+    if (strcmp(json_get_text(operation, "status"), "running") != 0)
         part_ended(d, operation);
 }

@@ -501,15 +501,19 @@ void verify_start(struct move_op *op, const struct verify_plan *plan)
                 "LATERAL shardherd.verify_table(t.name) v");
 }
 
+struct verify_plan verify_forward(struct move_op *op, enum move_action action)
+{
+    return (struct verify_plan){.action = action,
+                                .owner = &op->source,
+                                .copy = &op->target,
+                                .owner_name = op_record(op)->source,
+                                .copy_name = op_record(op)->target,
+                                .marker = marker_round_trip};
+}
+
 static void verify_all(struct move_op *op, enum move_action action)
 {
-    const struct move_record *r = op_record(op);
-    const struct verify_plan plan = {.action = action,
-                                     .owner = &op->source,
-                                     .copy = &op->target,
-                                     .owner_name = r->source,
-                                     .copy_name = r->target,
-                                     .marker = marker_round_trip};
+    const struct verify_plan plan = verify_forward(op, action);
     verify_start(op, &plan);
 }
 

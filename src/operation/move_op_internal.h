@@ -200,6 +200,8 @@ struct verify_plan {
     void (*marker)(struct move_op *op, uint64_t bound_ns,
                    void (*done)(struct move_op *op, const struct err *err));
 };
+/* T's rows against S's, over the subscription of the move. */
+struct verify_plan verify_forward(struct move_op *op, enum move_action action);
 /* All rows; goes on where the journal says that the same action was. */
 void verify_start(struct move_op *op, const struct verify_plan *plan);
 /* Some rows, in about 100 ms. */

@@ -406,13 +406,7 @@ void verify_start_sample(struct move_op *op, const struct verify_plan *plan)
 
 static void verify_some(struct move_op *op, enum move_action action)
 {
-    const struct move_record *r = op_record(op);
-    const struct verify_plan plan = {.action = action,
-                                     .owner = &op->source,
-                                     .copy = &op->target,
-                                     .owner_name = r->source,
-                                     .copy_name = r->target,
-                                     .marker = marker_round_trip};
+    const struct verify_plan plan = verify_forward(op, action);
     op_record(op)->rechecked_rows = 0;
     verify_start_sample(op, &plan);
 }

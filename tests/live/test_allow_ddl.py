@@ -5,7 +5,7 @@ import os
 import psycopg
 import pytest
 from rig import Rig
-from test_attacks_move import Move
+from test_attacks_move import Move, two_shards_again
 from test_faults import go_on, rig_address, sql
 
 ADD = "ALTER TABLE customers ADD COLUMN note text"
@@ -27,16 +27,7 @@ def rig(shardherd):
 @pytest.fixture(autouse=True)
 def two_shards(rig):
     yield
-    if rig.loading and rig.loading.poll() is None:  # of a test that failed
-        rig.loading.kill()
-        rig.loading.communicate()
-    go_on(rig)
-    rig.stop()
-    rig.start()
-    for shard in rig.routing()["shards"]:
-        if shard["name"] not in ("s1", "s2"):
-            body = {"kind": "merge", "shard": shard["name"], "target": "s2", "bake": "0s"}
-            assert rig.wait_operation(rig.post("/v1/databases/shop/operations", body)["id"])["status"] == "done"
+    two_shards_again(rig)
     for shard in ("s1", "s2"):
         rig.sql(shard, DROP)
     rig.assert_consistent()

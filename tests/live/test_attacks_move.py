@@ -34,10 +34,9 @@ def rig(request, shardherd):
         made.clean_up()
 
 
-@pytest.fixture(autouse=True)
-def two_shards(rig):
-    yield
-    if rig.loading and rig.loading.poll() is None:  # the test failed: what it leaves is not for the next one
+def two_shards_again(rig):
+    """Whatever the test left, or a test that failed: nothing of it is for the next one."""
+    if rig.loading and rig.loading.poll() is None:
         rig.loading.kill()
         rig.loading.communicate()
     if rig.process:
@@ -53,6 +52,12 @@ def two_shards(rig):
         if shard["name"] not in ("s1", "s2"):
             body = {"kind": "merge", "shard": shard["name"], "target": "s2", "bake": "0s"}
             assert rig.wait_operation(rig.post("/v1/databases/shop/operations", body)["id"])["status"] == "done"
+
+
+@pytest.fixture(autouse=True)
+def two_shards(rig):
+    yield
+    two_shards_again(rig)
     rig.assert_consistent()
 
 
