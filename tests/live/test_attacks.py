@@ -20,6 +20,8 @@ from pair import (
     waits_for_standby,
 )
 
+pytestmark = pytest.mark.beside
+
 _number = iter(range(1, 100000))
 
 

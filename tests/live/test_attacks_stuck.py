@@ -12,6 +12,8 @@ from conftest import TRIED, wait_until
 from guarded import LEAST, MOST, Shard
 from pair import ACCOUNTS, SETTINGS, Pair, no_standby, waits_for_standby
 
+pytestmark = pytest.mark.beside
+
 _number = iter(range(1, 100000))
 
 

@@ -82,6 +82,13 @@ def test_recommended_only(rigs):
     assert "recommended only: splitting is recommend" in found["sentence"], found
     assert names(rig) == ["s1", "s2"]
     end(rig)
+
+
+@pytest.mark.slow
+def test_merge_recommended_only(rigs):
+    rig = rigs["recommend"]
+    if rig.loading.poll() is None:
+        rig.stop_load()
     split(rig, "s2")  # by a person; then both halves are idle
     found = decided(rig, 18, timeout=150)
     assert (found["kind"], found["acted"], found["operation"]) == ("merge", False, None), found
@@ -108,6 +115,7 @@ def test_cool_down_outlives_the_manager(rigs):
     end(rig)
 
 
+@pytest.mark.slow
 def test_merge_by_itself(rigs):
     """Two idle neighbours become one, down to the number of shards that was asked for."""
     rig = rigs["merge"]

@@ -16,6 +16,8 @@ from checked import ERROR, ORDERS, SCHEMA, TABLES, WARNING, assert_found, found,
 from conftest import DEFAULT, TRIED, pg_bin_dir, server_user, wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 NOTHING = "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
 
 

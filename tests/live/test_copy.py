@@ -120,7 +120,7 @@ def test_A21_D12_every_kind_of_table_and_type(make):
     assert int(op["record"]["copy_rows"]) == len(rig.sql("s3", ROWS))
 
 
-@pytest.mark.parametrize("shard", ["s2", "s3"])
+@pytest.mark.parametrize("shard", ["s2", pytest.param("s3", marks=pytest.mark.slow)])
 def test_a_server_dies_while_copying(make, shard):
     rig = make(copy_rate=4)
     rows = rig.sql("s2", ROWS)

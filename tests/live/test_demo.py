@@ -151,6 +151,7 @@ def test_full_size_in_time(demo):
     assert_nothing_left(run)
 
 
+@pytest.mark.slow
 def test_a_row_deleted_behind_its_back_is_reported(demo):
     """The check of the demo can fail, and then everything says so."""
     run = demo()
@@ -179,7 +180,11 @@ def test_a_row_deleted_behind_its_back_is_reported(demo):
 
 
 @pytest.mark.parametrize(
-    "moment", ["starting a manager", "creating database", "load begins", "the load shifts", "we change our mind"]
+    "moment",
+    [
+        *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("starting a manager", "load begins")),
+        "creating database", "the load shifts", "we change our mind",
+    ],  # fmt: skip
 )
 def test_interrupted(demo, moment):
     run = demo()

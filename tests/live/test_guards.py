@@ -9,6 +9,8 @@ import pytest
 from conftest import VERSIONS, wait_until
 from guarded import HASHES, LEAST, MOST, SHARD_SQL, Shard, open_gate, settle
 
+pytestmark = pytest.mark.beside
+
 ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
 _number = iter(range(1, 100000))
 

@@ -7,6 +7,8 @@ import uuid
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.beside
+
 COUNT = 100_000
 SEED = 20261121
 INTEGERS = {"smallint": 16, "integer": 32, "bigint": 64}

@@ -12,6 +12,8 @@ from conftest import TRIED, wait_until
 from guarded import LEAST, MOST
 from pair import SETTINGS, Pair
 
+pytestmark = pytest.mark.beside
+
 LEVELS = ("READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
 _number = itertools.count(1)
 

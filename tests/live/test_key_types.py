@@ -12,6 +12,8 @@ import pytest
 from conftest import DEFAULT, VERSIONS, pg_bin_dir, wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 CASES = [(DEFAULT, kind) for kind in ("smallint", "integer", "bigint", "text", "varchar", "uuid")]
 CASES += [(version, "bigint") for version in VERSIONS if version != DEFAULT]
 numbers = itertools.count(1)

@@ -16,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from conftest import wait_until
 
+pytestmark = pytest.mark.beside
+
 MIDDLE = 0
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 CUSTOMERS, ORDERS = 400, 3

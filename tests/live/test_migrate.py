@@ -250,7 +250,7 @@ def test_a_killed_manager_runs_it_once_on_each(own, place):
 
 def test_a_move_that_runs_is_waited_for(own):
     rig = own
-    split = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s1", "bake": "30s"})
+    split = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s1", "bake": "10s"})
     done = migrate(rig, ADD, "--wait", code=4)
     assert f"operation {split['id']} runs on database shop" in done.stderr
     rig.wait_operation(split["id"])

@@ -9,6 +9,8 @@ import pytest
 from conftest import VERSIONS, wait_until
 from guarded import LEAST, MOST, Shard, open_gate, settle, write
 
+pytestmark = pytest.mark.beside
+
 ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
 _number = iter(range(1, 100000))
 

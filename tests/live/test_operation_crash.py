@@ -6,6 +6,7 @@ import time
 import pytest
 from conftest import wait_until
 from rig import Problem, Rig
+from test_move_crash import chosen
 
 PROVISION = [f"provision:state:{state}" for state in ("planned", "instances", "schema", "routing", "done")]
 PROVISION += [f"provision:{place}" for place in ("amid:instances", "after:instances", "amid:schema", "after:schema")]
@@ -32,7 +33,7 @@ def running_operation(rig):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("cell", PROVISION)
+@pytest.mark.parametrize("cell", chosen(PROVISION, 4))
 def test_provision_killed_at(rig, cell):
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
     with pytest.raises((OSError, Problem)):
@@ -49,7 +50,7 @@ def test_provision_killed_at(rig, cell):
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("cell", RETIRE)
+@pytest.mark.parametrize("cell", chosen(RETIRE, 3))
 def test_delete_killed_at(rig, cell):
     rig.start()
     rig.make_shop(customers=0)
@@ -71,7 +72,7 @@ def test_delete_killed_at(rig, cell):
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("cell", MERGE)
+@pytest.mark.parametrize("cell", chosen(MERGE, 3))
 def test_merge_killed_at(rig, cell):
     rig.start()
     rig.make_shop(customers=1000, shards=3)

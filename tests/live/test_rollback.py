@@ -236,7 +236,7 @@ def test_back_and_there_again(rig):
 # ---- what may happen while it bakes ----
 
 
-@pytest.mark.parametrize("shard", ["s2", "s3"])
+@pytest.mark.parametrize("shard", ["s2", pytest.param("s3", marks=pytest.mark.slow)])
 def test_a_server_dies_while_it_bakes(rig, shard):
     """kill -9 of either, and a restart: what was flushed is what counts (A4, B7)."""
     rig.start_load(*LOAD)

@@ -4,6 +4,8 @@ import pytest
 from conftest import TRIED
 from guarded import MOST, Shard, open_gate, settle
 
+pytestmark = pytest.mark.beside
+
 ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0)"
 
 

@@ -10,6 +10,8 @@ import pytest
 from conftest import TRIED, VERSIONS, pg_bin_dir
 from guarded import LEAST, MOST, Shard
 
+pytestmark = pytest.mark.beside
+
 _number = iter(range(1, 100000))
 
 COLUMNS = [
