@@ -282,7 +282,8 @@ get_python_tools() {
         rm -rf "$BUILD/venv"
         python3 -m venv "$BUILD/venv" || return 1
     fi
-    "$BUILD/venv/bin/pip" install --quiet --disable-pip-version-check -r "$ROOT/tests/requirements.txt" || return 1
+    # not its pip, which names the folder that it was made in: a checkout may have been moved
+    "$BUILD/venv/bin/python3" -m pip install --quiet --disable-pip-version-check -r "$ROOT/tests/requirements.txt" || return 1
     cp "$ROOT/tests/requirements.txt" "$BUILD/venv/requirements.txt"
 }
 
