@@ -137,6 +137,11 @@ static void check_rules(struct fake *f, enum move_action action)
         rule(f,
              !f->source_owns && f->target_owns && !f->replicates && !f->reverse_follows && !f->reverse_slot,
              "S is cleaned only when T owns R and nothing replicates");
+        rule(f, f->turned || f->move.record.verdict != MOVE_VERDICT_DIFFERS || f->move.record.accepted,
+             "S's copy is not taken away while it differs and nobody has accepted that");
+        break;
+    case ACT_REVERSE_VERIFY:
+        rule(f, f->reverse_follows && !f->turned, "S is compared with T only while it follows");
         break;
     case ACT_REVERSE_SLOT:
         rule(f, f->source_owns && !f->locked && !f->turned, "the reverse slot is made before the fence");

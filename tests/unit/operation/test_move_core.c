@@ -94,8 +94,9 @@ static void test_happy_path_with_a_way_back(void **state)
 {
     static const enum move_action rehearsal[] = {ACT_JOURNAL, ACT_REVERSE_SLOT, ACT_CLOSE_GATE,
                                                  ACT_RECHECK, ACT_REHEARSE,     ACT_JOURNAL};
-    static const enum move_action rest[] = {ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT,     ACT_JOURNAL,
-                                            ACT_REVERSE_DROP, ACT_CLEAN_SOURCE,   ACT_UNFREEZE, ACT_JOURNAL};
+    static const enum move_action rest[] = {
+        ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_REVERSE_CHECK, ACT_REVERSE_VERIFY, ACT_WAIT,
+        ACT_JOURNAL,      ACT_REVERSE_DROP,   ACT_CLEAN_SOURCE,  ACT_UNFREEZE,       ACT_JOURNAL};
     struct fake f;
     struct move_record r = new_baking(true, false);
     int at = 0;
@@ -127,8 +128,8 @@ static void test_rollback(void **state)
         struct move_record r = new_baking(kind == 1, kind == 2);
         run_to_bake(&f, &r);
         f.trace_count = 0;
-        assert_int_equal(move_rollback(&f.move, NULL), 0);
-        assert_int_equal(move_rollback(&f.move, NULL), 0); /* again */
+        assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+        assert_int_equal(move_rollback(&f.move, false, NULL), 0); /* again */
         run(&f, STEPS_MOST);
         assert_kept(&f, "rollback");
         assert_int_equal(f.verdict, UNDONE);
@@ -207,6 +208,7 @@ static const struct row rows[] = {
     {ACT_REVERSE_SLOT, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
     /* a move that was made does not hang on its way back */
     {ACT_REVERSE_FOLLOW, DONE, DONE, DONE, DONE, 0, true, false},
+    {ACT_REVERSE_CHECK, DONE, RUNS, DONE, DONE, MOVE_WATCH, true, false},
     {ACT_REVERSE_DROP, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, true},
 };
 
@@ -366,7 +368,7 @@ static void test_every_failure_of_a_rollback(void **state)
             struct fake f;
             struct move_record r = new_baking(false, false);
             run_to_bake(&f, &r);
-            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            assert_int_equal(move_rollback(&f.move, false, NULL), 0);
             f.faults[0] = (struct fault){back[i].action, how == 2 ? ERRC_REFUSED : ERRC_UNAVAILABLE,
                                          how == 1 ? FOR_EVER : 1, false};
             if (how == 1 && back[i].ever == DONE) /* once given up it bakes, and ends as it began */
@@ -391,20 +393,135 @@ static void test_rollback_given_up(void **state)
     struct move_record r = new_baking(false, false);
     (void)state;
     run_to_bake(&f, &r);
-    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
     f.faults[0] = (struct fault){ACT_REVERSE_CHECK, ERRC_REFUSED, 1, false};
     while (!(f.move.record.state == MOVE_WATCH && f.pending[0] == ACT_WAIT && !f.turned &&
-             f.tries[ACT_REVERSE_CHECK] > 0))
+             f.tries[ACT_REVERSE_CHECK] > 1))
         step(&f);
     assert_kept(&f, "given up");
     assert_string_equal(f.move.record.error.message, "not rolled back: fault");
     assert_false(f.move.record.rollback || f.move.record.back);
     assert_true(f.reverse_follows);
-    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
     run(&f, STEPS_MOST);
     assert_kept(&f, "given up");
     assert_int_equal(f.verdict, UNDONE);
     move_fini(&f.move);
+}
+
+/* ---- held ---- */
+
+/* S's copy was found to differ. */
+static void run_to_held(struct fake *f, const struct move_record *r, enum err_code code)
+{
+    set_up(f, r);
+    f->faults[0] = (struct fault){ACT_REVERSE_VERIFY, code, 1, false};
+    for (int i = 0; i < 300 && f->move.record.state != MOVE_HELD; i++)
+        step(f);
+    run(f, 50); /* it waits, whatever the time */
+    assert_kept(f, "held");
+    assert_int_equal(f->move.record.state, MOVE_HELD);
+    assert_int_equal(f->journal.state, MOVE_HELD);
+    assert_int_equal(f->move.record.error.code, code);
+    assert_int_equal(f->tries[ACT_REVERSE_DROP] + f->tries[ACT_CLEAN_SOURCE], 0);
+}
+
+static void run_to_end(struct fake *f, enum verdict expected)
+{
+    run(f, STEPS_MOST);
+    assert_kept(f, "after held");
+    assert_int_equal(f->verdict, expected);
+    assert_int_equal(f->move.record.error.code, ERRC_NONE);
+    move_fini(&f->move);
+}
+
+static void test_held(void **state)
+{
+    struct fake f;
+    struct err err = {0};
+    struct move_record r = new_baking(false, false), journal;
+    (void)state;
+    run_to_held(&f, &r, ERRC_CORRUPT); /* repaired: compared once more */
+    assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+    run(&f, 10);
+    assert_int_equal(f.tries[ACT_REVERSE_VERIFY], 2);
+    assert_int_equal(move_go_on(&f.move, false, NULL), ERRC_CONFLICT);
+    run_to_end(&f, DONE);
+    run_to_held(&f, &r, ERRC_CORRUPT); /* still the same */
+    f.faults[0] = (struct fault){ACT_REVERSE_VERIFY, ERRC_CORRUPT, 1, false};
+    assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+    run(&f, 50);
+    assert_int_equal(f.move.record.state, MOVE_HELD);
+    assert_int_equal(move_go_on(&f.move, true, NULL), 0); /* accepted */
+    run_to_end(&f, DONE);
+    run_to_held(&f, &r, ERRC_CORRUPT); /* back */
+    assert_int_equal(move_rollback(&f.move, false, &err), ERRC_CONFLICT);
+    assert_non_null(strstr(err.message, "shard s1 has another copy of the range than shard s2"));
+    assert_int_equal(move_rollback(&f.move, true, NULL), 0);
+    f.tries[ACT_RECHECK] = 0;
+    run(&f, 30);
+    assert_int_equal(f.tries[ACT_RECHECK], 0);
+    run_to_end(&f, UNDONE);
+    run_to_held(&f, &r, ERRC_REFUSED); /* nothing is known to differ */
+    assert_int_equal(f.move.record.verdict, MOVE_VERDICT_UNKNOWN);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+    run_to_end(&f, UNDONE);
+    run_to_held(&f, &r, ERRC_CORRUPT); /* another manager holds it as well, and does as it was told */
+    journal = f.journal;
+    begin(&f, &journal, true);
+    run(&f, 50);
+    assert_int_equal(f.move.record.state, MOVE_HELD);
+    assert_int_equal(move_rollback(&f.move, false, NULL), ERRC_CONFLICT);
+    journal = f.move.record;
+    journal.go_on = journal.accepted = true;
+    begin(&f, &journal, true);
+    run_to_end(&f, DONE);
+}
+
+/* While S is compared: what time may mend has no bound; a rollback, or who does not want to know, ends it. */
+static void test_compared(void **state)
+{
+    struct move_record r = new_baking(true, false);
+    (void)state;
+    for (int how = 0; how < 4; how++) {
+        struct fake f;
+        set_up(&f, &r);
+        f.faults[0] = (struct fault){ACT_REVERSE_VERIFY, ERRC_UNAVAILABLE, FOR_EVER, false};
+        run(&f, 2000);
+        assert_kept(&f, "compared");
+        assert_int_equal(f.move.record.state, MOVE_WATCH);
+        assert_true(f.tries[ACT_REVERSE_VERIFY] > 500);
+        if (how == 0)
+            f.faults[0].times = 0;
+        else if (how == 1)
+            assert_int_equal(move_go_on(&f.move, true, NULL), 0);
+        else
+            assert_int_equal(move_rollback(&f.move, how == 2, NULL), 0);
+        run_to_end(&f, how < 2 ? DONE : UNDONE);
+    }
+}
+
+/* Asked for before the difference was found: it counts for more. A sample finds one on the way back. */
+static void test_difference_against_rollback(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(false, false);
+    (void)state;
+    for (int sample = 0; sample < 2; sample++) {
+        set_up(&f, &r);
+        while (f.pending[0] != ACT_REVERSE_VERIFY)
+            step(&f);
+        f.faults[0] = (struct fault){sample ? ACT_RECHECK : ACT_REVERSE_VERIFY, ERRC_CORRUPT, 1, false};
+        assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+        run(&f, 60);
+        assert_kept(&f, "difference against rollback");
+        assert_int_equal(f.move.record.state, MOVE_HELD);
+        assert_string_equal(f.move.record.error.message, "not rolled back: fault");
+        assert_int_equal(f.move.record.verdict, MOVE_VERDICT_DIFFERS);
+        assert_false(f.move.record.rollback || f.move.record.back);
+        assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+        run_to_end(&f, DONE);
+    }
 }
 
 /* ---- cancel ---- */
@@ -425,7 +542,7 @@ static void test_rollback_at_every_step(void **state)
                 break;
             }
             bool possible = f.move.record.state < (bakes ? MOVE_CLEAN : MOVE_FENCE);
-            assert_int_equal(move_rollback(&f.move, &err), possible ? 0 : ERRC_CONFLICT);
+            assert_int_equal(move_rollback(&f.move, false, &err), possible ? 0 : ERRC_CONFLICT);
             run(&f, STEPS_MOST);
             assert_kept(&f, "rollback at every step");
             assert_int_equal(f.verdict, possible ? UNDONE : DONE);
@@ -532,6 +649,7 @@ static void test_resume_everywhere(void **state)
             struct fake f;
             struct move_record r = new_record(false, false);
             r.state = (enum move_state)s;
+            r.go_on = s == MOVE_HELD; /* else it waits for a person */
             /* what cannot be at the end of a move is not asked */
             if ((s == MOVE_DONE && (owns || open)) ||
                 ((s == MOVE_UNDONE || s == MOVE_REFUSED) && (!owns || open)))
@@ -611,7 +729,7 @@ static void test_resume_a_rollback(void **state)
             struct fake f;
             struct move_record r = new_baking(at % 2 == 0, false);
             run_to_bake(&f, &r);
-            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            assert_int_equal(move_rollback(&f.move, false, NULL), 0);
             f.journal.rollback = true; /* the answer to who asked comes after it is written */
             run(&f, at);
             if (f.verdict != RUNS) {
@@ -688,8 +806,13 @@ static enum verdict random_run(unsigned long long seed, int *ret_steps, bool *re
         if (roll(&f, 1000) < cancel_per_mille)
             move_cancel(&f.move, NULL);
         bool late = f.move.record.state >= MOVE_FENCE; /* before it, it is a cancel */
-        if (roll(&f, 1000) < rollback_per_mille * (late ? 8 : 1) && move_rollback(&f.move, NULL) == 0 &&
-            roll(&f, 2) == 0 && f.journaled == f.move.record.state && f.journal.back == f.move.record.back)
+        bool held = f.move.record.state == MOVE_HELD, accept = roll(&f, 2) == 0;
+        if (held && roll(&f, 8) == 0 && move_go_on(&f.move, accept, NULL) == 0 && roll(&f, 2) == 0 &&
+            f.journaled == f.move.record.state)
+            f.journal = f.move.record;
+        if (roll(&f, 1000) < rollback_per_mille * (late ? 8 : 1) &&
+            move_rollback(&f.move, accept, NULL) == 0 && roll(&f, 2) == 0 &&
+            f.journaled == f.move.record.state && f.journal.back == f.move.record.back)
             f.journal = f.move.record; /* it was written */
         if (roll(&f, 1000) < crash_per_mille)
             crash(&f);
@@ -742,6 +865,9 @@ int main(void)
         cmocka_unit_test(test_every_failure_of_undo),
         cmocka_unit_test(test_every_failure_of_a_rollback),
         cmocka_unit_test(test_rollback_given_up),
+        cmocka_unit_test(test_held),
+        cmocka_unit_test(test_compared),
+        cmocka_unit_test(test_difference_against_rollback),
         cmocka_unit_test(test_cancel_at_every_step),
         cmocka_unit_test(test_rollback_at_every_step),
         cmocka_unit_test(test_resume_a_rollback),
