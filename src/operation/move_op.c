@@ -331,9 +331,15 @@ static uint64_t driver_now(struct move_driver *driver)
 static void log_change(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
-    bool failing = op->core.attempts > 0 && r->error.code != ERRC_NONE;
-    log_event(failing ? LOG_WARN : LOG_INFO, failing ? "step failed, trying again" : "move goes on", "op",
-              r->id, "db", r->database, "shard", r->source, "target", r->target, "state",
+    bool held = r->state == MOVE_HELD;
+    bool failing = held || (op->core.attempts > 0 && r->error.code != ERRC_NONE);
+    const char *what = held      ? "move is held until somebody says how it goes on"
+                       : failing ? "step failed, trying again"
+                                 : "move goes on";
+    log_event(held      ? LOG_ERROR
+              : failing ? LOG_WARN
+                        : LOG_INFO,
+              what, "op", r->id, "db", r->database, "shard", r->source, "target", r->target, "state",
               move_state_name(r->state), "err", failing ? r->error.message : NULL, NULL);
 }
 
@@ -770,11 +776,11 @@ int move_op_resume(struct operations *ops, const char *json, int64_t revision, s
     struct move_op *op = new_move(ops, &record, record.id);
     op->op.revision = revision;
     op->op.created_us = record.created_us;
+    op->op.error = record.error;
     if (record.state == MOVE_DONE || record.state == MOVE_UNDONE || record.state == MOVE_REFUSED) {
         op->stopped = true;
         op->op.status = record.state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE;
         op->op.ended_us = record.ended_us;
-        op->op.error = record.error;
         return 0;
     }
     log_event(LOG_INFO, "move is resumed", "op", op->op.id, "db", record.database, "state",

@@ -322,6 +322,8 @@ static void repair(struct sim *s)
         tell(&s->w, "manager %d goes on", m->number);
         m->life = LIFE_RUNS;
     }
+    if (m->life == LIFE_RUNS && m->term < s->w.last_term && m->move.record.state == MOVE_HELD)
+        manager_kill(s, m); /* it writes nothing that would tell it: it lets go when its lease is gone */
     if (m->ended && m->life == LIFE_RUNS && !has_calls(m) && (leader(s) != m || !is_final(s->journal.state)))
         m->life = LIFE_NONE; /* who stepped down starts anew */
     if (s->events >= FAULTY_EVENTS)
