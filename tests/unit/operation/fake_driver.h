@@ -1,7 +1,7 @@
 /*
  * fake_driver: a driver for the core of a move without servers: it keeps the rules of the protocol over what
  * the core orders, models who owns the range and the gate, and fails what a test asks for. Only for
- * test_move_core.c.
+ * test_move_core.c and test_move_held.c.
  */
 #ifndef OPERATION_FAKE_DRIVER_H
 #define OPERATION_FAKE_DRIVER_H
@@ -432,6 +432,13 @@ static struct move_record new_record(bool new_target, bool retire)
     r.range = (struct range){0, INT64_MAX};
     r.new_target = new_target;
     r.retire_source = retire;
+    return r;
+}
+
+static struct move_record new_baking(bool new_target, bool retire)
+{
+    struct move_record r = new_record(new_target, retire);
+    r.bake_ns = 1;
     return r;
 }
 

@@ -12,6 +12,22 @@
 
 #include "operation/move.h"
 
+static void fill_verified(struct move_record *r)
+{
+    r->verified.rounds = UINT_MAX;
+    r->verified.tables = 4;
+    snprintf(r->verified.action, sizeof r->verified.action, "verify");
+    snprintf(r->verified.table, sizeof r->verified.table, "public.\"Odd \\ name\"");
+    snprintf(r->verified.after, sizeof r->verified.after, "2026-01-01 00:00:00.5+00");
+    snprintf(r->reverse_verified.action, sizeof r->reverse_verified.action, "reverse_verify");
+    snprintf(r->reverse_verified.table, sizeof r->reverse_verified.table, "public.u");
+    snprintf(r->reverse_verified.after, sizeof r->reverse_verified.after, "17");
+    r->reverse_verified.tables = 5;
+    r->reverse_verified.rounds = 6;
+    r->verdict = MOVE_VERDICT_DIFFERS;
+    r->go_on = r->accepted = true;
+}
+
 static void fill(struct move_record *r)
 {
     move_record_init(r);
@@ -68,18 +84,7 @@ static void fill(struct move_record *r)
                                  &r->reverse_verified.us};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         *numbers[i] = UINT64_MAX - i;
-    r->verified.rounds = UINT_MAX;
-    r->verified.tables = 4;
-    snprintf(r->verified.action, sizeof r->verified.action, "verify");
-    snprintf(r->verified.table, sizeof r->verified.table, "public.\"Odd \\ name\"");
-    snprintf(r->verified.after, sizeof r->verified.after, "2026-01-01 00:00:00.5+00");
-    snprintf(r->reverse_verified.action, sizeof r->reverse_verified.action, "reverse_verify");
-    snprintf(r->reverse_verified.table, sizeof r->reverse_verified.table, "public.u");
-    snprintf(r->reverse_verified.after, sizeof r->reverse_verified.after, "17");
-    r->reverse_verified.tables = 5;
-    r->reverse_verified.rounds = 6;
-    r->verdict = MOVE_VERDICT_DIFFERS;
-    r->go_on = r->accepted = true;
+    fill_verified(r);
     r->fence_attempts = 3;
 }
 
@@ -110,6 +115,8 @@ static void test_round_trip(void **state)
     assert_string_equal(one.verified.action, two.verified.action);
     assert_string_equal(one.verified.table, two.verified.table);
     assert_string_equal(one.verified.after, two.verified.after);
+    assert_memory_equal(&one.reverse_verified, &two.reverse_verified, sizeof one.reverse_verified);
+    assert_true(two.verdict == MOVE_VERDICT_DIFFERS && two.go_on && two.accepted);
     assert_string_equal(one.error.message, two.error.message);
     assert_int_equal(two.error.code, ERRC_TIMEOUT);
     assert_int_equal(one.kind, two.kind);
@@ -239,6 +246,7 @@ static void test_damaged(void **state)
         "2026-01-01 00:00:00.5+00",
         "2026-01-01 00:00:00.5+00 and much more than a value of a column that a table is cut along has",
         "verify_after");
+    expect_refusal("\"reverse_verdict\":\"differs\"", "\"reverse_verdict\":\"well\"", "well");
     expect_refusal("\"verified_tables\":\"4\"", "\"verified_tables\":\"-4\"", "verified_tables");
     assert_int_equal(move_record_parse("", 0, NULL, NULL), ERRC_CORRUPT);
     assert_int_equal(move_record_parse("7", 1, NULL, NULL), ERRC_CORRUPT);
