@@ -638,11 +638,12 @@ int move_rollback(struct move *m, bool accept, struct err *err)
                        "operation %s keeps no way back%s%s. Move the range back with an operation of its own",
                        r->id, r->bake_ns == 0 ? ": its bake time is 0" : ": ",
                        r->bake_ns == 0 ? "" : r->error.message);
+    accept = accept || (r->rollback && r->accepted); /* as it was asked for already */
     if (!r->back && !accept && r->verdict == MOVE_VERDICT_DIFFERS)
         return refuse_differing(r, err);
     r->rollback = true;
-    if (accept && state != MOVE_UNDO)
-        r->accepted = true;
+    if (!r->back)
+        r->accepted = accept; /* who accepted to go on has not accepted to go back */
     if (state == MOVE_FENCE)
         m->undo_wanted = true; /* should this try fail */
     if (state == MOVE_WATCH || state == MOVE_HELD)

@@ -55,6 +55,7 @@ static void test_held(void **state)
     assert_int_equal(move_rollback(&f.move, false, &err), ERRC_CONFLICT);
     assert_non_null(strstr(err.message, "shard s1 has another copy of the range than shard s2"));
     assert_int_equal(move_rollback(&f.move, true, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0); /* it is asked for already */
     f.tries[ACT_RECHECK] = 0;
     run(&f, 30);
     assert_int_equal(f.tries[ACT_RECHECK], 0);
@@ -98,6 +99,23 @@ static void test_compared(void **state)
     }
 }
 
+/* Who accepted to go on has not accepted to go back: the sample is looked at. */
+static void test_accepted_for_one_step(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(false, false);
+    (void)state;
+    run_to_held(&f, &r, ERRC_REFUSED);
+    assert_int_equal(move_go_on(&f.move, true, NULL), 0);
+    while (f.move.record.state != MOVE_WATCH || f.pending[0] != ACT_WAIT)
+        step(&f);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+    f.tries[ACT_RECHECK] = 0;
+    run(&f, 30);
+    assert_true(f.tries[ACT_RECHECK] > 0);
+    run_to_end(&f, UNDONE);
+}
+
 /* Asked for before the difference was found: it counts for more. A sample finds one on the way back. */
 static void test_difference_against_rollback(void **state)
 {
@@ -126,6 +144,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_held),
         cmocka_unit_test(test_compared),
+        cmocka_unit_test(test_accepted_for_one_step),
         cmocka_unit_test(test_difference_against_rollback),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
