@@ -7,10 +7,11 @@ import json
 import signal
 import subprocess
 
+import psycopg
 import pytest
 from conftest import TRIED, pg_bin_dir, wait_until
 from rig import Problem
-from test_faults import sql
+from test_faults import rig_address, sql
 from test_verify import StoppedAt, damage, make  # noqa: F401 - a fixture
 
 BYTE = "UPDATE things SET pad = overlay(pad placing '{}' from 99) WHERE id = {}"
@@ -256,6 +257,24 @@ def test_taken_back_meanwhile(make):  # noqa: F811
     ended = rig.wait_operation(op_id, timeout=30)
     assert ended["status"] == "undone", ended
     assert 0 < int(ended["record"]["reverse_verified_rows"]) < int(ended["record"]["copy_rows"]), ended["record"]
+    rig.assert_consistent()
+
+
+@pytest.mark.parametrize("verb", ["rollback", "resume"])
+def test_a_statement_that_takes_long_is_not_waited_for(make, verb):  # noqa: F811
+    rig = make()
+    split = Baking(rig, bake="1s" if verb == "resume" else "10m")
+    with psycopg.connect(rig_address(rig, "s2")) as other:
+        other.execute("LOCK TABLE things")
+        split.go_on()
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'things'::regclass AND NOT granted"
+        wait_until(lambda: sql(rig, "s2", waits)[0][0] > 0, timeout=30, what="the comparison to wait")
+        post(rig, split.id, verb, accept=verb == "resume")
+        op = wait_until(lambda: (op := rig.operation(split.id))["state"] != "watch" and op, timeout=20, what="its end")
+        assert op["state"] == {"rollback": "rehearse", "resume": "clean"}[verb], op
+    ended = rig.wait_operation(split.id)
+    assert ended["status"] == {"rollback": "undone", "resume": "done"}[verb], ended
+    assert ended["record"]["reverse_verdict"] == "none", ended["record"]
     rig.assert_consistent()
 
 
