@@ -384,21 +384,9 @@ void api_post_migration(struct api_call *call)
     api_respond_accepted(call, op);
 }
 
-void api_post_resume(struct api_call *call)
-{
-    struct operation *op = running_operation(call);
-    struct err err = {0};
-    if (op == NULL)
-        return;
-    if (migrate_continue(op, &err) != 0)
-        http_problem_err(call->ex, &err);
-    else
-        api_respond_accepted(call, op);
-}
+/* ---- going back, and on ---- */
 
-/* ---- going back ---- */
-
-static void on_canceled(struct operation *op, const struct err *err, void *data)
+static void on_written(struct operation *op, const struct err *err, void *data)
 {
     struct api_waiting *w = data;
     struct api_call call = {.api = w->api, .ex = w->ex};
@@ -409,35 +397,55 @@ static void on_canceled(struct operation *op, const struct err *err, void *data)
         api_respond_accepted(&call, op);
     else {
         err_copy(&local, err);
-        err_wrap(&local, "%s goes back, but that could not be written down: a restart would forget it",
-                 op->id);
+        err_wrap(&local, "%s does so, but that could not be written down: a restart would forget it", op->id);
         http_problem_err(w->ex, &local);
     }
     waiting_free(w);
 }
 
-typedef int (*go_back)(struct operation *op, operation_done_cb done, void *data, struct err *err);
-
-static void post_back(struct api_call *call, bool rollback)
+static void started(struct api_waiting *w, int rc, const struct err *err)
 {
-    struct operation *op = running_operation(call);
-    if (op == NULL)
+    if (rc == 0)
         return;
-    go_back ask = rollback && op->kind->rollback != NULL ? op->kind->rollback : op->kind->cancel;
-    struct api_waiting *w = waiting_new(call, false);
-    struct err err = {0};
-    if (ask(op, on_canceled, w, &err) != 0) {
-        http_problem_err(call->ex, &err);
-        waiting_free(w);
-    }
+    http_problem_err(w->ex, err);
+    waiting_free(w);
 }
 
 void api_post_cancel(struct api_call *call)
 {
-    post_back(call, false);
+    struct operation *op = running_operation(call);
+    struct err err = {0};
+    if (op == NULL)
+        return;
+    struct api_waiting *w = waiting_new(call, false);
+    started(w, op->kind->cancel(op, on_written, w, &err), &err);
 }
 
 void api_post_rollback(struct api_call *call)
 {
-    post_back(call, true);
+    struct operation *op = running_operation(call);
+    struct err err = {0};
+    bool accept = false;
+    if (op == NULL || !api_query_flag(call, "acceptDifferences", &accept))
+        return;
+    struct api_waiting *w = waiting_new(call, false);
+    int rc = op->kind->rollback != NULL ? op->kind->rollback(op, accept, on_written, w, &err)
+                                        : op->kind->cancel(op, on_written, w, &err);
+    started(w, rc, &err);
+}
+
+void api_post_resume(struct api_call *call)
+{
+    struct operation *op = running_operation(call);
+    struct err err = {0};
+    bool accept = false;
+    if (op == NULL || !api_query_flag(call, "acceptDifferences", &accept))
+        return;
+    if (op->kind->go_on != NULL) {
+        struct api_waiting *w = waiting_new(call, false);
+        started(w, op->kind->go_on(op, accept, on_written, w, &err), &err);
+    } else if (migrate_continue(op, &err) != 0)
+        http_problem_err(call->ex, &err);
+    else
+        api_respond_accepted(call, op);
 }

@@ -371,20 +371,55 @@ static int follow_back(struct session *s, const char *id)
     return rc;
 }
 
+/* POST /v1/operations/ID/<verb>, the command's name */
+static int ask_operation(struct session *s, const char *id, struct session_reply *ret)
+{
+    struct buf path = {0};
+    buf_add_text(&path, "/v1/operations/");
+    session_escape(&path, id);
+    buf_printf(&path, "/%s", s->command->name);
+    if (args_has(s->args, "accept-differences"))
+        buf_add_text(&path, "?acceptDifferences=true");
+    const struct session_request request = {
+        .port = PORT_ADMIN_API, .method = "POST", .path = buf_text(&path)};
+    int rc = session_call(s, &request, ret);
+    buf_free(&path);
+    return rc;
+}
+
+static void print_asked(struct session *s, const char *id, const char *what, yyjson_val *answer)
+{
+    struct buf text = {0};
+    if (session_is_document(s)) {
+        session_print(s, answer);
+        return;
+    }
+    bool bare = s->format == FORMAT_NAME;
+    buf_printf(&text, "operation/%s%s%s\n", id, bare ? "" : " ", bare ? "" : what);
+    session_out(s, &text);
+    buf_free(&text);
+}
+
+int command_resume(struct session *s)
+{
+    const char *id = session_bare(session_bare(s->args->words[0], "operation"), "op");
+    struct session_reply reply;
+    int rc = ask_operation(s, id, &reply);
+    if (rc == CLI_OK && args_has(s->args, "wait"))
+        return command_began(s, &reply, true);
+    if (rc == CLI_OK)
+        print_asked(s, id, "goes on", reply.root);
+    session_reply_free(&reply);
+    return rc;
+}
+
 /* cancel and rollback */
 int command_back(struct session *s)
 {
     const char *id = session_bare(session_bare(s->args->words[0], "operation"), "op");
     bool rollback = strcmp(s->command->name, "rollback") == 0;
     struct session_reply reply;
-    struct buf path = {0};
-    buf_add_text(&path, "/v1/operations/");
-    session_escape(&path, id);
-    buf_add_text(&path, rollback ? "/rollback" : "/cancel");
-    const struct session_request request = {
-        .port = PORT_ADMIN_API, .method = "POST", .path = buf_text(&path)};
-    int rc = session_call(s, &request, &reply);
-    buf_free(&path);
+    int rc = ask_operation(s, id, &reply);
     if (rc != CLI_OK || args_has(s->args, "wait")) {
         session_reply_free(&reply);
         if (rc != CLI_OK)
@@ -394,14 +429,7 @@ int command_back(struct session *s)
         rc = follow_to_end(s, id);
         return rc == CLI_FAILED ? CLI_OK : rc; /* undone is what was asked for */
     }
-    if (session_is_document(s))
-        session_print(s, reply.root);
-    else {
-        struct buf text = {0};
-        buf_printf(&text, s->format == FORMAT_NAME ? "operation/%s\n" : "operation/%s is going back\n", id);
-        session_out(s, &text);
-        buf_free(&text);
-    }
+    print_asked(s, id, "is going back", reply.root);
     session_reply_free(&reply);
     return CLI_OK;
 }

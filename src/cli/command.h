@@ -18,6 +18,7 @@ int command_status(struct session *s);
 int command_move(
     struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
 int command_back(struct session *s);
+int command_resume(struct session *s);
 int command_migrate(struct session *s);
 int command_route(struct session *s);
 

@@ -91,6 +91,13 @@ static const struct args_flag rebalance_flags[] = {
     FLAG_WAIT,
     {0}};
 static const struct args_flag cancel_flags[] = {{"wait", 0, NULL, "until it went back", NULL}, {0}};
+#define FLAG_ACCEPT                                                                                          \
+    {                                                                                                        \
+        "accept-differences", 0, NULL, "although the old rows are not what the new owner has", NULL          \
+    }
+static const struct args_flag rollback_flags[] = {
+    {"wait", 0, NULL, "until it went back", NULL}, FLAG_ACCEPT, {0}};
+static const struct args_flag resume_flags[] = {FLAG_ACCEPT, FLAG_WAIT, {0}};
 static const struct args_flag migrate_flags[] = {
     {"filename", 'f', "FILE", "the script; \"-\" is stdin", "file"},
     {"resume", 0, "OPERATION", "go on with a migration that stopped", "operations"},
@@ -297,14 +304,30 @@ const struct cli_command cli_commands[] = {
      .completes = "operations"},
     {.name = "rollback",
      .summary = "take a move back, also after its point of no return",
-     .usage = "rollback OPERATION [--wait]",
+     .usage = "rollback OPERATION [--wait] [--accept-differences]",
      .details =
          "Before the fence it is a cancel. After it, and until the bake time is over, the range goes back\n"
          "to where it came from, with everything that was written since. It is refused when the old rows\n"
-         "are being deleted, with a bake time of 0, and after a failover of either shard (exit code 4).",
+         "are being deleted, with a bake time of 0, and after a failover of either shard (exit code 4); "
+         "and,\n"
+         "unless you accept them, while the operation knows of rows that differ: the old ones would count.",
      .example = "shardherd rollback splm7k2p9x --wait",
      .act = command_back,
-     .flags = cancel_flags,
+     .flags = rollback_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "operations"},
+    {.name = "resume",
+     .summary = "let a move that is held, or a migration that stopped, go on",
+     .usage = "resume OPERATION [--wait] [--accept-differences]",
+     .details =
+         "After the cutover the old rows are compared with the new owner's. Rows that differ hold the move, "
+         "and\n"
+         "\"shardherd describe operation\" names them. Once they are repaired, resume compares again; with\n"
+         "--accept-differences it goes on without, and the old rows are deleted when the bake time is over.",
+     .example = "shardherd resume splm7k2p9x --wait",
+     .act = command_resume,
+     .flags = resume_flags,
      .words_least = 1,
      .words_most = 1,
      .completes = "operations"},

@@ -333,6 +333,8 @@ static void measured_section(struct buf *out, yyjson_val *record)
     line_positive(out, "Tables verified", record, "verified_tables", human_count);
     line_positive(out, "Buckets in motion", record, "buckets_in_motion", human_count);
     line_us(out, "Verification", record, "verify_us");
+    line_positive(out, "Rows verified after", record, "reverse_verified_rows", human_count);
+    line_us(out, "Verification after", record, "reverse_verify_us");
     line_us(out, "Marker round trip", record, "marker_us");
     line_positive(out, "Tries of the fence", record, "fence_attempts", human_count);
     line_us(out, "Writes blocked", record, "write_block_us");
@@ -413,6 +415,10 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
     line_number(out, 0, "ETA of the copy", json_get_number(item, "eta_seconds"), human_age, "");
     if (json_get_text(record, "throttle")[0] != '\0')
         line_text(out, 0, "Throttle", record, "throttle");
+    if (json_get_text(record, "reverse_verdict")[0] != '\0' &&
+        strcmp(json_get_text(record, "reverse_verdict"), "none") != 0)
+        linef(out, 0, "Old rows", "%s%s", json_get_text(record, "reverse_verdict"),
+              yyjson_get_bool(yyjson_obj_get(record, "accepted")) ? ", accepted" : "");
     line_time(s, out, 0, "Began", item, "created");
     line_time(s, out, 0, "Ended", item, "ended");
     if (ended > 0)

@@ -190,12 +190,22 @@ static bool stays(yyjson_val *op)
            !yyjson_get_bool(yyjson_obj_get(record, "canceled"));
 }
 
-/* Or it waits for a person, as a migration does that stopped: following it on would be for ever. */
+/* A migration that stopped, a move that is held and was not told how it goes on. */
+static bool waits_for_a_person(yyjson_val *op)
+{
+    yyjson_val *record = yyjson_obj_get(op, "record");
+    const char *state = json_get_text(op, "state");
+    return strcmp(state, "stopped") == 0 ||
+           (strcmp(state, "held") == 0 && !yyjson_get_bool(yyjson_obj_get(record, "go_on")) &&
+            !yyjson_get_bool(yyjson_obj_get(record, "rollback")));
+}
+
+/* Or it waits for a person: following it on would be for ever. */
 static bool has_ended(const struct display *d)
 {
     yyjson_val *op = yyjson_doc_get_root(d->doc);
-    return op != NULL && (strcmp(json_get_text(op, "status"), "running") != 0 ||
-                          strcmp(json_get_text(op, "state"), "stopped") == 0 || (d->goes_back && stays(op)));
+    return op != NULL && (strcmp(json_get_text(op, "status"), "running") != 0 || waits_for_a_person(op) ||
+                          (d->goes_back && stays(op)));
 }
 
 static int read_operation(struct session *s, const char *id, struct session_reply *ret)

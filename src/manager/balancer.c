@@ -224,6 +224,18 @@ static unsigned pending_shards(const struct balancer *b, const struct fleet_data
     return pending;
 }
 
+/* Without those that wait for a person: they read and write nothing. */
+static unsigned working_operations(const struct balancer *b)
+{
+    unsigned held = 0;
+    list_each(node, &b->options.operations->list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        held += op->status == OPERATION_RUNNING && move_op_is(op) && move_op_record(op)->state == MOVE_HELD;
+    }
+    return operations_running(b->options.operations) - held;
+}
+
 /* ---- changes ---- */
 
 static int start_move(struct balancer *b, const struct fleet_database *db, const struct watched *w,
@@ -304,7 +316,7 @@ static void decide(struct balancer *b, const struct fleet_database *db)
         .min_shards = db->initial_shards,
         .free_instances = b->options.operations->services.runtime != NULL ? 64 : 0,
         .capacity_why = "no runtime is configured that could make a shard",
-        .running_operations = operations_running(b->options.operations),
+        .running_operations = working_operations(b),
         .max_operations = b->options.max_operations,
         .stepwise = true,
     };

@@ -198,7 +198,9 @@ static void judge(const struct kube_operation_status *s, const char *message)
     static const char *const reasons[] = {"Pending",  "Running", "Canceling", "Done",
                                           "Canceled", "Refused", "Failed"};
     struct kube_operation_conditions *c = s->conditions;
-    const char *reason = reasons[s->phase];
+    bool held = s->op != NULL && s->op->status == OPERATION_RUNNING &&
+                move_op_record(s->op)->state == MOVE_HELD; /* a person is needed */
+    const char *reason = held ? "Held" : reasons[s->phase];
     bool ended = kube_operation_has_ended(s->phase), done = s->phase == KUBE_OPERATION_DONE;
     kube_condition_set(&c->complete, s->now_us,
                        !ended ? KUBE_UNKNOWN
@@ -206,8 +208,9 @@ static void judge(const struct kube_operation_status *s, const char *message)
                               : KUBE_FALSE,
                        reason, message);
     kube_condition_set(&c->ready, s->now_us, done ? KUBE_TRUE : KUBE_FALSE, reason, message);
-    kube_condition_set(&c->reconciling, s->now_us, ended ? KUBE_ABSENT : KUBE_TRUE, reason, message);
-    kube_condition_set(&c->stalled, s->now_us, ended && !done ? KUBE_TRUE : KUBE_ABSENT, reason, message);
+    kube_condition_set(&c->reconciling, s->now_us, ended || held ? KUBE_ABSENT : KUBE_TRUE, reason, message);
+    kube_condition_set(&c->stalled, s->now_us, held || (ended && !done) ? KUBE_TRUE : KUBE_ABSENT, reason,
+                       message);
 }
 
 struct yyjson_mut_doc *kube_operation_print(const struct kube_operation_status *s)

@@ -116,12 +116,15 @@ static void tell_move(struct manager *m, const struct operation *op)
 {
     const struct move_record *r = move_op_record(op);
     char note[900];
-    bool started = op->status == OPERATION_RUNNING;
-    if (started && r->state != MOVE_PLANNED)
+    bool started = op->status == OPERATION_RUNNING, held = started && r->state == MOVE_HELD;
+    if (started && !held && r->state != MOVE_PLANNED)
         return;
     int n = snprintf(note, sizeof note, "%s %s of shard %s%s%s: ", move_kind_name(r->kind), op->id,
                      move_record_from(r), r->target[0] != '\0' ? " to " : "", move_record_to(r));
-    if (started)
+    if (held)
+        snprintf(note + n, sizeof note - (size_t)n, "held until somebody says how it goes on: %s",
+                 op->error.message);
+    else if (started)
         snprintf(note + n, sizeof note - (size_t)n, "%s", r->reason);
     else if (op->status == OPERATION_DONE)
         snprintf(note + n, sizeof note - (size_t)n,
@@ -130,8 +133,9 @@ static void tell_move(struct manager *m, const struct operation *op)
     else
         snprintf(note + n, sizeof note - (size_t)n, "%s: %s", operation_status_name(op->status),
                  op->error.code != ERRC_NONE ? op->error.message : "see its findings");
-    kube_databases_tell(m->kube_databases, op->database, !started && op->status != OPERATION_DONE,
-                        started                        ? "OperationStarted"
+    kube_databases_tell(m->kube_databases, op->database, held || (!started && op->status != OPERATION_DONE),
+                        held                           ? "OperationHeld"
+                        : started                      ? "OperationStarted"
                         : op->status == OPERATION_DONE ? "OperationDone"
                                                        : "OperationFailed",
                         "Move", note);

@@ -108,7 +108,9 @@ static struct exposition_move move_of(const struct operation *op)
                                 .tables_copied = r->tables_copied,
                                 .rate = r->copy_rate,
                                 .throttle_rate = r->throttle_rate,
-                                .retained_wal = r->retained_wal};
+                                .retained_wal = r->retained_wal,
+                                .held = r->state == MOVE_HELD,
+                                .compared_rows = r->reverse_verified.rows};
     m.progress = move_op_progress(op, &m.eta_seconds);
     return m;
 }

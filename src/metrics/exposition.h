@@ -51,6 +51,8 @@ struct exposition_move {
     uint64_t tables, tables_copied;
     uint64_t rate, throttle_rate; /* bytes per second; 0 = nothing is copied, it is not throttled */
     uint64_t retained_wal;        /* bytes */
+    bool held;                    /* it waits for a person */
+    uint64_t compared_rows;       /* of the target with the source's old ones */
 };
 struct exposition_numbers {
     const struct exposition_operation *operations; /* counts now, by kind and status */

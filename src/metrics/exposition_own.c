@@ -208,6 +208,14 @@ static double move_tables_copied(const struct exposition_move *m)
 {
     return (double)m->tables_copied;
 }
+static double move_held(const struct exposition_move *m)
+{
+    return m->held;
+}
+static double move_compared(const struct exposition_move *m)
+{
+    return (double)m->compared_rows;
+}
 static double move_rate(const struct exposition_move *m)
 {
     return (double)m->rate;
@@ -281,6 +289,12 @@ static const struct {
      move_lag},
     {{"shardherd_move_retained_wal_bytes", METRIC_GAUGE, "WAL that the move's slot keeps on its source."},
      move_retained},
+    {{"shardherd_move_held", METRIC_GAUGE,
+      "1 while the move waits for a person: its source's old rows are not what its target has."},
+     move_held},
+    {{"shardherd_move_compared_rows", METRIC_GAUGE,
+      "Rows of the move's target that its source's old rows were compared with, after the cutover."},
+     move_compared},
 };
 
 static void add_move_labels(const struct exposition_move *m, struct buf *labels)

@@ -14,6 +14,7 @@
 #define TRIES_BEFORE_FENCE 40
 #define BACKOFF_FIRST_NS   (100 * ENV_NS_PER_MS)
 #define BACKOFF_MOST_NS    (5 * ENV_NS_PER_S)
+#define HELD_LOOK_NS       (3600 * ENV_NS_PER_S) /* who asks for something does not wait for it */
 
 static const struct sm_state states[MOVE_STATE_COUNT] = {
     [MOVE_PLANNED] = {"planned", SM_NEXT(MOVE_CHECK) | SM_NEXT(MOVE_UNDO), false},
@@ -27,10 +28,11 @@ static const struct sm_state states[MOVE_STATE_COUNT] = {
     [MOVE_REHEARSE] = {"rehearse", SM_NEXT(MOVE_FENCE) | SM_NEXT(MOVE_UNDO), false},
     [MOVE_FENCE] = {"fence", SM_NEXT(MOVE_SETTLE) | SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_UNDO), false},
     [MOVE_SETTLE] = {"settle", SM_NEXT(MOVE_WATCH), false},
-    [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN) | SM_NEXT(MOVE_REHEARSE), false},
+    [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN) | SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_HELD), false},
+    [MOVE_HELD] = {"held", SM_NEXT(MOVE_WATCH) | SM_NEXT(MOVE_REHEARSE), false},
     [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_DONE) | SM_NEXT(MOVE_UNDONE), false},
     [MOVE_DONE] = {"done", 0, true},
-    [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE) | SM_NEXT(MOVE_WATCH), false},
+    [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE) | SM_NEXT(MOVE_WATCH) | SM_NEXT(MOVE_HELD), false},
     [MOVE_UNDONE] = {"undone", 0, true},
     [MOVE_REFUSED] = {"refused", 0, true},
 };
@@ -51,7 +53,10 @@ static const struct stage {
                        MOVE_FENCE},
     [MOVE_FENCE] = {{ACT_END}, MOVE_SETTLE},
     [MOVE_SETTLE] = {{ACT_SETTLE, ACT_ANNOUNCE, ACT_END}, MOVE_WATCH},
-    [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT, ACT_END}, MOVE_CLEAN},
+    [MOVE_WATCH] = {{ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_REVERSE_CHECK, ACT_REVERSE_VERIFY, ACT_WAIT,
+                     ACT_END},
+                    MOVE_CLEAN},
+    [MOVE_HELD] = {{ACT_WAIT, ACT_END}, MOVE_WATCH},
     [MOVE_CLEAN] = {{ACT_REVERSE_DROP, ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
     [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_REVERSE_DROP, ACT_DROP_FORWARD,
                     ACT_EMPTY_TARGET, ACT_REMOVE_TARGET, ACT_UNFREEZE, ACT_END},
@@ -62,17 +67,24 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",       "wait",         "take_term",      "inspect",       "check",        "provision",
-    "schema",        "freeze",       "empty_target",   "publish",       "copy",         "build",
-    "subscribe",     "catch_up",     "verify",         "close_gate",    "recheck",      "rehearse",
-    "lock",          "fence",        "marker",         "route",         "sequences",    "prepare_open",
-    "commit",        "rollback",     "unroute",        "resolve",       "open",         "settle",
-    "announce",      "drop_forward", "clean_source",   "unfreeze",      "retire",       "burn_gate",
-    "remove_target", "reverse_slot", "reverse_follow", "reverse_check", "reverse_drop",
+    "journal",       "wait",         "take_term",      "inspect",       "check",          "provision",
+    "schema",        "freeze",       "empty_target",   "publish",       "copy",           "build",
+    "subscribe",     "catch_up",     "verify",         "close_gate",    "recheck",        "rehearse",
+    "lock",          "fence",        "marker",         "route",         "sequences",      "prepare_open",
+    "commit",        "rollback",     "unroute",        "resolve",       "open",           "settle",
+    "announce",      "drop_forward", "clean_source",   "unfreeze",      "retire",         "burn_gate",
+    "remove_target", "reverse_slot", "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",
                                                         "merge", "rebalance", "upgrade"};
+
+static const char *const verdict_names[MOVE_VERDICT_COUNT] = {"none", "equal", "differs", "unknown"};
+
+const char *move_verdict_name(enum move_verdict verdict)
+{
+    return verdict_names[verdict];
+}
 
 const char *move_state_name(enum move_state state)
 {
@@ -149,6 +161,12 @@ void move_enter(struct move *m, enum move_state state)
     move_act(m, ACT_JOURNAL);
 }
 
+/* Whether S's copy is still to be compared with what T has. */
+static bool compares(const struct move_record *r)
+{
+    return !r->back && r->reverse_publication != 0 && !r->accepted && r->verdict == MOVE_VERDICT_NONE;
+}
+
 /* Actions of a stage that do not apply to this move, or not in this direction. */
 static bool skips(const struct move *m, enum move_action action)
 {
@@ -177,7 +195,11 @@ static bool skips(const struct move *m, enum move_action action)
     case ACT_REVERSE_DROP:
         return r->back || r->bake_ns == 0 || (state == MOVE_UNDO && made);
     case ACT_REVERSE_CHECK:
-        return !r->back;
+        return state == MOVE_WATCH ? !compares(r) : !r->back;
+    case ACT_REVERSE_VERIFY:
+        return !compares(r);
+    case ACT_RECHECK: /* it is known that they differ */
+        return r->back && r->accepted;
     case ACT_CATCH_UP:
         return !r->back && state == MOVE_REHEARSE;
     case ACT_WAIT:
@@ -196,7 +218,7 @@ static void turn(struct move *m)
     m->driver->turned(m->driver);
 }
 
-/* The bake time is over, or somebody does not want to wait for its end. */
+/* Somebody does not want to wait for the end of the bake time. */
 static void turn_back(struct move *m)
 {
     m->record.rollback = false;
@@ -206,15 +228,71 @@ static void turn_back(struct move *m)
     move_enter(m, MOVE_REHEARSE);
 }
 
-/* T has R and keeps it. */
+/* T has R and keeps it. That S has another copy is not forgotten. */
 static void stay(struct move *m)
 {
     struct err why = m->cause;
     turn(m);
+    if (why.code == ERRC_CORRUPT)
+        m->record.verdict = MOVE_VERDICT_DIFFERS;
     if (why.code != ERRC_NONE)
         err_wrap(&why, "not rolled back");
     m->record.error = why;
+    m->record.accepted = false;
+    m->bake_began_ns = 0;
+    if (m->record.verdict != MOVE_VERDICT_DIFFERS) {
+        move_enter(m, MOVE_WATCH);
+        return;
+    }
+    m->record.rollback = false; /* who asked once more did not know of it */
+    move_enter(m, MOVE_HELD);
+}
+
+static void hold(struct move *m, enum move_verdict verdict)
+{
+    m->record.verdict = verdict;
+    if (m->record.rollback)
+        err_wrap(&m->record.error, "not rolled back");
+    m->record.rollback = m->record.go_on = false;
+    move_enter(m, MOVE_HELD);
+}
+
+/* Until somebody says how it goes on. */
+static void held(struct move *m)
+{
+    struct move_record *r = &m->record;
+    if (r->rollback) {
+        turn_back(m);
+        return;
+    }
+    if (!r->go_on) {
+        m->step = 0;
+        m->wait_ns = HELD_LOOK_NS;
+        move_act(m, ACT_WAIT);
+        return;
+    }
+    r->go_on = false;
+    err_clear(&r->error);
+    if (!r->accepted) { /* from the beginning */
+        r->verdict = MOVE_VERDICT_NONE;
+        r->reverse_verified.action[0] = '\0';
+        buf_reset(&r->findings);
+    }
     move_enter(m, MOVE_WATCH);
+}
+
+/* S follows T, or never will: from here on it may go back. */
+static bool bakes(const struct move *m)
+{
+    enum move_action action = stages[move_now(m)].actions[m->step];
+    return move_now(m) == MOVE_WATCH && (action == ACT_REVERSE_CHECK || action == ACT_REVERSE_VERIFY ||
+                                         action == ACT_WAIT || action == ACT_END);
+}
+
+static uint64_t rest_of_bake(struct move *m)
+{
+    uint64_t baked = m->driver->now(m->driver) - m->bake_began_ns;
+    return baked < m->record.bake_ns ? m->record.bake_ns - baked : 0;
 }
 
 static void stage_done(struct move *m)
@@ -237,17 +315,22 @@ static void run_step(struct move *m)
     while (stage->actions[m->step] != ACT_END && skips(m, stage->actions[m->step]))
         m->step++;
     enum move_action action = stage->actions[m->step];
-    bool bakes = move_now(m) == MOVE_WATCH && (action == ACT_WAIT || action == ACT_END);
-    if (bakes && m->record.rollback) {
+    if (move_now(m) == MOVE_HELD) {
+        held(m);
+        return;
+    }
+    if (bakes(m) && m->record.rollback) {
         turn_back(m);
         return;
     }
+    if (bakes(m) && m->bake_began_ns == 0)
+        m->bake_began_ns = m->driver->now(m->driver);
     if (action == ACT_END) {
         stage_done(m);
         return;
     }
     if (action == ACT_WAIT)
-        m->wait_ns = m->record.bake_ns;
+        m->wait_ns = rest_of_bake(m);
     move_act(m, action);
 }
 
@@ -316,10 +399,46 @@ static void no_way_back(struct move *m)
     run_step(m);
 }
 
+/*
+ * S could not be compared with T. What time may mend is tried again without a bound, as everything after the
+ * fence; a difference, and what only a person can mend, holds the move, so that S's copy is not taken away.
+ * Where S cannot follow any more, its copy says nothing, and the way back is lost anyway: it bakes on
+ * without.
+ */
+static void compare_failed(struct move *m, enum move_action action, const struct err *err)
+{
+    struct move_record *r = &m->record;
+    bool differs = action == ACT_REVERSE_VERIFY && err->code == ERRC_CORRUPT;
+    if (differs)
+        r->verdict = MOVE_VERDICT_DIFFERS;
+    if (differs && !r->accepted)
+        hold(m, MOVE_VERDICT_DIFFERS);
+    else if (r->rollback || r->accepted) { /* it was broken off */
+        m->attempts = 0;
+        err_clear(&r->error);
+        run_step(m);
+    } else if (err_is_transient(err)) {
+        m->step -= action == ACT_REVERSE_VERIFY;
+        move_retry_later(m, ACT_REVERSE_CHECK);
+    } else if (action == ACT_REVERSE_VERIFY)
+        hold(m, MOVE_VERDICT_UNKNOWN);
+    else {
+        r->verdict = MOVE_VERDICT_UNKNOWN;
+        m->attempts = 0;
+        err_wrap(&r->error, "not compared with its source's copy");
+        m->driver->changed(m->driver);
+        run_step(m);
+    }
+}
+
 static void failed(struct move *m, enum move_action action, const struct err *err)
 {
     m->record.error = *err;
     m->attempts++;
+    if (bakes(m) && (action == ACT_REVERSE_CHECK || action == ACT_REVERSE_VERIFY)) {
+        compare_failed(m, action, err);
+        return;
+    }
     if (action == ACT_REVERSE_FOLLOW && (!err_is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE)) {
         no_way_back(m);
         return;
@@ -417,10 +536,18 @@ static void step_done(struct move *m, enum move_action action, const struct move
         move_enter(m, MOVE_UNDO);
         return;
     }
+    if (action == ACT_WAIT && m->attempts > 0 && bakes(m) && (m->record.rollback || m->record.accepted)) {
+        m->attempts = 0;
+        err_clear(&m->record.error);
+        run_step(m);
+        return;
+    }
     if (action == ACT_WAIT && m->attempts > 0) { /* the pause before another try */
         move_act(m, m->retry);
         return;
     }
+    if (action == ACT_REVERSE_VERIFY)
+        m->record.verdict = MOVE_VERDICT_EQUAL;
     if (m->attempts > 0)
         err_clear(&m->record.error); /* it went well after all */
     m->attempts = 0;
@@ -481,7 +608,18 @@ int move_cancel(struct move *m, struct err *err)
     return 0;
 }
 
-int move_rollback(struct move *m, struct err *err)
+/* Which side is right is not known; what is known is who has acknowledged the writes since the fence. */
+static int refuse_differing(const struct move_record *r, struct err *err)
+{
+    return err_set(err, ERRC_CONFLICT,
+                   "shard %s has another copy of the range than shard %s, which has acknowledged all writes "
+                   "since the fence: going back would make that copy the one that counts. Compare the rows "
+                   "that the operation names, repair one side and let the operation compare again, or go "
+                   "back all the same with acceptDifferences",
+                   r->source, r->target);
+}
+
+int move_rollback(struct move *m, bool accept, struct err *err)
 {
     struct move_record *r = &m->record;
     enum move_state state = move_now(m);
@@ -489,7 +627,7 @@ int move_rollback(struct move *m, struct err *err)
         return move_cancel(m, err);
     if (r->back && state != MOVE_UNDO)
         return 0; /* under way */
-    if (!r->back && state > MOVE_WATCH)
+    if (!r->back && state > MOVE_HELD)
         return err_set(
             err, ERRC_CONFLICT,
             "operation %s has begun to take away what shard %s still had of the range: it can only "
@@ -500,10 +638,29 @@ int move_rollback(struct move *m, struct err *err)
                        "operation %s keeps no way back%s%s. Move the range back with an operation of its own",
                        r->id, r->bake_ns == 0 ? ": its bake time is 0" : ": ",
                        r->bake_ns == 0 ? "" : r->error.message);
+    accept = accept || (r->rollback && r->accepted); /* as it was asked for already */
+    if (!r->back && !accept && r->verdict == MOVE_VERDICT_DIFFERS)
+        return refuse_differing(r, err);
     r->rollback = true;
+    if (!r->back)
+        r->accepted = accept; /* who accepted to go on has not accepted to go back */
     if (state == MOVE_FENCE)
         m->undo_wanted = true; /* should this try fail */
-    if (state == MOVE_WATCH)
+    if (state == MOVE_WATCH || state == MOVE_HELD)
         m->driver->hurry(m->driver);
+    return 0;
+}
+
+int move_go_on(struct move *m, bool accept, struct err *err)
+{
+    struct move_record *r = &m->record;
+    enum move_state state = move_now(m);
+    bool comparing = state == MOVE_WATCH && compares(r);
+    if (r->rollback || (state != MOVE_HELD && !(accept && comparing)))
+        return err_set(err, ERRC_CONFLICT, "operation %s is in state %s%s: it is not held", r->id,
+                       sm_name(&m->sm), r->rollback || r->back ? ", on its way back" : "");
+    r->go_on = state == MOVE_HELD;
+    r->accepted = accept;
+    m->driver->hurry(m->driver);
     return 0;
 }

@@ -15,11 +15,16 @@
  *                 v                               v                      (a try failed)         |
  *              REFUSED                           UNDO --> UNDONE                              CLEAN --> DONE
  *
+ *   while it bakes S is compared with T (ACT_REVERSE_VERIFY); a difference holds the move until somebody says
+ *   how it goes on (move_go_on(), move_rollback()):
+ *
+ *   WATCH --> HELD --> WATCH or REHEARSE
+ *
  *   taken back while it bakes (record.back: source and target have changed places):
  *
- *   WATCH --> REHEARSE --> FENCE --> SETTLE --> WATCH --> CLEAN --> UNDONE
- *     ^           |          |
- *     +-- UNDO <--+----------+  (given up: what the move did stays)
+ *   WATCH, HELD --> REHEARSE --> FENCE --> SETTLE --> WATCH --> CLEAN --> UNDONE
+ *     ^                 |          |
+ *     +----- UNDO <-----+----------+  (given up: what the move did stays)
  *
  *   Every state waits for the outcome of its actions; before the fence commit an action that fails is tried
  *   again a bounded number of times and then the move goes to UNDO; after it, actions are tried until they
@@ -58,7 +63,8 @@ enum move_state {
     MOVE_REHEARSE, /* 7: reverse slot and closed gate on T, markers show a calm moment, no blocker */
     MOVE_FENCE,    /* 8 and 9: see fence_phase */
     MOVE_SETTLE,   /* 10: static guards on T, routing announced */
-    MOVE_WATCH,    /* 11: forward replication goes, S follows T; bake time */
+    MOVE_WATCH,    /* 11: forward replication goes, S follows T and is compared with it; bake time */
+    MOVE_HELD,     /* S has another copy than T, or cannot be compared: a person says how it goes on */
     MOVE_CLEAN,    /* 12: S does not follow T any more; R's rows on S are deleted, or S is retired */
     MOVE_DONE,
     MOVE_UNDO,
@@ -122,6 +128,7 @@ enum move_action {
     ACT_REVERSE_SLOT,   /* publication and slot on T, before the fence; timelines of both are noted */
     ACT_REVERSE_FOLLOW, /* subscription on S from the opening on, once the forward one is proved absent */
     ACT_REVERSE_CHECK,  /* nothing has made a hole in what S followed; else ERRC_REFUSED with the reason */
+    ACT_REVERSE_VERIFY, /* what S has of R is what T has; ERRC_CORRUPT with the keys that differ */
     ACT_REVERSE_DROP,   /* subscription on S, slot and publication on T, marker tables */
     ACT_COUNT,
     ACT_END = ACT_COUNT
@@ -139,10 +146,34 @@ enum move_kind {
 };
 const char *move_kind_name(enum move_kind kind);
 
+/* What the comparison of S with T found after the fence. */
+enum move_verdict {
+    MOVE_VERDICT_NONE, /* none was made, or it has not ended */
+    MOVE_VERDICT_EQUAL,
+    MOVE_VERDICT_DIFFERS,
+    MOVE_VERDICT_UNKNOWN, /* it could not be made */
+    MOVE_VERDICT_COUNT
+};
+const char *move_verdict_name(enum move_verdict verdict); /* "differs" */
+
 #define MOVE_NAME_SIZE    64
 #define MOVE_FINDINGS_MAX 49152
 #define VERIFY_TABLE_SIZE 144 /* two quoted names */
 #define VERIFY_CUT_SIZE   64  /* a number, time or uuid as text */
+
+/* A verification: where it is, and what it has seen; a new manager goes on there. The "owner" is the side
+ * that accepts writes. */
+struct move_verified {
+    char action[24];               /* "verify"; "" = none was begun */
+    char table[VERIFY_TABLE_SIZE]; /* the one under way, "" = none */
+    char after[VERIFY_CUT_SIZE];   /* value of its cut column up to which it is done, "" = from its start */
+    unsigned tables;               /* whole ones */
+    unsigned rounds;
+    uint64_t rows, buckets;     /* on the owner; buckets of pieces of tables */
+    uint64_t bytes, all_bytes;  /* of the owner's tables: so far, and all */
+    uint64_t buckets_in_motion; /* changed in every round: their rows that stood still are equal */
+    uint64_t us;                /* of all tries */
+};
 
 /* What is journaled. Owned by the move; text members are never NULL. */
 struct move_record {
@@ -160,6 +191,8 @@ struct move_record {
     enum move_state state;
     bool canceled;    /* someone asked to go back */
     bool rollback;    /* someone asked to take it back after its fence: it turns once S follows T */
+    bool go_on;       /* someone asked to go on, while it is held */
+    bool accepted;    /* ... or back, although S has another copy than T, or may have */
     bool back;        /* it goes back over the reverse subscription: source and target, and what is said of
                          them below, have changed places */
     int rule;         /* of the decision, 0 = a person */
@@ -170,6 +203,7 @@ struct move_record {
     uint64_t source_timeline, target_timeline; /* before the fence; likewise, for the way back */
     uint64_t publication;         /* pg_publication.oid: never re-made under a living slot (A13) */
     uint64_t reverse_publication; /* T's; 0 = there is no way back */
+    enum move_verdict verdict;    /* of S's copy, after the fence */
     uint64_t source_epoch;        /* of shardherd.shard on S when the move began */
     uint64_t target_epoch; /* of T in the routing table before the fence: what it is again if R goes back */
     struct buf findings;   /* see findings.h */
@@ -188,18 +222,8 @@ struct move_record {
     uint64_t throttle_rate;    /* bytes per second that the copy is held to; 0 = it is not throttled */
     uint64_t throttled_us;     /* so far */
     char throttle[256];        /* why, for people; "" = it is not; not read back from a journal */
-    /* verification: where it is, and what it has seen; a new manager goes on there */
-    char verify_action[24];               /* "verify"; "" = none was begun */
-    char verify_table[VERIFY_TABLE_SIZE]; /* the one under way, "" = none */
-    char verify_after[VERIFY_CUT_SIZE]; /* value of its cut column up to which it is done, "" = from its start
-                                         */
-    unsigned verified_tables;           /* whole ones */
-    uint64_t verified_rows, verified_buckets; /* on S; buckets of pieces of tables */
-    uint64_t verified_bytes, verify_bytes;    /* of S's tables: so far, and all */
-    uint64_t buckets_in_motion; /* changed in every round: their rows that stood still are equal */
-    uint64_t rechecked_rows;    /* before the fence */
-    uint64_t verify_us;         /* of all tries */
-    unsigned verify_rounds;
+    struct move_verified verified, reverse_verified; /* before the fence; after it, against S's copy */
+    uint64_t rechecked_rows;                         /* right before the fence */
     unsigned fence_attempts;
     uint64_t lock_us, inside_us, commit_us, open_us; /* of the try that succeeded */
     uint64_t write_block_us;                         /* lock request to open gate */
@@ -228,7 +252,7 @@ struct move_driver {
     void (*deposed)(struct move_driver *driver);
     /* record.back changed: source and target have changed places. Nothing is under way. */
     void (*turned)(struct move_driver *driver);
-    /* An ACT_WAIT that is under way, if any, completes soon. */
+    /* An ACT_WAIT or ACT_REVERSE_VERIFY that is under way, if any, completes soon. */
     void (*hurry)(struct move_driver *driver);
 };
 
@@ -252,6 +276,7 @@ struct move {
     struct err cause;    /* why it goes back; the record's error shows what hinders the undo meanwhile */
     bool over;           /* ended or deposed: outcomes that still come change nothing */
     uint64_t lock_ns, locked_ns, committing_ns, committed_ns; /* marks of the running try */
+    uint64_t bake_began_ns;                                   /* 0 = not yet */
 };
 
 /* Takes over the record (zero-initialise findings). The driver must outlive the move. */
@@ -270,11 +295,21 @@ int move_cancel(struct move *m, struct err *err);
 /*
  * The same, and after the fence: R goes back to where it came from, with what was written since. It ends as
  * undone, or, when the servers do not allow it, bakes on and says why in record.error. ERRC_CONFLICT once the
- * clean-up has begun, or when no way back was kept.
+ * clean-up has begun, when no way back was kept, or, without `accept`, when it is known that S has another
+ * copy than T: T acknowledged the writes since the fence, and the way back makes S's copy the one that
+ * counts.
  */
-int move_rollback(struct move *m, struct err *err);
-/* The same for a reason of the manager's own, which becomes the move's error. False: it can only go forward,
- * or goes back already. */
+int move_rollback(struct move *m, bool accept, struct err *err);
+
+/*
+ * A move that is held goes on: S is compared with T once more, from the beginning, or, with `accept`, is left
+ * as it is, to be cleaned at the end of the bake time. `accept` also ends a comparison that is under way.
+ * ERRC_CONFLICT: it is not held.
+ */
+int move_go_on(struct move *m, bool accept, struct err *err);
+
+/* move_cancel() for a reason of the manager's own, which becomes the move's error. False: it can only go
+ * forward, or goes back already. */
 bool move_give_up(struct move *m, const struct err *why);
 
 /* ---- the record ---- */

@@ -1,5 +1,6 @@
 /* Replication beside the copy (move_act_data.c): publication, subscription, markers, catching up, rehearsal.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -174,11 +175,9 @@ static void marker_looked(struct move_op *op, enum move_action action, const str
 
 static void look_for_marker(struct move_op *op)
 {
-    char name[MOVE_NAME_SIZE];
-    move_record_name(op_record(op), name);
     op->marker_looking = true;
-    act_sql_any(op, &op->target_poll, ACT_MARKER, marker_timeout(op), marker_looked,
-                "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", name, op->marker_number);
+    act_sql_any(op, op->marker_to, ACT_MARKER, marker_timeout(op), marker_looked,
+                "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", op->marker_name, op->marker_number);
 }
 
 static void marker_written(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -200,8 +199,8 @@ static void marker_notified(const char *channel, const char *payload, void *data
 {
     struct move_op *op = data;
     int64_t number = 0;
-    (void)channel;
-    if (op->stopped || !text_to_int64(payload, &number) || number <= op->marker_seen)
+    if (op->stopped || !text_to_int64(payload, &number) || number <= op->marker_seen ||
+        strcmp(channel, op->marker_name) != 0)
         return;
     op->marker_seen = number;
     if (op->marker_done == NULL || op->marker_looking || op->marker_number == 0 || number < op->marker_number)
@@ -210,18 +209,44 @@ static void marker_notified(const char *channel, const char *payload, void *data
     marker_end(op, NULL);
 }
 
+static void begin_marker(struct move_op *op, struct link *from, struct link *to, const char *name,
+                         uint64_t bound_ns, void (*done)(struct move_op *op, const struct err *err))
+{
+    if (strcmp(op->marker_name, name) != 0) { /* each direction counts its own */
+        snprintf(op->marker_name, sizeof op->marker_name, "%s", name);
+        op->marker_seen = 0;
+    }
+    op->marker_from = from;
+    op->marker_to = to;
+    op->marker_done = done;
+    op->marker_number = 0;
+    op->marker_started_ns = op_now(op);
+    op->marker_deadline_ns = op->marker_started_ns + bound_ns;
+    act_sql_any(op, from, ACT_MARKER, marker_timeout(op), marker_written,
+                "INSERT INTO shardherd.%I SELECT coalesce(max(n), 0) + 1 FROM shardherd.%I RETURNING n", name,
+                name);
+}
+
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
                        void (*done)(struct move_op *op, const struct err *err))
 {
     char name[MOVE_NAME_SIZE];
     move_record_name(op_record(op), name);
-    op->marker_done = done;
-    op->marker_number = 0;
-    op->marker_started_ns = op_now(op);
-    op->marker_deadline_ns = op->marker_started_ns + bound_ns;
-    act_sql_any(op, &op->source_marker, ACT_MARKER, marker_timeout(op), marker_written,
-                "INSERT INTO shardherd.%I SELECT coalesce(max(n), 0) + 1 FROM shardherd.%I RETURNING n", name,
-                name);
+    begin_marker(op, &op->source_marker, &op->target_poll, name, bound_ns, done);
+}
+
+void marker_round_trip_back(struct move_op *op, uint64_t bound_ns,
+                            void (*done)(struct move_op *op, const struct err *err))
+{
+    char name[MOVE_NAME_SIZE];
+    move_record_other_name(op_record(op), name);
+    begin_marker(op, &op->target_poll, &op->source_marker, name, bound_ns, done);
+}
+
+void marker_hurry(struct move_op *op)
+{
+    if (op->marker_done != NULL)
+        op->marker_deadline_ns = op_now(op);
 }
 
 static void fence_marker_done(struct move_op *op, const struct err *err)
@@ -345,7 +370,7 @@ static void next_marker(struct loop_timer *timer, void *data)
 void act_catch_up(struct move_op *op)
 {
     op->fast_markers = 0;
-    op_record(op)->verify_action[0] = '\0'; /* of another copy, if it was copied again */
+    op_record(op)->verified.action[0] = '\0'; /* of another copy, if it was copied again */
     op->catch_up_until_ns = op_now(op) + CATCH_UP_LIMIT_NS;
     look_around(op, ACT_CATCH_UP, write_marker);
 }

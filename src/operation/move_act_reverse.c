@@ -8,8 +8,11 @@
  * subscription, whose commit flushes both. A resume finds a subscription that is enabled, and leaves its
  * position alone, or one that is not, and sets it: never backward.
  *
+ * While it bakes, what S has of R is compared with what T has, as T's rows were with S's before the fence. A
+ * difference there is one of the reverse copy or, since nobody else has looked at T's rows since, of T's own.
+ *
  * "S" and "T" are those of the move as it was asked for. op->source is S, but for act_reverse_check(), which
- * runs when they have changed places.
+ * runs also when they have changed places.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +22,9 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define SLOT_TRY_NS (60 * ENV_NS_PER_S) /* it waits for the transactions that are open on T */
+#define SLOT_TRY_NS       (60 * ENV_NS_PER_S)  /* it waits for the transactions that are open on T */
+#define REVERSE_PIECE     (256ull << 20)       /* bytes: nobody waits for the result, so others go first */
+#define REVERSE_MARKER_NS (600 * ENV_NS_PER_S) /* as for catching up */
 
 /* system identifier and timeline: another one means that something was lost on the way (A7) */
 #define IDENTITY                                                                                             \
@@ -209,22 +214,40 @@ void act_reverse_follow(struct move_op *op)
             op_term(op), forward, r->id, name, name);
 }
 
-/* ---- before R goes back: T is op->source now, S op->target ---- */
+/* ---- before S is compared with T, and before R goes back ---- */
+
+/* Who has R, and who follows; as the record has them. */
+struct follow {
+    struct link *giver, *follower;
+    const char *giver_name, *follower_name;
+    uint64_t giver_system, giver_timeline, follower_system, follower_timeline;
+};
+
+static struct follow follow_of(struct move_op *op)
+{
+    const struct move_record *r = op_record(op);
+    struct follow f = {&op->source,      &op->target,        r->source,        r->target,
+                       r->source_system, r->source_timeline, r->target_system, r->target_timeline};
+    if (!r->back)
+        f = (struct follow){&op->target,      &op->source,        r->target,        r->source,
+                            r->target_system, r->target_timeline, r->source_system, r->source_timeline};
+    return f;
+}
 
 static void follower_checked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    const struct move_record *r = op_record(op);
+    const struct follow f = follow_of(op);
     const PGresult *seen = reply->results[0];
-    if (number_at(seen, 0) != r->target_system || number_at(seen, 1) != r->target_timeline)
+    if (number_at(seen, 0) != f.follower_system || number_at(seen, 1) != f.follower_timeline)
         act_fail(
             op, action, ERRC_REFUSED,
             "shard %s is another server, or on another timeline, than when it gave the range away: it may "
             "lack what shard %s has acknowledged since",
-            r->target, r->source);
+            f.follower_name, f.giver_name);
     else if (PQgetvalue(seen, 0, 2)[0] != 't')
         act_fail(op, action, ERRC_REFUSED,
                  "shard %s does not follow shard %s any more: the reverse subscription is gone or disabled",
-                 r->target, r->source);
+                 f.follower_name, f.giver_name);
     else
         act_done(op, action, NULL);
 }
@@ -232,22 +255,24 @@ static void follower_checked(struct move_op *op, enum move_action action, const 
 static void giver_checked(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     struct move_record *r = op_record(op);
+    const struct follow f = follow_of(op);
     const PGresult *seen = reply->results[0];
     char name[MOVE_NAME_SIZE];
-    if (number_at(seen, 0) != r->source_system || number_at(seen, 1) != r->source_timeline)
+    reverse_name(op, name);
+    if (number_at(seen, 0) != f.giver_system || number_at(seen, 1) != f.giver_timeline)
         act_fail(
             op, action, ERRC_REFUSED,
             "shard %s is another server, or on another timeline, than when it got the range: shard %s may "
             "not have all that it acknowledged",
-            r->source, r->target);
+            f.giver_name, f.follower_name);
     else if (PQgetvalue(seen, 0, 2)[0] != 't')
-        act_fail(op, action, ERRC_REFUSED, "the reverse slot on shard %s is gone or lost", r->source);
+        act_fail(op, action, ERRC_REFUSED, "the reverse slot on shard %s is gone or lost", f.giver_name);
     else if (number_at(seen, 3) != r->reverse_publication)
-        act_fail(op, action, ERRC_REFUSED, "the reverse publication on shard %s was made anew", r->source);
+        act_fail(op, action, ERRC_REFUSED, "the reverse publication on shard %s was made anew", f.giver_name);
     else {
-        r->source_epoch = number_at(seen, 4);
-        move_record_name(r, name);
-        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, follower_checked,
+        if (r->back)
+            r->source_epoch = number_at(seen, 4);
+        act_sql(op, f.follower, action, SQL_TIMEOUT_NS, follower_checked,
                 "SELECT " IDENTITY ", EXISTS (SELECT FROM pg_subscription WHERE subname = %L AND subenabled "
                 "AND subdbid = " THIS_DATABASE ")",
                 name);
@@ -257,12 +282,30 @@ static void giver_checked(struct move_op *op, enum move_action action, const str
 void act_reverse_check(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
-    move_record_name(op_record(op), name);
-    act_sql(op, &op->source, ACT_REVERSE_CHECK, SQL_TIMEOUT_NS, giver_checked,
+    reverse_name(op, name);
+    act_sql(op, follow_of(op).giver, ACT_REVERSE_CHECK, SQL_TIMEOUT_NS, giver_checked,
             "SELECT " IDENTITY ", EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = %L AND "
             "coalesce(wal_status, 'lost') <> 'lost'), (SELECT oid FROM pg_publication WHERE pubname = %L), "
             "(SELECT epoch FROM shardherd.shard)",
             name, name);
+}
+
+/* ---- S's copy against T's rows ---- */
+
+void act_reverse_verify(struct move_op *op)
+{
+    struct move_record *r = op_record(op);
+    const struct verify_plan plan = {.action = ACT_REVERSE_VERIFY,
+                                     .owner = &op->target,
+                                     .copy = &op->source,
+                                     .owner_name = r->target,
+                                     .copy_name = r->source,
+                                     .progress = &r->reverse_verified,
+                                     .piece_most = REVERSE_PIECE,
+                                     .marker_bound_ns = REVERSE_MARKER_NS,
+                                     .gentle = true,
+                                     .marker = marker_round_trip_back};
+    verify_start(op, &plan);
 }
 
 /* ---- the end of it: subscription, slot, publication (A13) ---- */

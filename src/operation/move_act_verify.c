@@ -48,9 +48,31 @@ void verify_end(struct move_op *op, const struct err *err)
     if (err != NULL)
         copy = *err;
     if (action != ACT_RECHECK)
-        op_record(op)->verify_us += (op_now(op) - op->verify->started_ns) / 1000;
+        op->verify->plan.progress->us += (op_now(op) - op->verify->started_ns) / 1000;
     verify_free(op);
     act_done(op, action, err != NULL ? &copy : NULL);
+}
+
+/* Whether nobody wants its result any more. */
+static bool unwanted(const struct move_op *op)
+{
+    const struct move_record *r = &op->core.record;
+    return op->core.undo_wanted ||
+           (op->verify->plan.action == ACT_REVERSE_VERIFY && (r->rollback || r->accepted));
+}
+
+void verify_hurry(struct move_op *op)
+{
+    if (op->verify == NULL || !unwanted(op))
+        return;
+    struct link *owner = op->verify->plan.owner, *copy = op->verify->plan.copy;
+    marker_hurry(op);
+    if (loop_timer_armed(&op->poll_timer)) /* a pause, or a marker is waited for */
+        loop_timer_start(&op->poll_timer, 0);
+    else { /* a statement may take long; its end ends the verification */
+        link_drop(owner);
+        link_drop(copy);
+    }
 }
 
 static void fail(struct move_op *op, enum err_code code, const char *text)
@@ -84,7 +106,7 @@ static void answered(struct move_op *op, int side, const struct pg_reply *reply)
         return;
     if (v->err.code != ERRC_NONE)
         verify_end(op, &v->err);
-    else if (op->core.undo_wanted)
+    else if (unwanted(op))
         fail(op, ERRC_CANCELED, "taken back");
     else
         v->next(op);
@@ -109,8 +131,9 @@ void verify_both(struct move_op *op, struct buf *sql,
     struct verify *v = op->verify;
     uint64_t timeout_ns = STATEMENT_LEAST_NS + v->bytes / (10 << 20) * ENV_NS_PER_S;
     /* who sets a limit wants the servers left alone */
-    const char *alone =
-        op_services(op)->verify_rate > 0 ? "SET LOCAL max_parallel_workers_per_gather = 0; " : "";
+    const char *alone = op_services(op)->verify_rate > 0 || v->plan.gentle
+                            ? "SET LOCAL max_parallel_workers_per_gather = 0; "
+                            : "";
     v->take = take;
     v->next = next;
     v->outstanding = 2;
@@ -142,11 +165,26 @@ void verify_add_cut(const struct move_op *op, struct buf *sql)
 
 /* ---- a marker in between ---- */
 
+/* A copy that follows and does not catch up: time has not mended it. */
+static void does_not_catch_up(struct move_op *op)
+{
+    const struct verify *v = op->verify;
+    struct err late = {0};
+    (void)err_set(
+        &late, ERRC_REFUSED,
+        "shard %s does not catch up with shard %s: no marker came over in %llu s. Look into its log "
+        "for what its subscription stops at",
+        v->plan.copy_name, v->plan.owner_name, (unsigned long long)(v->plan.marker_bound_ns / ENV_NS_PER_S));
+    verify_end(op, &late);
+}
+
 static void marker_came(struct move_op *op, const struct err *err)
 {
-    if (err != NULL)
+    if (err != NULL && err->code == ERRC_TIMEOUT && op->verify->plan.action == ACT_REVERSE_VERIFY)
+        does_not_catch_up(op);
+    else if (err != NULL)
         verify_end(op, err);
-    else if (op->core.undo_wanted)
+    else if (unwanted(op))
         fail(op, ERRC_CANCELED, "taken back");
     else
         op->verify->next(op);
@@ -155,7 +193,7 @@ static void marker_came(struct move_op *op, const struct err *err)
 void verify_marker(struct move_op *op, void (*then)(struct move_op *op))
 {
     op->verify->next = then;
-    op->verify->plan.marker(op, MARKER_BOUND_NS, marker_came);
+    op->verify->plan.marker(op, op->verify->plan.marker_bound_ns, marker_came);
 }
 
 /* ---- pieces: how far it is ---- */
@@ -165,7 +203,7 @@ static void next_piece(struct move_op *op);
 
 static void go_on(struct move_op *op)
 {
-    if (op->core.undo_wanted)
+    if (unwanted(op))
         fail(op, ERRC_CANCELED, "taken back");
     else if (op->verify->upto[0] == '\0')
         next_table(op);
@@ -179,14 +217,16 @@ static void paused(struct loop_timer *timer, void *data)
     go_on(data);
 }
 
-/* As long as the rate asks for what was read, less the time that it took. */
+/* As long as the rate asks for what was read, less the time that it took; or as long as that again. */
 static void pause_then_go_on(struct move_op *op)
 {
     struct verify *v = op->verify;
     uint64_t rate = op_services(op)->verify_rate;
     uint64_t took = op_now(op) - v->piece_started_ns;
     uint64_t due = rate > 0 ? (uint64_t)((double)v->piece_read / (double)rate * 1e9) : 0;
-    if (due <= took) {
+    if (v->plan.gentle && due < 2 * took)
+        due = 2 * took;
+    if (due <= took || unwanted(op)) {
         go_on(op);
         return;
     }
@@ -213,17 +253,17 @@ static void on_journaled(struct operation *base, const struct err *err, void *da
 static void count_piece(struct move_op *op)
 {
     struct verify *v = op->verify;
-    struct move_record *r = op_record(op);
+    struct move_verified *p = v->plan.progress;
     for (int i = 0; i < VERIFY_BUCKETS; i++) {
-        r->verified_rows += (uint64_t)v->buckets[i].owner.rows;
-        r->verified_buckets += !v->buckets[i].wanted && v->buckets[i].owner.rows > 0;
+        p->rows += (uint64_t)v->buckets[i].owner.rows;
+        p->buckets += !v->buckets[i].wanted && v->buckets[i].owner.rows > 0;
     }
-    r->verified_bytes += v->piece_bytes;
-    memcpy(r->verify_after, v->upto, sizeof r->verify_after);
+    p->bytes += v->piece_bytes;
+    memcpy(p->after, v->upto, sizeof p->after);
     memcpy(v->after, v->upto, sizeof v->after);
     if (v->upto[0] == '\0') {
-        r->verified_tables++;
-        r->verify_table[0] = '\0';
+        p->tables++;
+        p->table[0] = '\0';
     }
     operation_changed(&op->op);
 }
@@ -315,14 +355,14 @@ static void judge_round(struct move_op *op)
     struct verify *v = op->verify;
     int stable;
     v->differing = verify_judge(v->buckets, VERIFY_BUCKETS, &stable);
-    op_record(op)->verify_rounds++;
+    v->plan.progress->rounds++;
     v->round++;
     if (v->differing == 0)
         piece_done(op);
     else if (v->round >= VERIFY_ROUNDS_MOST && stable >= 0)
         differs_namelessly(op, stable);
     else if (v->round >= VERIFY_ROUNDS_MOST) {
-        op_record(op)->buckets_in_motion += (uint64_t)v->differing;
+        v->plan.progress->buckets_in_motion += (uint64_t)v->differing;
         piece_done(op);
     } else if (stable >= 0 || v->round >= VERIFY_NARROW_FROM) {
         v->bucket = stable >= 0 ? stable : first_wanted(v);
@@ -336,7 +376,7 @@ void verify_bucket_done(struct move_op *op, bool equal)
     struct verify *v = op->verify;
     v->buckets[v->bucket].wanted = false;
     if (!equal)
-        op_record(op)->buckets_in_motion++;
+        v->plan.progress->buckets_in_motion++;
     if (first_wanted(v) < 0)
         piece_done(op);
     else
@@ -368,7 +408,8 @@ static void cut_found(struct move_op *op, enum move_action action, const struct 
 static uint64_t piece_size(const struct move_op *op)
 {
     uint64_t rate = op_services(op)->verify_rate;
-    return rate > 0 && rate < PIECE_MOST ? rate : PIECE_MOST;
+    uint64_t most = op->verify->plan.piece_most;
+    return rate > 0 && rate < most ? rate : most;
 }
 
 static void next_piece(struct move_op *op)
@@ -433,18 +474,18 @@ static void forget_columns(struct verify *v)
 static void next_table(struct move_op *op)
 {
     struct verify *v = op->verify;
-    struct move_record *r = op_record(op);
+    struct move_verified *p = v->plan.progress;
     struct buf sql = {0};
     forget_columns(v);
     v->exact = false;
-    v->table = r->verified_tables;
+    v->table = p->tables;
     const char *table = verify_table_name(op);
     if (op_database(op) == NULL)
         fail(op, ERRC_NOT_FOUND, "the database was deleted");
     else if (table == NULL) /* all of them */
         verify_end(op, NULL);
     else {
-        snprintf(r->verify_table, sizeof r->verify_table, "%s", table);
+        snprintf(p->table, sizeof p->table, "%s", table);
         sqlf(&sql, "SELECT * FROM shardherd.verify_table(%L)", table);
         verify_both(op, &sql, table_told, table_known);
     }
@@ -454,22 +495,21 @@ static void next_table(struct move_op *op)
 static void find_place(struct move_op *op)
 {
     struct verify *v = op->verify;
-    struct move_record *r = op_record(op);
+    struct move_verified *p = v->plan.progress;
+    const struct move_record *r = op_record(op);
     const char *name = move_action_name(v->plan.action);
-    v->table = r->verified_tables;
+    v->table = p->tables;
     const char *table = verify_table_name(op);
-    bool same = strcmp(r->verify_action, name) == 0 &&
-                (r->verify_table[0] == '\0' || (table != NULL && strcmp(r->verify_table, table) == 0));
+    bool same = strcmp(p->action, name) == 0 &&
+                (p->table[0] == '\0' || (table != NULL && strcmp(p->table, table) == 0));
     if (same) {
-        memcpy(v->after, r->verify_after, sizeof v->after);
+        memcpy(v->after, p->after, sizeof v->after);
         log_event(LOG_INFO, "verification goes on", "op", r->id, "db", r->database, "table", table, "at",
-                  v->after[0] != '\0' ? "amid" : "start", "rows", log_num((long long)r->verified_rows), NULL);
+                  v->after[0] != '\0' ? "amid" : "start", "rows", log_num((long long)p->rows), NULL);
         return;
     }
-    snprintf(r->verify_action, sizeof r->verify_action, "%s", name);
-    r->verify_table[0] = r->verify_after[0] = '\0';
-    r->verified_rows = r->verified_bytes = r->verified_buckets = r->buckets_in_motion = r->verify_us = 0;
-    r->verified_tables = r->verify_rounds = 0;
+    *p = (struct move_verified){0};
+    snprintf(p->action, sizeof p->action, "%s", name);
 }
 
 static void size_told(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -481,7 +521,7 @@ static void size_told(struct move_op *op, enum move_action action, const struct 
         return;
     }
     pg_value_int64(reply, 0, 0, &bytes);
-    op_record(op)->verify_bytes = (uint64_t)bytes;
+    op->verify->plan.progress->all_bytes = (uint64_t)bytes;
     next_table(op);
 }
 
@@ -493,6 +533,10 @@ void verify_start(struct move_op *op, const struct verify_plan *plan)
     op->verify->started_ns = op->verify->journaled_ns = op_now(op);
     if (op_database(op) == NULL) {
         fail(op, ERRC_NOT_FOUND, "the database was deleted");
+        return;
+    }
+    if (unwanted(op)) {
+        fail(op, ERRC_CANCELED, "taken back");
         return;
     }
     find_place(op);
@@ -508,6 +552,9 @@ struct verify_plan verify_forward(struct move_op *op, enum move_action action)
                                 .copy = &op->target,
                                 .owner_name = op_record(op)->source,
                                 .copy_name = op_record(op)->target,
+                                .progress = &op_record(op)->verified,
+                                .piece_most = PIECE_MOST,
+                                .marker_bound_ns = MARKER_BOUND_NS,
                                 .marker = marker_round_trip};
 }
 

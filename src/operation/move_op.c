@@ -211,6 +211,7 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_REVERSE_SLOT] = act_reverse_slot,
     [ACT_REVERSE_FOLLOW] = act_reverse_follow,
     [ACT_REVERSE_CHECK] = act_reverse_check,
+    [ACT_REVERSE_VERIFY] = act_reverse_verify,
     [ACT_REVERSE_DROP] = act_reverse_drop,
 };
 
@@ -330,9 +331,15 @@ static uint64_t driver_now(struct move_driver *driver)
 static void log_change(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
-    bool failing = op->core.attempts > 0 && r->error.code != ERRC_NONE;
-    log_event(failing ? LOG_WARN : LOG_INFO, failing ? "step failed, trying again" : "move goes on", "op",
-              r->id, "db", r->database, "shard", r->source, "target", r->target, "state",
+    bool held = r->state == MOVE_HELD;
+    bool failing = held || (op->core.attempts > 0 && r->error.code != ERRC_NONE);
+    const char *what = held      ? "move is held until somebody says how it goes on"
+                       : failing ? "step failed, trying again"
+                                 : "move goes on";
+    log_event(held      ? LOG_ERROR
+              : failing ? LOG_WARN
+                        : LOG_INFO,
+              what, "op", r->id, "db", r->database, "shard", r->source, "target", r->target, "state",
               move_state_name(r->state), "err", failing ? r->error.message : NULL, NULL);
 }
 
@@ -440,6 +447,7 @@ static void driver_hurry(struct move_driver *driver)
     struct move_op *op = of_driver(driver);
     if (loop_timer_armed(&op->wait_timer))
         loop_timer_start(&op->wait_timer, 0);
+    verify_hurry(op);
 }
 
 /* ---- SQL of the actions ---- */
@@ -595,10 +603,22 @@ static int cancel_move(struct operation *base, operation_done_cb done, void *dat
     return rc;
 }
 
-static int rollback_move(struct operation *base, operation_done_cb done, void *data, struct err *err)
+static int rollback_move(struct operation *base, bool accept, operation_done_cb done, void *data,
+                         struct err *err)
 {
     struct move_op *op = (struct move_op *)base;
-    int rc = move_rollback(&op->core, err);
+    int rc = move_rollback(&op->core, accept, err);
+    if (rc == 0)
+        rc = operation_journal(base, done, data, err);
+    operation_changed(base);
+    return rc;
+}
+
+static int go_on_move(struct operation *base, bool accept, operation_done_cb done, void *data,
+                      struct err *err)
+{
+    struct move_op *op = (struct move_op *)base;
+    int rc = move_go_on(&op->core, accept, err);
     if (rc == 0)
         rc = operation_journal(base, done, data, err);
     operation_changed(base);
@@ -609,6 +629,7 @@ static const struct operation_kind move_kind = {.name = "move",
                                                 .print = print_move,
                                                 .cancel = cancel_move,
                                                 .rollback = rollback_move,
+                                                .go_on = go_on_move,
                                                 .stop = stop_move,
                                                 .free = free_move};
 
@@ -632,7 +653,7 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
     const struct move_op *op = (const struct move_op *)base;
     const struct move_record *r = &op->core.record;
     static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0,  0.02, 0.05, 0.85, 0.87, 0.92, 0.94,
-                                                     0.95, 0.96, 0.97, 1.0,  0.0,  1.0,  1.0};
+                                                     0.95, 0.96, 0.97, 0.97, 1.0,  0.0,  1.0,  1.0};
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
@@ -640,8 +661,8 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
         done += fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes) * 0.8;
         *ret_eta_seconds = op->mean_rate > 0 ? left / (double)op->mean_rate : NAN;
     }
-    if (r->state == MOVE_VERIFY && r->verify_bytes > 0)
-        done += 0.05 * fmin(1.0, (double)r->verified_bytes / (double)r->verify_bytes);
+    if (r->state == MOVE_VERIFY && r->verified.all_bytes > 0)
+        done += 0.05 * fmin(1.0, (double)r->verified.bytes / (double)r->verified.all_bytes);
     return done;
 }
 
@@ -755,11 +776,11 @@ int move_op_resume(struct operations *ops, const char *json, int64_t revision, s
     struct move_op *op = new_move(ops, &record, record.id);
     op->op.revision = revision;
     op->op.created_us = record.created_us;
+    op->op.error = record.error;
     if (record.state == MOVE_DONE || record.state == MOVE_UNDONE || record.state == MOVE_REFUSED) {
         op->stopped = true;
         op->op.status = record.state == MOVE_DONE ? OPERATION_DONE : OPERATION_UNDONE;
         op->op.ended_us = record.ended_us;
-        op->op.error = record.error;
         return 0;
     }
     log_event(LOG_INFO, "move is resumed", "op", op->op.id, "db", record.database, "state",

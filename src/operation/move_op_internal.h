@@ -74,6 +74,8 @@ struct move_op {
     int64_t marker_seen;   /* the last one that T told of */
     bool marker_looking;   /* a question for it is under way */
     uint64_t marker_deadline_ns;
+    struct link *marker_from, *marker_to; /* a connection to either side */
+    char marker_name[MOVE_NAME_SIZE];     /* table, and channel */
     void (*marker_done)(struct move_op *op, const struct err *err);
     unsigned fast_markers; /* in a row */
     struct calm calm;      /* of the rehearsal */
@@ -156,6 +158,11 @@ void op_job_ended(struct move_op *op);
 /* Writes marker n + 1 on S and awaits it on T until the deadline; one at a time. */
 void marker_round_trip(struct move_op *op, uint64_t bound_ns,
                        void (*done)(struct move_op *op, const struct err *err));
+/* The same from T to S, while S follows T. */
+void marker_round_trip_back(struct move_op *op, uint64_t bound_ns,
+                            void (*done)(struct move_op *op, const struct err *err));
+/* The one under way, if any, ends soon. */
+void marker_hurry(struct move_op *op);
 
 /* Whether what comes over from S is still all of it: its publication is the one under which the copy began
  * (A13), and no DDL was done to what moves. From the rehearsal on DDL is refused. The action fails, or `then`
@@ -196,6 +203,10 @@ struct verify_plan {
     enum move_action action;   /* completes with ERRC_CORRUPT, and findings in the record, if they differ */
     struct link *owner, *copy; /* the copy follows the owner; a connection each, ours meanwhile */
     const char *owner_name, *copy_name; /* shards; of the record, or constant */
+    struct move_verified *progress;     /* of the record: where it goes on, and what it counts in */
+    uint64_t piece_most;                /* bytes of a table in one statement */
+    uint64_t marker_bound_ns;
+    bool gentle; /* one worker of the servers, and at most half of the time */
     /* A marker from the owner to the copy. */
     void (*marker)(struct move_op *op, uint64_t bound_ns,
                    void (*done)(struct move_op *op, const struct err *err));
@@ -207,6 +218,8 @@ void verify_start(struct move_op *op, const struct verify_plan *plan);
 /* Some rows, in about 100 ms. */
 void verify_start_sample(struct move_op *op, const struct verify_plan *plan); /* move_verify_rows.c */
 void act_recheck(struct move_op *op);
+/* The one under way ends soon, if nobody wants its result any more. */
+void verify_hurry(struct move_op *op);
 void verify_free(struct move_op *op);
 void act_close_gate(struct move_op *op); /* move_act_cutover.c */
 void act_lock(struct move_op *op);
@@ -243,6 +256,7 @@ void clean_free(struct move_op *op);
 void act_reverse_slot(struct move_op *op); /* move_act_reverse.c */
 void act_reverse_follow(struct move_op *op);
 void act_reverse_check(struct move_op *op);
+void act_reverse_verify(struct move_op *op);
 void act_reverse_drop(struct move_op *op);
 void sequences_free(struct move_op *op);
 /* Before each action: begins, goes on or ends, as the move's state asks. */

@@ -30,31 +30,66 @@ static const struct number {
     {                                                                                                        \
 #member, offsetof(struct move_record, member), false, true                                           \
     }
-    SIGNED(created_us),          SIGNED(ended_us),
-    SIGNED(decided_us),          SIGNED(phase_started_us),
-    UNSIGNED(bake_ns),           UNSIGNED(source_system),
-    UNSIGNED(target_system),     UNSIGNED(publication),
-    UNSIGNED(source_epoch),      UNSIGNED(source_timeline),
-    UNSIGNED(target_timeline),   UNSIGNED(reverse_publication),
-    UNSIGNED(target_epoch),      UNSIGNED(copy_us),
-    UNSIGNED(build_us),          UNSIGNED(copy_rows),
-    UNSIGNED(copy_bytes),        UNSIGNED(total_rows),
-    UNSIGNED(total_bytes),       UNSIGNED(verified_rows),
-    UNSIGNED(buckets_in_motion), UINT(verify_rounds),
-    UINT(fence_attempts),        UNSIGNED(lock_us),
-    UNSIGNED(inside_us),         UNSIGNED(commit_us),
-    UNSIGNED(open_us),           UNSIGNED(write_block_us),
-    UNSIGNED(marker_us),         UNSIGNED(cleaned_rows),
-    UNSIGNED(verified_buckets),  UNSIGNED(verified_bytes),
-    UNSIGNED(verify_bytes),      UNSIGNED(rechecked_rows),
-    UNSIGNED(verify_us),         UINT(verified_tables),
-    UNSIGNED(copy_rate),         UINT(tables),
-    UINT(tables_copied),         UNSIGNED(source_commit_us),
-    UNSIGNED(standby_lag_us),    UNSIGNED(retained_wal),
-    UNSIGNED(throttle_rate),     UNSIGNED(throttled_us),
+/* of both verifications: the second's have "reverse_" before them */
+#define BOTH(name, member)                                                                                   \
+    {name, offsetof(struct move_record, verified.member), false, false},                                     \
+    {                                                                                                        \
+        "reverse_" name, offsetof(struct move_record, reverse_verified.member), false, false                 \
+    }
+#define BOTH_UINT(name, member)                                                                              \
+    {name, offsetof(struct move_record, verified.member), false, true},                                      \
+    {                                                                                                        \
+        "reverse_" name, offsetof(struct move_record, reverse_verified.member), false, true                  \
+    }
+    SIGNED(created_us),
+    SIGNED(ended_us),
+    SIGNED(decided_us),
+    SIGNED(phase_started_us),
+    UNSIGNED(bake_ns),
+    UNSIGNED(source_system),
+    UNSIGNED(target_system),
+    UNSIGNED(publication),
+    UNSIGNED(source_epoch),
+    UNSIGNED(source_timeline),
+    UNSIGNED(target_timeline),
+    UNSIGNED(reverse_publication),
+    UNSIGNED(target_epoch),
+    UNSIGNED(copy_us),
+    UNSIGNED(build_us),
+    UNSIGNED(copy_rows),
+    UNSIGNED(copy_bytes),
+    UNSIGNED(total_rows),
+    UNSIGNED(total_bytes),
+    UINT(fence_attempts),
+    UNSIGNED(lock_us),
+    UNSIGNED(inside_us),
+    UNSIGNED(commit_us),
+    UNSIGNED(open_us),
+    UNSIGNED(write_block_us),
+    UNSIGNED(marker_us),
+    UNSIGNED(cleaned_rows),
+    UNSIGNED(rechecked_rows),
+    UNSIGNED(copy_rate),
+    UINT(tables),
+    UINT(tables_copied),
+    UNSIGNED(source_commit_us),
+    UNSIGNED(standby_lag_us),
+    UNSIGNED(retained_wal),
+    UNSIGNED(throttle_rate),
+    UNSIGNED(throttled_us),
+    BOTH("verified_rows", rows),
+    BOTH("verified_buckets", buckets),
+    BOTH("verified_bytes", bytes),
+    BOTH("verify_bytes", all_bytes),
+    BOTH("buckets_in_motion", buckets_in_motion),
+    BOTH("verify_us", us),
+    BOTH_UINT("verified_tables", tables),
+    BOTH_UINT("verify_rounds", rounds),
 #undef SIGNED
 #undef UNSIGNED
 #undef UINT
+#undef BOTH
+#undef BOTH_UINT
 };
 #define NUMBER_COUNT (sizeof numbers / sizeof numbers[0])
 
@@ -177,14 +212,20 @@ void move_record_print(const struct move_record *r, struct buf *json)
     yyjson_mut_obj_add_bool(doc, root, "allow_ddl", r->allow_ddl);
     yyjson_mut_obj_add_bool(doc, root, "canceled", r->canceled);
     yyjson_mut_obj_add_bool(doc, root, "rollback", r->rollback);
+    yyjson_mut_obj_add_bool(doc, root, "go_on", r->go_on);
+    yyjson_mut_obj_add_bool(doc, root, "accepted", r->accepted);
     yyjson_mut_obj_add_bool(doc, root, "back", r->back);
     yyjson_mut_obj_add_int(doc, root, "rule", r->rule);
     yyjson_mut_obj_add_str(doc, root, "reason", r->reason);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(r->error.code));
     yyjson_mut_obj_add_str(doc, root, "error", r->error.message);
-    yyjson_mut_obj_add_str(doc, root, "verify_action", r->verify_action);
-    yyjson_mut_obj_add_str(doc, root, "verify_table", r->verify_table);
-    yyjson_mut_obj_add_str(doc, root, "verify_after", r->verify_after);
+    yyjson_mut_obj_add_str(doc, root, "verify_action", r->verified.action);
+    yyjson_mut_obj_add_str(doc, root, "verify_table", r->verified.table);
+    yyjson_mut_obj_add_str(doc, root, "verify_after", r->verified.after);
+    yyjson_mut_obj_add_str(doc, root, "reverse_verify_action", r->reverse_verified.action);
+    yyjson_mut_obj_add_str(doc, root, "reverse_verify_table", r->reverse_verified.table);
+    yyjson_mut_obj_add_str(doc, root, "reverse_verify_after", r->reverse_verified.after);
+    yyjson_mut_obj_add_str(doc, root, "reverse_verdict", move_verdict_name(r->verdict));
     if (r->findings.length > 0)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
     yyjson_mut_obj_add_str(doc, root, "throttle", r->throttle);
@@ -233,11 +274,37 @@ static int get_newer_text(yyjson_val *root, const char *name, char *out, size_t 
     return yyjson_obj_get(root, name) != NULL ? get_text(root, name, out, size, err) : 0;
 }
 
+static int parse_verified(yyjson_val *root, const char *prefix, struct move_verified *v, struct err *err)
+{
+    static const char *const members[] = {"action", "table", "after"};
+    char *const values[] = {v->action, v->table, v->after};
+    const size_t sizes[] = {sizeof v->action, sizeof v->table, sizeof v->after};
+    for (int i = 0; i < 3; i++) {
+        char name[32];
+        snprintf(name, sizeof name, "%sverify_%s", prefix, members[i]);
+        if (get_newer_text(root, name, values[i], sizes[i], err) != 0)
+            return (int)err->code;
+    }
+    return 0;
+}
+
+static int parse_verdict(yyjson_val *root, struct move_record *r, struct err *err)
+{
+    char text[32] = "none";
+    if (get_newer_text(root, "reverse_verdict", text, sizeof text, err) != 0)
+        return (int)err->code;
+    for (int v = 0; v < MOVE_VERDICT_COUNT; v++)
+        if (strcmp(text, move_verdict_name((enum move_verdict)v)) == 0) {
+            r->verdict = (enum move_verdict)v;
+            return 0;
+        }
+    return err_set(err, ERRC_CORRUPT, "reverse_verdict %s is unknown", text);
+}
+
 static int parse_verification(yyjson_val *root, struct move_record *r, struct err *err)
 {
-    if (get_newer_text(root, "verify_action", r->verify_action, sizeof r->verify_action, err) != 0 ||
-        get_newer_text(root, "verify_table", r->verify_table, sizeof r->verify_table, err) != 0 ||
-        get_newer_text(root, "verify_after", r->verify_after, sizeof r->verify_after, err) != 0)
+    if (parse_verified(root, "", &r->verified, err) != 0 ||
+        parse_verified(root, "reverse_", &r->reverse_verified, err) != 0 || parse_verdict(root, r, err) != 0)
         return (int)err->code;
     return 0;
 }
@@ -326,6 +393,8 @@ static int parse_root(yyjson_val *root, struct move_record *r, struct err *err)
     r->allow_ddl = yyjson_get_bool(yyjson_obj_get(root, "allow_ddl"));
     r->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
     r->rollback = yyjson_get_bool(yyjson_obj_get(root, "rollback"));
+    r->go_on = yyjson_get_bool(yyjson_obj_get(root, "go_on"));
+    r->accepted = yyjson_get_bool(yyjson_obj_get(root, "accepted"));
     if (yyjson_get_bool(yyjson_obj_get(root, "back")))
         move_record_turn(r);
     r->rule = yyjson_get_int(yyjson_obj_get(root, "rule"));

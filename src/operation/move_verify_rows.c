@@ -78,15 +78,18 @@ static void short_identity(const char *identity, char out[IDENTITY_SHOWN + 4])
     memcpy(out + length, "...", 4);
 }
 
-static void add_finding(yyjson_mut_doc *doc, const char *table, const char *text)
+static void add_finding(yyjson_mut_doc *doc, enum move_action action, const char *table, const char *text)
 {
+    const char *remedy = "compare the row on both shards; find out who wrote to the one that is wrong before "
+                         "the move is tried again";
+    if (action == ACT_REVERSE_VERIFY)
+        remedy =
+            "compare the row on both shards, repair the one that is wrong, and let the operation go on: it "
+            "compares again";
     yyjson_mut_val *finding = yyjson_mut_obj(doc);
     yyjson_mut_obj_add_strcpy(doc, finding, "subject", table);
     yyjson_mut_obj_add_strcpy(doc, finding, "finding", text);
-    yyjson_mut_obj_add_str(
-        doc, finding, "remedy",
-        "compare the row on both shards; find out who wrote to the one that is wrong before the "
-        "move is tried again");
+    yyjson_mut_obj_add_str(doc, finding, "remedy", remedy);
     yyjson_mut_arr_append(yyjson_mut_doc_get_root(doc), finding);
 }
 
@@ -132,7 +135,7 @@ static void tell_difference(struct move_op *op, const char *where)
         if (!verify_is_stable(&v->found.items[i]))
             continue;
         describe_row(op, i, row, sizeof row);
-        add_finding(doc, table, row);
+        add_finding(doc, v->plan.action, table, row);
         if (told < TOLD_IN_ERROR)
             buf_printf(&text, "%s%s", told > 0 ? "; " : "", row);
         if (told++ < TOLD_IN_LOG)

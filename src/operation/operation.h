@@ -71,8 +71,11 @@ struct operation_kind {
      * journal says so, that is, when a restart cannot forget it any more.
      */
     int (*cancel)(struct operation *op, operation_done_cb done, void *data, struct err *err);
-    /* The same also where cancel() says that it can only go forward; NULL if that is never possible. */
-    int (*rollback)(struct operation *op, operation_done_cb done, void *data, struct err *err);
+    /* The same also where cancel() says that it can only go forward, and, with `accept`, although it is known
+     * that what it goes back to differs; NULL if that is never possible. */
+    int (*rollback)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
+    /* One that is held goes on: looks again, or, with `accept`, does not. As cancel(); NULL if never held. */
+    int (*go_on)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };

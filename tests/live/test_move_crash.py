@@ -10,9 +10,13 @@ import contextlib
 import http.client
 import os
 import random
+import threading
 
 import pytest
+from conftest import wait_until
 from rig import Rig
+from test_faults import sql, stopped
+from test_verify import damage
 
 STATES = ["check", "target", "copy", "catch_up", "verify", "rehearse", "fence", "settle", "watch", "clean", "done"]
 ACTIONS = [
@@ -21,7 +25,7 @@ ACTIONS = [
     "commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
 ]  # fmt: skip
 # with a bake time only
-REVERSE = ["reverse_slot", "reverse_follow", "reverse_drop"]
+REVERSE = ["reverse_slot", "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop"]
 BACK_STATES = ["rehearse", "fence", "settle", "watch", "clean", "undone"]
 BACK_ACTIONS = [
     "reverse_check", "catch_up", "close_gate", "rehearse", "prepare_open", "lock", "marker", "fence", "sequences",
@@ -34,9 +38,13 @@ REVERSE_CELLS = [f"move:{moment}:{action}" for action in REVERSE for moment in (
 BACK_CELLS = [f"rollback:state:{state}" for state in BACK_STATES] + [
     f"rollback:{moment}:{action}" for action in BACK_ACTIONS for moment in ("before", "after")
 ]
+# S's copy differs from T's rows: written down, let go on, taken back
+HELD_CELLS = [
+    "move:state:held", "move:after:reverse_verify", "rollback:state:rehearse", "rollback:before:reverse_check",
+]  # fmt: skip
 # before the fence the move may go either way, after its commit only forward
 FORWARD = ["commit", "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
-           "reverse_follow", "reverse_drop"]  # fmt: skip
+           "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop"]  # fmt: skip
 IN_CI = 9
 
 
@@ -77,7 +85,7 @@ def assert_nothing_lost(result):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("cell", chosen(CELLS, IN_CI) + chosen(REVERSE_CELLS, 2))
+@pytest.mark.parametrize("cell", chosen(CELLS, IN_CI) + chosen(REVERSE_CELLS, 3))
 def test_D11_killed_at(rig, cell):
     rig.stop()
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
@@ -99,6 +107,61 @@ def test_D11_killed_at(rig, cell):
     rig.assert_consistent()
     merge_back(rig)
     rig.assert_consistent()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("cell", chosen(HELD_CELLS, 1))
+def test_killed_while_held(rig, cell):
+    """What is known to differ is not forgotten, and neither is what was said of it."""
+    rig.stop()
+    rig.start(env={"SHARDHERD_TEST_KILL_AT": "stop:move:before:reverse_verify"})
+    rig.start_load("--clients", "8", "--rate", "1200")
+    started = {}
+    asking = threading.Thread(
+        target=lambda: started.update(id=rig.start_move(kind="split", shard="s2", bake="10m")), daemon=True
+    )
+    asking.start()
+    wait_until(lambda: stopped(rig), timeout=60, what="the manager to stand still")
+    ((customer,),) = sql(rig, "s3", "SELECT max(customer_id) FROM customers")
+    extra = f"INSERT INTO orders (customer_id, order_id) VALUES ({customer}, -5)"
+    damage(rig, extra, shard="s2")
+    rig.process.kill()
+    rig.wait_dead()
+    asking.join(30)
+    rig.start(env={"SHARDHERD_TEST_KILL_AT": cell}, wait=False)
+    if "held" not in cell:
+        rig.wait_ready()
+    op_id = started["id"]
+    if cell == "move:after:reverse_verify":  # of one that finds nothing
+        held(rig, op_id)
+        damage(rig, "DELETE FROM orders WHERE order_id = -5", shard="s2")
+        rig.post(f"/v1/operations/{op_id}/resume", None)
+    elif cell.startswith("rollback:"):
+        held(rig, op_id)
+        damage(rig, "DELETE FROM orders WHERE order_id = -5", shard="s2")
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            rig.post(f"/v1/operations/{op_id}/rollback?acceptDifferences=true", None)
+    assert rig.wait_dead() == -9
+    rig.start()
+    if cell == "move:state:held":
+        op = held(rig, op_id)
+        assert op["record"]["reverse_verdict"] == "differs" and op["findings"], op
+        damage(rig, "DELETE FROM orders WHERE order_id = -5", shard="s2")
+        rig.post(f"/v1/operations/{op_id}/resume", None)
+    if cell.startswith("move:"):
+        wait_until(
+            lambda: rig.operation(op_id)["record"]["reverse_verdict"] == "equal", timeout=60, what="an equal copy"
+        )
+        rig.post(f"/v1/operations/{op_id}/rollback", None)
+    ended = rig.wait_operation(op_id)
+    assert_nothing_lost(rig.stop_load())
+    assert ended["status"] == "undone", ended
+    rig.assert_consistent()
+
+
+def held(rig, op_id):
+    wait_until(lambda: rig.operation(op_id)["state"] == "held", timeout=60, what="a move that is held")
+    return rig.operation(op_id)
 
 
 @pytest.mark.timeout(300)

@@ -45,6 +45,8 @@ struct manager {
 
 struct sim {
     struct world w;
+    bool known;    /* it is written down that S has another copy than T */
+    bool accepted; /* an operator goes on, or back, all the same */
     struct manager managers[MANAGERS];
     struct move_record journal;
     bool journaled;
@@ -203,6 +205,21 @@ static enum effect marker(struct sim *s, struct call *c)
     return ++c->looks > MARKER_LOOKS ? fail(c, ERRC_TIMEOUT, "the marker did not come") : EFFECT_WAITS;
 }
 
+/* S's copy against T's rows, behind a marker. */
+static enum effect reverse_verify(struct sim *s, struct call *c)
+{
+    struct call back = *c;
+    back.source = c->target;
+    back.target = c->source;
+    enum effect ret = marker(s, &back);
+    c->marker = back.marker;
+    c->looks = back.looks;
+    c->outcome = back.outcome;
+    if (ret == EFFECT_WAITS || c->outcome.err.code != ERRC_NONE || s->w.bug == BUG_NOT_COMPARED)
+        return ret;
+    return c->source->now.damaged ? fail(c, ERRC_CORRUPT, "a row differs") : EFFECT_DONE;
+}
+
 static enum effect copy(struct sim *s, struct manager *m, struct call *c)
 {
     enum effect ret;
@@ -294,6 +311,8 @@ static enum effect open_anew(struct sim *s, struct manager *m, struct call *c)
 
 static enum effect open_gate(struct sim *s, struct manager *m, struct call *c)
 {
+    rule(&s->w, !c->record.back || !c->target->now.damaged || !s->known || s->accepted,
+         "R goes back to a copy that is known to differ, and nobody has accepted that");
     if (c->phase == 0 && c->target->up && c->session != 0 && c->target->opening == c->session) {
         c->target->opening = 0;
         c->target->now.gate = GATE_OPEN;
@@ -326,6 +345,7 @@ static enum effect journal(struct sim *s, struct manager *m, struct call *c)
     if (m->journal_revision != s->w.journal_revision)
         return fail(c, ERRC_CONFLICT, "somebody else wrote it");
     s->journal = c->record;
+    s->known = c->record.verdict == MOVE_VERDICT_DIFFERS;
     m->journal_revision = ++s->w.journal_revision;
     tell(&s->w, "manager %d writes the journal: %s%s", m->number, move_state_name(c->record.state),
          c->record.back ? " (back)" : "");
@@ -354,6 +374,14 @@ static enum effect table(struct sim *s, struct manager *m, struct call *c, const
 
 /* ---- the other steps ---- */
 
+/* One that cannot follow is not compared either. */
+static void copy_goes(struct sim *s, const struct call *c)
+{
+    rule(&s->w,
+         c->record.back || c->record.reverse_publication == 0 || !c->source->now.damaged || s->accepted,
+         "S's copy goes, although it differs and nobody has accepted that");
+}
+
 static enum effect change_target(struct sim *s, struct manager *m, struct call *c)
 {
     enum effect ret;
@@ -376,6 +404,7 @@ static enum effect change_target(struct sim *s, struct manager *m, struct call *
     case ACT_SETTLE:
         rule(&s->w, t->gate == GATE_OPEN || t->owns, "settled without an open gate");
         t->owns = true;
+        t->damaged = false; /* what it has counts now */
         t->gate = GATE_NONE;
         t->row_left = s->w.bug == BUG_GATE_TWICE;
         break;
@@ -415,9 +444,14 @@ static enum effect change_source(struct sim *s, struct manager *m, struct call *
             break;
         x->follows = true;
         x->applied = c->target->now.slot_at;
+        x->damaged = roll(&s->w, 4) == 0;
+        if (x->damaged)
+            tell(&s->w, "a row of %c's copy is damaged", c->source->name);
         break;
     default: /* ACT_CLEAN_SOURCE */
         rule(&s->w, !accepts(c->source) && !x->slot && !x->follows, "rows are deleted on who may need them");
+        copy_goes(s, c);
+        x->damaged = false;
         for (int k = 0; k < KEYS; k++)
             x->rows[k] = -1;
         break;
@@ -474,10 +508,11 @@ static enum effect provision(struct call *c)
 
 static enum effect reverse_check(struct call *c)
 {
+    const struct server *giver = c->record.back ? c->source : c->target;
+    const struct server *follower = c->record.back ? c->target : c->source;
     if (!c->source->up || !c->target->up)
         return fail(c, ERRC_UNAVAILABLE, "a server is down");
-    return c->target->now.follows && c->source->now.slot ? EFFECT_DONE
-                                                         : fail(c, ERRC_REFUSED, "nobody follows");
+    return follower->now.follows && giver->now.slot ? EFFECT_DONE : fail(c, ERRC_REFUSED, "nobody follows");
 }
 
 /* Frees what is there: a server that this move makes may not be there yet, one that it takes away not any
@@ -521,6 +556,16 @@ static enum effect change_one(struct sim *s, struct manager *m, struct call *c)
     }
 }
 
+/* A bake time is long against what a server takes to notice that nobody waits for an answer. */
+static enum effect wait(const struct sim *s, struct manager *m, const struct call *c)
+{
+    bool is_long = c->record.state == MOVE_WATCH || c->record.state == MOVE_HELD;
+    if (is_long && !m->hurried && s->events < c->sent + LATE_MOST)
+        return EFFECT_WAITS;
+    m->hurried = false;
+    return EFFECT_DONE;
+}
+
 static enum effect take_effect(struct sim *s, struct manager *m, struct call *c)
 {
     switch (c->action) {
@@ -541,6 +586,8 @@ static enum effect take_effect(struct sim *s, struct manager *m, struct call *c)
     case ACT_VERIFY:
     case ACT_MARKER:
         return marker(s, c);
+    case ACT_REVERSE_VERIFY:
+        return reverse_verify(s, c);
     case ACT_LOCK:
         return lock(s, m, c);
     case ACT_FENCE:
@@ -561,13 +608,12 @@ static enum effect take_effect(struct sim *s, struct manager *m, struct call *c)
     case ACT_REVERSE_CHECK:
         return reverse_check(c);
     case ACT_RETIRE:
+        copy_goes(s, c);
         return remove_shard(s, c->source);
     case ACT_REMOVE_TARGET:
         return remove_shard(s, c->target);
-    case ACT_WAIT: /* a bake time is long against what a server takes to notice that nobody waits for an
-                      answer */
-        return c->record.state == MOVE_WATCH && !m->hurried && s->events < c->sent + LATE_MOST ? EFFECT_WAITS
-                                                                                               : EFFECT_DONE;
+    case ACT_WAIT:
+        return wait(s, m, c);
     default:
         return change_one(s, m, c);
     }

@@ -24,10 +24,11 @@ enum bug {
     BUG_NO_TERM,        /* an older leader's statements are not refused */
     BUG_GATE_TWICE,     /* all moves use one gate row */
     BUG_NOT_BURNED,     /* R is given back to S, with T's gate as it is */
+    BUG_NOT_COMPARED,   /* S's copy is taken for what T has, whatever it is */
     BUG_COUNT
 };
-static const char *const bug_names[] = {"none",    "gate_first", "no_marker", "slot_too_early",
-                                        "no_term", "gate_twice", "not_burned"};
+static const char *const bug_names[] = {"none",    "gate_first", "no_marker",  "slot_too_early",
+                                        "no_term", "gate_twice", "not_burned", "not_compared"};
 
 enum gate { GATE_NONE, GATE_CLOSED, GATE_OPEN };
 
@@ -47,6 +48,7 @@ struct shard {
     int applied;    /* of the other's log */
     int marker;     /* the last that came */
     int slot_at;    /* the other needs nothing before it */
+    bool damaged;   /* a row of its copy is not what the owner has, and no write mends it */
 };
 
 struct server {

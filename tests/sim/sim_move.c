@@ -183,6 +183,7 @@ static void manager_start(struct sim *s, struct manager *m)
     if (!resumed) { /* written by who asks for it */
         s->journal = record;
         s->journaled = true;
+        s->known = s->accepted = false;
         m->journal_revision = ++s->w.journal_revision;
     }
     tell(&s->w, "manager %d starts with term %d%s", m->number, m->term, resumed ? " and resumes" : "");
@@ -256,8 +257,29 @@ static void ask_for_something(struct sim *s)
     struct err err = {0};
     if (m == NULL || m->ended || is_final(m->move.record.state))
         return;
-    int rc = roll(&s->w, 2) == 0 ? move_cancel(&m->move, &err) : move_rollback(&m->move, &err);
+    bool accept = roll(&s->w, 4) == 0, back = roll(&s->w, 2) == 0;
+    int rc = back ? move_rollback(&m->move, accept, &err) : move_cancel(&m->move, &err);
+    s->accepted |= rc == 0 && back && accept;
     tell(&s->w, "manager %d is asked to go back: %s", m->number, rc == 0 ? "it will" : err.message);
+}
+
+/* A move that is held waits for a person: who repairs the row, or does not mind, or wants it back. */
+static void look_after_held(struct sim *s)
+{
+    struct manager *m = leader(s);
+    struct err err = {0};
+    if (m == NULL || m->ended || m->move.record.state != MOVE_HELD)
+        return;
+    unsigned way = roll(&s->w, 4);
+    bool accept = way == 1 || way == 2;
+    if (way == 0 && m->from->up) {
+        m->from->now.damaged = false;
+        flush(m->from);
+    }
+    int rc = way == 2 ? move_rollback(&m->move, accept, &err) : move_go_on(&m->move, accept, &err);
+    tell(&s->w, "manager %d is held and asked to go %s%s: %s", m->number, way == 2 ? "back" : "on",
+         accept ? " all the same" : "", rc == 0 ? "it will" : err.message);
+    s->accepted |= rc == 0 && accept;
 }
 
 static void fault(struct sim *s)
@@ -300,10 +322,14 @@ static void repair(struct sim *s)
         tell(&s->w, "manager %d goes on", m->number);
         m->life = LIFE_RUNS;
     }
+    if (m->life == LIFE_RUNS && m->term < s->w.last_term && m->move.record.state == MOVE_HELD)
+        manager_kill(s, m); /* it writes nothing that would tell it: it lets go when its lease is gone */
     if (m->ended && m->life == LIFE_RUNS && !has_calls(m) && (leader(s) != m || !is_final(s->journal.state)))
         m->life = LIFE_NONE; /* who stepped down starts anew */
     if (s->events >= FAULTY_EVENTS)
         idle_sessions_end(s, x);
+    if (roll(&s->w, 8) == 0)
+        look_after_held(s);
     if (leader(s) == NULL)
         start_one(s);
 }

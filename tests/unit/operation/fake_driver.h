@@ -1,7 +1,7 @@
 /*
  * fake_driver: a driver for the core of a move without servers: it keeps the rules of the protocol over what
  * the core orders, models who owns the range and the gate, and fails what a test asks for. Only for
- * test_move_core.c.
+ * test_move_core.c and test_move_held.c.
  */
 #ifndef OPERATION_FAKE_DRIVER_H
 #define OPERATION_FAKE_DRIVER_H
@@ -137,6 +137,11 @@ static void check_rules(struct fake *f, enum move_action action)
         rule(f,
              !f->source_owns && f->target_owns && !f->replicates && !f->reverse_follows && !f->reverse_slot,
              "S is cleaned only when T owns R and nothing replicates");
+        rule(f, f->turned || f->move.record.verdict != MOVE_VERDICT_DIFFERS || f->move.record.accepted,
+             "S's copy is not taken away while it differs and nobody has accepted that");
+        break;
+    case ACT_REVERSE_VERIFY:
+        rule(f, f->reverse_follows && !f->turned, "S is compared with T only while it follows");
         break;
     case ACT_REVERSE_SLOT:
         rule(f, f->source_owns && !f->locked && !f->turned, "the reverse slot is made before the fence");
@@ -427,6 +432,13 @@ static struct move_record new_record(bool new_target, bool retire)
     r.range = (struct range){0, INT64_MAX};
     r.new_target = new_target;
     r.retire_source = retire;
+    return r;
+}
+
+static struct move_record new_baking(bool new_target, bool retire)
+{
+    struct move_record r = new_record(new_target, retire);
+    r.bake_ns = 1;
     return r;
 }
 

@@ -82,20 +82,14 @@ static void run_to_bake(struct fake *f, const struct move_record *r)
     assert_int_equal(f->verdict, RUNS);
 }
 
-static struct move_record new_baking(bool new_target, bool retire)
-{
-    struct move_record r = new_record(new_target, retire);
-    r.bake_ns = 1;
-    return r;
-}
-
 /* With a bake time: what it does besides, and in which order. */
 static void test_happy_path_with_a_way_back(void **state)
 {
     static const enum move_action rehearsal[] = {ACT_JOURNAL, ACT_REVERSE_SLOT, ACT_CLOSE_GATE,
                                                  ACT_RECHECK, ACT_REHEARSE,     ACT_JOURNAL};
-    static const enum move_action rest[] = {ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_WAIT,     ACT_JOURNAL,
-                                            ACT_REVERSE_DROP, ACT_CLEAN_SOURCE,   ACT_UNFREEZE, ACT_JOURNAL};
+    static const enum move_action rest[] = {
+        ACT_DROP_FORWARD, ACT_REVERSE_FOLLOW, ACT_REVERSE_CHECK, ACT_REVERSE_VERIFY, ACT_WAIT,
+        ACT_JOURNAL,      ACT_REVERSE_DROP,   ACT_CLEAN_SOURCE,  ACT_UNFREEZE,       ACT_JOURNAL};
     struct fake f;
     struct move_record r = new_baking(true, false);
     int at = 0;
@@ -127,8 +121,8 @@ static void test_rollback(void **state)
         struct move_record r = new_baking(kind == 1, kind == 2);
         run_to_bake(&f, &r);
         f.trace_count = 0;
-        assert_int_equal(move_rollback(&f.move, NULL), 0);
-        assert_int_equal(move_rollback(&f.move, NULL), 0); /* again */
+        assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+        assert_int_equal(move_rollback(&f.move, false, NULL), 0); /* again */
         run(&f, STEPS_MOST);
         assert_kept(&f, "rollback");
         assert_int_equal(f.verdict, UNDONE);
@@ -207,6 +201,7 @@ static const struct row rows[] = {
     {ACT_REVERSE_SLOT, DONE, UNDONE, UNDONE, UNDONE, 0, true, false},
     /* a move that was made does not hang on its way back */
     {ACT_REVERSE_FOLLOW, DONE, DONE, DONE, DONE, 0, true, false},
+    {ACT_REVERSE_CHECK, DONE, RUNS, DONE, DONE, MOVE_WATCH, true, false},
     {ACT_REVERSE_DROP, DONE, RUNS, DONE, DONE, MOVE_CLEAN, false, true},
 };
 
@@ -366,7 +361,7 @@ static void test_every_failure_of_a_rollback(void **state)
             struct fake f;
             struct move_record r = new_baking(false, false);
             run_to_bake(&f, &r);
-            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            assert_int_equal(move_rollback(&f.move, false, NULL), 0);
             f.faults[0] = (struct fault){back[i].action, how == 2 ? ERRC_REFUSED : ERRC_UNAVAILABLE,
                                          how == 1 ? FOR_EVER : 1, false};
             if (how == 1 && back[i].ever == DONE) /* once given up it bakes, and ends as it began */
@@ -391,16 +386,16 @@ static void test_rollback_given_up(void **state)
     struct move_record r = new_baking(false, false);
     (void)state;
     run_to_bake(&f, &r);
-    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
     f.faults[0] = (struct fault){ACT_REVERSE_CHECK, ERRC_REFUSED, 1, false};
     while (!(f.move.record.state == MOVE_WATCH && f.pending[0] == ACT_WAIT && !f.turned &&
-             f.tries[ACT_REVERSE_CHECK] > 0))
+             f.tries[ACT_REVERSE_CHECK] > 1))
         step(&f);
     assert_kept(&f, "given up");
     assert_string_equal(f.move.record.error.message, "not rolled back: fault");
     assert_false(f.move.record.rollback || f.move.record.back);
     assert_true(f.reverse_follows);
-    assert_int_equal(move_rollback(&f.move, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, false, NULL), 0);
     run(&f, STEPS_MOST);
     assert_kept(&f, "given up");
     assert_int_equal(f.verdict, UNDONE);
@@ -425,7 +420,7 @@ static void test_rollback_at_every_step(void **state)
                 break;
             }
             bool possible = f.move.record.state < (bakes ? MOVE_CLEAN : MOVE_FENCE);
-            assert_int_equal(move_rollback(&f.move, &err), possible ? 0 : ERRC_CONFLICT);
+            assert_int_equal(move_rollback(&f.move, false, &err), possible ? 0 : ERRC_CONFLICT);
             run(&f, STEPS_MOST);
             assert_kept(&f, "rollback at every step");
             assert_int_equal(f.verdict, possible ? UNDONE : DONE);
@@ -532,6 +527,7 @@ static void test_resume_everywhere(void **state)
             struct fake f;
             struct move_record r = new_record(false, false);
             r.state = (enum move_state)s;
+            r.go_on = s == MOVE_HELD; /* else it waits for a person */
             /* what cannot be at the end of a move is not asked */
             if ((s == MOVE_DONE && (owns || open)) ||
                 ((s == MOVE_UNDONE || s == MOVE_REFUSED) && (!owns || open)))
@@ -611,7 +607,7 @@ static void test_resume_a_rollback(void **state)
             struct fake f;
             struct move_record r = new_baking(at % 2 == 0, false);
             run_to_bake(&f, &r);
-            assert_int_equal(move_rollback(&f.move, NULL), 0);
+            assert_int_equal(move_rollback(&f.move, false, NULL), 0);
             f.journal.rollback = true; /* the answer to who asked comes after it is written */
             run(&f, at);
             if (f.verdict != RUNS) {
@@ -688,8 +684,13 @@ static enum verdict random_run(unsigned long long seed, int *ret_steps, bool *re
         if (roll(&f, 1000) < cancel_per_mille)
             move_cancel(&f.move, NULL);
         bool late = f.move.record.state >= MOVE_FENCE; /* before it, it is a cancel */
-        if (roll(&f, 1000) < rollback_per_mille * (late ? 8 : 1) && move_rollback(&f.move, NULL) == 0 &&
-            roll(&f, 2) == 0 && f.journaled == f.move.record.state && f.journal.back == f.move.record.back)
+        bool held = f.move.record.state == MOVE_HELD, accept = roll(&f, 2) == 0;
+        if (held && roll(&f, 8) == 0 && move_go_on(&f.move, accept, NULL) == 0 && roll(&f, 2) == 0 &&
+            f.journaled == f.move.record.state)
+            f.journal = f.move.record;
+        if (roll(&f, 1000) < rollback_per_mille * (late ? 8 : 1) &&
+            move_rollback(&f.move, accept, NULL) == 0 && roll(&f, 2) == 0 &&
+            f.journaled == f.move.record.state && f.journal.back == f.move.record.back)
             f.journal = f.move.record; /* it was written */
         if (roll(&f, 1000) < crash_per_mille)
             crash(&f);

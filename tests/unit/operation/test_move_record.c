@@ -12,6 +12,22 @@
 
 #include "operation/move.h"
 
+static void fill_verified(struct move_record *r)
+{
+    r->verified.rounds = UINT_MAX;
+    r->verified.tables = 4;
+    snprintf(r->verified.action, sizeof r->verified.action, "verify");
+    snprintf(r->verified.table, sizeof r->verified.table, "public.\"Odd \\ name\"");
+    snprintf(r->verified.after, sizeof r->verified.after, "2026-01-01 00:00:00.5+00");
+    snprintf(r->reverse_verified.action, sizeof r->reverse_verified.action, "reverse_verify");
+    snprintf(r->reverse_verified.table, sizeof r->reverse_verified.table, "public.u");
+    snprintf(r->reverse_verified.after, sizeof r->reverse_verified.after, "17");
+    r->reverse_verified.tables = 5;
+    r->reverse_verified.rounds = 6;
+    r->verdict = MOVE_VERDICT_DIFFERS;
+    r->go_on = r->accepted = true;
+}
+
 static void fill(struct move_record *r)
 {
     move_record_init(r);
@@ -32,21 +48,43 @@ static void fill(struct move_record *r)
     r->ended_us = INT64_MAX;
     r->decided_us = -1;
     r->phase_started_us = 5;
-    uint64_t *const numbers[] = {
-        &r->source_timeline, &r->target_timeline, &r->reverse_publication, &r->source_system,
-        &r->target_system,   &r->publication,     &r->source_epoch,        &r->target_epoch,
-        &r->copy_us,         &r->build_us,        &r->copy_rows,           &r->copy_bytes,
-        &r->total_rows,      &r->total_bytes,     &r->verified_rows,       &r->buckets_in_motion,
-        &r->lock_us,         &r->inside_us,       &r->commit_us,           &r->open_us,
-        &r->write_block_us,  &r->marker_us,       &r->cleaned_rows,        &r->verified_buckets,
-        &r->verified_bytes,  &r->verify_bytes,    &r->rechecked_rows,      &r->verify_us};
+    uint64_t *const numbers[] = {&r->source_timeline,
+                                 &r->target_timeline,
+                                 &r->reverse_publication,
+                                 &r->source_system,
+                                 &r->target_system,
+                                 &r->publication,
+                                 &r->source_epoch,
+                                 &r->target_epoch,
+                                 &r->copy_us,
+                                 &r->build_us,
+                                 &r->copy_rows,
+                                 &r->copy_bytes,
+                                 &r->total_rows,
+                                 &r->total_bytes,
+                                 &r->verified.rows,
+                                 &r->verified.buckets_in_motion,
+                                 &r->lock_us,
+                                 &r->inside_us,
+                                 &r->commit_us,
+                                 &r->open_us,
+                                 &r->write_block_us,
+                                 &r->marker_us,
+                                 &r->cleaned_rows,
+                                 &r->verified.buckets,
+                                 &r->verified.bytes,
+                                 &r->verified.all_bytes,
+                                 &r->rechecked_rows,
+                                 &r->verified.us,
+                                 &r->reverse_verified.rows,
+                                 &r->reverse_verified.buckets,
+                                 &r->reverse_verified.bytes,
+                                 &r->reverse_verified.all_bytes,
+                                 &r->reverse_verified.buckets_in_motion,
+                                 &r->reverse_verified.us};
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
         *numbers[i] = UINT64_MAX - i;
-    r->verify_rounds = UINT_MAX;
-    r->verified_tables = 4;
-    snprintf(r->verify_action, sizeof r->verify_action, "verify");
-    snprintf(r->verify_table, sizeof r->verify_table, "public.\"Odd \\ name\"");
-    snprintf(r->verify_after, sizeof r->verify_after, "2026-01-01 00:00:00.5+00");
+    fill_verified(r);
     r->fence_attempts = 3;
 }
 
@@ -74,9 +112,11 @@ static void test_round_trip(void **state)
     assert_string_equal(buf_text(&one.findings), buf_text(&two.findings));
     assert_memory_equal(&one.range, &two.range, sizeof one.range);
     assert_string_equal(one.reason, two.reason);
-    assert_string_equal(one.verify_action, two.verify_action);
-    assert_string_equal(one.verify_table, two.verify_table);
-    assert_string_equal(one.verify_after, two.verify_after);
+    assert_string_equal(one.verified.action, two.verified.action);
+    assert_string_equal(one.verified.table, two.verified.table);
+    assert_string_equal(one.verified.after, two.verified.after);
+    assert_memory_equal(&one.reverse_verified, &two.reverse_verified, sizeof one.reverse_verified);
+    assert_true(two.verdict == MOVE_VERDICT_DIFFERS && two.go_on && two.accepted);
     assert_string_equal(one.error.message, two.error.message);
     assert_int_equal(two.error.code, ERRC_TIMEOUT);
     assert_int_equal(one.kind, two.kind);
@@ -84,7 +124,7 @@ static void test_round_trip(void **state)
     assert_true(two.new_target && two.retire_source && two.canceled && two.dry_run && two.allow_ddl);
     char *second = printed(&two);
     assert_true(one.created_us == two.created_us && one.bake_ns == two.bake_ns &&
-                one.verify_rounds == two.verify_rounds && one.target_epoch == two.target_epoch &&
+                one.verified.rounds == two.verified.rounds && one.target_epoch == two.target_epoch &&
                 one.cleaned_rows == two.cleaned_rows);
     free(first);
     first = printed(&one);
@@ -206,6 +246,7 @@ static void test_damaged(void **state)
         "2026-01-01 00:00:00.5+00",
         "2026-01-01 00:00:00.5+00 and much more than a value of a column that a table is cut along has",
         "verify_after");
+    expect_refusal("\"reverse_verdict\":\"differs\"", "\"reverse_verdict\":\"well\"", "well");
     expect_refusal("\"verified_tables\":\"4\"", "\"verified_tables\":\"-4\"", "verified_tables");
     assert_int_equal(move_record_parse("", 0, NULL, NULL), ERRC_CORRUPT);
     assert_int_equal(move_record_parse("7", 1, NULL, NULL), ERRC_CORRUPT);
@@ -224,8 +265,8 @@ static void test_older_document(void **state)
     assert_int_equal(r.state, MOVE_FENCE);
     assert_int_equal(r.target_epoch, 0);
     assert_false(r.new_target);
-    assert_string_equal(r.verify_action, "");
-    assert_int_equal(r.verified_tables, 0);
+    assert_string_equal(r.verified.action, "");
+    assert_int_equal(r.verified.tables, 0);
     assert_int_equal(r.findings.length, 0);
     move_record_free(&r);
 }
