@@ -824,16 +824,15 @@ BEGIN
     ON CONFLICT (one) DO UPDATE SET move = excluded.move, lo = excluded.lo, hi = excluded.hi, epoch = excluded.epoch;
 END $$;
 
--- On the source, inside the fence transaction: give [lo, hi] away. The caller holds the table locks.
-CREATE OR REPLACE FUNCTION shardherd.fence(move_id text, lo bigint, hi bigint, expected_epoch bigint, new_epoch bigint)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- The rows of fence(). True if its guards were prepared.
+CREATE OR REPLACE FUNCTION shardherd.give_away(move_id text, lo bigint, hi bigint, expected_epoch bigint, new_epoch bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     s shardherd.shard;
     new_los bigint[] := '{}';
     new_his bigint[] := '{}';
     owned boolean := false;
 BEGIN
-    PERFORM set_config('shardherd.operation', move_id, true);
     SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
     IF s.epoch <> expected_epoch THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
@@ -861,11 +860,19 @@ BEGIN
     END IF;
     UPDATE shardherd.shard SET epoch = new_epoch, los = new_los, his = new_his;
     DELETE FROM shardherd.prepared_fence p
-    WHERE p.move = move_id AND p.lo = fence.lo AND p.hi = fence.hi AND p.epoch = new_epoch;
-    IF NOT FOUND OR NOT shardherd.fence_is_ready() THEN
-        PERFORM shardherd.install_guards();
-    ELSE
+    WHERE p.move = move_id AND p.lo = give_away.lo AND p.hi = give_away.hi AND p.epoch = new_epoch;
+    RETURN FOUND AND shardherd.fence_is_ready();
+END $$;
+
+-- On the source, inside the fence transaction: give [lo, hi] away. The caller holds the table locks.
+CREATE OR REPLACE FUNCTION shardherd.fence(move_id text, lo bigint, hi bigint, expected_epoch bigint, new_epoch bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('shardherd.operation', move_id, true);
+    IF shardherd.give_away(move_id, lo, hi, expected_epoch, new_epoch) THEN
         PERFORM setval('shardherd.fenced', pg_current_xact_id()::text::bigint);
+    ELSE
+        PERFORM shardherd.install_guards();
     END IF;
 END $$;
 
@@ -984,8 +991,9 @@ BEGIN
 END $$;
 
 -- A session plans and compiles at its first call of a function, and reads the catalogs it needs: 2 to 3 ms that
--- would be spent inside the fence. The sessions that fence and open do it here, in the rehearsal: guards on a
--- temporary table, and an opening of a gate that does not exist.
+-- would be spent inside the fence. The sessions that fence and open do it here, in the rehearsal: a fence that is rolled
+-- back before it says so in the sequence, which would stay, guards on a temporary table, and an opening of a gate that
+-- does not exist.
 CREATE OR REPLACE FUNCTION shardherd.warm_up_fence() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -993,9 +1001,10 @@ BEGIN
     CREATE TEMPORARY TABLE shardherd_warm_up (k bigint NOT NULL) ON COMMIT DROP;
     PERFORM shardherd.guard_table('pg_temp.shardherd_warm_up', 'k', 'bigint', '{0}', '{1}', 0, '');
     PERFORM shardherd.fence_is_ready(), pg_sequence_last_value('shardherd.fenced');
-    PERFORM shardherd.fence('', 0, 0, -1, -1);
+    PERFORM shardherd.give_away('', s.los[1], s.his[1], s.epoch, s.epoch + 1) FROM shardherd.shard s WHERE s.los <> '{}';
+    PERFORM shardherd.fence('', 0, 0, -1, -1); -- no shard is at epoch -1: this ends it
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    NULL; -- no shard is at epoch -1: fence() ends before it changes anything
+    NULL; -- nothing of it is left
 END $$;
 
 CREATE OR REPLACE FUNCTION shardherd.warm_up_opening(my_term bigint, range_lo bigint, range_hi bigint) RETURNS void

@@ -517,7 +517,7 @@ static void resume_world(struct fake *f, enum move_state s, bool owns, bool open
     memset(f, 0, sizeof *f);
     f->random = 1;
     f->source_owns = owns;
-    f->frozen = s > MOVE_TARGET && s != MOVE_DONE && s < MOVE_UNDONE;
+    f->frozen = s > MOVE_TARGET && s != MOVE_RETIRE && s != MOVE_DONE && s < MOVE_UNDONE;
     f->replicates = s > MOVE_COPY && s < MOVE_WATCH;
     f->target_owns = s > MOVE_SETTLE && s <= MOVE_DONE && !owns;
     f->gate = open                                                  ? GATE_OPEN
