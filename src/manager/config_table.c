@@ -485,7 +485,8 @@ static const struct config_key keys[] = {
      .low = "0s",
      .high = "1h",
      .reloadable = true,
-     .help = "How long the server of a shard that was merged away or upgraded stays, and answers with SHR01, while "
+     .help = "How long the server of a shard that was merged away or upgraded stays, and answers with SHR01, "
+             "while "
              "clients still ask it, at most; it goes once nobody did for 2 s; 0s = at once."},
     {.path = "balance.max_moves",
      .type = CONFIG_INT,

@@ -64,14 +64,14 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",       "wait",         "take_term",      "inspect",       "check",        "provision",
-    "schema",        "freeze",       "empty_target",   "publish",       "copy",         "build",
-    "subscribe",     "catch_up",     "verify",         "close_gate",    "recheck",      "rehearse",
-    "lock",          "fence",        "marker",         "route",         "sequences",    "prepare_open",
-    "commit",        "rollback",     "unroute",        "resolve",       "open",         "settle",
-    "announce",      "drop_forward", "clean_source",   "unfreeze",      "unlist",       "linger",
-    "retire",        "burn_gate",    "remove_target",  "reverse_slot",  "reverse_follow",
-    "reverse_check", "reverse_drop",
+    "journal",      "wait",         "take_term",     "inspect",      "check",          "provision",
+    "schema",       "freeze",       "empty_target",  "publish",      "copy",           "build",
+    "subscribe",    "catch_up",     "verify",        "close_gate",   "recheck",        "rehearse",
+    "lock",         "fence",        "marker",        "route",        "sequences",      "prepare_open",
+    "commit",       "rollback",     "unroute",       "resolve",      "open",           "settle",
+    "announce",     "drop_forward", "clean_source",  "unfreeze",     "unlist",         "linger",
+    "retire",       "burn_gate",    "remove_target", "reverse_slot", "reverse_follow", "reverse_check",
+    "reverse_drop",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",

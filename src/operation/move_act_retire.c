@@ -3,9 +3,10 @@
  *
  * Clients learn of a new routing table some time after it was written: by asking again once a second, or when
  * they are refused. So a server that had rows of the application's leaves the table first, and stays for a
- * while. It answers with SHR01, from which a client learns where to go; a connection that is refused, or broken
- * off in the middle of a statement, tells nothing. It goes when no client has done anything there for QUIET_NS,
- * and at the latest after retire_wait, since a pool that is never used again may keep its connections for ever.
+ * while. It answers with SHR01, from which a client learns where to go; a connection that is refused, or
+ * broken off in the middle of a statement, tells nothing. It goes when no client has done anything there for
+ * QUIET_NS, and at the latest after retire_wait, since a pool that is never used again may keep its
+ * connections for ever.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,9 @@
 #include "base/mem.h"
 #include "operation/move_op_internal.h"
 
-#define QUIET_NS (2 * ENV_NS_PER_S) /* twice the period at which clients are told to ask for the table */
-#define LOOK_NS  (250 * ENV_NS_PER_MS)
+#define QUIET_NS        (2 * ENV_NS_PER_S) /* twice the period at which clients are told to ask for the table */
+#define LOOK_NS         (250 * ENV_NS_PER_MS)
+#define LOOK_TIMEOUT_NS (5 * ENV_NS_PER_S)
 
 /* ---- out of the routing table, so that nobody is sent there any more ---- */
 
@@ -107,7 +109,7 @@ static void look(struct move_op *op)
     const struct pg_reply gone = {.err = &unknown};
     op_find_servers(op);
     if (op->source_known)
-        act_sql_any(op, &op->source, ACT_LINGER, SQL_TIMEOUT_NS, looked, BUSY_CLIENTS);
+        act_sql_any(op, &op->source, ACT_LINGER, LOOK_TIMEOUT_NS, looked, BUSY_CLIENTS);
     else { /* after a crash: it is removed already, or nobody has found it yet */
         err_set(&unknown, ERRC_UNAVAILABLE, "the server is not known");
         looked(op, ACT_LINGER, &gone);

@@ -578,8 +578,8 @@ bool op_source_gone(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
     const struct fleet_database *db = op_database(op);
-    return r->state >= MOVE_CLEAN && r->state <= MOVE_RETIRE && move_record_retires(r) && db != NULL && db->routing != NULL &&
-           routing_find_shard(db->routing, r->source) == NULL;
+    return r->state >= MOVE_CLEAN && r->state <= MOVE_RETIRE && move_record_retires(r) && db != NULL &&
+           db->routing != NULL && routing_find_shard(db->routing, r->source) == NULL;
 }
 
 static void print_move(const struct operation *base, struct buf *json)
