@@ -187,6 +187,8 @@ void load_client_rest_over(struct load_client *c)
 {
     list_remove(&c->node);
     sm_move(&c->sm, CLIENT_IDLE);
+    if (c->prune_due)
+        load_links_prune(c);
 }
 
 /* ---- trying again ---- */

@@ -82,6 +82,7 @@ struct load_client {
     bool settling;    /* its outcome is to be found out */
     bool doubted;     /* some try of it had no answer */
     bool settled;     /* counted as not applied already */
+    bool prune_due;   /* once its operation is done */
 
     /* the try under way */
     struct load_link *link;
@@ -172,6 +173,8 @@ struct load_link *load_link_get(struct load_client *client, unsigned server);
 /* Connects unless it is connected, connecting, or waiting after a failure. */
 void load_link_want(struct load_link *link);
 void load_links_close(struct load_client *client);
+/* Closes those to servers that the routing table does not name any more; one in use as soon as it is not. */
+void load_links_prune(struct load_client *client);
 
 /* ---- load_client.c ---- */
 void load_client_init(struct load_client *client, struct load *load, unsigned index);

@@ -57,6 +57,15 @@ static uint16_t *map_servers(struct load *load, const struct routing *r)
     return map;
 }
 
+static bool is_listed(const struct load *load, const struct load_link *link)
+{
+    for (size_t i = 0; load->route.now != NULL && i < load->route.now->shard_count; i++) {
+        if (&load->servers[load->now_servers[i]] == link->server)
+            return true;
+    }
+    return false;
+}
+
 void load_servers_learn(struct load *load)
 {
     free(load->now_servers);
@@ -66,6 +75,7 @@ void load_servers_learn(struct load *load)
     if (load->clients == NULL || sm_now(&load->sm) > LOAD_DRAINING)
         return;
     for (unsigned c = 0; c < load->o.clients; c++) {
+        load_links_prune(&load->clients[c]);
         for (size_t i = 0; i < load->route.now->shard_count; i++)
             load_link_want(load_link_get(&load->clients[c], load->now_servers[i]));
     }
@@ -103,7 +113,7 @@ static void link_down(struct load_link *link, const struct err *err)
     if (err != NULL)
         err_copy(&load->last_error, err);
     pg_conn_close(conn, load_closed, load);
-    if (sm_now(&load->sm) <= LOAD_DRAINING)
+    if (sm_now(&load->sm) <= LOAD_DRAINING && is_listed(load, link))
         loop_timer_start(&link->retry, delay < RETRY_MAX ? delay : RETRY_MAX);
 }
 
@@ -123,6 +133,7 @@ static void link_connected(struct pg_conn *conn, const struct err *err, void *da
     if (err != NULL) {
         load_stats_error(&link->client->load->stats, err->code == ERRC_SQL ? err->sqlstate : "connect");
         link_down(link, err);
+        load_route_refresh(&link->client->load->route); /* it may have been taken away */
         return;
     }
     link->state = LINK_READY;
@@ -144,7 +155,8 @@ void load_link_want(struct load_link *link)
     char password[LOAD_PASSWORD_SIZE];
     struct pg_target target;
     struct err err = {0};
-    if (link->state != LINK_DOWN || loop_timer_armed(&link->retry) || sm_now(&load->sm) > LOAD_DRAINING)
+    if (link->state != LINK_DOWN || loop_timer_armed(&link->retry) || sm_now(&load->sm) > LOAD_DRAINING ||
+        !is_listed(load, link))
         return;
     load_target(load, link->server->host, link->server->port, password, &target);
     link->conn = pg_conn_new(load->loop, &target, &events, link);
@@ -155,6 +167,35 @@ void load_link_want(struct load_link *link)
     if (pg_conn_connect(link->conn, &err) != 0) {
         link_settled(link);
         link_down(link, &err);
+    }
+}
+
+static void link_leave(struct load_link *link)
+{
+    struct load *load = link->client->load;
+    struct pg_conn *conn = link->conn;
+    loop_timer_stop(&link->retry);
+    if (link->state == LINK_CONNECTING)
+        link_settled(link);
+    link->conn = NULL;
+    link->state = LINK_DOWN;
+    link->epoch = 0;
+    link->failures = 0;
+    if (conn != NULL)
+        pg_conn_close(conn, load_closed, load);
+}
+
+void load_links_prune(struct load_client *client)
+{
+    client->prune_due = false;
+    for (unsigned i = 0; i < client->load->server_count; i++) {
+        struct load_link *link = client->links[i];
+        if (link == NULL || is_listed(client->load, link))
+            continue;
+        if (client->waiting > 0 && client->link == link)
+            client->prune_due = true;
+        else
+            link_leave(link);
     }
 }
 

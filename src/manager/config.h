@@ -92,6 +92,7 @@ struct config {
     uint64_t max_commit_latency_ns, max_standby_lag_ns; /* 20 ms, 5 s */
     int max_throughput_loss;                            /* percent, 10; 0 = not looked at */
     int max_retained_wal, min_free_disk;                /* MiB; 16384, 1024; 0 = no bound */
+    uint64_t retire_wait_ns;                            /* 30 s; 0 = not waited */
 };
 
 /* All defaults; state_directory is root's. */

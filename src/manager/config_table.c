@@ -478,6 +478,16 @@ static const struct config_key keys[] = {
      .reloadable = true,
      .help = "MiB that stay free on the disks of source and target; with less the move goes back; 0 = no "
              "bound. Known of instances on this machine, and of pods whose volumes Prometheus reports."},
+    {.path = "moves.retire_wait",
+     .type = CONFIG_DURATION,
+     .offset = AT(retire_wait_ns),
+     .standard = "30s",
+     .low = "0s",
+     .high = "1h",
+     .reloadable = true,
+     .help = "How long the server of a shard that was merged away or upgraded stays, and answers with SHR01, "
+             "while "
+             "clients still ask it, at most; it goes once nobody did for 2 s; 0s = at once."},
     {.path = "balance.max_moves",
      .type = CONFIG_INT,
      .offset = AT(max_moves),

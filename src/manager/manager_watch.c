@@ -87,6 +87,7 @@ void manager_set_copying(struct manager *m)
     m->operations.services.max_throughput_loss = m->config.max_throughput_loss / 100.0;
     m->operations.services.max_retained_wal = (uint64_t)m->config.max_retained_wal << 20;
     m->operations.services.min_free_disk = (uint64_t)m->config.min_free_disk << 20;
+    m->operations.services.retire_wait_ns = m->config.retire_wait_ns;
 }
 
 void manager_watch_text(struct manager *m)

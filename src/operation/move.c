@@ -30,7 +30,8 @@ static const struct sm_state states[MOVE_STATE_COUNT] = {
     [MOVE_SETTLE] = {"settle", SM_NEXT(MOVE_WATCH), false},
     [MOVE_WATCH] = {"watch", SM_NEXT(MOVE_CLEAN) | SM_NEXT(MOVE_REHEARSE) | SM_NEXT(MOVE_HELD), false},
     [MOVE_HELD] = {"held", SM_NEXT(MOVE_WATCH) | SM_NEXT(MOVE_REHEARSE), false},
-    [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_DONE) | SM_NEXT(MOVE_UNDONE), false},
+    [MOVE_CLEAN] = {"clean", SM_NEXT(MOVE_RETIRE) | SM_NEXT(MOVE_DONE) | SM_NEXT(MOVE_UNDONE), false},
+    [MOVE_RETIRE] = {"retire", SM_NEXT(MOVE_DONE) | SM_NEXT(MOVE_UNDONE), false},
     [MOVE_DONE] = {"done", 0, true},
     [MOVE_UNDO] = {"undo", SM_NEXT(MOVE_UNDONE) | SM_NEXT(MOVE_WATCH) | SM_NEXT(MOVE_HELD), false},
     [MOVE_UNDONE] = {"undone", 0, true},
@@ -57,7 +58,8 @@ static const struct stage {
                      ACT_END},
                     MOVE_CLEAN},
     [MOVE_HELD] = {{ACT_WAIT, ACT_END}, MOVE_WATCH},
-    [MOVE_CLEAN] = {{ACT_REVERSE_DROP, ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_RETIRE, ACT_END}, MOVE_DONE},
+    [MOVE_CLEAN] = {{ACT_REVERSE_DROP, ACT_CLEAN_SOURCE, ACT_UNFREEZE, ACT_END}, MOVE_DONE},
+    [MOVE_RETIRE] = {{ACT_UNLIST, ACT_LINGER, ACT_RETIRE, ACT_END}, MOVE_DONE},
     [MOVE_UNDO] = {{ACT_ROLLBACK, ACT_UNROUTE, ACT_BURN_GATE, ACT_REVERSE_DROP, ACT_DROP_FORWARD,
                     ACT_EMPTY_TARGET, ACT_REMOVE_TARGET, ACT_UNFREEZE, ACT_END},
                    MOVE_UNDONE},
@@ -67,13 +69,14 @@ static const struct stage {
 };
 
 static const char *const action_names[ACT_COUNT] = {
-    "journal",       "wait",         "take_term",      "inspect",       "check",          "provision",
-    "schema",        "freeze",       "empty_target",   "publish",       "copy",           "build",
-    "subscribe",     "catch_up",     "verify",         "close_gate",    "recheck",        "rehearse",
-    "lock",          "fence",        "marker",         "route",         "sequences",      "prepare_open",
-    "commit",        "rollback",     "unroute",        "resolve",       "open",           "settle",
-    "announce",      "drop_forward", "clean_source",   "unfreeze",      "retire",         "burn_gate",
-    "remove_target", "reverse_slot", "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop",
+    "journal",        "wait",         "take_term",     "inspect",      "check",          "provision",
+    "schema",         "freeze",       "empty_target",  "publish",      "copy",           "build",
+    "subscribe",      "catch_up",     "verify",        "close_gate",   "recheck",        "rehearse",
+    "lock",           "fence",        "marker",        "route",        "sequences",      "prepare_open",
+    "commit",         "rollback",     "unroute",       "resolve",      "open",           "settle",
+    "announce",       "drop_forward", "clean_source",  "unfreeze",     "unlist",         "linger",
+    "retire",         "burn_gate",    "remove_target", "reverse_slot", "reverse_follow", "reverse_check",
+    "reverse_verify", "reverse_drop",
 };
 
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",
@@ -186,8 +189,6 @@ static bool skips(const struct move *m, enum move_action action)
         return gives_up;
     case ACT_CLEAN_SOURCE:
         return move_record_retires(r); /* the whole source goes */
-    case ACT_RETIRE:
-        return !move_record_retires(r);
     case ACT_REVERSE_SLOT:
         return r->back || r->bake_ns == 0;
     case ACT_REVERSE_FOLLOW:
@@ -301,7 +302,9 @@ static void stage_done(struct move *m)
     bool back = m->record.back;
     if (state == MOVE_UNDO && back)
         stay(m);
-    else if (state == MOVE_CLEAN && back)
+    else if (state == MOVE_CLEAN && move_record_retires(&m->record))
+        move_enter(m, MOVE_RETIRE);
+    else if ((state == MOVE_CLEAN || state == MOVE_RETIRE) && back)
         move_enter(m, MOVE_UNDONE);
     else if (state == MOVE_CHECK && m->record.dry_run)
         move_enter(m, MOVE_DONE);

@@ -65,7 +65,8 @@ enum move_state {
     MOVE_SETTLE,   /* 10: static guards on T, routing announced */
     MOVE_WATCH,    /* 11: forward replication goes, S follows T and is compared with it; bake time */
     MOVE_HELD,     /* S has another copy than T, or cannot be compared: a person says how it goes on */
-    MOVE_CLEAN,    /* 12: S does not follow T any more; R's rows on S are deleted, or S is retired */
+    MOVE_CLEAN,    /* 12: S does not follow T any more; R's rows on S are deleted */
+    MOVE_RETIRE,   /* merge, upgrade: nobody is sent to S any more; it goes when its clients have gone */
     MOVE_DONE,
     MOVE_UNDO,
     MOVE_UNDONE,
@@ -121,7 +122,9 @@ enum move_action {
     ACT_DROP_FORWARD,  /* subscription on T, slot and publication on S, marker tables */
     ACT_CLEAN_SOURCE,  /* delete R's rows on S in batches, vacuum */
     ACT_UNFREEZE,      /* SHR02 triggers off */
-    ACT_RETIRE,        /* merge, upgrade: S leaves the routing table and is removed */
+    ACT_UNLIST,        /* S leaves the routing table */
+    ACT_LINGER,        /* S answers with SHR01 until no client asks it any more, at most retire_wait */
+    ACT_RETIRE,        /* S is removed */
     ACT_BURN_GATE,     /* undo: no gate of this move on T any more, ever */
     ACT_REMOVE_TARGET, /* undo: a T made by this move leaves the routing table and is removed */
     /* the way back; S and T are those of the move as it was asked for */

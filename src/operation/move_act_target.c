@@ -1,4 +1,4 @@
-/* The target: its instance, its schema, the freeze of DDL on both sides, and taking instances away again. */
+/* The target: its instance, its schema, and the freeze of DDL on both sides. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -415,76 +415,4 @@ void act_unfreeze(struct move_op *op)
     act_sql(op, &op->source, ACT_UNFREEZE, SQL_TIMEOUT_NS, source_unfrozen,
             "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op),
             op_record(op)->id);
-}
-
-/* ---- taking a shard away ---- */
-
-struct removal {
-    struct move_op *op;
-    enum move_action action;
-    char shard[MOVE_NAME_SIZE];
-};
-
-static void on_removed(const struct err *err, void *data)
-{
-    struct removal removal = *(struct removal *)data;
-    free(data);
-    act_done(removal.op, removal.action, err);
-}
-
-static void remove_instance(const struct err *err, void *data)
-{
-    struct removal *removal = data;
-    const struct operation_services *s = op_services(removal->op);
-    struct err local = {0};
-    char name[2 * MOVE_NAME_SIZE + 4];
-    if (err != NULL) {
-        on_removed(err, data);
-        return;
-    }
-    snprintf(name, sizeof name, "%s-%s-0", op_record(removal->op)->database, removal->shard);
-    if (s->runtime == NULL) /* a server that was only lent stays; it owns nothing */
-        on_removed(NULL, data);
-    else if (runtime_remove(s->runtime, name, on_removed, removal, &local) != 0)
-        on_removed(&local, data);
-}
-
-/* Out of the routing table first, so that nobody is sent there any more. */
-static void remove_shard(struct move_op *op, enum move_action action, const char *shard)
-{
-    struct fleet_database *db = op_database(op);
-    struct removal *removal = mem_zalloc(sizeof *removal);
-    struct err err = {0};
-    removal->op = op;
-    removal->action = action;
-    snprintf(removal->shard, sizeof removal->shard, "%s", shard);
-    if (db == NULL || routing_find_shard(db->routing, shard) == NULL) {
-        remove_instance(NULL, removal);
-        return;
-    }
-    struct routing *routing = routing_clone(db->routing);
-    routing->epoch++;
-    if (routing_remove_shard(routing, shard, &err) != 0) {
-        routing_free(routing);
-        on_removed(&err, removal);
-    } else if (operation_publish(op->op.owner, db, routing, remove_instance, removal, &err) != 0)
-        on_removed(&err, removal);
-}
-
-void act_retire(struct move_op *op)
-{
-    if (op->source_known) {
-        link_drop(&op->source);
-        link_drop(&op->source_marker);
-    }
-    remove_shard(op, ACT_RETIRE, op_record(op)->source);
-}
-
-void act_remove_target(struct move_op *op)
-{
-    if (op->target_known) {
-        link_drop(&op->target);
-        link_drop(&op->target_poll);
-    }
-    remove_shard(op, ACT_REMOVE_TARGET, op_record(op)->target);
 }

@@ -205,6 +205,8 @@ static void (*const actions[ACT_COUNT])(struct move_op *) = {
     [ACT_DROP_FORWARD] = act_drop_forward,
     [ACT_CLEAN_SOURCE] = act_clean_source,
     [ACT_UNFREEZE] = act_unfreeze,
+    [ACT_UNLIST] = act_unlist,
+    [ACT_LINGER] = act_linger,
     [ACT_RETIRE] = act_retire,
     [ACT_BURN_GATE] = act_burn_gate,
     [ACT_REMOVE_TARGET] = act_remove_target,
@@ -584,8 +586,8 @@ bool op_source_gone(const struct move_op *op)
 {
     const struct move_record *r = &op->core.record;
     const struct fleet_database *db = op_database(op);
-    return r->state == MOVE_CLEAN && move_record_retires(r) && db != NULL && db->routing != NULL &&
-           routing_find_shard(db->routing, r->source) == NULL;
+    return r->state >= MOVE_CLEAN && r->state <= MOVE_RETIRE && move_record_retires(r) && db != NULL &&
+           db->routing != NULL && routing_find_shard(db->routing, r->source) == NULL;
 }
 
 static void print_move(const struct operation *base, struct buf *json)
@@ -652,8 +654,8 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
 {
     const struct move_op *op = (const struct move_op *)base;
     const struct move_record *r = &op->core.record;
-    static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0,  0.02, 0.05, 0.85, 0.87, 0.92, 0.94,
-                                                     0.95, 0.96, 0.97, 0.97, 1.0,  0.0,  1.0,  1.0};
+    static const double reached[MOVE_STATE_COUNT] = {0.0,  0.0,  0.02, 0.05, 0.85, 0.87, 0.92, 0.94, 0.95,
+                                                     0.96, 0.97, 0.97, 0.99, 1.0,  0.0,  1.0,  1.0};
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {

@@ -80,6 +80,7 @@ struct move_op {
     unsigned fast_markers; /* in a row */
     struct calm calm;      /* of the rehearsal */
     uint64_t catch_up_until_ns;
+    uint64_t lingers_since_ns, quiet_since_ns; /* ACT_LINGER; 0 = not begun, not quiet */
     uint64_t copy_started_ns;
     struct sequence *sequences; /* of S, read beside the fence */
     int sequence_count;
@@ -185,6 +186,8 @@ uint64_t target_room(const struct move_op *op);
 void act_schema(struct move_op *op);
 void act_freeze(struct move_op *op);
 void act_unfreeze(struct move_op *op);
+void act_unlist(struct move_op *op); /* move_act_retire.c */
+void act_linger(struct move_op *op);
 void act_retire(struct move_op *op);
 void act_remove_target(struct move_op *op);
 void act_publish(struct move_op *op); /* move_act_copy.c */

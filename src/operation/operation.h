@@ -48,6 +48,7 @@ struct operation_services {
     uint64_t max_commit_latency_ns, max_standby_lag_ns; /* UINT64_MAX or 0 = not looked at */
     double max_throughput_loss;                         /* 0 to 1; 0 = not looked at */
     uint64_t max_retained_wal, min_free_disk;           /* bytes; 0 = no bound */
+    uint64_t retire_wait_ns; /* how long a server that is taken away waits for its clients to go, at most */
     const char *kill_at; /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
                             there once; NULL = never */
     /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */

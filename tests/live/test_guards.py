@@ -219,7 +219,7 @@ def test_D4_deferred_constraint_trigger_writes_at_commit(accounts):
     assert shard.value("SELECT v FROM accounts WHERE k = %s", shard.owned[1]) == 0
 
 
-# ---- guards that were prepared, woken by the fence, and put to sleep again ----
+# ---- guards that were prepared, refuse from the fence's COMMIT on, and are put to sleep again ----
 
 
 def awake(shard):
@@ -248,14 +248,20 @@ def halves(shard):
     return low, high, shard.value("SELECT hashint8extended(%s, 0)", high)
 
 
-def test_prepared_fence_sleeps_until_the_fence(accounts):
+def all_pass(shard, *keys):
+    for key in keys:
+        assert shard.run("UPDATE accounts SET v = 1 WHERE k = %s", key) == 1
+
+
+def test_prepared_fence_refuses_nothing_before_the_fence(accounts):
     low, high, middle = halves(accounts)
     accounts.prepare_fence(middle, MOST)
-    assert not awake(accounts)
-    for key in (low, high):
-        assert accounts.run("UPDATE accounts SET v = 1 WHERE k = %s", key) == 1
+    all_pass(accounts, low, high)
+    defined = accounts.value("SELECT array_agg(tg.xmin::text || tg.oid ORDER BY tg.oid) FROM pg_trigger tg")
     accounts.fence(middle, MOST)
     assert awake(accounts)
+    # the fence changed no trigger, on however many tables
+    assert accounts.value("SELECT array_agg(tg.xmin::text || tg.oid ORDER BY tg.oid) FROM pg_trigger tg") == defined
     refuses(accounts, high, 2)
     assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
     assert accounts.ranges() == (2, [(0, middle - 1)])
@@ -356,14 +362,82 @@ def test_position_of_an_opening_that_was_begun_early(accounts):
     assert open_gate(accounts, lo=middle) == opened
 
 
-def test_table_that_was_added_is_prepared_as_well(accounts):
+def broken_off(shard, how):
+    """A fence of the lower half that does not commit."""
+    connection = shard.connect(autocommit=False)
+    shard.run("SELECT shardherd.check_term(1)", on=connection)
+    shard.run("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE", on=connection)
+    shard.run("SELECT shardherd.fence('m1', %s, %s, 1, 2)", *how["range"], on=connection)
+    if how["end"] == "rollback":
+        connection.rollback()
+    else:
+        pid = connection.info.backend_pid
+        shard.run("SELECT pg_terminate_backend(%s, 5000)", pid)
+    connection.close()
+
+
+@pytest.mark.parametrize("end", ["rollback", "terminated"])
+def test_prepared_fence_that_is_broken_off_refuses_nothing(accounts, end):
+    low, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    for _ in range(2):
+        broken_off(accounts, {"range": (middle, MOST), "end": end})
+        all_pass(accounts, low, high)
+        strict = accounts.connect()
+        accounts.run("SET shardherd.epoch = 1", on=strict)
+        assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high, on=strict) == 1
+        accounts.run("SET shardherd.epoch = 2", on=strict)
+        with accounts.refused("SHR01", "routed with epoch 2", "epoch 1"):
+            accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict)
+    accounts.fence(middle, MOST)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict) == 1  # with the fence's epoch
+    accounts.run("SET shardherd.epoch = 1", on=strict)
+    with accounts.refused("SHR01", "routed with epoch 1", "epoch 2"):
+        accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict)
+
+
+def test_fence_prepared_in_vain_sleeps_again(accounts):
+    _, high, middle = halves(accounts)
+    accounts.freeze(lo=middle)
+    accounts.prepare_fence(middle, MOST)
+    assert awake(accounts)
+    accounts.unfreeze()
+    assert not awake(accounts) and accounts.run("SELECT move FROM shardherd.prepared_fence") == []
+    all_pass(accounts, high)
+
+
+def test_prepared_guards_that_were_switched_off_are_not_relied_upon(accounts):
+    _, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    accounts.run("ALTER TABLE accounts DISABLE TRIGGER shardherd_fence_update")
+    accounts.fence(middle, MOST, prepared=False)
+    refuses(accounts, high, 2)
+
+
+def test_fence_is_seen_by_who_may_not_see_its_sequence(accounts):
+    _, high, middle = halves(accounts)
+    accounts.run("REVOKE SELECT ON SEQUENCE shardherd.fenced FROM PUBLIC")
+    accounts.run("DO $$ BEGIN CREATE ROLE blind; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    accounts.run("GRANT ALL ON accounts TO blind")
+    accounts.fence(middle, MOST)
+    client = accounts.connect()
+    accounts.run("SET ROLE blind", on=client)
+    with pytest.raises(psycopg.Error) as caught:
+        accounts.run("UPDATE accounts SET v = 7 WHERE k = %s", high, on=client)
+    assert caught.value.sqlstate in ("SHR01", "42501")  # 18: no value; before: no permission
+    accounts.run("REVOKE ALL ON accounts FROM blind")
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_table_that_was_added_is_fenced_as_well(accounts, prepared):
     accounts.prepare_fence(0, MOST)
     accounts.run("CREATE TABLE more (k bigint PRIMARY KEY, v int)")
     accounts.run("SELECT shardherd.add_table(1, 'public.more', 'k')")
-    accounts.own([(0, MOST)])
-    with accounts.refused("42704", "shardherd_fence_insert"):
-        accounts.fence(0, MOST, prepared=False)
-    accounts.fence(0, MOST)
+    accounts.fence(0, MOST, prepared=prepared)
+    assert awake(accounts) == prepared
+    refuses(accounts, accounts.owned[0], 2)
     with accounts.refused("SHR01", "epoch 2"):
         accounts.run("INSERT INTO more VALUES (%s)", accounts.owned[0])
 

@@ -26,10 +26,10 @@ ACTIONS = [
 ]  # fmt: skip
 # with a bake time only
 REVERSE = ["reverse_slot", "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop"]
-BACK_STATES = ["rehearse", "fence", "settle", "watch", "clean", "undone"]
+BACK_STATES = ["rehearse", "fence", "settle", "watch", "clean", "retire", "undone"]
 BACK_ACTIONS = [
     "reverse_check", "catch_up", "close_gate", "rehearse", "prepare_open", "lock", "marker", "fence", "sequences",
-    "route", "commit", "open", "settle", "announce", "drop_forward", "unfreeze", "retire",
+    "route", "commit", "open", "settle", "announce", "drop_forward", "unfreeze", "unlist", "linger", "retire",
 ]  # fmt: skip
 CELLS = [f"move:state:{state}" for state in STATES] + [
     f"move:{moment}:{action}" for action in ACTIONS for moment in ("before", "after")

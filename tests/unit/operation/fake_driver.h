@@ -133,6 +133,8 @@ static void check_rules(struct fake *f, enum move_action action)
              "T is undone only while S owns R and the gate is closed");
         break;
     case ACT_CLEAN_SOURCE:
+    case ACT_UNLIST:
+    case ACT_LINGER:
     case ACT_RETIRE:
         rule(f,
              !f->source_owns && f->target_owns && !f->replicates && !f->reverse_follows && !f->reverse_slot,
