@@ -111,8 +111,9 @@ static void act(struct failover_driver *driver, enum failover_action action)
 static void changed(struct failover_driver *driver)
 {
     struct manager *m = (struct manager *)driver;
-    tell(&m->sim->w, "manager %d: %s under term %d", m->number, failover_state_name(failover_now(&m->op)),
-         (int)m->op.record.ha.term);
+    bool chose = failover_now(&m->op) == FAILOVER_CHOSEN;
+    tell(&m->sim->w, "manager %d: %s under term %d %s", m->number, failover_state_name(failover_now(&m->op)),
+         (int)m->op.record.ha.term, chose ? m->op.choice.sentence : "");
 }
 
 static void ended(struct failover_driver *driver)
@@ -153,7 +154,8 @@ static bool write_record(struct sim *s, struct call *c)
     rule(w, !claims || (int)c->record.ha.term > w->last_claimed || w->bug != BUG_NONE, "a term is claimed twice");
     if (claims)
         w->last_claimed = (int)c->record.ha.term;
-    if (c->record.state == FAILOVER_CHOSEN && c->choice.lease)
+    bool lossy = c->choice.rule == HA_F_DATA_LOSS || c->choice.lease;
+    if (c->kind == CALL_OPERATION && c->record.state == FAILOVER_CHOSEN && lossy)
         lose_what_it_lacks(w, &w->nodes[c->choice.winner]);
     w->doc = c->record;
     w->revision++;
@@ -169,6 +171,8 @@ static void confirm_next(struct sim *s, struct manager *m, struct call *c)
         return;
     c->pending &= ~HA_BIT(i);
     if (reaches(m, n) && roll(w, 20) != 0) {
+        if (!obeys(n, (int)c->record.ha.term))
+            fail(c, ERRC_STALE, "an instance knows of a later term");
         if (!node_confirm(w, n, (int)c->record.ha.term, &c->outcome.confirmed[i]))
             return;
         if (w->bug == BUG_STALE_READ && m->seen[i].lsn != 0)
@@ -185,6 +189,8 @@ static void fence_old(struct sim *s, struct manager *m, struct call *c)
     struct node *n = &s->w.nodes[p];
     if (!reaches(m, n) || !n->up)
         fail(c, ERRC_UNAVAILABLE, "the primary is not reached");
+    else if (!obeys(n, (int)c->record.ha.term))
+        fail(c, ERRC_STALE, "the primary knows of a later term");
     else if (!node_confirm(&s->w, n, (int)c->record.ha.term, &c->outcome.confirmed[p]))
         fail(c, ERRC_CONFLICT, "the primary refuses");
 }
@@ -252,7 +258,7 @@ static bool repoint_next(struct sim *s, struct manager *m, struct call *c)
 static void route(struct sim *s, struct call *c)
 {
     if ((int)c->record.ha.term < s->w.routed_term)
-        fail(c, ERRC_CONFLICT, "the routing table is of a later term");
+        fail(c, ERRC_STALE, "the routing table is of a later term");
     else {
         s->w.routed_term = (int)c->record.ha.term;
         s->w.routed_to = c->choice.winner;
