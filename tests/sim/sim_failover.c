@@ -20,7 +20,7 @@
 #define FAULTY_EVENTS 900
 #define EVENTS_MOST   30000
 #define MANAGERS      2
-#define CALLS         4
+#define CALLS         8
 
 enum call_kind { CALL_OPERATION, CALL_RECORD, CALL_APPLY, CALL_FOLLOW };
 
@@ -35,6 +35,7 @@ struct call {
     int revision;   /* that a write expects */
     ha_set pending; /* instances that were not asked yet */
     int until;      /* FO_WAIT */
+    int due;        /* it takes effect then at the earliest */
     int tries;
     struct failover_outcome outcome;
 };
@@ -74,7 +75,8 @@ static bool reaches(const struct manager *m, const struct node *n)
 
 static struct call *new_call(struct manager *m, enum call_kind kind)
 {
-    for (int i = 0; i < CALLS; i++) {
+    int most = kind == CALL_OPERATION ? CALLS : CALLS / 2; /* the operation always finds room */
+    for (int i = 0; i < most; i++) {
         struct call *c = &m->calls[i];
         if (c->used)
             continue;
@@ -82,6 +84,7 @@ static struct call *new_call(struct manager *m, enum call_kind kind)
         c->used = true;
         c->kind = kind;
         c->revision = m->revision;
+        c->due = roll(&m->sim->w, 10) == 0 ? m->sim->w.clock + (int)roll(&m->sim->w, 300) : 0;
         return c;
     }
     return NULL;
@@ -157,6 +160,8 @@ static bool write_record(struct sim *s, struct call *c)
     bool lossy = c->choice.rule == HA_F_DATA_LOSS || c->choice.lease;
     if (c->kind == CALL_OPERATION && c->record.state == FAILOVER_CHOSEN && lossy)
         lose_what_it_lacks(w, &w->nodes[c->choice.winner]);
+    if (c->kind == CALL_OPERATION && c->record.state == FAILOVER_CHOSEN && c->choice.rule == HA_F_DATA_LOSS)
+        w->forced_term = (int)c->record.ha.term;
     w->doc = c->record;
     w->revision++;
     return true;
@@ -511,7 +516,8 @@ static void advance(struct sim *s, struct manager *m)
     int first = (int)roll(&s->w, CALLS);
     for (int i = 0; i < CALLS; i++) {
         struct call *c = &m->calls[(first + i) % CALLS];
-        if (!c->used || (m->paused && c->executed))
+        bool late = faulty(s) && c->kind != CALL_OPERATION && s->w.clock < c->due;
+        if (!c->used || late || (m->paused && c->executed))
             continue;
         if (answer_is_lost(s, m, c))
             return;
