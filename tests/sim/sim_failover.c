@@ -59,6 +59,7 @@ struct sim {
     struct manager managers[MANAGERS];
     int events, healed;
     bool spiteful; /* somebody allows loss now and then */
+    bool alone;    /* no agent reaches the store */
 };
 
 static void fail(struct call *c, enum err_code code, const char *text)
@@ -555,14 +556,16 @@ static void cut(struct sim *s)
 {
     struct world *w = &s->w;
     int i = (int)roll(w, (unsigned)w->count), j = (int)roll(w, (unsigned)w->count);
-    switch (roll(w, 4)) {
+    switch (roll(w, 6)) {
     case 0:
         w->link[i][j] = w->link[j][i] = false;
         break;
     case 1:
+    case 2:
+    case 3:
         w->store_link[i] = false;
         break;
-    case 2:
+    case 4:
         s->managers[roll(w, MANAGERS)].link[i] = false;
         break;
     default: /* from everybody */
@@ -613,7 +616,7 @@ static void repair(struct sim *s)
     n->frozen = false;
     int i = n->number, j = (int)roll(w, (unsigned)w->count);
     w->link[i][j] = w->link[j][i] = true;
-    w->store_link[i] = true;
+    w->store_link[i] = !s->alone;
     m->link[j] = true;
     m->paused = false;
     m->alive = true;
@@ -692,6 +695,8 @@ static const char *run_seed(uint64_t seed, enum bug bug, bool tells)
     world_init(&s.w, seed, bug);
     s.w.tells = tells;
     s.spiteful = roll(&s.w, 4) == 0;
+    s.alone = roll(&s.w, 2) == 0;
+    memset(s.w.store_link, !s.alone, sizeof s.w.store_link);
     for (int i = 0; i < MANAGERS; i++) {
         s.managers[i].sim = &s;
         s.managers[i].number = i + 1;
