@@ -105,8 +105,7 @@ static void record_choice(struct failover *f)
     struct ha_record *r = &f->record.ha;
     if (f->choice.rule == HA_F_DATA_LOSS) { /* what it has, only it is known to have until that is settled */
         r->count = 1;
-        r->configs[0] = (struct ha_config){
-            .epoch = ++r->epoch, .term = r->term, .primary = f->choice.winner};
+        r->configs[0] = (struct ha_config){.epoch = ++r->epoch, .term = r->term, .primary = f->choice.winner};
     }
     f->record.allow_loss = -1; /* what was allowed was this choice */
     assert(r->count < HA_CONFIGS_MAX);

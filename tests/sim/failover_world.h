@@ -1,8 +1,8 @@
 /*
- * failover_world: the instances of one shard, their clients, their agents and the store, as far as a failover depends
- * on them: logs on disk, who receives from whom, which commits are acknowledged, what an agent has confirmed and
- * keeps over a restart, leases. One entry of a log is one commit, or the begin of a primaryship. An event is a
- * tick of the clock. Only for sim_failover.c.
+ * failover_world: the instances of one shard, their clients, their agents and the store, as far as a failover
+ * depends on them: logs on disk, who receives from whom, which commits are acknowledged, what an agent has
+ * confirmed and keeps over a restart, leases. One entry of a log is one commit, or the begin of a
+ * primaryship. An event is a tick of the clock. Only for sim_failover.c.
  */
 #ifndef SIM_FAILOVER_WORLD_H
 #define SIM_FAILOVER_WORLD_H
@@ -23,23 +23,23 @@
 
 enum bug {
     BUG_NONE,
-    BUG_NO_QUORUM,    /* who did not answer counts as confirmed */
-    BUG_NO_RECORD,    /* the sync set is relaxed before that is recorded */
-    BUG_NO_TERM,      /* an agent starts its primary without asking whether it still is one */
-    BUG_EXCLUDED,     /* a standby that the record excludes counts like any other */
-    BUG_FORGETS,      /* an agent forgets what it confirmed when it restarts */
-    BUG_STALE_READ,   /* positions are those of the last heartbeat, from before it stopped receiving */
-    BUG_OLD_CONFIG,   /* an agent brings any config into effect, also an older one */
-    BUG_TOO_EARLY,    /* older configs are dropped before their commits are where the new one says */
-    BUG_NO_COMPARE,   /* the record is written whoever wrote it meanwhile */
-    BUG_BY_TIMELINE,  /* the most advanced by the timeline's number */
-    BUG_NO_LEASE,     /* the lease of the old primary is not waited for */
-    BUG_CHOSEN_LATE,  /* the winner is told to promote before its config is in the record */
+    BUG_NO_QUORUM,   /* who did not answer counts as confirmed */
+    BUG_NO_RECORD,   /* the sync set is relaxed before that is recorded */
+    BUG_NO_TERM,     /* an agent starts its primary without asking whether it still is one */
+    BUG_EXCLUDED,    /* a standby that the record excludes counts like any other */
+    BUG_FORGETS,     /* an agent forgets what it confirmed when it restarts */
+    BUG_STALE_READ,  /* positions are those of the last heartbeat, from before it stopped receiving */
+    BUG_OLD_CONFIG,  /* an agent brings any config into effect, also an older one */
+    BUG_TOO_EARLY,   /* older configs are dropped before their commits are where the new one says */
+    BUG_NO_COMPARE,  /* the record is written whoever wrote it meanwhile */
+    BUG_BY_TIMELINE, /* the most advanced by the timeline's number */
+    BUG_NO_LEASE,    /* the lease of the old primary is not waited for */
+    BUG_CHOSEN_LATE, /* the winner is told to promote before its config is in the record */
     BUG_COUNT
 };
-static const char *const bug_names[] = {"none",       "no_quorum",  "no_record",   "no_term",   "excluded",
-                                        "forgets",    "stale_read", "old_config",  "too_early", "no_compare",
-                                        "by_timeline", "no_lease",  "chosen_late"};
+static const char *const bug_names[] = {"none",        "no_quorum",  "no_record",  "no_term",   "excluded",
+                                        "forgets",     "stale_read", "old_config", "too_early", "no_compare",
+                                        "by_timeline", "no_lease",   "chosen_late"};
 
 struct entry {
     int term;
@@ -60,13 +60,14 @@ struct node {
     int config_at;             /* length of its log when it came into effect */
     /* in memory */
     bool agent, frozen, up;
-    int ended_at;          /* the server, since its agent looked; 0 = it is up */
+    int ended_at; /* the server, since its agent looked; 0 = it is up */
     int lease_until;
-    int connected;         /* whose log it receives; -1 = nobody's */
-    int told[NODES_MOST];  /* as primary: how much that standby has, as it said on this connection; -1 = none */
+    int connected;        /* whose log it receives; -1 = nobody's */
+    int told[NODES_MOST]; /* as primary: how much that standby has, as it said on this connection; -1 = none
+                           */
     int streams_since[NODES_MOST];
-    int received_at;       /* tick of the last word from whom it is connected to */
-    int acknowledged;      /* of its log */
+    int received_at;  /* tick of the last word from whom it is connected to */
+    int acknowledged; /* of its log */
 };
 
 struct world {
@@ -83,7 +84,8 @@ struct world {
     uint64_t acked[IDS_MOST / 64];
     int ids, writes;
     int last_ack_term, last_acker, last_claimed;
-    int forced_term; /* somebody allowed loss: whatever older primaries acknowledge, knowing nothing of it, is lost */
+    int forced_term; /* somebody allowed loss: whatever older primaries acknowledge, knowing nothing of it, is
+                        lost */
     struct ha_policy policy;
     enum bug bug;
     uint64_t random;
@@ -475,7 +477,8 @@ static bool node_apply(struct world *w, struct node *n, const struct ha_config *
     bool older = config->epoch < n->config.epoch && w->bug != BUG_OLD_CONFIG;
     if (!obeys(n, (int)config->term) || !n->is_primary || n->primary_term != (int)config->term || older)
         return false;
-    tell(w, "%d acknowledges by epoch %d: %u of %x", n->number, (int)config->epoch, config->k, config->members);
+    tell(w, "%d acknowledges by epoch %d: %u of %x", n->number, (int)config->epoch, config->k,
+         config->members);
     n->config = *config;
     n->config_at = n->length;
     return true;

@@ -1,13 +1,14 @@
 /* links: operation health */
 /*
- * The core of a failover and all that decides about it against a modelled shard (failover_world.h), with managers that may
- * all believe to lead: commands take effect late, also when who sent them is gone; answers are lost; instances crash,
- * freeze, are cut off from each other, from a manager or from the store; somebody switches over, or allows loss. After
- * each event it is asked whether somebody acknowledges who lacks an acknowledged commit, or after his successor
- * did. In the end everything is repaired, and then there must be one primary, with everybody behind it.
+ * The core of a failover and all that decides about it against a modelled shard (failover_world.h), with
+ * managers that may all believe to lead: commands take effect late, also when who sent them is gone; answers
+ * are lost; instances crash, freeze, are cut off from each other, from a manager or from the store; somebody
+ * switches over, or allows loss. After each event it is asked whether somebody acknowledges who lacks an
+ * acknowledged commit, or after his successor did. In the end everything is repaired, and then there must be
+ * one primary, with everybody behind it.
  *
- * sim_failover                     SEEDS seeds from a random one on, and then each planted fault, which must be found
- * sim_failover SEED [COUNT] [BUG]  those seeds; a single one tells its story
+ * sim_failover                     SEEDS seeds from a random one on, and then each planted fault, which must
+ * be found sim_failover SEED [COUNT] [BUG]  those seeds; a single one tells its story
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -155,7 +156,8 @@ static bool write_record(struct sim *s, struct call *c)
     rule(w, c->record.ha.term >= w->doc.ha.term || w->bug != BUG_NONE, "the record's term falls");
     rule(w, c->record.ha.epoch >= w->doc.ha.epoch || w->bug != BUG_NONE, "the record's epoch falls");
     bool claims = c->record.state == FAILOVER_CLAIM && c->kind == CALL_OPERATION;
-    rule(w, !claims || (int)c->record.ha.term > w->last_claimed || w->bug != BUG_NONE, "a term is claimed twice");
+    rule(w, !claims || (int)c->record.ha.term > w->last_claimed || w->bug != BUG_NONE,
+         "a term is claimed twice");
     if (claims)
         w->last_claimed = (int)c->record.ha.term;
     bool lossy = c->choice.rule == HA_F_DATA_LOSS || c->choice.lease;
@@ -365,7 +367,8 @@ static void see(struct sim *s, struct manager *m)
 
 static void begin(struct sim *s, struct manager *m, struct failover_record *r, bool resumed)
 {
-    tell(&s->w, "manager %d begins: %s%s", m->number, failover_kind_name(r->kind), resumed ? ", resumed" : "");
+    tell(&s->w, "manager %d begins: %s%s", m->number, failover_kind_name(r->kind),
+         resumed ? ", resumed" : "");
     m->driver = (struct failover_driver){act, changed, ended, deposed};
     m->works = true;
     m->over = false;
@@ -495,8 +498,8 @@ static void answer(struct manager *m, struct call *c)
 /* The manager gives up waiting; the command may still take effect. */
 static bool answer_is_lost(struct sim *s, struct manager *m, struct call *c)
 {
-    if (!faulty(s) || c->orphan || c->kind != CALL_OPERATION || c->action == FO_JOURNAL || c->action == FO_WAIT ||
-        roll(&s->w, 60) != 0)
+    if (!faulty(s) || c->orphan || c->kind != CALL_OPERATION || c->action == FO_JOURNAL ||
+        c->action == FO_WAIT || roll(&s->w, 60) != 0)
         return false;
     struct call late = *c;
     fail(c, ERRC_TIMEOUT, "no answer");
@@ -677,7 +680,8 @@ static bool is_well(const struct sim *s)
     const struct ha_config *newest = ha_newest(&w->doc.ha);
     const struct node *p = &w->nodes[newest->primary];
     if (faulty(s) || !is_final(w->doc.state) || w->doc.ha.count != 1 || !accepts(p) ||
-        p->primary_term != (int)newest->term || p->config.epoch != newest->epoch || w->routed_to != newest->primary)
+        p->primary_term != (int)newest->term || p->config.epoch != newest->epoch ||
+        w->routed_to != newest->primary)
         return false;
     for (int i = 0; i < w->count; i++)
         if (&w->nodes[i] != p && (w->nodes[i].connected != p->number || w->nodes[i].length != p->length))
@@ -721,7 +725,8 @@ static int run_seeds(uint64_t first, uint64_t count, enum bug bug)
         const char *broken = run_seed(seed, bug, count == 1);
         if (broken == NULL)
             continue;
-        printf("%s: seed %" PRIu64 " (the %" PRIu64 ". one): %s\n", bug_names[bug], seed, seed - first + 1, broken);
+        printf("%s: seed %" PRIu64 " (the %" PRIu64 ". one): %s\n", bug_names[bug], seed, seed - first + 1,
+               broken);
         fflush(stdout);
         return 1;
     }
