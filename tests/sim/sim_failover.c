@@ -86,7 +86,8 @@ static struct call *new_call(struct manager *m, enum call_kind kind)
         c->used = true;
         c->kind = kind;
         c->revision = m->revision;
-        c->due = roll(&m->sim->w, 10) == 0 ? m->sim->w.clock + (int)roll(&m->sim->w, 300) : 0;
+        bool late = roll(&m->sim->w, 4) == 0 || m->sim->w.bug == BUG_OLD_CONFIG; /* it is about late ones */
+        c->due = late ? m->sim->w.clock + (int)roll(&m->sim->w, 500) : 0;
         return c;
     }
     return NULL;
