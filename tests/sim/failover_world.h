@@ -29,7 +29,7 @@ enum bug {
     BUG_EXCLUDED,    /* a standby that the record excludes counts like any other */
     BUG_FORGETS,     /* an agent forgets what it confirmed when it restarts */
     BUG_STALE_READ,  /* positions are those of the last heartbeat, from before it stopped receiving */
-    BUG_OLD_CONFIG,  /* an agent brings any config into effect, also an older one */
+    BUG_OLD_CONFIG,  /* an agent brings any config into effect, also an older one, and tells of the newest */
     BUG_TOO_EARLY,   /* older configs are dropped before their commits are where the new one says */
     BUG_NO_COMPARE,  /* the record is written whoever wrote it meanwhile */
     BUG_BY_TIMELINE, /* the most advanced by the timeline's number */
@@ -57,6 +57,7 @@ struct node {
     bool open;                 /* it was told to accept writes */
     int follows, follows_term; /* -1 = nobody */
     struct ha_config config;   /* that is in effect while it is primary */
+    uint64_t told_epoch;       /* the highest it was ever told */
     int config_at;             /* length of its log when it came into effect */
     /* in memory */
     bool agent, frozen, up;
@@ -375,6 +376,15 @@ static bool has_all_acked(const struct world *w, const struct node *n)
     return true;
 }
 
+/* Whoever satisfies the record satisfies the config that is in effect. */
+static bool is_covered(const struct world *w, const struct node *n)
+{
+    for (ha_set set = 0; set < HA_BIT(w->count); set++)
+        if (ha_all_satisfied(&w->doc.ha, set, NULL) && !ha_satisfied(&n->config, set))
+            return false;
+    return true;
+}
+
 static void acknowledge(struct world *w, struct node *n)
 {
     if (!accepts(n))
@@ -386,6 +396,7 @@ static void acknowledge(struct world *w, struct node *n)
         n->acknowledged = until;
         return;
     }
+    rule(w, is_covered(w, n), "a primary acknowledges by a sync set that is not in the record");
     rule(w, has_all_acked(w, n), "who acknowledges lacks a commit that was acknowledged");
     rule(w, n->settled == n->primary_term, "a primary acknowledges before its guards were compared");
     for (; n->acknowledged < until; n->acknowledged++) {
@@ -481,6 +492,7 @@ static bool node_apply(struct world *w, struct node *n, const struct ha_config *
          config->members);
     n->config = *config;
     n->config_at = n->length;
+    n->told_epoch = n->told_epoch > config->epoch ? n->told_epoch : config->epoch;
     return true;
 }
 
