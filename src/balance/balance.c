@@ -190,12 +190,12 @@ void balance_set_load(struct turn *t, const char *key, double value)
 {
     char text[BALANCE_LOAD_SIZE];
     balance_format_load(t->round->facts->policy->objective, value, text);
-    balance_words_set(&t->words, key, "%s", text);
+    words_set(&t->words, key, "%s", text);
 }
 
 void balance_set_share(struct turn *t, const char *key, double share)
 {
-    balance_words_set(&t->words, key, "%.0f %%", share * 100);
+    words_set(&t->words, key, "%.0f %%", share * 100);
 }
 
 static void words_common(struct turn *t)
@@ -203,13 +203,13 @@ static void words_common(struct turn *t)
     const struct balance_facts *facts = t->round->facts;
     char time[BALANCE_TIME_SIZE];
     balance_format_time(t->heat.row * heat_period(facts), time);
-    balance_words_set(&t->words, "shard", "%s", t->shard->name);
-    balance_words_set(&t->words, "database", "%s", facts->database);
-    balance_words_set(&t->words, "time", "%s", time);
-    balance_words_set(&t->words, "compare", "%s", "");
+    words_set(&t->words, "shard", "%s", t->shard->name);
+    words_set(&t->words, "database", "%s", facts->database);
+    words_set(&t->words, "time", "%s", time);
+    words_set(&t->words, "compare", "%s", "");
     if (t->heat.compared && t->heat.others > 0)
-        balance_words_set(&t->words, "compare", " and %.1f x the mean of the other shards",
-                          t->heat.load / t->heat.others);
+        words_set(&t->words, "compare", " and %.1f x the mean of the other shards",
+                  t->heat.load / t->heat.others);
     balance_set_load(t, "load", t->heat.load);
     balance_set_load(t, "threshold", facts->policy->threshold);
 }

@@ -42,8 +42,8 @@ static void cool(struct turn *t)
 
 static void refuse_even(struct turn *t)
 {
-    balance_words_set(&t->words, "ratio", "%.2f", t->heat.load / t->heat.others);
-    balance_words_set(&t->words, "relative", "%.2f", t->round->facts->policy->relative);
+    words_set(&t->words, "ratio", "%.2f", t->heat.load / t->heat.others);
+    words_set(&t->words, "relative", "%.2f", t->round->facts->policy->relative);
     balance_refuse(t, BALANCE_R_EVEN_LOAD);
 }
 
@@ -54,7 +54,7 @@ static void row_broken(struct turn *t, bool far)
     bool refused = t->state->show.phase == BALANCE_REFUSED; /* it did not wait for this sample */
     cool(t);
     if (far && !refused && t->heat.broken == HEAT_MISSING) {
-        balance_words_set(&t->words, "window", "%u", t->round->facts->policy->window);
+        words_set(&t->words, "window", "%u", t->round->facts->policy->window);
         balance_refuse(t, BALANCE_R_MISSING_SAMPLE);
     } else if (sampling) {
         t->state->fell_ns = t->round->facts->now_ns;
@@ -84,13 +84,13 @@ int balance_room(struct turn *t)
     if (facts->policy->split == AUTO_OFF)
         return BALANCE_R_SWITCHED_OFF;
     if (shards >= facts->policy->max_shards) {
-        balance_words_set(&t->words, "shards", "%zu", shards);
-        balance_words_set(&t->words, "max", "%u", facts->policy->max_shards);
+        words_set(&t->words, "shards", "%zu", shards);
+        words_set(&t->words, "max", "%u", facts->policy->max_shards);
         return BALANCE_R_MAX_SHARDS;
     }
     if (facts->free_instances <= t->round->new_shards) {
-        balance_words_set(&t->words, "why", "%s",
-                          facts->capacity_why != NULL ? facts->capacity_why : "no free instance");
+        words_set(&t->words, "why", "%s",
+                  facts->capacity_why != NULL ? facts->capacity_why : "no free instance");
         return BALANCE_R_CAPACITY;
     }
     return 0;
@@ -103,22 +103,22 @@ static int gate(struct turn *t)
     if (facts->policy->split == AUTO_OFF && facts->policy->rebalance == AUTO_OFF)
         return BALANCE_R_SWITCHED_OFF;
     if (balance_busy(t->round, t->index)) {
-        balance_words_set(&t->words, "operation", "%s",
-                          t->shard->operation != NULL ? t->shard->operation : "that was just decided");
+        words_set(&t->words, "operation", "%s",
+                  t->shard->operation != NULL ? t->shard->operation : "that was just decided");
         return BALANCE_R_OPERATION_RUNS;
     }
     if (balance_cooling(t->round, t->index)) {
         char text[BALANCE_TIME_SIZE];
         balance_format_time(facts->now_ns - t->shard->last_move_ns, text);
-        balance_words_set(&t->words, "ago", "%s", text);
+        words_set(&t->words, "ago", "%s", text);
         balance_format_time(facts->policy->cooldown_ns, text);
-        balance_words_set(&t->words, "cooldown", "%s", text);
+        words_set(&t->words, "cooldown", "%s", text);
         return BALANCE_R_COOL_DOWN;
     }
     unsigned running = facts->running_operations + t->round->new_operations;
     if (facts->max_operations > 0 && running >= facts->max_operations) {
-        balance_words_set(&t->words, "running", "%u", running);
-        balance_words_set(&t->words, "max", "%u", facts->max_operations);
+        words_set(&t->words, "running", "%u", running);
+        words_set(&t->words, "max", "%u", facts->max_operations);
         return BALANCE_R_OPERATION_LIMIT;
     }
     return may_rebalance(t) ? 0 : balance_room(t);
@@ -133,7 +133,7 @@ static void want_rows(struct turn *t, const char *why)
     t->state->wants_rows = true;
     t->state->rows_ns = t->round->facts->now_ns;
     snprintf(t->state->rows_why, sizeof t->state->rows_why, "%s", why);
-    balance_words_set(&t->words, "how", "in a sample of its rows, because %s", why);
+    words_set(&t->words, "how", "in a sample of its rows, because %s", why);
     balance_change_make(t, BALANCE_SAMPLE_ROWS, BALANCE_R_LISTEN, true);
 }
 
@@ -147,7 +147,7 @@ static void sampling_begin(struct turn *t)
         want_rows(t, "the objective is its size");
         return;
     }
-    balance_words_set(&t->words, "how", "%s", "in its change stream");
+    words_set(&t->words, "how", "%s", "in its change stream");
     balance_change_make(t, BALANCE_SAMPLE, BALANCE_R_LISTEN, true);
 }
 
@@ -193,7 +193,7 @@ static void stream_watch(struct turn *t, const struct split_sample *stream)
 
 static void refuse_no_point(struct turn *t, const char *why)
 {
-    balance_words_set(&t->words, "why", "%s", why);
+    words_set(&t->words, "why", "%s", why);
     balance_phase_set(t->state, BALANCE_REFUSED);
     t->state->retry_ns = t->round->facts->now_ns + BALANCE_RETRY_NS;
     balance_refuse(t, BALANCE_R_NO_SPLIT_POINT);

@@ -63,7 +63,7 @@ struct turn {
     size_t index;
     struct shard_notes *state;
     struct heat heat;
-    struct balance_words words;
+    struct words words;
 };
 
 /* NULL only for a name that is not in the snapshot. */

@@ -35,15 +35,14 @@ static bool check_moving(struct turn *t, const struct verdict *v)
     bool another = popular && s->popular_ns > 0 && s->popular_hash != p->popular_hash &&
                    !balance_elapsed(t->round->facts, s->popular_ns, BALANCE_REPEAT_NS);
     if (p->keys_change)
-        balance_words_set(&t->words, "why",
-                          "the hot keys of one half of the sample carry %.0f %% in the other",
-                          p->heavy_common * 100);
+        words_set(&t->words, "why", "the hot keys of one half of the sample carry %.0f %% in the other",
+                  p->heavy_common * 100);
     else if (p->point_moves)
-        balance_words_set(&t->words, "why",
-                          "the part to move carries %.0f %% in one half of the sample, %.0f %% in the other",
-                          p->half_share[0] * 100, p->half_share[1] * 100);
+        words_set(&t->words, "why",
+                  "the part to move carries %.0f %% in one half of the sample, %.0f %% in the other",
+                  p->half_share[0] * 100, p->half_share[1] * 100);
     else if (another)
-        balance_words_set(&t->words, "why", "%s", "the popular key is not the one of the sample before");
+        words_set(&t->words, "why", "%s", "the popular key is not the one of the sample before");
     return p->keys_change || p->point_moves || another;
 }
 
@@ -54,8 +53,8 @@ static void offer_isolation(struct turn *t, const struct verdict *v)
     struct range one = {p->popular_hash, p->popular_hash};
     double moved = t->heat.load * p->popular_share, kept = t->heat.load - moved;
     range_format(&one, text);
-    balance_words_set(&t->words, "split", "%" PRId64, p->popular_hash);
-    balance_words_set(&t->words, "range", "%s", text);
+    words_set(&t->words, "split", "%" PRId64, p->popular_hash);
+    words_set(&t->words, "range", "%s", text);
     balance_set_load(t, "kept", kept);
     balance_set_load(t, "moved", moved);
     struct balance_change *change = balance_change_make(t, BALANCE_ISOLATE, BALANCE_R_ISOLATE, false);
@@ -69,7 +68,7 @@ static void refuse_popular(struct turn *t, const struct verdict *v)
 {
     size_t before = t->round->changes->count;
     balance_set_share(t, "share", v->point.popular_share);
-    balance_words_set(&t->words, "what", "%s", v->rows ? "rows" : "writes");
+    words_set(&t->words, "what", "%s", v->rows ? "rows" : "writes");
     t->state->popular_hash = v->point.popular_hash;
     t->state->popular_ns = t->round->facts->now_ns;
     refuse_sampled(t, BALANCE_R_POPULAR_KEY);
@@ -82,7 +81,7 @@ static int check_point(struct turn *t, const struct verdict *v)
 {
     const struct split_point *p = &v->point;
     if (p->verdict == SPLIT_NO_DATA) {
-        balance_words_set(&t->words, "why", "%s", "nothing was seen within its ranges");
+        words_set(&t->words, "why", "%s", "nothing was seen within its ranges");
         return BALANCE_R_NO_SPLIT_POINT;
     }
     if (check_moving(t, v))
@@ -90,7 +89,7 @@ static int check_point(struct turn *t, const struct verdict *v)
     if (p->popular_share >= SPLIT_POPULAR)
         return BALANCE_R_POPULAR_KEY;
     if (p->verdict == SPLIT_NO_CUT) {
-        balance_words_set(&t->words, "why", "%s", "all that was seen has one hash");
+        words_set(&t->words, "why", "%s", "all that was seen has one hash");
         return BALANCE_R_NO_SPLIT_POINT;
     }
     if (p->moved_share < SPLIT_BALANCE || p->moved_share > 1 - SPLIT_BALANCE) {
@@ -174,12 +173,12 @@ static bool try_rebalance(struct turn *t, const struct verdict *v)
     char text[RANGE_TEXT_SIZE];
     double received = heat_peak(facts, target) + v->moved;
     range_format(&v->point.moved, text);
-    balance_words_set(&t->words, "range", "%s", text);
-    balance_words_set(&t->words, "target", "%s", facts->shards[target].name);
-    balance_words_set(&t->words, "basis", "%s", "");
+    words_set(&t->words, "range", "%s", text);
+    words_set(&t->words, "target", "%s", facts->shards[target].name);
+    words_set(&t->words, "basis", "%s", "");
     if (v->rows)
-        balance_words_set(&t->words, "basis", " (median of %" PRIu64 " sampled rows because %s)",
-                          v->point.count, t->state->rows_why);
+        words_set(&t->words, "basis", " (median of %" PRIu64 " sampled rows because %s)", v->point.count,
+                  t->state->rows_why);
     balance_set_load(t, "received", received);
     bool act = policy->rebalance == AUTO_ON;
     struct balance_change *change = balance_change_make(t, BALANCE_REBALANCE, BALANCE_R_REBALANCE, act);
@@ -195,8 +194,8 @@ static void split(struct turn *t, const struct verdict *v)
 {
     int rule = v->rows ? BALANCE_R_ROW_MEDIAN : BALANCE_R_SPLIT;
     bool act = t->round->facts->policy->split == AUTO_ON;
-    balance_words_set(&t->words, "count", "%" PRIu64, v->point.count);
-    balance_words_set(&t->words, "why", "%s", t->state->rows_why);
+    words_set(&t->words, "count", "%" PRIu64, v->point.count);
+    words_set(&t->words, "why", "%s", t->state->rows_why);
     struct balance_change *change = balance_change_make(t, BALANCE_SPLIT, rule, act);
     change->moved = v->moved;
     t->round->new_shards += act;
@@ -214,7 +213,7 @@ void balance_judge(struct turn *t, const struct split_sample *sample, bool rows)
         refuse_popular(t, &v);
         return;
     }
-    balance_words_set(&t->words, "split", "%" PRId64, v.point.at);
+    words_set(&t->words, "split", "%" PRId64, v.point.at);
     balance_set_load(t, "kept", v.kept);
     balance_set_load(t, "moved", v.moved);
     bool stepwise = t->round->facts->stepwise && enough_room_for_all(t);

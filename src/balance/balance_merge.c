@@ -185,13 +185,13 @@ void balance_merge_step(struct round *round)
     t.state = balance_notes(round->state, t.shard->name);
     t.heat.load = heat_peak(facts, pair.from);
     balance_format_time(facts->policy->merge_after_ns, text);
-    balance_words_set(&t.words, "shard", "%s", t.shard->name);
-    balance_words_set(&t.words, "target", "%s", facts->shards[pair.into].name);
-    balance_words_set(&t.words, "time", "%s", text);
+    words_set(&t.words, "shard", "%s", t.shard->name);
+    words_set(&t.words, "target", "%s", facts->shards[pair.into].name);
+    words_set(&t.words, "time", "%s", text);
     balance_set_load(&t, "load", pair.peak);
     balance_set_load(&t, "threshold", facts->policy->threshold);
     if (held(round, &pair, why) != NULL) {
-        balance_words_set(&t.words, "why", "%s", why);
+        words_set(&t.words, "why", "%s", why);
         merge_refuse(&t, &pair, why);
     } else {
         merge(&t, &pair);

@@ -1,9 +1,5 @@
 #include "balance/rule.h"
 
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-
 #define HOT "shard <shard> carries <load>, above <threshold><compare> for <time>: "
 #define NOT "shard <shard> is hot, not split because "
 
@@ -61,50 +57,8 @@ const char *balance_rule_name(int number)
     return info != NULL ? info->name : "unknown";
 }
 
-void balance_words_set(struct balance_words *words, const char *key, const char *fmt, ...)
-{
-    size_t i = 0;
-    while (i < words->count && strcmp(words->items[i].key, key) != 0)
-        i++;
-    if (i == BALANCE_WORDS_MAX)
-        return;
-    if (i == words->count)
-        words->items[words->count++].key = key;
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(words->items[i].text, sizeof words->items[i].text, fmt, args);
-    va_end(args);
-}
-
-/* The text for the word that `at` ("<word>...") starts with, and how long "<word>" is; NULL if it has none.
- */
-static const char *word_at(const struct balance_words *words, const char *at, size_t *length)
-{
-    for (size_t i = 0; i < words->count; i++) {
-        size_t n = strlen(words->items[i].key);
-        if (strncmp(at + 1, words->items[i].key, n) == 0 && at[n + 1] == '>') {
-            *length = n + 2;
-            return words->items[i].text;
-        }
-    }
-    return NULL;
-}
-
-void balance_rule_render(int number, const struct balance_words *words, char out[BALANCE_SENTENCE_SIZE])
+void balance_rule_render(int number, const struct words *words, char out[BALANCE_SENTENCE_SIZE])
 {
     const struct balance_rule_info *info = balance_rule_info(number);
-    const char *from = info != NULL ? info->sentence : "";
-    size_t used = 0;
-    while (*from != '\0' && used + 1 < BALANCE_SENTENCE_SIZE) {
-        size_t skip = 0;
-        const char *text = *from == '<' ? word_at(words, from, &skip) : NULL;
-        if (text == NULL) {
-            out[used++] = *from++;
-            continue;
-        }
-        while (*text != '\0' && used + 1 < BALANCE_SENTENCE_SIZE)
-            out[used++] = *text++;
-        from += skip;
-    }
-    out[used] = '\0';
+    words_render(info != NULL ? info->sentence : "", words, out, BALANCE_SENTENCE_SIZE);
 }

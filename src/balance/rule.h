@@ -7,7 +7,7 @@
 #ifndef BALANCE_RULE_H
 #define BALANCE_RULE_H
 
-#include <stddef.h>
+#include "base/words.h"
 
 #define BALANCE_SENTENCE_SIZE 512
 
@@ -46,21 +46,7 @@ struct balance_rule_info {
 const struct balance_rule_info *balance_rule_info(int number);
 const char *balance_rule_name(int number); /* "unknown" for a number that no rule has */
 
-/* The words of one sentence. Zero-initialised = none. */
-#define BALANCE_WORDS_MAX 20
-struct balance_words {
-    size_t count;
-    struct {
-        const char *key; /* a literal */
-        char text[128];
-    } items[BALANCE_WORDS_MAX];
-};
-
-/* Sets a word, in place of an earlier text of the same key. */
-void balance_words_set(struct balance_words *words, const char *key, const char *fmt, ...)
-    __attribute__((format(printf, 3, 4)));
-
 /* The rule's sentence; a word that was not set stays as it is in the template (a test looks for that). */
-void balance_rule_render(int number, const struct balance_words *words, char out[BALANCE_SENTENCE_SIZE]);
+void balance_rule_render(int number, const struct words *words, char out[BALANCE_SENTENCE_SIZE]);
 
 #endif

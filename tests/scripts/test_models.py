@@ -11,6 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = {
     "move": ["GATE_FIRST", "NO_MARKER", "OTHER_SESSION", "NO_TERM", "NOT_FLUSHED", "GATE_REUSED", "NOT_BURNED"],
+    "failover": [
+        "NO_QUORUM",
+        "NO_COMPARE",
+        "NOT_RECORDED",
+        "FORGETS",
+        "EARLY_READ",
+        "CHOSEN_LATE",
+        "TOO_EARLY",
+    ],
     "rollback": ["NO_ORIGIN", "NOT_FLUSHED", "BACKWARD", "NO_PROOF", "NO_TERM", "NO_TIMELINE", "NO_MARKER"],
 }
 

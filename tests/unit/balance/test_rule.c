@@ -38,12 +38,12 @@ static void test_table(void **state)
 static void test_render(void **state)
 {
     (void)state;
-    struct balance_words words = {0};
+    struct words words = {0};
     char out[BALANCE_SENTENCE_SIZE];
-    balance_words_set(&words, "shard", "s%d", 9);
-    balance_words_set(&words, "shard", "s%d", 3);
-    balance_words_set(&words, "share", "%d %%", 61);
-    balance_words_set(&words, "what", "%s", "writes");
+    words_set(&words, "shard", "s%d", 9);
+    words_set(&words, "shard", "s%d", 3);
+    words_set(&words, "share", "%d %%", 61);
+    words_set(&words, "what", "%s", "writes");
     balance_rule_render(BALANCE_R_POPULAR_KEY, &words, out);
     assert_string_equal(out, "shard s3 is hot, not split because R7: one key carries 61 % of its writes");
     words.count = 0;
@@ -57,7 +57,7 @@ static void test_render(void **state)
 static void test_render_long(void **state)
 {
     (void)state;
-    struct balance_words words = {0};
+    struct words words = {0};
     char out[BALANCE_SENTENCE_SIZE + 1], text[200];
     memset(text, 'x', sizeof text - 1);
     text[sizeof text - 1] = '\0';
@@ -65,13 +65,13 @@ static void test_render_long(void **state)
     static const char *const keys[] = {"shard", "load",  "threshold", "compare",
                                        "time",  "split", "kept",      "moved"};
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
-        balance_words_set(&words, keys[i], "%s", text);
+        words_set(&words, keys[i], "%s", text);
     balance_rule_render(BALANCE_R_SPLIT, &words, out);
     assert_int_equal(strlen(out), BALANCE_SENTENCE_SIZE - 1);
     assert_int_equal(out[BALANCE_SENTENCE_SIZE], '!');
-    for (int i = 0; i < 2 * BALANCE_WORDS_MAX; i++)
-        balance_words_set(&words, i % 2 == 0 ? "a" : "b", "%s", text);
-    assert_true(words.count <= BALANCE_WORDS_MAX);
+    for (int i = 0; i < 2 * WORDS_MAX; i++)
+        words_set(&words, i % 2 == 0 ? "a" : "b", "%s", text);
+    assert_true(words.count <= WORDS_MAX);
 }
 
 static struct buf read_docs(void)
