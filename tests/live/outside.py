@@ -1,5 +1,5 @@
-"""Two PostgreSQL servers that are not ours, each in a network namespace and on small disks of its own, and managers that
-move a range between them to and fro: what test_move_faults.py breaks.
+"""Two PostgreSQL servers that are not ours, each in a network namespace and on small disks of its own, and managers
+that move a range between them to and fro: what test_move_faults.py breaks.
 
     with Outside(shardherd, directory, store="sqlite") as fleet:
         fleet.start(env={"SHARDHERD_TEST_KILL_AT": "stop:move:after:verify"})
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 from pathlib import Path
 
 import psycopg
@@ -62,10 +61,10 @@ def ip(*arguments):
 class Network:
     """A bridge that is the first address, and namespaces behind a link each."""
 
-    def __init__(self, mark=""):
-        number = os.getpid()
-        self.mark = f"sh{number % 100000}{mark}"
-        self.prefix = f"10.{64 + number // 256 % 64}.{number % 256}."
+    def __init__(self, mark):
+        number = os.getpid() % 2**14
+        self.mark = f"sh{number}{mark}"
+        self.prefix = f"10.{64 + number // 256 + 64 * (mark == 'e')}.{number % 256}."
         self.bridge = f"{self.mark}b"
         self.names = []
         ip("link", "add", self.bridge, "type", "bridge")
@@ -101,7 +100,9 @@ class Disk:
     def __init__(self, path, size, owner=None):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "shardherd-test", str(path)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0755", "shardherd-test", str(path)], check=True
+        )
         if owner:
             os.chown(path, owner["user"], owner["group"])
         self.filler = self.path / "filler"
@@ -183,10 +184,13 @@ class Manager(Rig):
         self.disk = Disk(self.state, "16m")
 
     def leads(self):
+        """The term in which it believes to lead, 0 if it does not."""
         try:
-            return "[+]balancer ok" in self.fetch("/readyz?verbose", raw=True, timeout=2)
-        except (OSError, Problem, urllib.error.URLError):
-            return False
+            if "[+]balancer ok" in self.fetch("/readyz?verbose", raw=True, timeout=2):
+                return int(self.fetch("/version", timeout=2)["term"])
+        except (OSError, Problem):
+            pass
+        return 0
 
     def clean_up(self):
         super().clean_up()
@@ -202,6 +206,7 @@ class Outside(Rig):
         self.store, self.version = store, version
         self.parts, self.servers, self.ending = contextlib.ExitStack(), {}, threading.Event()
         self.config_path = self.directory / "shardherd.yaml"
+        self.least_term = 1
 
     # ---- life ----
 
@@ -307,7 +312,10 @@ class Outside(Rig):
     # ---- what a test asks ----
 
     def leader(self):
-        return next((m for m in self.managers if m.process and m.process.poll() is None and m.leads()), None)
+        """Of two that believe to lead the one with the greater term; none of less than `least_term`."""
+        living = [m for m in self.managers if m.process and m.process.poll() is None]
+        found = [(term, m) for m in living if (term := m.leads()) >= self.least_term]
+        return max(found, key=lambda pair: pair[0])[1] if found else None
 
     def fetch(self, path, *args, **kwargs):
         """Of whoever leads."""

@@ -15,6 +15,7 @@ import signal
 import sqlite3
 import threading
 import time
+import traceback
 
 import psycopg
 import pytest
@@ -22,7 +23,12 @@ from outside import DATABASE, MOVING, Outside, why_not
 from rig import Problem
 from test_move_crash import BACK_CELLS, FORWARD, SEED, assert_nothing_lost
 
-pytestmark = [pytest.mark.timeout(240), pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+WHY_NOT = why_not()
+pytestmark = [
+    pytest.mark.beside,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
+]
 FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
 LOAD = ("--clients", "6", "--rate", "400", "--op-timeout", "3s", "--give-up", "60s")
 OURS = "application_name LIKE 'shardherd op=%'"
@@ -116,7 +122,12 @@ class Cell:
         with self.source.connect(DATABASE, autocommit=False) as other:
             other.execute("LOCK TABLE orders IN ROW EXCLUSIVE MODE")
             self.background(self.also, "cancel")
-            self.wait(lambda: stopped(self.manager) or self.manager.operation(self.id)["record"]["canceled"], "a cancel")
+            self.wait(lambda: stopped(self.manager) or self.is_canceled(), "a cancel")
+
+    def is_canceled(self):
+        with contextlib.suppress(OSError):  # it may stand still by now
+            return self.manager.fetch(f"/v1/operations/{self.id}", timeout=1)["record"]["canceled"]
+        return False
 
     def wait(self, condition, what, timeout=60):
         deadline = time.monotonic() + timeout
@@ -371,6 +382,7 @@ class LeaseLost(Fault):
             if int(key.get("lease", 0)):
                 self.fleet.etcd.request("/v3/lease/revoke", {"ID": key["lease"]})
         self.cell.wait(lambda: self.term() > before, "another leader")
+        self.fleet.least_term = self.term()
         self.awaited()
 
     def term(self):
@@ -396,6 +408,7 @@ class LeaseRunsOut(LeaseLost):
     def begin(self):
         before = self.term()
         self.cell.wait(lambda: self.term() > before, "another leader")
+        self.fleet.least_term = self.term()
 
 
 FAULTS = {
@@ -428,11 +441,12 @@ CRITICAL = [
 
 
 def cells():
-    chance = random.Random(SEED)
+    """All of them, or SHARDHERD_TEST_PLACES of each fault, 1 in CI."""
+    chance, few = random.Random(SEED), int(os.environ.get("SHARDHERD_TEST_PLACES", "0" if FULL else "1"))
     for name, fault in FAULTS.items():
         ways = CRITICAL if fault.long else WAYS
-        if not FULL:
-            ways = [] if fault.long else [chance.choice(ways)]
+        if few:
+            ways = chance.sample(ways, min(few, len(ways))) if FULL or not fault.long else []
         yield from (pytest.param(name, way, place, id=f"{name}-{way}-{place}") for way, place in ways)
 
 
@@ -503,4 +517,15 @@ def test_fault(shardherd, name, way, place):
         fine = True
     finally:
         if not fine:
+            told(fleet, name, way, place)
             drop(kind.store)
+
+
+def told(fleet, name, way, place):
+    """The whole story of a cell that failed is kept beside the other logs of the build, if it has any."""
+    folder = os.environ.get("SHARDHERD_TEST_LOGS")
+    if folder:
+        with open(f"{folder}/move-faults-{os.getpid()}.log", "a") as log:
+            print(f"\n== {name}, {way}, {place}, seed {SEED}\n{traceback.format_exc()}\n{fleet.tail(2000)}", file=log)
+            for shard, server in fleet.servers.items():
+                print(f"-- {shard}\n{server.log_text()[-20000:]}", file=log)
