@@ -9,6 +9,7 @@ A server that ended is started again, as systemd would. Needs root.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -61,9 +62,11 @@ def ip(*arguments):
 class Network:
     """A bridge that is the first address, and namespaces behind a link each."""
 
+    made = itertools.count()  # a link goes some time after its namespace
+
     def __init__(self, mark):
         number = os.getpid() % 2**14
-        self.mark = f"sh{number}{mark}"
+        self.mark = f"sh{number}{mark}{next(self.made)}"
         self.prefix = f"10.{64 + number // 256 + 64 * (mark == 'e')}.{number % 256}."
         self.bridge = f"{self.mark}b"
         self.names = []
