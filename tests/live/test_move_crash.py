@@ -10,9 +10,10 @@ import contextlib
 import http.client
 import os
 import random
+import time
 
 import pytest
-from rig import Rig
+from rig import Problem, Rig
 
 STATES = ["check", "target", "copy", "catch_up", "verify", "rehearse", "fence", "settle", "watch", "clean", "done"]
 ACTIONS = [
@@ -68,7 +69,20 @@ def merge_back(rig):
             op = rig.post(
                 "/v1/databases/shop/operations", {"kind": "merge", "shard": shard["name"], "target": "s2", "bake": "0s"}
             )
-            assert rig.wait_operation(op["id"])["status"] == "done"
+            merged = rig.wait_operation(op["id"])
+            assert merged["status"] == "done", (merged, rig.tail(100))
+
+
+def assert_killed(rig, op_id):
+    """The whole move may lie before the place, on a machine that is busy: longer than wait_dead()'s minute. One that
+    ended before it says why."""
+    deadline, op = time.monotonic() + 150, None
+    while rig.process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException, Problem):
+            op = rig.operation(op_id)
+            assert op["status"] == "running", (op, rig.tail(100))
+        time.sleep(0.2)
+    assert rig.process.poll() == -9, (op, rig.tail(100))
 
 
 def assert_nothing_lost(result):
@@ -76,7 +90,7 @@ def assert_nothing_lost(result):
     assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("cell", chosen(CELLS, IN_CI) + chosen(REVERSE_CELLS, 2))
 def test_D11_killed_at(rig, cell):
     rig.stop()
@@ -84,24 +98,24 @@ def test_D11_killed_at(rig, cell):
     rig.start_load("--clients", "8", "--rate", "1200")
     bake = "1s" if cell in REVERSE_CELLS else "0s"
     op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": bake})
-    assert rig.wait_dead() == -9
+    assert_killed(rig, op["id"])
     rig.start()
     ended = rig.wait_operation(op["id"])
     assert_nothing_lost(rig.stop_load())
-    assert ended["status"] in ("done", "undone"), ended
+    assert ended["status"] in ("done", "undone"), (ended, rig.tail(100))
     place = cell.split(":")[2]
     if (
         place in FORWARD
         and not cell.startswith("move:before:commit")
         or cell in ("move:state:settle", "move:state:clean")
     ):
-        assert ended["status"] == "done", ended
+        assert ended["status"] == "done", (ended, rig.tail(100))
     rig.assert_consistent()
     merge_back(rig)
     rig.assert_consistent()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("cell", chosen(BACK_CELLS, 4))
 def test_killed_while_taken_back(rig, cell):
     rig.stop()
@@ -111,7 +125,7 @@ def test_killed_while_taken_back(rig, cell):
     rig.wait_baking(op_id)
     with contextlib.suppress(OSError, http.client.HTTPException):  # it may be dead before it answers
         rig.post(f"/v1/operations/{op_id}/rollback", None)
-    assert rig.wait_dead() == -9
+    assert_killed(rig, op_id)
     rig.start()
     ended = rig.wait_operation(op_id)
     assert_nothing_lost(rig.stop_load())
