@@ -52,14 +52,32 @@ def chosen(cells, some):
     return sorted(random.Random(SEED).sample(cells, some))
 
 
-@pytest.fixture(scope="module")
-def rig(shardherd, tmp_path_factory):
-    directory = f"/tmp/shardherd-crash-{os.getpid()}"
-    rig = Rig(shardherd, directory)
-    rig.start()
-    rig.make_shop(customers=3000)
+kept = []  # the rig that the next cell may use: one that a cell failed with is not for the next one
+
+
+@pytest.fixture
+def rig(shardherd):
+    if not kept:
+        made = Rig(shardherd, f"/tmp/shardherd-crash-{os.getpid()}")
+        kept.append(made)
+        made.start()
+        made.make_shop(customers=3000)
+    rig = kept[0]
+    rig.fine = False
     yield rig
-    rig.clean_up()
+    if not rig.fine:
+        drop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_the_end():
+    yield
+    drop()
+
+
+def drop():
+    while kept:
+        kept.pop().clean_up()
 
 
 def merge_back(rig):
@@ -113,6 +131,7 @@ def test_D11_killed_at(rig, cell):
     rig.assert_consistent()
     merge_back(rig)
     rig.assert_consistent()
+    rig.fine = True
 
 
 @pytest.mark.timeout(480)
@@ -132,3 +151,4 @@ def test_killed_while_taken_back(rig, cell):
     assert ended["status"] == "undone" and ended["record"]["back"], ended
     rig.assert_consistent()
     assert {shard["name"] for shard in rig.routing()["shards"]} == {"s1", "s2"}
+    rig.fine = True

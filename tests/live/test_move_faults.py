@@ -11,6 +11,7 @@ Places: each state once it is journaled, and before and after each action, on th
 import contextlib
 import os
 import random
+import re
 import signal
 import sqlite3
 import threading
@@ -79,6 +80,8 @@ class Cell:
         fleet.wait_servers()
         first = "move:before:commit" if way == "resumed" else f"stop:{place}"
         fleet.start(env={"SHARDHERD_TEST_KILL_AT": first})
+        self.logs = [m.log for m in fleet.managers] + [server.log for server in fleet.servers.values()]
+        self.seen = [log.stat().st_size if log.exists() else 0 for log in self.logs]
         name = fleet.owner_of_moving()
         other = {"s1": "s2", "s2": "s1"}[name]
         self.source, self.target = fleet.servers[name], fleet.servers[other]
@@ -173,6 +176,15 @@ class Cell:
         self.fleet.assert_consistent()
         return ended
 
+    def noticed(self):
+        """What managers and servers said of it, shortened."""
+        said = []
+        for log, seen in zip(self.logs, self.seen, strict=True):
+            text = log.read_bytes()[seen:].decode(errors="replace")
+            errors = re.findall(r'(?m) level=(?:warn|error) .*err="([^"]*)|^.*(?:PANIC|FATAL): +(.*)', text)
+            said += [next(filter(None, found))[:100] for found in errors]
+        return f"{len(said)} complaints, such as {said[0]!r}" if said else "nobody complained"
+
     def allowed(self):
         moment, action = self.place.split(":")[1:]
         if self.way in ("back", "canceled"):
@@ -240,6 +252,16 @@ class SourceUnreachable(ServerFault):
 
 
 class TargetUnreachable(SourceUnreachable):
+    which = "target"
+
+
+class SourceUnreachableForLong(SourceUnreachable):
+    """Longer than statements are waited for."""
+
+    hold, long = 45.0, True
+
+
+class TargetUnreachableForLong(SourceUnreachableForLong):
     which = "target"
 
 
@@ -422,6 +444,8 @@ FAULTS = {
     "target killed": TargetKilled,
     "source unreachable": SourceUnreachable,
     "target unreachable": TargetUnreachable,
+    "source unreachable for long": SourceUnreachableForLong,
+    "target unreachable for long": TargetUnreachableForLong,
     "target's disks full": TargetDiskFull,
     "source's WAL full": SourceWalFull,
     "apply worker ended": ApplyWorkerEnded,
@@ -444,7 +468,7 @@ CRITICAL = [
 
 def cells():
     """All of them, or SHARDHERD_TEST_PLACES of each fault, 1 in CI."""
-    chance, few = random.Random(SEED), int(os.environ.get("SHARDHERD_TEST_PLACES", "0" if FULL else "1"))
+    chance, few = random.Random(SEED), int(os.environ.get("SHARDHERD_TEST_PLACES") or (0 if FULL else 1))
     for name, fault in FAULTS.items():
         ways = CRITICAL if fault.long else fault.ways()
         if few:
@@ -515,7 +539,8 @@ def test_fault(shardherd, name, way, place):
         last(cell, kind.hold)
         fault.heal()
         ended = cell.end()
-        print(f"{name}, {place}: {ended['status']}, fences {ended['record']['fence_attempts']}")
+        fences = ended["record"]["fence_attempts"]
+        print(f"{name}, {place}: {ended['status']}, fences {fences}; {cell.noticed()}")
         fine = True
     finally:
         if not fine:
