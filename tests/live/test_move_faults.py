@@ -27,7 +27,7 @@ from test_move_crash import BACK_CELLS, FORWARD, SEED, assert_nothing_lost
 WHY_NOT = why_not()
 pytestmark = [
     pytest.mark.beside,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(480),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
 FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
