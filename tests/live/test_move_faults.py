@@ -181,7 +181,7 @@ class Cell:
         said = []
         for log, seen in zip(self.logs, self.seen, strict=True):
             text = log.read_bytes()[seen:].decode(errors="replace")
-            errors = re.findall(r'(?m) level=(?:warn|error) .*err="((?:[^"\\\\]|\\\\.)*)|^.*(?:PANIC|FATAL): +(.*)', text)
+            errors = re.findall(r'(?m) level=(?:warn|error) .*err="((?:[^"\\]|\\.)*)|^.*(?:PANIC|FATAL): +(.*)', text)
             said += [next(filter(None, found))[:100] for found in errors]
         return f"{len(said)} complaints, such as {said[0]!r}" if said else "nobody complained"
 
