@@ -9,6 +9,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "operation/copier.h"
@@ -40,12 +41,24 @@ static void failed_for_no_ddl(struct move_op *op, enum move_action action)
     act_done(op, action, &why);
 }
 
+/* Who exported the snapshot was ended before all had taken it: another try exports another one. The server
+ * names it in any language. */
+static void explain_lost_snapshot(const struct move_op *op, struct err *why)
+{
+    if (why->code != ERRC_SQL || op->snapshot[0] == '\0' || strstr(why->message, op->snapshot) == NULL)
+        return;
+    err_wrap(why, "the snapshot of the copy went with its session");
+    why->code = ERRC_CLOSED;
+    why->sqlstate[0] = '\0';
+}
+
 /* The snapshot goes with its sessions, the slot stays. */
 static void copy_end(struct move_op *op, const struct err *err)
 {
     struct err why = {0};
     if (err != NULL)
         why = *err; /* it may be the copier's own */
+    explain_lost_snapshot(op, &why);
     link_drop(&op->exporter);
     link_drop(&op->keeper);
     copy_drop(op);

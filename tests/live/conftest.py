@@ -128,6 +128,7 @@ class PgServer:
         self.log = self.dir / "log"
         self.process = None
         self._run = server_user()
+        self.wrap = []  # words before the server's own command; they see to its user themselves
         if self._run:
             os.chown(self.dir, self._run["user"], self._run["group"])
         _alive.append(self)
@@ -163,7 +164,7 @@ class PgServer:
             "unix_socket_directories": self.dir,
             **{name: value for name, value in self.settings.items() if value is not None},
         }
-        argv = [str(self.bin / "postgres"), "-D", str(self.data)]
+        argv = [*map(str, self.wrap), str(self.bin / "postgres"), "-D", str(self.data)]
         for name, value in options.items():
             argv += ["-c", f"{name}={value}"]
         with open(self.log, "ab") as log:
@@ -174,7 +175,7 @@ class PgServer:
                 stderr=log,
                 cwd=self.dir,
                 start_new_session=True,
-                **self._run,
+                **({} if self.wrap else self._run),
             )
         if wait:
             self.wait_ready(timeout)

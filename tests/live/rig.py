@@ -293,5 +293,8 @@ class Rig:
         assert owned[0][0] == -(2**63) and owned[-1][1] == 2**63 - 1, owned
         for (_, hi), (lo, _) in zip(owned, owned[1:], strict=False):
             assert hi + 1 == lo, owned
+        self.assert_instances(routing)
+
+    def assert_instances(self, routing):
         instances = {p.name for p in (self.state / self.folder).iterdir() if p.is_dir()}
         assert instances == {f"shop-{s['name']}-0" for s in routing["shards"]}, instances

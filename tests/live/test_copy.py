@@ -147,6 +147,23 @@ def test_the_manager_dies_while_copying(make):
     complete(rig, rows)
 
 
+EXPORTED = "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL"
+ENDED = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'walsender'"
+
+
+def test_the_session_with_the_snapshot_is_ended(make):
+    """The moment it has a snapshot, while those who copy are about to take it: then it is copied under another one."""
+    rig = make()
+    rows = rig.sql("s2", ROWS)
+    with psycopg.connect(rig.dsn("s2"), autocommit=True) as conn:
+        op_id = split(rig)
+        wait_until(lambda: conn.execute(EXPORTED).fetchone()[0], timeout=60, what="a snapshot", interval=0.0005)
+        assert conn.execute(ENDED).fetchone()[0] > 0
+    op = rig.wait_operation(op_id)
+    assert op["status"] == "done", op
+    complete(rig, rows)
+
+
 def test_canceled_while_copying(make):
     rig = make(copy_rate=2)
     rows = rig.sql("s2", ROWS)

@@ -11,10 +11,11 @@ import http.client
 import os
 import random
 import threading
+import time
 
 import pytest
 from conftest import wait_until
-from rig import Rig
+from rig import Problem, Rig
 from test_faults import sql, stopped
 from test_verify import damage
 
@@ -59,14 +60,32 @@ def chosen(cells, some):
     return sorted(random.Random(SEED).sample(cells, some))
 
 
-@pytest.fixture(scope="module")
-def rig(shardherd, tmp_path_factory):
-    directory = f"/tmp/shardherd-crash-{os.getpid()}"
-    rig = Rig(shardherd, directory)
-    rig.start()
-    rig.make_shop(customers=3000)
+kept = []  # the rig that the next cell may use: one that a cell failed with is not for the next one
+
+
+@pytest.fixture
+def rig(shardherd):
+    if not kept:
+        made = Rig(shardherd, f"/tmp/shardherd-crash-{os.getpid()}")
+        kept.append(made)
+        made.start()
+        made.make_shop(customers=3000)
+    rig = kept[0]
+    rig.fine = False
     yield rig
-    rig.clean_up()
+    if not rig.fine:
+        drop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def at_the_end():
+    yield
+    drop()
+
+
+def drop():
+    while kept:
+        kept.pop().clean_up()
 
 
 def merge_back(rig):
@@ -76,7 +95,20 @@ def merge_back(rig):
             op = rig.post(
                 "/v1/databases/shop/operations", {"kind": "merge", "shard": shard["name"], "target": "s2", "bake": "0s"}
             )
-            assert rig.wait_operation(op["id"])["status"] == "done"
+            merged = rig.wait_operation(op["id"])
+            assert merged["status"] == "done", (merged, rig.tail(100))
+
+
+def assert_killed(rig, op_id):
+    """The whole move may lie before the place, on a machine that is busy: longer than wait_dead()'s minute. One that
+    ended before it says why."""
+    deadline, op = time.monotonic() + 150, None
+    while rig.process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError, http.client.HTTPException, Problem):
+            op = rig.operation(op_id)
+            assert op["status"] == "running", (op, rig.tail(100))
+        time.sleep(0.2)
+    assert rig.process.poll() == -9, (op, rig.tail(100))
 
 
 def assert_nothing_lost(result):
@@ -84,32 +116,33 @@ def assert_nothing_lost(result):
     assert result["lost"] == result["duplicated"] == result["misplaced"] == result["resurrected"] == 0, result
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("cell", chosen(CELLS, IN_CI) + chosen(REVERSE_CELLS, 3))
+@pytest.mark.timeout(480)
+@pytest.mark.parametrize("cell", chosen(CELLS, IN_CI) + chosen(REVERSE_CELLS, 2))
 def test_D11_killed_at(rig, cell):
     rig.stop()
     rig.start(env={"SHARDHERD_TEST_KILL_AT": cell})
     rig.start_load("--clients", "8", "--rate", "1200")
     bake = "1s" if cell in REVERSE_CELLS else "0s"
     op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": bake})
-    assert rig.wait_dead() == -9
+    assert_killed(rig, op["id"])
     rig.start()
     ended = rig.wait_operation(op["id"])
     assert_nothing_lost(rig.stop_load())
-    assert ended["status"] in ("done", "undone"), ended
+    assert ended["status"] in ("done", "undone"), (ended, rig.tail(100))
     place = cell.split(":")[2]
     if (
         place in FORWARD
         and not cell.startswith("move:before:commit")
         or cell in ("move:state:settle", "move:state:clean")
     ):
-        assert ended["status"] == "done", ended
+        assert ended["status"] == "done", (ended, rig.tail(100))
     rig.assert_consistent()
     merge_back(rig)
     rig.assert_consistent()
+    rig.fine = True
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("cell", chosen(HELD_CELLS, 1))
 def test_killed_while_held(rig, cell):
     """What is known to differ is not forgotten, and neither is what was said of it."""
@@ -157,6 +190,7 @@ def test_killed_while_held(rig, cell):
     assert_nothing_lost(rig.stop_load())
     assert ended["status"] == "undone", ended
     rig.assert_consistent()
+    rig.fine = True
 
 
 def held(rig, op_id):
@@ -164,7 +198,7 @@ def held(rig, op_id):
     return rig.operation(op_id)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize("cell", chosen(BACK_CELLS, 4))
 def test_killed_while_taken_back(rig, cell):
     rig.stop()
@@ -174,10 +208,11 @@ def test_killed_while_taken_back(rig, cell):
     rig.wait_baking(op_id)
     with contextlib.suppress(OSError, http.client.HTTPException):  # it may be dead before it answers
         rig.post(f"/v1/operations/{op_id}/rollback", None)
-    assert rig.wait_dead() == -9
+    assert_killed(rig, op_id)
     rig.start()
     ended = rig.wait_operation(op_id)
     assert_nothing_lost(rig.stop_load())
     assert ended["status"] == "undone" and ended["record"]["back"], ended
     rig.assert_consistent()
     assert {shard["name"] for shard in rig.routing()["shards"]} == {"s1", "s2"}
+    rig.fine = True
