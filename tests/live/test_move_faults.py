@@ -42,7 +42,7 @@ ACTIONS = [
     "close_gate", "recheck", "rehearse", "prepare_open", "lock", "marker", "fence", "sequences", "route", "commit",
     "open", "settle", "announce", "drop_forward", "clean_source", "unfreeze",
 ]  # fmt: skip
-REVERSE = ["reverse_slot", "reverse_follow", "reverse_drop"]
+REVERSE = ["reverse_slot", "reverse_follow", "reverse_check", "reverse_verify", "reverse_drop"]
 UNDO = ["rollback", "unroute", "burn_gate", "drop_forward", "empty_target", "unfreeze"]
 RESUMED = ["take_term", "inspect", "rollback", "unroute"]
 
@@ -54,7 +54,7 @@ def around(actions, way="move"):
 PLACES = {
     "there": [f"move:state:{state}" for state in STATES] + around(ACTIONS),
     "bakes": around(REVERSE),
-    "back": [place for place in BACK_CELLS if not place.endswith(":retire")],
+    "back": [place for place in BACK_CELLS if not place.endswith((":unlist", ":linger", ":retire"))],  # a server goes
     "canceled": ["move:state:undo", *around(UNDO), "move:state:undone"],
     "resumed": around(RESUMED),
 }
