@@ -183,7 +183,9 @@ def test_a_row_deleted_behind_its_back_is_reported(demo):
     "moment",
     [
         *(pytest.param(moment, marks=pytest.mark.slow) for moment in ("starting a manager", "load begins")),
-        "creating database", "the load shifts", "we change our mind",
+        "creating database",
+        "the load shifts",
+        "we change our mind",
     ],  # fmt: skip
 )
 def test_interrupted(demo, moment):

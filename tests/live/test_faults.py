@@ -16,8 +16,8 @@ import time
 import psycopg
 import pytest
 from conftest import _children, _pid_gone, wait_until
+from places import CELLS
 from rig import Rig
-from test_move_crash import CELLS
 
 CUSTOMERS = 2000
 FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))

@@ -7,7 +7,7 @@ import uuid
 import psycopg
 import pytest
 from conftest import VERSIONS, wait_until
-from guarded import HASHES, LEAST, MOST, SHARD_SQL, Shard
+from guarded import HASHES, LEAST, MOST, SHARD_SQL, Shard, open_gate, settle
 
 pytestmark = pytest.mark.beside
 
@@ -217,6 +217,163 @@ def test_D4_deferred_constraint_trigger_writes_at_commit(accounts):
     with shard.refused("SHR01", "epoch 2"):
         client.commit()
     assert shard.value("SELECT v FROM accounts WHERE k = %s", shard.owned[1]) == 0
+
+
+# ---- guards that were prepared, woken by the fence, and put to sleep again ----
+
+
+def awake(shard):
+    rows = shard.run(
+        "SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgname ~ '^shardherd_fence_(insert|update|delete)$'"
+    )
+    (state,) = rows[0]
+    assert len(rows) == 1, rows
+    return state == b"A" if isinstance(state, bytes) else state == "A"
+
+
+def refuses(shard, key, epoch):
+    for sql in (
+        f"UPDATE accounts SET v = 7 WHERE k = {key}",
+        f"DELETE FROM accounts WHERE k = {key}",
+        f"INSERT INTO accounts VALUES ({key}) ON CONFLICT (k) DO UPDATE SET v = 7",
+    ):
+        with shard.refused("SHR01", f"epoch {epoch}"):
+            shard.run(sql)
+
+
+def halves(shard):
+    """A key of the lower half of what is owned and one of the upper, and where they part."""
+    by_hash = sorted(shard.owned, key=lambda k: shard.value("SELECT hashint8extended(%s, 0)", k))
+    low, high = by_hash[0], by_hash[-1]
+    return low, high, shard.value("SELECT hashint8extended(%s, 0)", high)
+
+
+def test_prepared_fence_sleeps_until_the_fence(accounts):
+    low, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    assert not awake(accounts)
+    for key in (low, high):
+        assert accounts.run("UPDATE accounts SET v = 1 WHERE k = %s", key) == 1
+    accounts.fence(middle, MOST)
+    assert awake(accounts)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    assert accounts.ranges() == (2, [(0, middle - 1)])
+
+
+@pytest.mark.parametrize("other", ["move", "range", "epoch"])
+def test_fence_that_was_not_prepared_as_it_is_made(accounts, other):
+    low, high, middle = halves(accounts)
+    accounts.run(
+        "SELECT shardherd.prepare_fence(1, %s, %s, %s, %s)",
+        "m0" if other == "move" else "m1", 0 if other == "range" else middle, MOST, 3 if other == "epoch" else 2,
+    )  # fmt: skip
+    accounts.fence(middle, MOST, prepared=False)
+    assert not awake(accounts)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+
+
+def test_settled_fence_leaves_plain_guards(accounts):
+    low, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    for _ in range(2):
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+        assert not awake(accounts)
+        refuses(accounts, high, 2)
+        assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    client = accounts.connect()
+    accounts.run("SET shardherd.epoch = 1", on=client)
+    with accounts.refused("SHR01", "routed with epoch 1", "epoch 2"):
+        accounts.run("UPDATE accounts SET v = 1 WHERE k = %s", low, on=client)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_next_fence_keeps_what_the_last_one_refused(accounts, settled):
+    low, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    if settled:
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    accounts.prepare_fence(0, middle - 1, new=3)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    accounts.fence(0, middle - 1, old=2, new=3)
+    refuses(accounts, high, 2)
+    refuses(accounts, low, 3)
+    assert accounts.ranges() == (3, [])
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_range_that_comes_back_is_accepted(accounts, settled):
+    """Also when the fence that gave it away was never settled: what its guards refuse, the gate decides now."""
+    _, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    if settled:
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    accounts.run("SELECT shardherd.close_gate(1, 'm2', %s, %s)", middle, MOST)
+    refuses(accounts, high, 2)
+    open_gate(accounts, move="m2", lo=middle)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high) == 1
+    settle(accounts, lo=middle, epoch=3, move="m2")
+    assert accounts.run("UPDATE accounts SET v = 4 WHERE k = %s", high) == 1
+    assert accounts.ranges() == (3, [(0, MOST)])
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_fence_beside_the_gate_of_another_move(accounts, prepared):
+    """A shard may give one range away while it gets another."""
+    low, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm2', %s, %s)", middle, MOST)
+    open_gate(accounts, move="m2", lo=middle)
+    accounts.fence(0, middle - 1, prepared=prepared)
+    refuses(accounts, low, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high) == 1
+    accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    refuses(accounts, low, 2)
+    assert accounts.run("UPDATE accounts SET v = 3 WHERE k = %s", high) == 1
+    settle(accounts, lo=middle, epoch=3, move="m2")
+    refuses(accounts, low, 3)
+    assert accounts.ranges() == (3, [(middle, MOST)])
+
+
+def test_position_of_an_opening_that_was_begun_early(accounts):
+    """X is after all that the target got while the opening was prepared; a committed one keeps its own."""
+    _, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm1', %s, %s)", middle, MOST)
+    opener = accounts.connect(autocommit=False)
+    early = open_gate(accounts, lo=middle, on=opener)
+    accounts.place("UPDATE accounts SET v = 8 WHERE k = %s", high)
+    got = accounts.value("SELECT pg_current_wal_insert_lsn()")
+    refuses(accounts, high, 1)  # the opening is seen by nobody yet
+    accounts.run("SELECT shardherd.opened('m1')", on=opener)
+    opener.commit()
+    assert accounts.run("UPDATE accounts SET v = 9 WHERE k = %s", high) == 1
+    opened = accounts.value("SELECT opened_lsn FROM shardherd.gate")
+    assert accounts.value("SELECT %s::pg_lsn < %s::pg_lsn AND %s::pg_lsn <= %s::pg_lsn", early, got, got, opened)
+    accounts.run("SELECT shardherd.opened('m1')")
+    assert open_gate(accounts, lo=middle) == opened
+
+
+def test_table_that_was_added_is_prepared_as_well(accounts):
+    accounts.prepare_fence(0, MOST)
+    accounts.run("CREATE TABLE more (k bigint PRIMARY KEY, v int)")
+    accounts.run("SELECT shardherd.add_table(1, 'public.more', 'k')")
+    accounts.own([(0, MOST)])
+    with accounts.refused("42704", "shardherd_fence_insert"):
+        accounts.fence(0, MOST, prepared=False)
+    accounts.fence(0, MOST)
+    with accounts.refused("SHR01", "epoch 2"):
+        accounts.run("INSERT INTO more VALUES (%s)", accounts.owned[0])
+
+
+def test_older_leader_prepares_nothing(accounts):
+    accounts.run("SELECT shardherd.raise_term(2)")
+    with accounts.refused("SHR03"):
+        accounts.prepare_fence(0, MOST)
+    with accounts.refused("SHR03"):
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
 
 
 # ---- transactions begun before the change [D1] ----

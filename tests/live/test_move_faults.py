@@ -21,8 +21,8 @@ import traceback
 import psycopg
 import pytest
 from outside import DATABASE, MOVING, Outside, why_not
+from places import BACK_CELLS, FORWARD, SEED, assert_nothing_lost
 from rig import Problem
-from test_move_crash import BACK_CELLS, FORWARD, SEED, assert_nothing_lost
 
 WHY_NOT = why_not()
 pytestmark = [

@@ -5,8 +5,8 @@ import time
 
 import pytest
 from conftest import wait_until
+from places import chosen
 from rig import Problem, Rig
-from test_move_crash import chosen
 
 PROVISION = [f"provision:state:{state}" for state in ("planned", "instances", "schema", "routing", "done")]
 PROVISION += [f"provision:{place}" for place in ("amid:instances", "after:instances", "amid:schema", "after:schema")]
