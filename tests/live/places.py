@@ -1,4 +1,4 @@
-"""Where a manager can be stopped or killed in a move (SHARDHERD_TEST_KILL_AT), and which of these places a run tries."""
+"""Where a manager can be stopped or killed in a move (SHARDHERD_TEST_KILL_AT), and which of them a run tries."""
 
 import os
 import random

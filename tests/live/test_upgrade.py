@@ -9,8 +9,9 @@ from rig import Rig
 # what version 0.1.0 had not in the beginning
 NEWER = """
 DROP FUNCTION shardherd.prepare_fence, shardherd.give_away, shardherd.settle_fence, shardherd.sleep_fence,
-              shardherd.fence_table, shardherd.fence_is_ready, shardherd.fence_guard, shardherd.stale_fence,
-              shardherd.fenced, shardherd.perhaps_fenced, shardherd.opened, shardherd.warm_up_fence, shardherd.warm_up_opening;
+              shardherd.fence_table,
+              shardherd.fence_is_ready, shardherd.fence_guard, shardherd.stale_fence, shardherd.fenced,
+              shardherd.perhaps_fenced, shardherd.opened, shardherd.warm_up_fence, shardherd.warm_up_opening;
 DROP TABLE shardherd.prepared_fence;
 DROP SEQUENCE shardherd.fenced;
 COMMENT ON SCHEMA shardherd IS NULL

@@ -1,0 +1,265 @@
+"""The guards of a fence: prepared before it, passing until its COMMIT, put to sleep when it is settled or given up."""
+
+import itertools
+
+import psycopg
+import pytest
+from conftest import VERSIONS
+from guarded import MOST, Shard, open_gate, settle
+
+pytestmark = pytest.mark.beside
+
+ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
+_number = itertools.count()
+
+
+@pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"pg{version}")
+def server(request, pg_factory_module):
+    started = pg_factory_module(request.param, wal_level="logical", max_prepared_transactions="5")
+    started.psql("CREATE ROLE app LOGIN")
+    return started
+
+
+@pytest.fixture
+def shard(server):
+    made = Shard(server, f"f{next(_number)}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def accounts(shard):
+    """Owned rows from 0 to max, and, as after a move before its clean-up, rows that are not owned."""
+    shard.make(ACCOUNTS, accounts="k")
+    shard.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
+    shard.run("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.owned)
+    shard.place("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.foreign)
+    return shard
+
+
+def awake(shard):
+    rows = shard.run(
+        "SELECT DISTINCT tgenabled FROM pg_trigger WHERE tgname ~ '^shardherd_fence_(insert|update|delete)$'"
+    )
+    (state,) = rows[0]
+    assert len(rows) == 1, rows
+    return state == b"A" if isinstance(state, bytes) else state == "A"
+
+
+def refuses(shard, key, epoch):
+    for sql in (
+        f"UPDATE accounts SET v = 7 WHERE k = {key}",
+        f"DELETE FROM accounts WHERE k = {key}",
+        f"INSERT INTO accounts VALUES ({key}) ON CONFLICT (k) DO UPDATE SET v = 7",
+    ):
+        with shard.refused("SHR01", f"epoch {epoch}"):
+            shard.run(sql)
+
+
+def halves(shard):
+    """A key of the lower half of what is owned and one of the upper, and where they part."""
+    by_hash = sorted(shard.owned, key=lambda k: shard.value("SELECT hashint8extended(%s, 0)", k))
+    low, high = by_hash[0], by_hash[-1]
+    return low, high, shard.value("SELECT hashint8extended(%s, 0)", high)
+
+
+def all_pass(shard, *keys):
+    for key in keys:
+        assert shard.run("UPDATE accounts SET v = 1 WHERE k = %s", key) == 1
+
+
+def test_prepared_fence_refuses_nothing_before_the_fence(accounts):
+    low, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    all_pass(accounts, low, high)
+    defined = accounts.value("SELECT array_agg(tg.xmin::text || tg.oid ORDER BY tg.oid) FROM pg_trigger tg")
+    accounts.fence(middle, MOST)
+    assert awake(accounts)
+    # the fence changed no trigger, on however many tables
+    assert accounts.value("SELECT array_agg(tg.xmin::text || tg.oid ORDER BY tg.oid) FROM pg_trigger tg") == defined
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    assert accounts.ranges() == (2, [(0, middle - 1)])
+
+
+@pytest.mark.parametrize("other", ["move", "range", "epoch"])
+def test_fence_that_was_not_prepared_as_it_is_made(accounts, other):
+    low, high, middle = halves(accounts)
+    accounts.run(
+        "SELECT shardherd.prepare_fence(1, %s, %s, %s, %s)",
+        "m0" if other == "move" else "m1", 0 if other == "range" else middle, MOST, 3 if other == "epoch" else 2,
+    )  # fmt: skip
+    accounts.fence(middle, MOST, prepared=False)
+    assert not awake(accounts)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+
+
+def test_settled_fence_leaves_plain_guards(accounts):
+    low, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    for _ in range(2):
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+        assert not awake(accounts)
+        refuses(accounts, high, 2)
+        assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    client = accounts.connect()
+    accounts.run("SET shardherd.epoch = 1", on=client)
+    with accounts.refused("SHR01", "routed with epoch 1", "epoch 2"):
+        accounts.run("UPDATE accounts SET v = 1 WHERE k = %s", low, on=client)
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_next_fence_keeps_what_the_last_one_refused(accounts, settled):
+    low, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    if settled:
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    accounts.prepare_fence(0, middle - 1, new=3)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    accounts.fence(0, middle - 1, old=2, new=3)
+    refuses(accounts, high, 2)
+    refuses(accounts, low, 3)
+    assert accounts.ranges() == (3, [])
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_range_that_comes_back_is_accepted(accounts, settled):
+    """Also when the fence that gave it away was never settled: what its guards refuse, the gate decides now."""
+    _, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    if settled:
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    accounts.run("SELECT shardherd.close_gate(1, 'm2', %s, %s)", middle, MOST)
+    refuses(accounts, high, 2)
+    open_gate(accounts, move="m2", lo=middle)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high) == 1
+    settle(accounts, lo=middle, epoch=3, move="m2")
+    assert accounts.run("UPDATE accounts SET v = 4 WHERE k = %s", high) == 1
+    assert accounts.ranges() == (3, [(0, MOST)])
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_fence_beside_the_gate_of_another_move(accounts, prepared):
+    """A shard may give one range away while it gets another."""
+    low, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm2', %s, %s)", middle, MOST)
+    open_gate(accounts, move="m2", lo=middle)
+    accounts.fence(0, middle - 1, prepared=prepared)
+    refuses(accounts, low, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high) == 1
+    accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    refuses(accounts, low, 2)
+    assert accounts.run("UPDATE accounts SET v = 3 WHERE k = %s", high) == 1
+    settle(accounts, lo=middle, epoch=3, move="m2")
+    refuses(accounts, low, 3)
+    assert accounts.ranges() == (3, [(middle, MOST)])
+
+
+def test_position_of_an_opening_that_was_begun_early(accounts):
+    """X is after all that the target got while the opening was prepared; a committed one keeps its own."""
+    _, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm1', %s, %s)", middle, MOST)
+    opener = accounts.connect(autocommit=False)
+    early = open_gate(accounts, lo=middle, on=opener)
+    accounts.place("UPDATE accounts SET v = 8 WHERE k = %s", high)
+    got = accounts.value("SELECT pg_current_wal_insert_lsn()")
+    refuses(accounts, high, 1)  # the opening is seen by nobody yet
+    accounts.run("SELECT shardherd.opened('m1')", on=opener)
+    opener.commit()
+    assert accounts.run("UPDATE accounts SET v = 9 WHERE k = %s", high) == 1
+    opened = accounts.value("SELECT opened_lsn FROM shardherd.gate")
+    assert accounts.value("SELECT %s::pg_lsn < %s::pg_lsn AND %s::pg_lsn <= %s::pg_lsn", early, got, got, opened)
+    accounts.run("SELECT shardherd.opened('m1')")
+    assert open_gate(accounts, lo=middle) == opened
+
+
+def broken_off(shard, how):
+    """A fence of the lower half that does not commit."""
+    connection = shard.connect(autocommit=False)
+    shard.run("SELECT shardherd.check_term(1)", on=connection)
+    shard.run("LOCK TABLE accounts IN SHARE ROW EXCLUSIVE MODE", on=connection)
+    shard.run("SELECT shardherd.fence('m1', %s, %s, 1, 2)", *how["range"], on=connection)
+    if how["end"] == "rollback":
+        connection.rollback()
+    else:
+        pid = connection.info.backend_pid
+        shard.run("SELECT pg_terminate_backend(%s, 5000)", pid)
+    connection.close()
+
+
+@pytest.mark.parametrize("end", ["rollback", "terminated"])
+def test_prepared_fence_that_is_broken_off_refuses_nothing(accounts, end):
+    low, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    for _ in range(2):
+        broken_off(accounts, {"range": (middle, MOST), "end": end})
+        all_pass(accounts, low, high)
+        strict = accounts.connect()
+        accounts.run("SET shardherd.epoch = 1", on=strict)
+        assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", high, on=strict) == 1
+        accounts.run("SET shardherd.epoch = 2", on=strict)
+        with accounts.refused("SHR01", "routed with epoch 2", "epoch 1"):
+            accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict)
+    accounts.fence(middle, MOST)
+    refuses(accounts, high, 2)
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low) == 1
+    assert accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict) == 1  # with the fence's epoch
+    accounts.run("SET shardherd.epoch = 1", on=strict)
+    with accounts.refused("SHR01", "routed with epoch 1", "epoch 2"):
+        accounts.run("UPDATE accounts SET v = 2 WHERE k = %s", low, on=strict)
+
+
+def test_fence_prepared_in_vain_sleeps_again(accounts):
+    _, high, middle = halves(accounts)
+    accounts.freeze(lo=middle)
+    accounts.prepare_fence(middle, MOST)
+    assert awake(accounts)
+    accounts.unfreeze()
+    assert not awake(accounts) and accounts.run("SELECT move FROM shardherd.prepared_fence") == []
+    all_pass(accounts, high)
+
+
+def test_prepared_guards_that_were_switched_off_are_not_relied_upon(accounts):
+    _, high, middle = halves(accounts)
+    accounts.prepare_fence(middle, MOST)
+    accounts.run("ALTER TABLE accounts DISABLE TRIGGER shardherd_fence_update")
+    accounts.fence(middle, MOST, prepared=False)
+    refuses(accounts, high, 2)
+
+
+def test_fence_is_seen_by_who_may_not_see_its_sequence(accounts):
+    _, high, middle = halves(accounts)
+    accounts.run("REVOKE SELECT ON SEQUENCE shardherd.fenced FROM PUBLIC")
+    accounts.run("DO $$ BEGIN CREATE ROLE blind; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    accounts.run("GRANT ALL ON accounts TO blind")
+    accounts.fence(middle, MOST)
+    client = accounts.connect()
+    accounts.run("SET ROLE blind", on=client)
+    with pytest.raises(psycopg.Error) as caught:
+        accounts.run("UPDATE accounts SET v = 7 WHERE k = %s", high, on=client)
+    assert caught.value.sqlstate in ("SHR01", "42501")  # 18: no value; before: no permission
+    accounts.run("REVOKE ALL ON accounts FROM blind")
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_table_that_was_added_is_fenced_as_well(accounts, prepared):
+    accounts.prepare_fence(0, MOST)
+    accounts.run("CREATE TABLE more (k bigint PRIMARY KEY, v int)")
+    accounts.run("SELECT shardherd.add_table(1, 'public.more', 'k')")
+    accounts.fence(0, MOST, prepared=prepared)
+    assert awake(accounts) == prepared
+    refuses(accounts, accounts.owned[0], 2)
+    with accounts.refused("SHR01", "epoch 2"):
+        accounts.run("INSERT INTO more VALUES (%s)", accounts.owned[0])
+
+
+def test_older_leader_prepares_nothing(accounts):
+    accounts.run("SELECT shardherd.raise_term(2)")
+    with accounts.refused("SHR03"):
+        accounts.prepare_fence(0, MOST)
+    with accounts.refused("SHR03"):
+        accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
