@@ -99,6 +99,27 @@ def rounded(value):
     return float(f"{value:.4g}")
 
 
+def beside_ours(times, name):
+    """How many times as long as ours a peer took, round by round."""
+    return [peer / ours for peer, ours in zip(times[name], times["ours"], strict=True)]
+
+
+def table_of_times(bench, times, unit, amount):
+    """Seconds of ours and of each peer; `amount` is what each of them did, in `unit` times seconds."""
+    bench.table(
+        ("", "s (median)", "min", "max", unit, "it / ours", "spread"),
+        [
+            (name, f"{median(v):.2f}", f"{min(v):.2f}", f"{max(v):.2f}", f"{amount / median(v):.3g}",
+             *(("", "") if name == "ours" else share_and_spread(beside_ours(times, name))))
+            for name, v in times.items()
+        ],
+    )  # fmt: skip
+
+
+def share_and_spread(ratios):
+    return f"{median(ratios):.2f}", f"{min(ratios):.2f}..{max(ratios):.2f}"
+
+
 def process_cpu_ns(pid):
     """CPU of a process with all its threads, also those that have ended, to the nanosecond."""
     return int(time.clock_gettime((~pid << 3) | 2) * 1e9)
@@ -154,7 +175,7 @@ class Servers:
         self.servers = []
         bench.note(f"starting {count} PostgreSQL servers")
         for i in range(count):
-            server = Copied(15, password=PASSWORD, autovacuum="off", **settings)
+            server = Copied(15, password=PASSWORD, **{"autovacuum": "off", **settings})
             bench.stack.callback(server.destroy)
             if i == 0:
                 server.start()

@@ -1,9 +1,25 @@
-"""Copying half of a table by hash from one server to another, with the primary key that follows."""
+"""Copying half of a table by hash from one server to another, with the primary key that follows.
+
+Everybody copies to a server that was made for it, as a split does, with the settings that a new shard has, and with
+fsync. Ours is the time from the split's slot to the last index, with ANALYZE, the triggers of the freeze and psql's
+start in it, which nobody else has.
+"""
 
 import subprocess
 import time
 
-from benchmarks import PASSWORD, Servers, Unmeasured, median, process_cpu_ns, rounded, server_cpu_ns, spread
+from benchmarks import (
+    PASSWORD,
+    Servers,
+    Unmeasured,
+    beside_ours,
+    median,
+    process_cpu_ns,
+    rounded,
+    server_cpu_ns,
+    spread,
+    table_of_times,
+)
 from rig import Rig
 
 TITLE = "half of a table by hash, primary key after it: against psql's COPY through a pipe, a subscription, pgcopydb"
@@ -15,17 +31,27 @@ FILL = "INSERT INTO big SELECT i, i, md5(i::text) FROM generate_series(1, {rows}
 UPPER = "hashint8extended(k, 0) >= 0"
 
 
+# as in src/runtime/local_config.c; the rest are PostgreSQL's own
+SHARD = {
+    "fsync": "on", "autovacuum": "on", "shared_buffers": "128MB", "max_connections": None, "wal_level": "logical",
+    "max_wal_senders": "20", "max_replication_slots": "20", "max_worker_processes": "32",
+    "max_logical_replication_workers": "20", "max_sync_workers_per_subscription": "4",
+}  # fmt: skip
+
+
 class Peers:
-    """A server beside ours, on the same disk, that the peers copy to."""
+    """On the same disk, each time with a new server that a peer copies to."""
 
     def __init__(self, bench, rig):
-        (self.server,) = Servers(bench, 1, max_wal_size="4GB", shared_buffers="256MB", wal_level="logical")
-        self.bench, self.rig = bench, rig
+        self.bench, self.rig, self.server = bench, rig, None
 
-    def fresh(self, key=False):
-        self.server.psql("DROP TABLE IF EXISTS big; CHECKPOINT")
-        self.server.psql(SCHEMA if key else SCHEMA.replace(" PRIMARY KEY", " NOT NULL"))
-        self.rig.sql("s1", "CHECKPOINT")
+    def seconds(self, name):
+        (self.server,) = Servers(self.bench, 1, **SHARD)
+        try:
+            self.rig.sql("s1", "CHECKPOINT")
+            return getattr(self, name)()
+        finally:
+            self.server.destroy()
 
     def psql(self):
         return self.bench.tool("psql")
@@ -34,7 +60,7 @@ class Peers:
         return f"host=127.0.0.1 port={self.server.port} dbname={dbname} user=postgres password={PASSWORD}"
 
     def pipe(self):
-        self.fresh()
+        self.server.psql(SCHEMA.replace(" PRIMARY KEY", " NOT NULL"))
         start = time.monotonic()
         out = subprocess.Popen(
             [self.psql(), "-X", "-q", self.rig.dsn("s1"), "-c",
@@ -49,7 +75,7 @@ class Peers:
         return time.monotonic() - start
 
     def subscription(self):
-        self.fresh(key=True)
+        self.server.psql(SCHEMA)
         self.rig.sql("s1", f"CREATE PUBLICATION bench FOR TABLE big WHERE ({UPPER})")
         start = time.monotonic()
         text = self.rig.dsn("s1").replace("'", "''")
@@ -65,10 +91,7 @@ class Peers:
 
     def pgcopydb(self):
         """It cannot take half of a table: all of it, so its time is halved."""
-        self.server.psql("DROP DATABASE IF EXISTS whole")
         self.server.psql("CREATE DATABASE whole")
-        self.server.psql("CHECKPOINT")
-        self.rig.sql("s1", "CHECKPOINT")
         start = time.monotonic()
         done = subprocess.run(
             [self.bench.tool("pgcopydb"), "clone", "--skip-extensions", "--no-acl", "--no-owner", "--table-jobs", "4",
@@ -88,15 +111,29 @@ class Peers:
 
 
 def ours(rig, cpu):
-    """A split, of which the copy and what is built after it count; then the merge back."""
+    """A split, of which the copy and what is built after it count; then the merge back. CPU is that of both."""
     rig.sql("s1", "CHECKPOINT")
+    op_id = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s1", "at": "0", "bake": "0s"})["id"]
+    await_record(rig, op_id, lambda record: record["state"] == "copy")
     before = process_cpu_ns(rig.process.pid), servers_cpu(rig)
-    op = wait(rig, {"kind": "split", "shard": "s1", "at": "0", "bake": "0s"})
+    await_record(rig, op_id, lambda record: int(record["build_us"]) > 0)
     cpu.append((process_cpu_ns(rig.process.pid) - before[0]) / max(1, servers_cpu(rig) - before[1]))
+    op = wait(rig, op_id)
     took = (int(op["record"]["copy_us"]) + int(op["record"]["build_us"])) / 1e6
     rows, size = int(op["record"]["copy_rows"]), int(op["record"]["copy_bytes"])
-    wait(rig, {"kind": "merge", "shard": op["record"]["target"], "target": "s1", "bake": "0s"})
+    body = {"kind": "merge", "shard": op["record"]["target"], "target": "s1", "bake": "0s"}
+    wait(rig, rig.post("/v1/databases/shop/operations", body)["id"])
     return took, rows, size
+
+
+def await_record(rig, op_id, reached):
+    while True:
+        op = rig.operation(op_id)
+        if reached(op["record"]):
+            return
+        if op["status"] != "running":
+            raise Unmeasured(f"a split ended {op['status']}: {op['error']}")
+        time.sleep(0.02)
 
 
 def servers_cpu(rig):
@@ -104,10 +141,10 @@ def servers_cpu(rig):
     return sum(server_cpu_ns(pid) for pid in pids)
 
 
-def wait(rig, body):
-    op = rig.wait_operation(rig.post("/v1/databases/shop/operations", body)["id"], timeout=1200)
+def wait(rig, op_id):
+    op = rig.wait_operation(op_id, timeout=1200)
     if op["status"] != "done":
-        raise Unmeasured(f"a {body['kind']} ended {op['status']}: {op['error']}")
+        raise Unmeasured(f"a {op['kind']} ended {op['status']}: {op['error']}")
     return op
 
 
@@ -126,7 +163,7 @@ def measure(bench):
         took, moved, size = ours(rig, cpu)
         times["ours"].append(took)
         for name in ("pipe", "subscription", "pgcopydb"):
-            times[name].append(getattr(peers, name)())
+            times[name].append(peers.seconds(name))
         bench.note(", ".join(f"{name} {values[-1]:.2f} s" for name, values in times.items()))
         bench.sample_load()
     return report(bench, times, moved, size, cpu)
@@ -134,23 +171,16 @@ def measure(bench):
 
 def report(bench, times, moved, size, cpu):
     mib = size / 2**20
-    bench.table(
-        ("", "s (median)", "min", "max", "MiB/s", "it / ours"),
-        [
-            (name, f"{median(v):.2f}", f"{min(v):.2f}", f"{max(v):.2f}", f"{mib / median(v):.0f}",
-             f"{median([p / o for p, o in zip(v, times['ours'], strict=True)]):.2f}")
-            for name, v in times.items()
-        ],
-    )  # fmt: skip
-    print(f"{moved:,} rows, {mib:.0f} MiB of COPY data; own CPU {median(cpu):.1%} of the servers' over the whole split")
-    ratios = [p / o for p, o in zip(times["pipe"], times["ours"], strict=True)]
+    table_of_times(bench, times, "MiB/s", mib)
+    print(f"{moved:,} rows, {mib:.0f} MiB of COPY data; own CPU {median(cpu):.1%} of the servers' meanwhile")
+    ratios = beside_ours(times, "pipe")
     return {
         "ours": rounded(median(times["ours"])),
         "peer": rounded(median(times["pipe"])),
         "unit": "s",
         "ratio": rounded(median(ratios)),
         "spread": spread(ratios),
-        "times_pgcopydb": rounded(median(times["pgcopydb"]) / median(times["ours"])),
-        "times_subscription": rounded(median(times["subscription"]) / median(times["ours"])),
+        "times_pgcopydb": rounded(median(beside_ours(times, "pgcopydb"))),
+        "times_subscription": rounded(median(beside_ours(times, "subscription"))),
         "own_cpu_of_servers": rounded(median(cpu)),
     }
