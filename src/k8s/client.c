@@ -47,6 +47,7 @@ struct k8s_client {
 
 /* What a try tells the call or stream it belongs to. */
 struct try_user {
+    /* retry_after: with the first bytes only */
     void (*body)(int status, const char *retry_after, const char *bytes, size_t length, void *data);
     void (*done)(const struct err *err, int status, const char *retry_after, void *data);
 };
@@ -200,6 +201,7 @@ static void try_inflated(const char *bytes, size_t length, void *data)
 static void try_body(struct http_call *call, int status, const char *bytes, size_t length, void *data)
 {
     struct try *t = data;
+    const char *retry_after = t->begun ? NULL : http_answer_header(call, "retry-after");
     if (t->canceled || t->err.code != ERRC_NONE)
         return;
     if (!t->begun && status < 300) {
@@ -209,7 +211,7 @@ static void try_body(struct http_call *call, int status, const char *bytes, size
     }
     t->begun = true;
     if (t->inflate == NULL)
-        t->user->body(status, http_answer_header(call, "retry-after"), bytes, length, t->data);
+        t->user->body(status, retry_after, bytes, length, t->data);
     else if (inflate_feed(t->inflate, bytes, length, try_inflated, t, &t->err) != 0)
         http_call_cancel(call);
 }

@@ -360,6 +360,18 @@ static const char *text_of(yyjson_val *object, const char *name)
     return text != NULL ? text : "";
 }
 
+/* "namespace/name", or the name of what has no namespace. To be freed. */
+static char *key_of(const char *namespace, const char *name)
+{
+    size_t before = strlen(namespace), length = strlen(name);
+    char *key = mem_alloc(before + length + 2);
+    memcpy(key, namespace, before);
+    if (before > 0)
+        key[before++] = '/';
+    memcpy(key + before, name, length + 1);
+    return key;
+}
+
 /* False: nothing that could be kept. The key is to be freed. */
 static bool object_read(struct reflector *r, yyjson_val *json, bool keep, struct k8s_object *ret,
                         char **ret_key)
@@ -370,7 +382,7 @@ static bool object_read(struct reflector *r, yyjson_val *json, bool keep, struct
         r->facts.skipped++;
         return false;
     }
-    *ret_key = namespace[0] != '\0' ? mem_printf("%s/%s", namespace, name) : mem_strdup(name);
+    *ret_key = key_of(namespace, name);
     ret->key = *ret_key;
     ret->uid = text_of(metadata, "uid");
     ret->version = text_of(metadata, "resourceVersion");

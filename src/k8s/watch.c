@@ -129,10 +129,11 @@ static void watch_step(struct k8s_watch *w, const struct reflector_step *step)
         drop(w);
     if (step->send)
         request_send(w, step);
-    if (step->deadline_ns != 0)
-        loop_timer_start_at(&w->timer, step->deadline_ns);
-    else
+    /* Each event moves the deadline away. A timer that is early asks for the deadline and waits again. */
+    if (step->deadline_ns == 0)
         loop_timer_stop(&w->timer);
+    else if (!loop_timer_armed(&w->timer) || w->timer.deadline_ns > step->deadline_ns)
+        loop_timer_start_at(&w->timer, step->deadline_ns);
     if (!w->synced && reflector_synced(w->reflector)) {
         w->synced = true;
         if (w->stream != NULL && !step->send)

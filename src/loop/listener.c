@@ -83,6 +83,7 @@ static void on_readable(uv_poll_t *poll, int status, int events)
 {
     (void)events;
     struct listener *l = poll->data;
+    (void)loop_now(l->loop);
     if (status != 0) {
         accept_pause(l);
         return;

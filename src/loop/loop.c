@@ -29,28 +29,21 @@ static void on_idle(uv_idle_t *idle)
 
 static void on_check(uv_check_t *check)
 {
+    (void)loop_now(check->data);
     run_tasks(check->data);
 }
 
 static void record_turn(struct loop *loop)
 {
-    uint64_t now = loop_clock(loop);
-    uint64_t idle = uv_metrics_idle_time(&loop->uv);
-    if (loop->waited_since_ns != 0) {
-        uint64_t passed = now - loop->waited_since_ns;
-        uint64_t waited = idle - loop->idle_ns;
-        uint64_t us = passed > waited ? (passed - waited) / 1000 : 0;
-        hist_add(&loop->turns, us);
-        if (us > loop->longest_turn_us)
-            loop->longest_turn_us = us;
-        if (us > LOOP_TURN_ALARM_US) {
-            loop->long_turns++;
-            if (us > loop->alarm_turn_us)
-                loop->alarm_turn_us = us;
-        }
+    uint64_t us = loop->now_stale ? 0 : (loop_clock(loop) - loop->turn_ns) / 1000;
+    hist_add(&loop->turns, us);
+    if (us > loop->longest_turn_us)
+        loop->longest_turn_us = us;
+    if (us > LOOP_TURN_ALARM_US) {
+        loop->long_turns++;
+        if (us > loop->alarm_turn_us)
+            loop->alarm_turn_us = us;
     }
-    loop->waited_since_ns = now;
-    loop->idle_ns = idle;
     loop->now_stale = true;
 }
 
@@ -86,7 +79,6 @@ int loop_init(struct loop *loop, struct env *env, struct err *err)
     int rc = uv_loop_init(&loop->uv);
     if (rc != 0)
         return err_set(err, ERRC_IO, "event loop: %s", uv_strerror(rc));
-    (void)uv_loop_configure(&loop->uv, UV_METRICS_IDLE_TIME);
     loop->uv.data = loop;
     loop->env = env;
     loop->now_stale = true;
@@ -98,9 +90,8 @@ int loop_init(struct loop *loop, struct env *env, struct err *err)
 
 int loop_run(struct loop *loop)
 {
-    loop->waited_since_ns = loop_clock(loop);
-    loop->idle_ns = uv_metrics_idle_time(&loop->uv);
     loop->now_stale = true;
+    (void)loop_now(loop);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     record_turn(loop); /* the last one, after which nothing waits any more */
     loop->stopping = false;
@@ -153,11 +144,17 @@ int loop_fini(struct loop *loop)
 
 uint64_t loop_now(struct loop *loop)
 {
-    if (loop->now_stale) {
-        loop->now_ns = loop_clock(loop);
-        loop->now_stale = false;
-    }
+    if (loop->now_stale)
+        loop_now_take(loop);
     return loop->now_ns;
+}
+
+void loop_now_take(struct loop *loop)
+{
+    loop->now_ns = loop_clock(loop);
+    if (loop->now_stale)
+        loop->turn_ns = loop->now_ns;
+    loop->now_stale = false;
 }
 
 int64_t loop_wall(const struct loop *loop)
@@ -205,6 +202,7 @@ void loop_turns_reset(struct loop *loop)
 static void on_signal(uv_signal_t *uv, int number)
 {
     struct loop_signal *s = uv->data;
+    (void)loop_now(s->loop);
     s->caught(s, number, s->data);
 }
 

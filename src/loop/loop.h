@@ -49,8 +49,7 @@ struct loop {
     uint64_t timer_sequence;
     uint64_t alarm_deadline_ns; /* what the alarm is set for, 0 = not set */
     bool firing;                /* inside the alarm's callback */
-    uint64_t waited_since_ns;   /* end of the last turn, 0 before the first */
-    uint64_t idle_ns;           /* libuv's idle time at that moment */
+    uint64_t turn_ns;           /* when this turn began, see loop_now() */
     struct hist turns;          /* lengths of all turns */
     uint64_t longest_turn_us;   /* since loop_turns_reset() */
     uint64_t long_turns;        /* longer than LOOP_TURN_ALARM_US, ever */
@@ -74,7 +73,11 @@ void loop_stop(struct loop *loop);
  */
 int loop_fini(struct loop *loop);
 
-/* Monotonic nanoseconds of this turn; the first call of a turn takes the clock. */
+/*
+ * Monotonic nanoseconds of this turn; the first call of a turn takes the clock, and the turn's length counts
+ * from there. So a callback of libuv that does work without it calls it first. (libuv's own measure of
+ * waiting costs a second epoll_wait() in each turn.)
+ */
 uint64_t loop_now(struct loop *loop);
 
 /* Wall clock in microseconds since 1970, for display. */

@@ -10,6 +10,9 @@
  */
 void loop_alarm_set(struct loop *loop);
 
+/* Takes the clock anew for what follows in this turn. */
+void loop_now_take(struct loop *loop);
+
 /* Fires what is due; the alarm's callback. */
 void loop_alarm_fired(uv_timer_t *alarm);
 

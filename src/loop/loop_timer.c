@@ -97,8 +97,7 @@ void loop_alarm_set(struct loop *loop)
 void loop_alarm_fired(uv_timer_t *alarm)
 {
     struct loop *loop = alarm->data;
-    loop->now_ns = loop_clock(loop);
-    loop->now_stale = false;
+    loop_now_take(loop);
     loop->firing = true;
     /* what a callback arms waits for the next turn, even with no delay */
     uint64_t last = loop->timer_sequence;

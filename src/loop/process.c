@@ -187,6 +187,7 @@ static void on_timer(struct loop_timer *timer, void *data)
 static void on_exit_seen(uv_process_t *uv, int64_t exit_status, int term_signal)
 {
     struct process *p = uv->data;
+    (void)loop_now(p->loop);
     p->result.exit_code = term_signal != 0 ? -1 : (int)exit_status;
     p->result.term_signal = term_signal;
     if (sm_now(&p->sm) == CLOSING)
@@ -224,6 +225,7 @@ static void output_add(struct output *o, const char *bytes, size_t length)
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
 {
     struct process *p = stream->data;
+    (void)loop_now(p->loop);
     struct output *o = stream == (uv_stream_t *)&p->out.pipe ? &p->out : &p->errors;
     if (n > 0) {
         output_add(o, buf->base, (size_t)n);

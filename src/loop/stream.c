@@ -169,6 +169,7 @@ void stream_read_ended(struct stream *s)
 static void on_read(uv_stream_t *tcp, ssize_t n, const uv_buf_t *buf)
 {
     struct stream *s = tcp->data;
+    (void)loop_now(s->loop);
     if (n == 0)
         return;
     if (n < 0) {
@@ -460,6 +461,7 @@ static void path_failed(struct stream *s, int code)
 static void on_connect(uv_connect_t *connect, int status)
 {
     struct stream *s = connect->data;
+    (void)loop_now(s->loop);
     if (stream_state(s) != STATE_CONNECTING)
         return; /* the handle is being closed */
     if (status != 0 && s->path != NULL) {

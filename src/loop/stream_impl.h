@@ -6,6 +6,7 @@
 
 #include <openssl/ssl.h>
 
+#include "base/buf.h"
 #include "base/sm.h"
 #include "loop/proxy.h"
 #include "loop/stream.h"
@@ -58,6 +59,7 @@ enum stream_state {
 
 struct tls_context {
     SSL_CTX *ssl_ctx;
+    BIO_METHOD *input; /* see stream_tls.c */
     int refs;
     bool server;
 };
@@ -110,8 +112,12 @@ struct stream {
     /* TLS */
     struct tls_context *tls; /* NULL = plain */
     SSL *ssl;
-    BIO *in;  /* ciphertext from the peer; owned by ssl */
     BIO *out; /* ciphertext to the peer; owned by ssl */
+    struct {  /* ciphertext from the peer that OpenSSL has not taken */
+        const char *at;
+        size_t length;
+    } in;
+    struct buf kept; /* where `in` lies after a pause; else in the scratch */
 
     /* TLS to the proxy, around the above; NULL = none */
     SSL *outer;
@@ -153,10 +159,13 @@ void stream_waiting_drop(struct stream *s);
 
 /* ---- stream_tls.c ---- */
 
-/* A client's or server's session over two memory BIOs, which it owns. `name`: whom a client expects. */
-SSL *stream_tls_new(struct stream *s, char *name, BIO **in, BIO **out, struct err *err);
+/* A client's or server's session over `in`, which it takes (NULL: no memory), and a memory BIO, which it
+ * owns. `name`: whom a client expects. */
+SSL *stream_tls_new(struct stream *s, char *name, BIO *in, BIO **out, struct err *err);
 /* What OpenSSL says about `rc` of its last call on `ssl`; what: "TLS with". */
 void stream_tls_describe(struct stream *s, SSL *ssl, int ssl_error, const char *what, struct err *err);
+/* How OpenSSL reads what came; NULL = no memory. */
+BIO_METHOD *stream_tls_input(void);
 int stream_tls_begin(struct stream *s, struct err *err);
 /* After bytes came in, and after a pause: handshake, then read until nothing is left. */
 void stream_tls_step(struct stream *s);

@@ -1,6 +1,6 @@
 /*
- * TLS over memory BIOs. Two rules keep it right: after every SSL_* call what lies in `out` goes to the
- * socket, and after every socket read SSL_read() runs until it has nothing left (or the user pauses).
+ * TLS between memory. Two rules keep it right: after every SSL_* call what lies in `out` goes to the socket,
+ * and after every socket read SSL_read() runs until OpenSSL has taken all of it (or the user pauses).
  */
 #include <openssl/err.h>
 #include <openssl/x509v3.h>
@@ -12,6 +12,79 @@
 
 /* What handshakes, alerts and key updates may add above the write limit before the peer is cut off. */
 #define OUTPUT_SLACK (256u * 1024)
+
+/* ---- input: OpenSSL takes the bytes from where the socket's read has put them ---- */
+
+static int input_read(BIO *bio, char *to, int length)
+{
+    struct stream *s = BIO_get_data(bio);
+    size_t n = s->in.length < (size_t)length ? s->in.length : (size_t)length;
+    BIO_clear_retry_flags(bio);
+    if (n == 0) {
+        BIO_set_retry_read(bio);
+        return -1;
+    }
+    memcpy(to, s->in.at, n);
+    s->in.at += n;
+    s->in.length -= n;
+    return (int)n;
+}
+
+static long input_ctrl(BIO *bio, int command, long number, void *pointer)
+{
+    (void)bio;
+    (void)command;
+    (void)number;
+    (void)pointer;
+    return 0;
+}
+
+BIO_METHOD *stream_tls_input(void)
+{
+    BIO_METHOD *method = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "stream");
+    if (method != NULL) {
+        BIO_meth_set_read(method, input_read);
+        BIO_meth_set_ctrl(method, input_ctrl);
+    }
+    return method;
+}
+
+static BIO *input_new(struct stream *s)
+{
+    BIO *bio = s->tls->input != NULL ? BIO_new(s->tls->input) : NULL;
+    if (bio != NULL) {
+        BIO_set_data(bio, s);
+        BIO_set_init(bio, 1);
+    }
+    return bio;
+}
+
+/* What came is put behind what is left from before a pause. */
+static void input_add(struct stream *s, const char *data, size_t length)
+{
+    struct buf kept = {0};
+    if (s->in.length > 0) {
+        (void)buf_add(&kept, s->in.at, s->in.length);
+        (void)buf_add(&kept, data, length);
+        data = kept.data;
+        length = kept.length;
+    }
+    buf_free(&s->kept);
+    s->kept = kept;
+    s->in.at = data;
+    s->in.length = length;
+}
+
+/* The scratch, where it lies, is somebody else's after this turn. */
+static void input_keep(struct stream *s)
+{
+    if (s->in.length == 0) {
+        buf_free(&s->kept);
+    } else if (s->kept.length == 0) {
+        (void)buf_add(&s->kept, s->in.at, s->in.length);
+        s->in.at = s->kept.data;
+    }
+}
 
 static void flush(struct stream *s)
 {
@@ -67,22 +140,20 @@ static int expect_name(SSL *ssl, char *name)
     return SSL_set1_host(ssl, name) == 1 && SSL_set_tlsext_host_name(ssl, name) == 1;
 }
 
-SSL *stream_tls_new(struct stream *s, char *name, BIO **in, BIO **out, struct err *err)
+SSL *stream_tls_new(struct stream *s, char *name, BIO *in, BIO **out, struct err *err)
 {
     ERR_clear_error();
     SSL *ssl = SSL_new(s->tls->ssl_ctx);
-    *in = BIO_new(BIO_s_mem());
     *out = BIO_new(BIO_s_mem());
-    if (ssl == NULL || *in == NULL || *out == NULL) {
-        BIO_free(*in);
+    if (ssl == NULL || in == NULL || *out == NULL) {
+        BIO_free(in);
         BIO_free(*out);
         SSL_free(ssl);
         (void)err_set(err, ERRC_TLS, "cannot begin TLS with %s", s->peer);
         return NULL;
     }
-    BIO_set_mem_eof_return(*in, -1);
     BIO_set_mem_eof_return(*out, -1);
-    SSL_set0_rbio(ssl, *in);
+    SSL_set0_rbio(ssl, in);
     SSL_set0_wbio(ssl, *out);
     if (s->tls->server) {
         SSL_set_accept_state(ssl);
@@ -99,7 +170,7 @@ SSL *stream_tls_new(struct stream *s, char *name, BIO **in, BIO **out, struct er
 
 int stream_tls_begin(struct stream *s, struct err *err)
 {
-    s->ssl = stream_tls_new(s, s->server_name, &s->in, &s->out, err);
+    s->ssl = stream_tls_new(s, s->server_name, input_new(s), &s->out, err);
     return s->ssl != NULL ? 0 : -1;
 }
 
@@ -139,27 +210,27 @@ static bool read_record(struct stream *s)
     return n > 0;
 }
 
+/* OpenSSL takes all that came before it says that it wants more: with nothing left, it need not be asked. */
+static bool readable(const struct stream *s)
+{
+    return s->in.length > 0 || SSL_pending(s->ssl) > 0;
+}
+
 void stream_tls_step(struct stream *s)
 {
     if (stream_state(s) == STATE_HANDSHAKING)
         handshake(s);
-    while (stream_state(s) == STATE_OPEN && !s->paused && read_record(s))
+    while (stream_state(s) == STATE_OPEN && !s->paused && readable(s) && read_record(s))
         ;
+    input_keep(s);
 }
 
 void stream_tls_received(struct stream *s, const char *data, size_t length)
 {
-    while (length > 0 && (stream_state(s) == STATE_HANDSHAKING || stream_state(s) == STATE_OPEN)) {
-        /* in pieces of about a record, or OpenSSL's buffer would grow to a whole read and stay so */
-        size_t piece = s->paused || length < STREAM_PLAIN_SIZE ? length : STREAM_PLAIN_SIZE;
-        if (BIO_write(s->in, data, (int)piece) != (int)piece) {
-            tls_failed(s, SSL_ERROR_SYSCALL, "TLS with");
-            return;
-        }
-        data += piece;
-        length -= piece;
-        stream_tls_step(s);
-    }
+    if (stream_state(s) != STATE_HANDSHAKING && stream_state(s) != STATE_OPEN)
+        return;
+    input_add(s, data, length);
+    stream_tls_step(s);
 }
 
 int stream_tls_write(struct stream *s, const void *data, size_t length, struct err *err)
@@ -196,4 +267,5 @@ void stream_tls_shutdown(struct stream *s)
 void stream_tls_free(struct stream *s)
 {
     SSL_free(s->ssl); /* with both BIOs */
+    buf_free(&s->kept);
 }

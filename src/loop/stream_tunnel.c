@@ -35,8 +35,12 @@ static void failed(struct stream *s, int ssl_error, const char *what)
 
 int stream_tunnel_begin(struct stream *s, struct err *err)
 {
-    s->outer = stream_tls_new(s, s->proxy->host, &s->outer_in, &s->outer_out, err);
-    return s->outer != NULL ? 0 : -1;
+    s->outer_in = BIO_new(BIO_s_mem());
+    s->outer = stream_tls_new(s, s->proxy->host, s->outer_in, &s->outer_out, err);
+    if (s->outer == NULL)
+        return -1;
+    BIO_set_mem_eof_return(s->outer_in, -1);
+    return 0;
 }
 
 static void handshake(struct stream *s)

@@ -57,6 +57,7 @@ static void on_written(uv_write_t *write, int status)
 {
     struct chunk *c = write->data;
     struct stream *s = c->stream;
+    (void)loop_now(s->loop);
     s->pending -= c->length;
     chunk_free(c);
     enum stream_state state = stream_state(s);

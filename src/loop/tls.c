@@ -125,6 +125,7 @@ int tls_context_new(const struct tls_options *o, struct tls_context **ret, struc
     }
     struct tls_context *ctx = mem_zalloc(sizeof *ctx);
     ctx->ssl_ctx = ssl_ctx;
+    ctx->input = stream_tls_input();
     ctx->refs = 1;
     ctx->server = o->server;
     *ret = ctx;
@@ -142,5 +143,6 @@ void tls_context_unref(struct tls_context *ctx)
     if (ctx == NULL || --ctx->refs > 0)
         return;
     SSL_CTX_free(ctx->ssl_ctx);
+    BIO_meth_free(ctx->input);
     free(ctx);
 }

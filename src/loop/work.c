@@ -17,6 +17,7 @@ static void on_work(uv_work_t *uv)
 static void on_work_done(uv_work_t *uv, int status)
 {
     struct work *work = uv->data;
+    (void)loop_now(work->loop);
     work->loop->jobs--;
     work->loop = NULL;
     work->done(work, status == UV_ECANCELED ? ERRC_CANCELED : 0);
@@ -96,6 +97,7 @@ static void collect(struct resolve_result *result, const struct addrinfo *list)
 static void on_resolved(uv_getaddrinfo_t *uv, int status, struct addrinfo *list)
 {
     struct resolve *r = uv->data;
+    (void)loop_now(r->loop);
     r->loop->jobs--;
     r->looking = false;
     if (status == 0)

@@ -59,8 +59,10 @@ static void cancel_step(struct pg_cancel *c);
 static void on_cancel_poll(uv_poll_t *poll, int status, int events)
 {
     (void)status;
+    struct pg_cancel *c = poll->data;
     (void)events;
-    cancel_step(poll->data);
+    (void)loop_now(c->conn->loop);
+    cancel_step(c);
 }
 
 static bool cancel_wait(struct pg_cancel *c, int events)

@@ -13,6 +13,7 @@
 static void on_poll(uv_poll_t *poll, int status, int events)
 {
     struct pg_conn *conn = poll->data;
+    (void)loop_now(conn->loop);
     if (conn->poll != poll)
         return;
     if (status < 0)
