@@ -98,8 +98,7 @@ static void work_done(struct work *work, int code)
     member_step(m);
 }
 
-void member_job_start(struct member *m, int state, void (*run)(struct work *),
-                      void (*done)(struct member *m))
+void member_job_start(struct member *m, int state, void (*run)(struct work *), void (*done)(struct member *m))
 {
     if (sm_now(&m->sm) != state)
         sm_move(&m->sm, state);
@@ -182,8 +181,9 @@ static void wait_for(struct member *m, enum member_state state, const char *what
 static void idle_primary(struct member *m)
 {
     if (!m->confirmed)
-        wait_for(m, MEMBER_STOPPED,
-                 "it was the primary before the agent was started anew, and waits until somebody confirms it");
+        wait_for(
+            m, MEMBER_STOPPED,
+            "it was the primary before the agent was started anew, and waits until somebody confirms it");
     else if (!member_lease_held(m))
         wait_for(m, MEMBER_FENCED, "the lease as primary ran out; a new lease of this term starts it again");
     else if (m->data_there && m->marks.rewinding)
@@ -274,6 +274,7 @@ static void look_done(struct member *m)
     m->control = m->job.control;
     m->data_there = m->job.there;
     m->looked = true;
+    watchdog_own(m->dog);
     member_settle(m, m->data_there ? MEMBER_STOPPED : MEMBER_EMPTY);
 }
 
@@ -383,8 +384,7 @@ static void child_ended(struct loop_signal *s, int number, void *data)
     member_server_reap(m);
     if (getpid() == 1)
         orphans_reap(m);
-    if (!m->ending &&
-        waitid(P_PID, (id_t)watchdog_pid(m->dog), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+    if (!m->ending && waitid(P_PID, (id_t)watchdog_pid(m->dog), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
         info.si_pid != 0) {
         (void)err_set(&err, ERRC_CLOSED, "the watchdog has ended; without it nothing may run here");
         member_end(m, &err);

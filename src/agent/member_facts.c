@@ -57,10 +57,11 @@ static void guard_fired(struct loop_timer *timer, void *data)
     (void)snprintf(need, sizeof need, "%d", m->order.sync_need);
     const char *const params[] = {buf_text(&names), need, m->guard_short > 0 ? "true" : "false"};
     const struct pg_request request = {
-        .sql = "WITH s AS (SELECT count(DISTINCT application_name) < $2::int AS short FROM pg_stat_replication "
-               "WHERE state = 'streaming' AND application_name = ANY ($1::text[])) "
-               "SELECT short, CASE WHEN short AND $3::bool THEN (SELECT count(pg_terminate_backend(pid)) "
-               "FROM pg_stat_activity WHERE wait_event = 'SyncRep') END FROM s",
+        .sql =
+            "WITH s AS (SELECT count(DISTINCT application_name) < $2::int AS short FROM pg_stat_replication "
+            "WHERE state = 'streaming' AND application_name = ANY ($1::text[])) "
+            "SELECT short, CASE WHEN short AND $3::bool THEN (SELECT count(pg_terminate_backend(pid)) "
+            "FROM pg_stat_activity WHERE wait_event = 'SyncRep') END FROM s",
         .extended = true,
         .prepared = "guard",
         .param_count = 3,
@@ -87,7 +88,8 @@ static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void 
 static void slots_settle(struct member *m)
 {
     static const char sql[] =
-        "SELECT (SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_type = "
+        "SELECT (SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_type "
+        "= "
         "'physical' AND NOT active AND slot_name LIKE 'shardherd\\_%' AND slot_name <> ALL ($1::text[])), "
         "(SELECT count(pg_create_physical_replication_slot(n, true)) FROM unnest($1::text[]) n WHERE NOT "
         "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = n))";
@@ -162,14 +164,16 @@ static void facts_ask(struct member *m)
         .sql =
             "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id) "
             "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
-            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() END, "
+            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
+            "END, "
             "CASE WHEN r THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, "
             "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
             "w.status, w.sender_host || ':' || w.sender_port, "
             "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
             "current_setting('primary_conninfo') = '', "
             "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
-            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', sync_state, "
+            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
+            "sync_state, "
             "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
             "application_name LIMIT 32) p) "
             "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",

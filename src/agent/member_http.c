@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "loop/tls.h"
 
 #define BODY_LIMIT (64u * 1024)
 
@@ -107,7 +108,8 @@ static void assign(struct member *m, struct http_exchange *ex, const struct http
     if (order_parse(request->body, request->body_length, &order, &err) != 0) {
         http_problem_err(ex, &err);
     } else if (!m->looked || m->saving_ex != NULL || m->ending) {
-        http_problem(ex, 503, "busy", "another order is being written down, or the agent starts or ends; again");
+        http_problem(ex, 503, "busy",
+                     "another order is being written down, or the agent starts or ends; again");
     } else if (order_compare(&order, &m->order) < 0) {
         refuse_stale(m, ex);
     } else if (!member_lease_fresh(&order, order.heard)) {
@@ -151,7 +153,8 @@ static void lease(struct member *m, struct http_exchange *ex, const struct http_
     } else if (term != m->order.term) {
         refuse_stale(m, ex);
     } else if (m->order.role != ORDER_PRIMARY || m->order.lease_ms == 0 || !m->confirmed) {
-        http_problem(ex, 409, "no_lease", "there is no primary with a lease here that was assigned to this agent"
+        http_problem(ex, 409, "no_lease",
+                     "there is no primary with a lease here that was assigned to this agent"
                      " since it was started");
     } else if (!member_lease_renew(m, heard)) {
         refuse_heard(&m->order, ex);
@@ -214,11 +217,48 @@ static void handle(struct http_exchange *ex, const struct http_request *request,
         http_problem(ex, 405, "method_not_allowed", "only GET, HEAD and POST");
 }
 
+/* Read once, at the start. With ca.crt callers need a certificate of it as well as the token. */
+static int tls_open(const struct agent_options *o, struct tls_context **ret, struct err *err)
+{
+    char *certificate = mem_printf("%s/tls.crt", o->http_tls), *key = mem_printf("%s/tls.key", o->http_tls);
+    char *ca = mem_printf("%s/ca.crt", o->http_tls);
+    char *certificate_text = agent_file_read(certificate), *key_text = agent_file_read(key),
+         *ca_text = agent_file_read(ca);
+    const struct tls_options options = {.server = true,
+                                        .verify_peer = ca_text != NULL,
+                                        .ca_pem = ca_text,
+                                        .cert_pem = certificate_text,
+                                        .key_pem = key_text};
+    int rc = certificate_text == NULL || key_text == NULL
+                 ? err_set(err, ERRC_INVALID, "%s is to hold tls.crt and tls.key", o->http_tls)
+                 : tls_context_new(&options, ret, err);
+    mem_wipe_free(key_text);
+    free(certificate_text);
+    free(ca_text);
+    free(certificate);
+    free(key);
+    free(ca);
+    return rc;
+}
+
+static bool is_loopback(const char *address)
+{
+    return text_starts_with(address, "127.") || strcmp(address, "::1") == 0;
+}
+
 int member_http_open(struct member *m, struct err *err)
 {
-    const struct http_server_options o = {.address = m->o.http_address,
-                                          .port = m->o.http_port,
-                                          .max_connections = 64,
-                                          .body_limit = BODY_LIMIT};
-    return http_server_open(&m->loop, &o, handle, m, &m->http, err);
+    struct http_server_options o = {.address = m->o.http_address,
+                                    .port = m->o.http_port,
+                                    .max_connections = 64,
+                                    .body_limit = BODY_LIMIT};
+    if (m->o.http_tls == NULL && !is_loopback(m->o.http_address))
+        return err_set(err, ERRC_INVALID,
+                       "a token is not shown in the clear: --http-address %s needs --http-tls",
+                       m->o.http_address);
+    int rc = m->o.http_tls != NULL ? tls_open(&m->o, &o.tls, err) : 0;
+    if (rc == 0)
+        rc = http_server_open(&m->loop, &o, handle, m, &m->http, err);
+    tls_context_unref(o.tls);
+    return rc;
 }

@@ -75,8 +75,8 @@ struct member_job {
 struct member_facts {
     bool known, recovery, nobody, pending_restart;
     int64_t timeline, receivers;
-    uint64_t at_ns;    /* loop time of the answer */
-    unsigned applied;  /* how many configurations were loaded when it was asked */
+    uint64_t at_ns;   /* loop time of the answer */
+    unsigned applied; /* how many configurations were loaded when it was asked */
     char written[TEXT_LSN_SIZE], flushed[TEXT_LSN_SIZE], replayed[TEXT_LSN_SIZE];
     char receiver[32]; /* state of the WAL receiver, "" = there is none */
     char upstream[300];
@@ -87,28 +87,28 @@ struct member {
     struct agent_options o;
     struct loop loop;
     struct sm sm;
-    struct err err;    /* why it failed, or what it waits for */
-    char life[17];     /* of this process */
+    struct err err; /* why it failed, or what it waits for */
+    char life[17];  /* of this process */
     struct watchdog *dog;
     int lock;
     bool ending, broken; /* broken: ends with an error */
 
     struct order order;
-    unsigned orders;  /* accepted in this life */
-    bool confirmed;   /* the order was given in this life */
+    unsigned orders;      /* accepted in this life */
+    bool confirmed;       /* the order was given in this life */
     uint64_t lease_until; /* env_boot_ns() */
     bool lease_lost;      /* the server was stopped because of it */
     struct loop_timer lease_timer;
 
-    bool looked;  /* all that is below was read */
+    bool looked; /* all that is below was read */
     bool data_there;
     struct marks marks;
     struct control control;
 
-    pid_t server;       /* 0 = none */
-    bool unswept;       /* processes of one that ended may be left */
-    bool as_primary;    /* it was started or promoted as one */
-    int stop_signal;    /* sent last, 0 = it is not to end */
+    pid_t server;    /* 0 = none */
+    bool unswept;    /* processes of one that ended may be left */
+    bool as_primary; /* it was started or promoted as one */
+    int stop_signal; /* sent last, 0 = it is not to end */
     uint64_t started_ns, exits;
     char exit_text[80]; /* of the last end that was not ours */
     struct loop_timer stop_timer;
@@ -121,9 +121,9 @@ struct member {
     unsigned asked_applied;
     struct member_facts facts;
     struct loop_timer facts_timer, guard_timer;
-    int guard_short;          /* polls in a row in which too few standbys streamed */
-    uint64_t guard_ended;     /* waiting commits ended */
-    unsigned slots_for;       /* orders when the slots were seen to */
+    int guard_short;      /* polls in a row in which too few standbys streamed */
+    uint64_t guard_ended; /* waiting commits ended */
+    unsigned slots_for;   /* orders when the slots were seen to */
 
     struct work work;
     bool working;
@@ -177,7 +177,7 @@ void member_changed(struct member *m);
 /* ---- member_config.c: on workers, but for the first ---- */
 /* The settings that the order makes; to be freed. */
 char *member_settings(const struct member *m);
-/* A connection string to the upstream, for a program or the server; to be freed. */
+/* A connection string to the upstream, to be freed. dbname: NULL for the server's receiver. */
 char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname);
 /* The password file that it names, with this upstream and no other; or none. */
 int member_passfile(const struct agent_options *o, const struct order *order, struct err *err);

@@ -13,7 +13,8 @@ static uint64_t lease_end(const struct order *o, uint64_t heard)
 bool member_lease_fresh(const struct order *o, uint64_t heard)
 {
     uint64_t now = env_boot_ns();
-    return o->lease_ms == 0 || (heard != 0 && heard <= now && now + MEMBER_FENCE_AHEAD_NS < lease_end(o, heard));
+    return o->lease_ms == 0 ||
+           (heard != 0 && heard <= now && now + MEMBER_FENCE_AHEAD_NS < lease_end(o, heard));
 }
 
 bool member_lease_held(const struct member *m)

@@ -1,4 +1,5 @@
-/* Data directories: made by initdb, cloned from the upstream, rewound to where the upstream's history goes. */
+/* Data directories: made by initdb, cloned from the upstream, rewound to where the upstream's history goes.
+ */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -30,8 +31,7 @@ static void finish_run(struct work *work)
 {
     struct member *m = work->data;
     struct member_job *job = &m->job;
-    if (marks_save(job->o.data, &job->marks, &job->err) == 0 &&
-        agent_draft_finish(&job->o, &job->err) == 0)
+    if (marks_save(job->o.data, &job->marks, &job->err) == 0 && agent_draft_finish(&job->o, &job->err) == 0)
         control_read(job->o.data, &job->control);
 }
 
@@ -121,12 +121,13 @@ static void basebackup(struct member *m)
     struct err err = {0};
     char *name = member_program(m, "pg_basebackup"), *draft = agent_draft_path(&m->o);
     char *directory = mem_printf("--pgdata=%s", draft), *wal = agent_wal_draft_path(&m->o);
-    char *conninfo = member_conninfo(&m->o, &m->job.order, NULL);
+    char *conninfo = member_conninfo(&m->o, &m->job.order, "postgres");
     char *from = mem_printf("--dbname=%s", conninfo);
     char *waldir = wal != NULL ? mem_printf("--waldir=%s", wal) : mem_strdup("--verbose");
     char *slot = m->order.slot[0] != '\0' ? mem_printf("--slot=%s", m->order.slot) : NULL;
-    const char *const argv[] = {name,   directory,         from, "--no-password", "--wal-method=stream",
-                                "--checkpoint=fast", waldir, slot, NULL};
+    const char *const argv[] = {
+        name,   directory, from, "--no-password", "--wal-method=stream", "--checkpoint=fast",
+        waldir, slot,      NULL};
     m->data_there = false;
     log_event(LOG_INFO, "cloning", "from", m->order.host, "port", log_num(m->order.port), NULL);
     if (m->orders != m->job_orders)
@@ -146,7 +147,8 @@ static void basebackup(struct member *m)
 /* The data that is there goes, and the log of its own volume: this is what "clone" says. */
 static int data_remove(const struct agent_options *o, struct err *err)
 {
-    char *gone = mem_printf("%s.gone", o->data), *wal = o->wal != NULL ? mem_printf("%s/pg_wal", o->wal) : NULL;
+    char *gone = mem_printf("%s.gone", o->data),
+         *wal = o->wal != NULL ? mem_printf("%s/pg_wal", o->wal) : NULL;
     int rc = agent_tree_delete(gone, err);
     if (rc == 0 && rename(o->data, gone) != 0 && errno != ENOENT)
         rc = err_set_errno(err, errno, "cannot move %s away", o->data);

@@ -61,6 +61,8 @@ void member_server_begin(struct member *m)
 {
     m->as_primary = m->order.role == ORDER_PRIMARY && m->marks.primary;
     m->lease_lost = false;
+    if (m->order.role != ORDER_PRIMARY)
+        watchdog_set_deadline(m->dog, 0); /* of an order before */
     member_job_start(m, MEMBER_STARTING, begin_run, begun);
     free(m->applied_more);
     m->applied_more = mem_strdup(m->job.o.more);
@@ -91,7 +93,8 @@ static int stop_wanted(const struct member *m)
 {
     const struct order *o = &m->order;
     bool anew = (o->rejoin == ORDER_CLONE && m->marks.cloned != o->term) ||
-                (o->rejoin == ORDER_REWIND && m->marks.rewound != o->term);
+                (o->rejoin == ORDER_REWIND && m->marks.rewound != o->term) ||
+                (o->host[0] != '\0' && (m->marks.primary || m->marks.rewinding));
     switch (o->role) {
     case ORDER_FENCED:
         return SIGQUIT;
@@ -135,7 +138,8 @@ static void swept(struct member *m)
     if (steady)
         m->backoff_ns = MEMBER_BACKOFF_NS;
     watchdog_set_postmaster(m->dog, 0);
-    watchdog_set_deadline(m->dog, m->order.role == ORDER_PRIMARY && m->order.lease_ms > 0 ? m->lease_until : 0);
+    watchdog_set_deadline(m->dog,
+                          m->order.role == ORDER_PRIMARY && m->order.lease_ms > 0 ? m->lease_until : 0);
     m->control = m->job.control;
     m->stop_signal = 0;
     m->as_primary = false;

@@ -43,6 +43,14 @@ static uint64_t number_of(struct reader *r, yyjson_val *value, const char *key)
     return number;
 }
 
+static int small_of(struct reader *r, yyjson_val *value, const char *key)
+{
+    uint64_t number = number_of(r, value, key);
+    if (number > 65535)
+        bad(r, key, "at most 65535");
+    return number > 65535 ? 0 : (int)number;
+}
+
 static void text_copy(struct reader *r, yyjson_val *value, const char *key, const char *letters, char *out,
                       size_t size)
 {
@@ -96,7 +104,7 @@ static void read_upstream(struct reader *r, yyjson_val *value, struct order *o)
         if (strcmp(name, "host") == 0)
             text_copy(r, item, "upstream.host", ADDRESS, o->host, sizeof o->host);
         else if (strcmp(name, "port") == 0)
-            o->port = (int)(number_of(r, item, "upstream.port") & 0xffff);
+            o->port = small_of(r, item, "upstream.port");
         else if (strcmp(name, "slot") == 0)
             text_copy(r, item, "upstream.slot", SLOT, o->slot, sizeof o->slot);
         else
@@ -117,7 +125,7 @@ static void read_sync(struct reader *r, yyjson_val *value, struct order *o)
         yyjson_val *item = yyjson_obj_iter_get_val(key);
         const char *name = yyjson_get_str(key);
         if (strcmp(name, "need") == 0)
-            o->sync_need = (int)(number_of(r, item, "sync.need") & 0xffff);
+            o->sync_need = small_of(r, item, "sync.need");
         else if (strcmp(name, "members") == 0)
             o->sync_count = names_of(r, item, "sync.members", MEMBER, o->sync);
         else
@@ -277,8 +285,10 @@ int order_load(const char *data, struct order *ret, struct err *err)
     int rc = load(data, "order", &text, err);
     memset(ret, 0, sizeof *ret);
     if (rc == 0 && text != NULL && order_parse(text, strlen(text), ret, err) != 0)
-        rc = err_set(err, ERRC_CORRUPT, "%s.order is damaged: write the last term into it, as in {\"term\":"
-                     "\"7\",\"role\":\"stopped\"}", data);
+        rc = err_set(err, ERRC_CORRUPT,
+                     "%s.order is damaged: write the last term into it, as in {\"term\":"
+                     "\"7\",\"role\":\"stopped\"}",
+                     data);
     free(text);
     return rc;
 }

@@ -55,8 +55,8 @@ int order_load(const char *data, struct order *ret, struct err *err);
 int order_save(const char *data, const char *text, struct err *err);
 
 struct marks {
-    bool primary;           /* it may hold writes that no other has: set before it runs as a primary */
-    bool rewinding;         /* a rewind began and did not end: it cannot be started */
+    bool primary;             /* it may hold writes that no other has: set before it runs as a primary */
+    bool rewinding;           /* a rewind began and did not end: it cannot be started */
     uint64_t rewound, cloned; /* the term of the order "rewind"/"clone" that was carried out last */
 };
 int marks_load(const char *data, struct marks *ret, struct err *err);

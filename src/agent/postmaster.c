@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/text.h"
@@ -56,6 +57,8 @@ int postmaster_spawn(const char *const *argv, pid_t *ret, struct err *err)
     if (pid > 0 && read(ends[0], &error, sizeof error) != (ssize_t)sizeof error)
         error = 0;
     (void)close(ends[0]);
+    if (error != 0 && pid > 0)
+        (void)waitid(P_PID, (id_t)pid, &(siginfo_t){0}, WEXITED); /* it exits after it told us */
     if (error != 0)
         return err_set_errno(err, error, "cannot run %s", argv[0]);
     *ret = pid;

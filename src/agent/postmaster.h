@@ -14,7 +14,8 @@
 
 /*
  * Starts argv[0] (looked up in PATH) with stdout and stderr to our stderr, in a session of its own. To be
- * called on the thread that lives as long as the agent does: the kernel counts by thread. The caller reaps it.
+ * called on the thread that lives as long as the agent does: the kernel counts by thread. The caller reaps
+ * it.
  */
 int postmaster_spawn(const char *const *argv, pid_t *ret, struct err *err);
 

@@ -22,6 +22,7 @@ struct page { /* shared; the agent writes all but `fired` */
     _Atomic int postmaster, helper;
     _Atomic uint64_t deadline_ns;
     _Atomic unsigned fired;
+    _Atomic bool owner;   /* the agent has the lock: what works in the directory is its */
     _Atomic bool orderly; /* the agent ends and PostgreSQL has */
 };
 
@@ -73,7 +74,7 @@ static uint64_t deadline_check(struct page *page, const char *data, int *warned)
 static void agent_gone(const struct page *page, const char *data)
 {
     int helper = atomic_load(&page->helper);
-    if (atomic_load(&page->orderly))
+    if (atomic_load(&page->orderly) || !atomic_load(&page->owner))
         return;
     if (helper > 0)
         (void)kill(-helper, SIGKILL);
@@ -109,8 +110,7 @@ static void child_run(struct page *page, const char *data, int wake)
 int watchdog_start(const char *data, struct watchdog **ret, struct err *err)
 {
     int ends[2];
-    struct page *page =
-        mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct page *page = mmap(NULL, sizeof *page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
         return err_set_errno(err, errno, "cannot share memory with the watchdog");
     if (pipe2(ends, O_CLOEXEC) != 0) {
@@ -149,6 +149,11 @@ void watchdog_set_postmaster(struct watchdog *w, pid_t pid)
 {
     atomic_store(&w->page->postmaster, pid);
     wake(w);
+}
+
+void watchdog_own(struct watchdog *w)
+{
+    atomic_store(&w->page->owner, true);
 }
 
 void watchdog_set_helper(struct watchdog *w, pid_t pid)

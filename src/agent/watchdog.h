@@ -26,6 +26,8 @@ struct watchdog;
 int watchdog_start(const char *data, struct watchdog **ret, struct err *err);
 /* Its pid, for who reaps children. */
 pid_t watchdog_pid(const struct watchdog *w);
+/* The agent holds the lock of the data directory. Before that, its death ends nobody's server. */
+void watchdog_own(struct watchdog *w);
 /* 0 = none; -1 = it has ended, but of its processes some may be left. */
 void watchdog_set_postmaster(struct watchdog *w, pid_t pid);
 /* A program of ours that works on the data directory and leads its process group; 0 = none. */

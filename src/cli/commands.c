@@ -126,7 +126,8 @@ static const struct args_flag agent_flags[] = {
     {"stop-timeout", 0, "DURATION", "how long an orderly stop may take (default: 60s)", NULL},
     {"member", 0, "NAME", "one of a shard's several instances: it does what it is assigned", NULL},
     {"token-file", 0, "FILE", "what callers of a member show, one line; mode 0600", "file"},
-    {"http-tls", 0, "DIR", "a member's HTTP interface: tls.crt, tls.key and perhaps ca.crt for its callers", "file"},
+    {"http-tls", 0, "DIR", "a member's HTTP interface: tls.crt, tls.key and perhaps ca.crt for its callers",
+     "file"},
     {NULL, 0, NULL, NULL, NULL},
 };
 
@@ -342,8 +343,10 @@ const struct cli_command cli_commands[] = {
          "applies settings, certificates and password when their files change, and stops it in order on\n"
          "SIGTERM. /livez, /readyz and /v1/status answer on the HTTP port. Run it as the server's own user.\n"
          "\n"
-         "With --member it waits for an order over HTTP (docs/agent.md) and does nothing by itself: it makes, clones,\n"
-         "starts, promotes, rewinds, fences or stops its server as assigned, and never starts a primary that\n"
+         "With --member it waits for an order over HTTP (docs/agent.md) and does nothing by itself: it "
+         "makes, clones,\n"
+         "starts, promotes, rewinds, fences or stops its server as assigned, and never starts a primary "
+         "that\n"
          "nobody confirmed.",
      .example =
          "shardherd agent --data /var/lib/postgresql/data/pgdata --password-file /run/secrets/password",

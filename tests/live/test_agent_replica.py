@@ -109,12 +109,14 @@ class Member:
     def lease(self, term):
         return self.call("POST", "/v1/lease", {"term": str(term), "heard": self.status()["clock"]})
 
-    def settled(self, reported=None, timeout=60):
-        def there():
+    def settled(self, reported=None, timeout=20):
+        deadline = time.monotonic() + timeout
+        while True:
             status = self.status()
-            return status["settled"] and reported in (None, status["reported"]) and status
-
-        return wait_until(there, timeout=timeout, what=f"{self.name} {reported}; log:\n{self.log()[-3000:]}")
+            if status["settled"] and reported in (None, status["reported"]):
+                return status
+            assert time.monotonic() < deadline, f"{self.name} not {reported}: {status}\n{self.log()[-3000:]}"
+            time.sleep(0.02)
 
     def log(self):
         return (self.dir / "log").read_text(errors="replace")
@@ -348,3 +350,75 @@ def test_frozen_agent_does_not_leave_a_primary(shard):
     wait_until(lambda: a.status()["reported"] == "fenced", 20, "fenced")
     assert a.status()["lease_lost"]
     assert a.status()["watchdog_fired"] == "1"
+
+
+def hung_commits(primary, cancel_after, count):
+    """Commits that hang, each cancelled by its client; how many were acknowledged all the same."""
+    false = 0
+    for number in range(count):
+        with contextlib.suppress(psycopg.Error), primary.connect() as connection:
+            timer = threading.Timer(cancel_after, connection.cancel)
+            timer.start()
+            try:
+                connection.execute("INSERT INTO t VALUES (%s)", (number,))
+                false += 1
+            finally:
+                timer.cancel()
+                timer.join()
+    return false
+
+
+def test_cancelled_commits(shard):
+    """Nobody streams: a session that waits for its commit is ended within half a second, and gets an error."""
+    a, b = shard.of("ab", sync={"need": 1, "members": ["b"]})
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+        connection.execute("INSERT INTO t VALUES (0)")  # acknowledged by b
+    b.assign(1, "standby", seq=1).settled("standby")
+    with a.connect() as connection:
+        began = time.monotonic()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("INSERT INTO t VALUES (1)")
+        assert time.monotonic() - began < 1.0  # 0.3 s, and a slow machine
+    false = hung_commits(a, 1.0, 5)
+    print(f"false acknowledgements of 5 commits cancelled after 1 s: {false}")
+    assert false == 0
+    assert int(a.status()["commits_ended"]) >= 5
+    b.assign(1, "standby", seq=2, upstream={**a.upstream, "slot": "shardherd_b"}).settled("standby")
+    wait_until(lambda: b.status().get("receiver") == "streaming", 30, "streaming")
+    with a.connect() as connection:
+        connection.execute("INSERT INTO t VALUES (9)")
+
+
+def test_rejoin_by_clone_and_refusals(shard):
+    a, b = shard.of("ab")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+    inode = b.data.stat().st_ino
+    b.assign(2, "standby", rejoin="clone", upstream={**a.upstream, "slot": "shardherd_b"})
+    wait_until(lambda: b.data.exists() and b.data.stat().st_ino != inode, 30, "another directory")
+    b.settled("standby")
+    replayed(b, "SELECT count(*) FROM t", 1)
+    # once per term, also after a restart; and a standby follows again by itself
+    inode = b.data.stat().st_ino
+    assert b.stop() == 0
+    b.start().settled("standby")
+    assert b.data.stat().st_ino == inode
+    assert b.status()["confirmed"] is False
+    # a second agent on the same data waits for the lock
+    twin = Member.__new__(Member)
+    twin.__dict__.update(b.__dict__)
+    twin.http = free_port()
+    try:
+        twin.start()
+        wait_until(lambda: "another agent" in twin.status().get("error", ""), what="refusal")
+    finally:
+        twin.process.kill()
+        twin.process.wait()
+    assert b.settled("standby")["pid"] > 0
+    # stopped in order: everything is on the standby
+    a.assign(2, "stopped").settled("stopped")
+    b.assign(3, "primary").settled("primary")
+    assert b.value("SELECT count(*) FROM t") == 1
+    a.assign(3, "standby", upstream=b.upstream).settled("standby")
+    assert not (a.data.parent / "pgdata.kept").exists()  # nothing was lost, nothing is kept
