@@ -307,7 +307,8 @@ static void ended(struct member *m)
 void member_step(struct member *m)
 {
     int state = sm_now(&m->sm);
-    if (m->working || m->helper != NULL || state == MEMBER_ENDED)
+    bool ends = m->server != 0 && member_server_ends(m);
+    if (m->working || m->helper != NULL || ends || state == MEMBER_ENDED)
         return;
     if (m->server != 0)
         member_server_step(m);

@@ -150,8 +150,9 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
     bool settled = member_settled(m), ready = member_ready(m);
     facts_take(m, reply);
     member_server_up(m);
-    if (m->conn != NULL && m->server != 0)
-        slots_settle(m);
+    if (m->conn == NULL)
+        return; /* what came made us stop it */
+    slots_settle(m);
     if (settled != member_settled(m) || ready != member_ready(m))
         member_changed(m);
     if (!member_settled(m))

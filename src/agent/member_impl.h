@@ -136,8 +136,8 @@ struct member {
 
     struct work inputs_work;
     bool reading;
-    struct agent_inputs seen;
-    char *token, *seen_token; /* secrets */
+    struct agent_inputs seen, reading_now; /* the latter is the worker's */
+    char *token, *seen_token;              /* secrets */
     uint64_t disk_free, disk_size, seen_free, seen_size;
     struct loop_timer inputs_timer;
 
@@ -190,9 +190,11 @@ void member_server_sweep(struct member *m);
 /* A job beside the running server failed: later again. */
 void member_server_hindered(struct member *m, const struct err *why);
 void member_server_begin(struct member *m); /* from STOPPED and the like */
-void member_server_step(struct member *m);  /* while it runs */
-void member_server_reap(struct member *m);  /* after SIGCHLD */
-void member_server_up(struct member *m);    /* facts came */
+/* Ends the server if that is what the order means, whatever else goes on. True: it is about to end. */
+bool member_server_ends(struct member *m);
+void member_server_step(struct member *m); /* while it runs */
+void member_server_reap(struct member *m); /* after SIGCHLD */
+void member_server_up(struct member *m);   /* facts came */
 
 /* ---- member_make.c: initdb, clone, rewind ---- */
 void member_initialize(struct member *m);
@@ -207,7 +209,7 @@ void member_facts_end(struct member *m);
 void member_facts_soon(struct member *m);
 
 /* ---- member_lease.c ---- */
-#define MEMBER_FENCE_AHEAD_NS (300 * ENV_NS_PER_MS) /* so long before the lease's end the agent stops it */
+#define MEMBER_FENCE_AHEAD_NS (500 * ENV_NS_PER_MS) /* so long before the lease's end the agent stops it */
 void member_lease_init(struct member *m);
 /* Whether a lease of this order that counts from then is worth something now; true without a lease. */
 bool member_lease_fresh(const struct order *o, uint64_t heard);

@@ -59,7 +59,7 @@ static void inputs_run(struct work *work)
 {
     struct member *m = work->data;
     struct statvfs fs;
-    agent_inputs_read(&m->o, &m->seen);
+    agent_inputs_read(&m->o, &m->reading_now);
     m->seen_token = member_token_read(m->o.token_file, NULL);
     m->seen_size = 0;
     if (statvfs(m->o.data, &fs) == 0) {
@@ -73,6 +73,7 @@ static void inputs_done(struct work *work, int code)
     struct member *m = work->data;
     (void)code;
     m->reading = false;
+    m->seen = m->reading_now;
     m->disk_free = m->seen_free;
     m->disk_size = m->seen_size;
     if (m->seen_token != NULL) {

@@ -162,6 +162,10 @@ static void server_ended(struct member *m, const siginfo_t *info)
     loop_timer_stop(&m->stop_timer);
     m->server = 0;
     m->unswept = true;
+    if (m->order.role == ORDER_PRIMARY && !member_lease_held(m)) { /* by the watchdog, if not by us */
+        m->lease_lost = true;
+        m->stop_signal = SIGQUIT;
+    }
     watchdog_set_postmaster(m->dog, -1);
     member_facts_end(m);
     if (m->stop_signal == 0) {
@@ -245,7 +249,7 @@ static void promoted(struct member *m)
 {
     struct err err = {0};
     m->marks = m->job.marks;
-    if (m->orders != m->job_orders || m->ending || !member_lease_held(m) || m->server == 0)
+    if (m->orders != m->job_orders || m->ending || !member_lease_held(m) || sm_now(&m->sm) != MEMBER_STANDBY)
         return;
     m->as_primary = true;
     sm_move(&m->sm, MEMBER_PROMOTING);
@@ -257,14 +261,17 @@ static void promoted(struct member *m)
     }
 }
 
+bool member_server_ends(struct member *m)
+{
+    int signal = stop_wanted(m);
+    if (m->server != 0 && signal != 0)
+        stop(m, signal);
+    return sm_now(&m->sm) == MEMBER_STOPPING;
+}
+
 void member_server_step(struct member *m)
 {
-    int signal = stop_wanted(m), state = sm_now(&m->sm);
-    if (signal != 0 || state == MEMBER_STOPPING) {
-        if (signal != 0)
-            stop(m, signal);
-        return;
-    }
+    int state = sm_now(&m->sm);
     if (m->order.role == ORDER_NONE || state == MEMBER_PROMOTING || loop_timer_armed(&m->retry) ||
         reload_if_changed(m))
         return;

@@ -349,7 +349,6 @@ def test_frozen_agent_does_not_leave_a_primary(shard):
     wait_until(lambda: a.lease(1)[0] == 200 and a.status()["reported"] == "primary", 20, "primary", 0.1)
     wait_until(lambda: a.status()["reported"] == "fenced", 20, "fenced")
     assert a.status()["lease_lost"]
-    assert a.status()["watchdog_fired"] == "1"
 
 
 def hung_commits(primary, cancel_after, count):
