@@ -238,7 +238,8 @@ static bool divergence(const char *said, char first[25])
     static const char before[] = "diverged at WAL location ";
     const char *at = said != NULL ? strstr(said, before) : NULL;
     unsigned high, low, timeline;
-    if (at == NULL || sscanf(at + sizeof before - 1, "%X/%X on timeline %u", &high, &low, &timeline) != 3)
+    if (at == NULL || strstr(said, "no rewind required") != NULL ||
+        sscanf(at + sizeof before - 1, "%X/%X on timeline %u", &high, &low, &timeline) != 3)
         return false;
     (void)snprintf(first, 25, "%08X%08X%08X", timeline, high, low >> 24);
     return true;

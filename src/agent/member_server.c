@@ -234,7 +234,7 @@ static void promote_run(struct work *work)
  */
 static int promote(struct member *m, struct err *err)
 {
-    char *path = mem_printf("%s/promote.signal", m->o.data);
+    char *path = mem_printf("%s/promote", m->o.data);
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     int rc = fd < 0 ? err_set_errno(err, errno, "cannot write %s", path) : 0;
     if (fd >= 0)

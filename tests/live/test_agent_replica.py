@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEFAULT, _pid_gone, free_port, pg_bin_dir, wait_until
+from conftest import DEFAULT, free_port, pg_bin_dir, wait_until
 
 POSTGRES = "postgres" if os.geteuid() == 0 else None
 TOKEN = "a-token-that-nobody-guesses"
@@ -196,7 +196,11 @@ def shard(request, shardherd):
 
 
 def replayed(standby, sql, value):
-    wait_until(lambda: standby.value(sql) == value, what="the row on the standby")
+    def there():
+        with contextlib.suppress(psycopg.errors.UndefinedTable):
+            return standby.value(sql) == value
+
+    wait_until(there, what="the row on the standby")
 
 
 @pytest.mark.parametrize("shard", sorted({DEFAULT, 18}), indirect=True, ids=lambda v: f"pg{v}")
@@ -209,7 +213,7 @@ def test_a_life_of_three(shard):
     for standby in (b, c):
         replayed(standby, "SELECT count(*) FROM t", 1)
         assert standby.status()["system_id"] == a.status()["system_id"] != "0"
-    assert {s["name"] for s in a.status()["standbys"]} == {"b", "c"}
+    wait_until(lambda: {s["name"] for s in a.status()["standbys"]} == {"b", "c"}, what="both to be seen")
     assert a.value("SELECT count(*) FROM pg_replication_slots WHERE active") == 2
 
     # the standbys follow nobody any more, the primary goes on alone: what it writes now is lost
