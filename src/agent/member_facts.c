@@ -228,25 +228,67 @@ static void lost(struct pg_conn *conn, const struct err *err, void *data)
     soon(m);
 }
 
-static void connect_server(struct member *m)
+static struct pg_conn *conn_make(struct member *m, const struct pg_conn_events *events, const char *options)
 {
-    static const struct pg_conn_events events = {connected, lost, NULL};
-    struct err err = {0};
     const struct pg_target target = {
         .host = m->o.run,
         .port = m->o.port,
         .dbname = "postgres",
         .user = AGENT_SUPERUSER,
         .application_name = "shardherd agent",
-        .options = "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local",
+        .options = options,
         .connect_timeout_ns = 5 * ENV_NS_PER_S,
     };
-    m->conn = pg_conn_new(&m->loop, &target, &events, m);
+    return pg_conn_new(&m->loop, &target, events, m);
+}
+
+static void connect_server(struct member *m)
+{
+    static const struct pg_conn_events events = {connected, lost, NULL};
+    struct err err = {0};
+    m->conn =
+        conn_make(m, &events, "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local");
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);
         soon(m);
     }
+}
+
+/* ---- the checkpoint after a promotion, over a connection of its own ---- */
+
+static void side_drop(struct member *m)
+{
+    if (m->side != NULL)
+        pg_conn_close(m->side, NULL, NULL);
+    m->side = NULL;
+}
+
+static void checkpointed(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct member *m = data;
+    if (conn != m->side)
+        return;
+    if (reply->err != NULL)
+        log_event(LOG_ERROR, "the checkpoint after the promotion failed", "err", reply->err->message, NULL);
+    side_drop(m);
+}
+
+static void side_connected(struct pg_conn *conn, const struct err *err, void *data)
+{
+    static const struct pg_request request = {.sql = "CHECKPOINT", .timeout_ns = 600 * ENV_NS_PER_S};
+    struct member *m = data;
+    if (conn == m->side && (err != NULL || pg_send(conn, &request, checkpointed, m, NULL) != 0))
+        side_drop(m);
+}
+
+void member_checkpoint(struct member *m)
+{
+    static const struct pg_conn_events events = {side_connected, NULL, NULL};
+    side_drop(m);
+    m->side = conn_make(m, &events, NULL);
+    if (pg_conn_connect(m->side, NULL) != 0)
+        side_drop(m);
 }
 
 static void facts_fired(struct loop_timer *timer, void *data)
@@ -284,6 +326,7 @@ void member_facts_soon(struct member *m)
 void member_facts_end(struct member *m)
 {
     conn_drop(m);
+    side_drop(m);
     loop_timer_stop(&m->facts_timer);
     loop_timer_stop(&m->guard_timer);
 }

@@ -116,7 +116,7 @@ struct member {
     char *applied_more; /* the last of them */
     struct agent_inputs applied_inputs;
 
-    struct pg_conn *conn;
+    struct pg_conn *conn, *side;
     bool asking, guarding;
     unsigned asked_applied;
     struct member_facts facts;
@@ -207,6 +207,10 @@ void member_facts_begin(struct member *m);
 void member_facts_end(struct member *m);
 /* Asks now, rather than when the timer says. */
 void member_facts_soon(struct member *m);
+
+/* After a promotion: until its first checkpoint pg_control tells the old timeline, and pg_rewind (before 16)
+ * believes it. */
+void member_checkpoint(struct member *m);
 
 /* ---- member_lease.c ---- */
 #define MEMBER_FENCE_AHEAD_NS (500 * ENV_NS_PER_MS) /* so long before the lease's end the agent stops it */

@@ -329,8 +329,17 @@ static void kept(struct member *m)
 static void dry_ended(const struct process_result *result, void *data)
 {
     struct member *m = data;
+    struct err err = {0};
     if (result->err.code != ERRC_NONE || result->exit_code != 0) {
         program_failed(m, result, "pg_rewind --dry-run");
+        return;
+    }
+    if (strstr(result->errors, "on the same timeline") != NULL) {
+        (void)err_set(
+            &err, ERRC_CONFLICT,
+            "the upstream's pg_control tells the timeline of this data: it was not promoted, or its "
+            "first checkpoint since is not over, and a rewind would do nothing");
+        member_fail(m, &err);
         return;
     }
     free(m->job.keep);

@@ -286,6 +286,8 @@ void member_server_up(struct member *m)
         return;
     if (state == MEMBER_PROMOTING && m->facts.recovery)
         return;
+    if (state == MEMBER_PROMOTING)
+        member_checkpoint(m);
     err_clear(&m->err);
     sm_move(&m->sm, m->facts.recovery ? MEMBER_STANDBY : MEMBER_PRIMARY);
     log_event(LOG_INFO, "the server is up", "role", sm_name(&m->sm), NULL);

@@ -200,7 +200,9 @@ def replayed(standby, sql, value):
         with contextlib.suppress(psycopg.errors.UndefinedTable):
             return standby.value(sql) == value
 
-    wait_until(there, what="the row on the standby")
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(there, what="the row")
+    pytest.fail(f"{standby.name} has not {value}: {standby.status()}\n{standby.log()[-4000:]}")
 
 
 @pytest.mark.parametrize("shard", sorted({DEFAULT, 18}), indirect=True, ids=lambda v: f"pg{v}")
@@ -236,8 +238,9 @@ def test_a_life_of_three(shard):
     assert not servers_of(a.data)
     a.assign(2, "standby", seq=1, upstream={**b.upstream, "slot": "shardherd_a"})
     back = a.settled("standby")
+    wait_until(lambda: a.status().get("receiver") == "streaming", 20, "streaming")
     replayed(a, "SELECT count(*) FROM t", 2)
-    assert back["timeline"] == "2"
+    wait_until(lambda: a.status()["timeline"] == "2", what="the timeline of the new primary")
     assert not back["may_have_diverged"]
     kept = list((a.data.parent / "pgdata.kept").iterdir())
     assert [path.name for path in kept] == ["term-2"]
@@ -249,7 +252,7 @@ def test_a_life_of_three(shard):
 
 def test_terms(shard):
     a = shard.member("a")
-    assert a.status()["reported"] == "empty"
+    wait_until(lambda: a.status()["reported"] == "empty", what="the agent to have looked")
     assert a.call("GET", "/v1/status", token=None)[0] == 401
     assert a.call("GET", "/v1/status", token=TOKEN + "x")[0] == 401
     assert a.call("POST", "/v1/assign", {"term": 9, "role": "stopped"}, token="wrong")[0] == 401
