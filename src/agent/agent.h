@@ -36,7 +36,11 @@ struct agent_options {
     int port;
     const char *http_address;
     int http_port;
-    uint64_t stop_ns; /* for an orderly stop; then immediately */
+    uint64_t stop_ns;       /* for an orderly stop; then immediately */
+    const char *more;       /* settings after all others, NULL = none; of the agent itself */
+    const char *member;     /* name in a shard of several instances (agent/member.h), NULL = the only one */
+    const char *http_tls;   /* folder with tls.crt, tls.key, perhaps ca.crt, of that interface; or NULL */
+    const char *token_file; /* what callers of a member's HTTP interface show; mode 0600 */
 };
 
 /* Runs until SIGTERM or SIGINT has stopped the server. The error is logged by the caller. */

@@ -15,7 +15,7 @@
 
 #define FILE_LIMIT (1024u * 1024u)
 
-static char *file_read(const char *path)
+char *agent_file_read(const char *path)
 {
     struct buf b = {.limit = FILE_LIMIT};
     char piece[4096];
@@ -42,7 +42,7 @@ static int sync_path(const char *path, struct err *err)
 }
 
 /* Durably, in place of what was there. */
-static int file_write(const char *path, const struct buf *text, struct err *err)
+int agent_file_write(const char *path, const struct buf *text, struct err *err)
 {
     char *draft = mem_printf("%s.new", path);
     int fd = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
@@ -57,7 +57,7 @@ static int file_write(const char *path, const struct buf *text, struct err *err)
     return rc;
 }
 
-static int parent_sync(const char *path, struct err *err)
+int agent_parent_sync(const char *path, struct err *err)
 {
     char *parent = mem_strdup(path);
     char *slash = strrchr(parent, '/');
@@ -113,7 +113,7 @@ char *agent_draft_path(const struct agent_options *o)
     return mem_printf("%s.new", o->data);
 }
 
-static int tree_delete(const char *path, struct err *err)
+int agent_tree_delete(const char *path, struct err *err)
 {
     DIR *dir = opendir(path);
     const struct dirent *entry;
@@ -125,7 +125,7 @@ static int tree_delete(const char *path, struct err *err)
             continue;
         char *inner = mem_printf("%s/%s", path, entry->d_name);
         if (entry->d_type == DT_DIR)
-            rc = tree_delete(inner, err);
+            rc = agent_tree_delete(inner, err);
         else if (unlink(inner) != 0)
             rc = err_set_errno(err, errno, "cannot delete %s", inner);
         free(inner);
@@ -144,7 +144,7 @@ char *agent_wal_draft_path(const struct agent_options *o)
 static int wal_draft_clear(const struct agent_options *o, struct err *err)
 {
     char *draft = agent_wal_draft_path(o), *wal = mem_printf("%s/pg_wal", o->wal);
-    int rc = tree_delete(draft, err);
+    int rc = agent_tree_delete(draft, err);
     if (rc == 0 && !is_empty(wal))
         rc = err_set(
             err, ERRC_REFUSED,
@@ -159,7 +159,7 @@ static int wal_draft_clear(const struct agent_options *o, struct err *err)
 int agent_draft_clear(const struct agent_options *o, struct err *err)
 {
     char *draft = agent_draft_path(o);
-    int rc = tree_delete(draft, err);
+    int rc = agent_tree_delete(draft, err);
     if (rc == 0 && o->wal != NULL)
         rc = wal_draft_clear(o, err);
     free(draft);
@@ -191,7 +191,7 @@ int agent_draft_finish(const struct agent_options *o, struct err *err)
     if (rc == 0 && rename(draft, o->data) != 0)
         rc = err_set_errno(err, errno, "cannot move %s to %s", draft, o->data);
     if (rc == 0)
-        rc = parent_sync(o->data, err);
+        rc = agent_parent_sync(o->data, err);
     free(draft);
     return rc;
 }
@@ -261,6 +261,8 @@ static void settings_text(struct buf *out, const struct agent_options *o)
     quoted(out, "ident_file", ident);
     if (o->tls != NULL && has_file(o->tls, "tls.crt"))
         tls_settings(out, o);
+    if (o->more != NULL)
+        (void)buf_add_text(out, o->more);
     free(hba);
     free(ident);
 }
@@ -292,7 +294,7 @@ static int ident_text(struct buf *out, struct err *err)
 static int write_one(const struct agent_options *o, const char *name, struct buf *text, struct err *err)
 {
     char *path = mem_printf("%s/%s", o->data, name);
-    int rc = file_write(path, text, err);
+    int rc = agent_file_write(path, text, err);
     free(path);
     buf_free(text);
     return rc;
@@ -302,7 +304,7 @@ static int write_one(const struct agent_options *o, const char *name, struct buf
 static int tls_copy(const struct agent_options *o, const char *from, const char *to, struct err *err)
 {
     char *path = mem_printf("%s/%s", o->tls, from);
-    char *text = file_read(path);
+    char *text = agent_file_read(path);
     struct buf b = {0};
     int rc = text == NULL ? err_set(err, ERRC_IO, "cannot read %s", path) : 0;
     if (rc == 0) {
@@ -318,12 +320,12 @@ static int include_once(const struct agent_options *o, struct err *err)
 {
     static const char line[] = "include = 'shardherd.conf'";
     char *path = mem_printf("%s/postgresql.conf", o->data);
-    char *text = file_read(path);
+    char *text = agent_file_read(path);
     struct buf b = {0};
     int rc = 0;
     if (text == NULL || strstr(text, line) == NULL) {
         (void)buf_printf(&b, "%s\n%s\n", text != NULL ? text : "", line);
-        rc = file_write(path, &b, err);
+        rc = agent_file_write(path, &b, err);
     }
     buf_free(&b);
     free(text);
@@ -389,7 +391,7 @@ static uint64_t sum_of(const char *folder, const char *const *names)
     uint64_t sum = 0;
     for (; *names != NULL; names++) {
         char *path = folder != NULL ? mem_printf("%s/%s", folder, *names) : mem_strdup(*names);
-        char *text = file_read(path);
+        char *text = agent_file_read(path);
         if (text != NULL)
             sum = sum_add(sum != 0 ? sum : 14695981039346656037ull, text);
         mem_wipe_free(text);
@@ -406,7 +408,7 @@ void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret)
     ret->settings = sum_of(NULL, settings);
     ret->tls = o->tls != NULL ? sum_of(o->tls, tls) : 0;
     ret->password = sum_of(NULL, password);
-    ret->password_text = file_read(o->password_file);
+    ret->password_text = agent_file_read(o->password_file);
     if (ret->password_text != NULL)
         ret->password_text[strcspn(ret->password_text, "\r\n")] = '\0';
 }

@@ -24,6 +24,16 @@ int agent_draft_clear(const struct agent_options *o, struct err *err);
 /* The draft becomes the data directory, durably. */
 int agent_draft_finish(const struct agent_options *o, struct err *err);
 
+/* Up to 1 MiB of a file, or NULL. May be a secret: mem_wipe_free(). */
+char *agent_file_read(const char *path);
+/* Durably but for the directory entry, in place of what was there; mode 0600. */
+struct buf;
+int agent_file_write(const char *path, const struct buf *text, struct err *err);
+/* Makes the entry of this file or folder in its parent durable. */
+int agent_parent_sync(const char *path, struct err *err);
+/* With everything in it; what is not there is no error. */
+int agent_tree_delete(const char *path, struct err *err);
+
 /* Writes the files that the server reads at its start and at a reload. */
 int agent_configure(const struct agent_options *o, struct err *err);
 /* Frees the directory of a dead postmaster's pid. Never while one runs: it ends itself without that file. */

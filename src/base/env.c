@@ -49,6 +49,13 @@ struct env *env_system(void)
     return &env;
 }
 
+uint64_t env_boot_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_BOOTTIME, &ts);
+    return (uint64_t)ts.tv_sec * ENV_NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
 uint64_t env_random_below(struct env *env, uint64_t bound)
 {
     uint64_t limit = UINT64_MAX - UINT64_MAX % bound;

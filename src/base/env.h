@@ -24,6 +24,10 @@ struct env {
 /* The real thing; one static object, valid for the life of the process, usable from any thread. */
 struct env *env_system(void);
 
+/* Nanoseconds since the machine booted, those it slept included (CLOCK_BOOTTIME): for what two processes of
+ * one machine compare. */
+uint64_t env_boot_ns(void);
+
 /* Uniform in [0, bound) without modulo bias; bound >= 1. */
 uint64_t env_random_below(struct env *env, uint64_t bound);
 

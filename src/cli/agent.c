@@ -1,5 +1,6 @@
 /* shardherd agent: lives beside one PostgreSQL. */
 #include "agent/agent.h"
+#include "agent/member.h"
 
 #include "base/text.h"
 #include "cli/command.h"
@@ -34,7 +35,9 @@ int command_agent(const struct args *args)
         .tls = args_value(args, "tls"),
         .client_certificates = args_has(args, "client-certificates"),
         .listen = value_or(args, "listen", "*"),
-        .http_address = value_or(args, "http-address", "0.0.0.0"),
+        .member = args_value(args, "member"),
+        .token_file = args_value(args, "token-file"),
+        .http_tls = args_value(args, "http-tls"),
         .stop_ns = 60 * ENV_NS_PER_S,
     };
     const char *stop = args_value(args, "stop-timeout");
@@ -44,7 +47,16 @@ int command_agent(const struct args *args)
         return session_fail(NULL, CLI_USAGE, "a port is a number up to 65535");
     if (stop != NULL && !text_to_duration(stop, &o.stop_ns))
         return session_fail(NULL, CLI_USAGE, "--stop-timeout: \"%s\" is no duration, such as 60s", stop);
-    if (agent_run(&o, &err) == 0)
+    if ((o.member == NULL) != (o.token_file == NULL))
+        return session_fail(NULL, CLI_USAGE, "--member and --token-file go together");
+    if (o.member != NULL && !text_is_name(o.member))
+        return session_fail(NULL, CLI_USAGE, "--member: \"%s\" is no name such as shop-s1-0", o.member);
+    if (o.http_tls != NULL && o.member == NULL)
+        return session_fail(NULL, CLI_USAGE, "--http-tls is of a --member");
+    if (o.member != NULL && o.client_certificates)
+        return session_fail(NULL, CLI_USAGE, "a --member does not know --client-certificates yet");
+    o.http_address = value_or(args, "http-address", o.member != NULL ? "127.0.0.1" : "0.0.0.0");
+    if ((o.member != NULL ? member_run(&o, &err) : agent_run(&o, &err)) == 0)
         return CLI_OK;
     return session_fail(NULL, err.code == ERRC_INVALID ? CLI_USAGE : CLI_FAILED, "%s (%s)", err.message,
                         err_code_name(err.code));

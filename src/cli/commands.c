@@ -128,9 +128,13 @@ static const struct args_flag agent_flags[] = {
     {"client-certificates", 0, NULL, "let nobody in by TCP without a certificate of ca.crt", NULL},
     {"listen", 0, "LIST", "addresses that the server listens on (default: *)", NULL},
     {"port", 0, "PORT", "its port (default: 5432)", NULL},
-    {"http-address", 0, "ADDRESS", "where probes are answered (default: 0.0.0.0)", NULL},
+    {"http-address", 0, "ADDRESS", "where probes are answered (default: 0.0.0.0; a member: 127.0.0.1)", NULL},
     {"http-port", 0, "PORT", "the port of that (default: 8008)", NULL},
     {"stop-timeout", 0, "DURATION", "how long an orderly stop may take (default: 60s)", NULL},
+    {"member", 0, "NAME", "one of a shard's several instances: it does what it is assigned", NULL},
+    {"token-file", 0, "FILE", "what callers of a member show, one line; mode 0600", "file"},
+    {"http-tls", 0, "DIR", "a member's HTTP interface: tls.crt, tls.key and perhaps ca.crt for its callers",
+     "file"},
     {NULL, 0, NULL, NULL, NULL},
 };
 
@@ -355,11 +359,18 @@ const struct cli_command cli_commands[] = {
      .usage = "agent --data DIR --password-file FILE [--wal DIR] [--bin DIR] [--run DIR] [--settings FILE] "
               "[--tls DIR] [--client-certificates]\n"
               "[--listen LIST] [--port PORT] [--http-address ADDRESS] [--http-port PORT] [--stop-timeout "
-              "DURATION]",
+              "DURATION]\n"
+              "[--member NAME --token-file FILE] [--http-tls DIR]",
      .details =
          "Makes the data directory when there is none, starts the server and starts it again when it dies,\n"
          "applies settings, certificates and password when their files change, and stops it in order on\n"
-         "SIGTERM. /livez, /readyz and /v1/status answer on the HTTP port. Run it as the server's own user.",
+         "SIGTERM. /livez, /readyz and /v1/status answer on the HTTP port. Run it as the server's own user.\n"
+         "\n"
+         "With --member it waits for an order over HTTP (docs/agent.md) and does nothing by itself: it "
+         "makes, clones,\n"
+         "starts, promotes, rewinds, fences or stops its server as assigned, and never starts a primary "
+         "that\n"
+         "nobody confirmed.",
      .example =
          "shardherd agent --data /var/lib/postgresql/data/pgdata --password-file /run/secrets/password",
      .local = command_agent,

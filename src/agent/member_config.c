@@ -1,0 +1,176 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "agent/member_impl.h"
+#include "base/buf.h"
+#include "base/mem.h"
+
+/* ---- texts ---- */
+
+/* As postgresql.conf quotes. */
+static void setting(struct buf *out, const char *name, const char *value)
+{
+    (void)buf_printf(out, "%s = '", name);
+    for (; *value != '\0'; value++) {
+        if (*value == '\'' || *value == '\\')
+            (void)buf_addc(out, *value);
+        (void)buf_addc(out, *value);
+    }
+    (void)buf_add_text(out, "'\n");
+}
+
+/* As connection strings quote. */
+static void part(struct buf *out, const char *name, const char *value)
+{
+    (void)buf_printf(out, "%s%s='", out->length > 0 ? " " : "", name);
+    for (; *value != '\0'; value++) {
+        if (*value == '\'' || *value == '\\')
+            (void)buf_addc(out, '\\');
+        (void)buf_addc(out, *value);
+    }
+    (void)buf_addc(out, '\'');
+}
+
+static char *passfile_path(const struct agent_options *o)
+{
+    return mem_printf("%s.pgpass", o->data);
+}
+
+char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname)
+{
+    struct buf b = {0};
+    char *passfile = passfile_path(o), *port = mem_printf("%d", order->port);
+    part(&b, "host", order->host);
+    part(&b, "port", port);
+    part(&b, "user", AGENT_SUPERUSER);
+    part(&b, "passfile", passfile);
+    part(&b, "application_name", o->member);
+    part(&b, "connect_timeout", "3");
+    part(&b, "tcp_user_timeout", "5000");
+    part(&b, "sslmode", o->tls != NULL ? "require" : "prefer");
+    if (dbname != NULL)
+        part(&b, "dbname", dbname);
+    else /* a standby that is silent is no longer counted on after so long */
+        part(&b, "options", "-c wal_sender_timeout=3000");
+    free(passfile);
+    free(port);
+    return buf_take(&b);
+}
+
+static void sync_setting(struct buf *out, const struct order *order)
+{
+    struct buf b = {0};
+    if (order->sync_need > 0) {
+        (void)buf_printf(&b, "ANY %d (", order->sync_need);
+        for (int i = 0; i < order->sync_count; i++)
+            (void)buf_printf(&b, "%s\"%s\"", i > 0 ? ", " : "", order->sync[i]);
+        (void)buf_addc(&b, ')');
+    }
+    setting(out, "synchronous_standby_names", buf_text(&b));
+    buf_free(&b);
+}
+
+char *member_settings(const struct member *m)
+{
+    struct buf b = {0};
+    char *conninfo = m->order.host[0] != '\0' ? member_conninfo(&m->o, &m->order, NULL) : mem_strdup("");
+    (void)buf_add_text(&b, "# The part of this member in its shard.\n"
+                           "wal_log_hints = on\n"
+                           "hot_standby = on\n"
+                           "recovery_target_timeline = 'latest'\n"
+                           "wal_receiver_status_interval = '1s'\n"
+                           "wal_receiver_timeout = '5s'\n");
+    setting(&b, "cluster_name", m->o.member);
+    setting(&b, "primary_conninfo", conninfo);
+    setting(&b, "primary_slot_name", m->order.slot);
+    sync_setting(&b, &m->order);
+    free(conninfo);
+    return buf_take(&b);
+}
+
+/* ---- files ---- */
+
+/* A colon or a backslash within a field is escaped. */
+static void pass_field(struct buf *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (*text == ':' || *text == '\\')
+            (void)buf_addc(out, '\\');
+        (void)buf_addc(out, *text);
+    }
+}
+
+static int passfile_write(const struct agent_options *o, const struct order *order, const char *path,
+                          struct err *err)
+{
+    struct buf b = {0};
+    char *password = agent_file_read(o->password_file);
+    if (password == NULL)
+        return err_set(err, ERRC_IO, "cannot read %s", o->password_file);
+    password[strcspn(password, "\r\n")] = '\0';
+    pass_field(&b, order->host);
+    (void)buf_printf(&b, ":%d:*:" AGENT_SUPERUSER ":", order->port);
+    pass_field(&b, password);
+    (void)buf_addc(&b, '\n');
+    int rc = agent_file_write(path, &b, err);
+    explicit_bzero(b.data, b.length);
+    buf_free(&b);
+    mem_wipe_free(password);
+    return rc;
+}
+
+/*
+ * Without an upstream there is no password file, and with one there is one for that upstream only: a receiver
+ * that the server starts with an older connection string, which it may until it has read the new one, is not
+ * let in. That is why the absence of a receiver, seen afterwards, means that none will come.
+ */
+int member_passfile(const struct agent_options *o, const struct order *order, struct err *err)
+{
+    char *path = passfile_path(o);
+    int rc = 0;
+    if (order->host[0] != '\0')
+        rc = passfile_write(o, order, path, err);
+    else if (unlink(path) != 0 && errno != ENOENT)
+        rc = err_set_errno(err, errno, "cannot remove %s", path);
+    free(path);
+    return rc;
+}
+
+static int signal_file(const struct agent_options *o, bool standby, struct err *err)
+{
+    char *path = mem_printf("%s/standby.signal", o->data);
+    struct buf none = {0};
+    int rc = 0;
+    (void)buf_add_text(&none, "");
+    if (standby)
+        rc = agent_file_write(path, &none, err);
+    else if (unlink(path) != 0 && errno != ENOENT)
+        rc = err_set_errno(err, errno, "cannot remove %s", path);
+    if (rc == 0)
+        rc = agent_parent_sync(path, err);
+    buf_free(&none);
+    free(path);
+    return rc;
+}
+
+int member_configure(struct member_job *job, bool running, struct err *err)
+{
+    int rc = marks_save(job->o.data, &job->marks, err);
+    agent_inputs_clear(&job->inputs);
+    agent_inputs_read(&job->o, &job->inputs);
+    mem_wipe_free(job->inputs.password_text);
+    job->inputs.password_text = NULL;
+    if (rc == 0)
+        rc = member_passfile(&job->o, &job->order, err);
+    if (rc == 0)
+        rc = agent_configure(&job->o, err);
+    if (rc == 0 && !running)
+        rc = signal_file(&job->o, job->standby, err);
+    if (rc == 0 && !running)
+        agent_pid_file_clear(&job->o);
+    return rc;
+}

@@ -1,0 +1,332 @@
+/* What the server says of itself: over one connection to its socket, each second, and often while something
+ * is expected of it. The guard of commits that wait for standbys which are not there is here as well. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/member_impl.h"
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#define FACTS_NS (1 * ENV_NS_PER_S)
+#define SOON_NS  (20 * ENV_NS_PER_MS)  /* while it starts or is promoted, or an order is carried out */
+#define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: after at most 0.3 s */
+
+static void connect_server(struct member *m);
+
+static void soon(struct member *m)
+{
+    loop_timer_start(&m->facts_timer, SOON_NS);
+}
+
+/* ---- the guard ---- */
+
+static void guard_answered(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct member *m = data;
+    int64_t ended = 0;
+    m->guarding = false;
+    if (conn != m->conn || reply->err != NULL)
+        return;
+    m->guard_short = pg_value_bool(reply, 0, 0) ? m->guard_short + 1 : 0;
+    if (pg_value_int64(reply, 0, 1, &ended) && ended > 0) {
+        m->guard_ended += (uint64_t)ended;
+        log_event(LOG_ERROR, "commits that waited for standbys which do not stream were ended", "sessions",
+                  log_num(ended), NULL);
+        member_changed(m);
+    }
+}
+
+/*
+ * PostgreSQL acknowledges a commit whose wait for its standby is cancelled. A session that is ended gets an
+ * error instead. Statement: $1 the names, $2 how many of them are needed, $3 whether to end who waits.
+ */
+static void guard_fired(struct loop_timer *timer, void *data)
+{
+    struct member *m = data;
+    struct buf names = {0};
+    char need[16];
+    loop_timer_start(timer, GUARD_NS);
+    if (sm_now(&m->sm) != MEMBER_PRIMARY || m->order.sync_need == 0 || m->guarding || m->conn == NULL ||
+        !pg_conn_ready(m->conn))
+        return;
+    for (int i = 0; i < m->order.sync_count; i++)
+        (void)buf_printf(&names, "%c%s", i == 0 ? '{' : ',', m->order.sync[i]);
+    (void)buf_addc(&names, '}');
+    (void)snprintf(need, sizeof need, "%d", m->order.sync_need);
+    const char *const params[] = {buf_text(&names), need, m->guard_short > 0 ? "true" : "false"};
+    const struct pg_request request = {
+        .sql =
+            "WITH s AS (SELECT count(DISTINCT application_name) < $2::int AS short FROM pg_stat_replication "
+            "WHERE state = 'streaming' AND application_name = ANY ($1::text[])) "
+            "SELECT short, CASE WHEN short AND $3::bool THEN (SELECT count(pg_terminate_backend(pid)) "
+            "FROM pg_stat_activity WHERE wait_event = 'SyncRep') END FROM s",
+        .extended = true,
+        .prepared = "guard",
+        .param_count = 3,
+        .params = params,
+        .timeout_ns = 5 * ENV_NS_PER_S,
+    };
+    m->guarding = pg_send(m->conn, &request, guard_answered, m, NULL) == 0;
+    buf_free(&names);
+}
+
+/* ---- slots ---- */
+
+static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct member *m = data;
+    if (conn != m->conn || reply->err == NULL)
+        return;
+    log_event(LOG_ERROR, "slots of standbys could not be made or dropped", "err", reply->err->message, NULL);
+    m->slots_for = 0; /* again */
+}
+
+/* Makes the order's, and drops those of ours that it no longer names, as they would hold the log for ever. A
+ * standby keeps none: it would hold what its former standbys have got elsewhere. */
+static void slots_settle(struct member *m)
+{
+    static const char sql[] =
+        "SELECT (SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_type "
+        "= "
+        "'physical' AND NOT active AND slot_name LIKE 'shardherd\\_%' AND slot_name <> ALL ($1::text[])), "
+        "(SELECT count(pg_create_physical_replication_slot(n, true)) FROM unnest($1::text[]) n WHERE NOT "
+        "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = n))";
+    struct buf names = {0};
+    if (m->slots_for == m->orders || m->order.role == ORDER_NONE)
+        return;
+    (void)buf_addc(&names, '{');
+    for (int i = 0; i < m->order.slot_count; i++)
+        (void)buf_printf(&names, "%s%s", i == 0 ? "" : ",", m->order.slots[i]);
+    (void)buf_addc(&names, '}');
+    const char *const params[] = {buf_text(&names)};
+    const struct pg_request request = {.sql = sql, .extended = true, .param_count = 1, .params = params};
+    if (pg_send(m->conn, &request, slots_made, m, NULL) == 0)
+        m->slots_for = m->orders;
+    buf_free(&names);
+}
+
+/* ---- facts ---- */
+
+static void copy(char *out, size_t size, const char *text)
+{
+    (void)snprintf(out, size, "%s", text != NULL ? text : "");
+}
+
+static void facts_take(struct member *m, const struct pg_reply *reply)
+{
+    struct member_facts *f = &m->facts;
+    const char *standbys = pg_value(reply, 0, 10);
+    f->known = true;
+    f->recovery = pg_value_bool(reply, 0, 0);
+    f->timeline = 0;
+    (void)pg_value_int64(reply, 0, 1, &f->timeline);
+    copy(f->written, sizeof f->written, pg_value(reply, 0, 2));
+    copy(f->flushed, sizeof f->flushed, pg_value(reply, 0, 3));
+    copy(f->replayed, sizeof f->replayed, pg_value(reply, 0, 4));
+    copy(f->receiver, sizeof f->receiver, pg_value(reply, 0, 5));
+    copy(f->upstream, sizeof f->upstream, pg_value(reply, 0, 6));
+    f->receivers = 0;
+    (void)pg_value_int64(reply, 0, 7, &f->receivers);
+    f->nobody = pg_value_bool(reply, 0, 8);
+    f->pending_restart = pg_value_bool(reply, 0, 9);
+    free(f->standbys);
+    f->standbys = mem_strdup(standbys != NULL ? standbys : "[]");
+    f->at_ns = loop_now(&m->loop);
+    f->applied = m->asked_applied;
+}
+
+static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct member *m = data;
+    if (conn != m->conn)
+        return;
+    m->asking = false;
+    if (reply->err != NULL) { /* a lost connection is told by the connection */
+        soon(m);
+        return;
+    }
+    bool settled = member_settled(m), ready = member_ready(m);
+    facts_take(m, reply);
+    member_server_up(m);
+    if (m->conn == NULL)
+        return; /* what came made us stop it */
+    slots_settle(m);
+    if (settled != member_settled(m) || ready != member_ready(m))
+        member_changed(m);
+    if (!member_settled(m))
+        soon(m);
+}
+
+static void facts_ask(struct member *m)
+{
+    static const struct pg_request request = {
+        .sql =
+            "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id) "
+            "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
+            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
+            "END, "
+            "CASE WHEN r THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, "
+            "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
+            "w.status, w.sender_host || ':' || w.sender_port, "
+            "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
+            "current_setting('primary_conninfo') = '', "
+            "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
+            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
+            "sync_state, "
+            "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
+            "application_name LIMIT 32) p) "
+            "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
+        .extended = true,
+        .prepared = "facts",
+        .constant = true,
+        .timeout_ns = 5 * ENV_NS_PER_S,
+    };
+    if (m->asking || m->conn == NULL || !pg_conn_ready(m->conn))
+        return;
+    m->asked_applied = m->applied;
+    m->asking = pg_send(m->conn, &request, facts_answered, m, NULL) == 0;
+}
+
+/* ---- the connection ---- */
+
+static void conn_drop(struct member *m)
+{
+    m->facts.known = m->asking = m->guarding = false;
+    m->guard_short = 0;
+    if (m->conn != NULL)
+        pg_conn_close(m->conn, NULL, NULL);
+    m->conn = NULL;
+}
+
+static void connected(struct pg_conn *conn, const struct err *err, void *data)
+{
+    struct member *m = data;
+    if (conn != m->conn)
+        return;
+    if (err == NULL) {
+        facts_ask(m);
+        loop_timer_start(&m->facts_timer, FACTS_NS);
+        return;
+    }
+    if (sm_now(&m->sm) == MEMBER_STARTING)
+        err_copy(&m->err, err);
+    conn_drop(m);
+    soon(m);
+}
+
+static void lost(struct pg_conn *conn, const struct err *err, void *data)
+{
+    struct member *m = data;
+    (void)err;
+    if (conn != m->conn)
+        return;
+    conn_drop(m);
+    if (sm_now(&m->sm) == MEMBER_PRIMARY || sm_now(&m->sm) == MEMBER_STANDBY)
+        sm_move(&m->sm, MEMBER_STARTING); /* it restarts its processes after a crash of one, or it ends */
+    soon(m);
+}
+
+static struct pg_conn *conn_make(struct member *m, const struct pg_conn_events *events, const char *options)
+{
+    const struct pg_target target = {
+        .host = m->o.run,
+        .port = m->o.port,
+        .dbname = "postgres",
+        .user = AGENT_SUPERUSER,
+        .application_name = "shardherd agent",
+        .options = options,
+        .connect_timeout_ns = 5 * ENV_NS_PER_S,
+    };
+    return pg_conn_new(&m->loop, &target, events, m);
+}
+
+static void connect_server(struct member *m)
+{
+    static const struct pg_conn_events events = {connected, lost, NULL};
+    struct err err = {0};
+    m->conn =
+        conn_make(m, &events, "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local");
+    if (pg_conn_connect(m->conn, &err) != 0) {
+        err_copy(&m->err, &err);
+        conn_drop(m);
+        soon(m);
+    }
+}
+
+/* ---- the checkpoint after a promotion, over a connection of its own ---- */
+
+static void side_drop(struct member *m)
+{
+    if (m->side != NULL)
+        pg_conn_close(m->side, NULL, NULL);
+    m->side = NULL;
+}
+
+static void checkpointed(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    struct member *m = data;
+    if (conn != m->side)
+        return;
+    if (reply->err != NULL)
+        log_event(LOG_ERROR, "the checkpoint after the promotion failed", "err", reply->err->message, NULL);
+    side_drop(m);
+}
+
+static void side_connected(struct pg_conn *conn, const struct err *err, void *data)
+{
+    static const struct pg_request request = {.sql = "CHECKPOINT", .timeout_ns = 600 * ENV_NS_PER_S};
+    struct member *m = data;
+    if (conn == m->side && (err != NULL || pg_send(conn, &request, checkpointed, m, NULL) != 0))
+        side_drop(m);
+}
+
+void member_checkpoint(struct member *m)
+{
+    static const struct pg_conn_events events = {side_connected, NULL, NULL};
+    side_drop(m);
+    m->side = conn_make(m, &events, NULL);
+    if (pg_conn_connect(m->side, NULL) != 0)
+        side_drop(m);
+}
+
+static void facts_fired(struct loop_timer *timer, void *data)
+{
+    struct member *m = data;
+    if (m->conn == NULL) {
+        connect_server(m);
+    } else {
+        facts_ask(m);
+        loop_timer_start(timer, FACTS_NS);
+    }
+}
+
+/* ---- begin and end ---- */
+
+void member_facts_init(struct member *m)
+{
+    loop_timer_init(&m->loop, &m->facts_timer, facts_fired, m);
+    loop_timer_init(&m->loop, &m->guard_timer, guard_fired, m);
+}
+
+void member_facts_begin(struct member *m)
+{
+    m->slots_for = 0;
+    soon(m);
+    loop_timer_start(&m->guard_timer, GUARD_NS);
+}
+
+void member_facts_soon(struct member *m)
+{
+    if (loop_timer_armed(&m->facts_timer))
+        soon(m);
+}
+
+void member_facts_end(struct member *m)
+{
+    conn_drop(m);
+    side_drop(m);
+    loop_timer_stop(&m->facts_timer);
+    loop_timer_stop(&m->guard_timer);
+}

@@ -1,0 +1,236 @@
+/* member_impl: the object of a member, and what its files call of each other. */
+#ifndef AGENT_MEMBER_IMPL_H
+#define AGENT_MEMBER_IMPL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "agent/agent.h"
+#include "agent/agent_files.h"
+#include "agent/order.h"
+#include "agent/watchdog.h"
+#include "base/sm.h"
+#include "base/text.h"
+#include "http/http_server.h"
+#include "loop/loop.h"
+#include "loop/process.h"
+#include "loop/work.h"
+#include "pg/pg_conn.h"
+
+/*
+ *  LOOKING --> EMPTY --> INITIALIZING, CLONING --> STOPPED --> STARTING --> PRIMARY
+ *                 ^           |                    ^  | ^         |            ^
+ *                 |           v                    |  | |         v            |
+ *                 +-------- FAILED <---------------+  | |      STANDBY --> PROMOTING
+ *                             ^                       | |         |            |
+ *                             |           REWINDING <-+ |         v            |
+ *                             +-------------- STOPPING -+-- FENCED (stopped by order or by the lease)
+ *
+ * LOOKING      waits for the worker that locks and reads the data directory
+ * EMPTY        waits for an order: there is no data directory
+ * INITIALIZING waits for initdb and the worker around it
+ * CLONING      waits for pg_basebackup and the worker around it
+ * REWINDING    waits for pg_rewind and the worker around it
+ * STOPPED      waits for an order, or for the confirmation of one
+ * FENCED       waits for an order, or for a lease
+ * FAILED       waits for its timer or an order, then tries again; the error says what failed
+ * STARTING     waits for the server to let us in, or to die
+ * PRIMARY, STANDBY wait for orders, the lease's timer, the server's death, changed files
+ * PROMOTING    waits for the server to leave recovery
+ * STOPPING     waits for the server's end, then for the worker that ends what it left behind
+ * ENDED        final
+ */
+enum member_state {
+    MEMBER_LOOKING,
+    MEMBER_EMPTY,
+    MEMBER_INITIALIZING,
+    MEMBER_CLONING,
+    MEMBER_REWINDING,
+    MEMBER_STOPPED,
+    MEMBER_FENCED,
+    MEMBER_FAILED,
+    MEMBER_STARTING,
+    MEMBER_PRIMARY,
+    MEMBER_STANDBY,
+    MEMBER_PROMOTING,
+    MEMBER_STOPPING,
+    MEMBER_ENDED,
+    MEMBER_STATE_MAX
+};
+
+/* What a worker has while it runs; nobody else touches it then. */
+struct member_job {
+    struct agent_options o; /* `more` is owned */
+    struct order order;
+    struct marks marks;
+    struct control control;
+    struct agent_inputs inputs; /* as written into the configuration */
+    bool standby;               /* with standby.signal */
+    bool there;                 /* a data directory */
+    char *keep;                 /* rewind: what pg_rewind said it would do */
+    struct err err;
+};
+
+struct member_facts {
+    bool known, recovery, nobody, pending_restart;
+    int64_t timeline, receivers;
+    uint64_t at_ns;   /* loop time of the answer */
+    unsigned applied; /* how many configurations were loaded when it was asked */
+    char written[TEXT_LSN_SIZE], flushed[TEXT_LSN_SIZE], replayed[TEXT_LSN_SIZE];
+    char receiver[32]; /* state of the WAL receiver, "" = there is none */
+    char upstream[300];
+    char *standbys; /* JSON */
+};
+
+struct member {
+    struct agent_options o;
+    struct loop loop;
+    struct sm sm;
+    struct err err; /* why it failed, or what it waits for */
+    char life[17];  /* of this process */
+    struct watchdog *dog;
+    int lock;
+    bool ending, broken; /* broken: ends with an error */
+
+    struct order order;
+    unsigned orders;      /* accepted in this life */
+    bool confirmed;       /* the order was given in this life */
+    uint64_t lease_until; /* env_boot_ns() */
+    bool lease_lost;      /* the server was stopped because of it */
+    struct loop_timer lease_timer;
+
+    bool looked; /* all that is below was read */
+    bool data_there;
+    struct marks marks;
+    struct control control;
+
+    pid_t server;    /* 0 = none */
+    bool unswept;    /* processes of one that ended may be left */
+    bool as_primary; /* it was started or promoted as one */
+    int stop_signal; /* sent last, 0 = it is not to end */
+    uint64_t started_ns, exits;
+    char exit_text[80]; /* of the last end that was not ours */
+    struct loop_timer stop_timer;
+    unsigned applied;   /* configurations written and loaded in this life */
+    char *applied_more; /* the last of them */
+    struct agent_inputs applied_inputs;
+
+    struct pg_conn *conn, *side;
+    bool asking, guarding;
+    unsigned asked_applied;
+    struct member_facts facts;
+    struct loop_timer facts_timer, guard_timer;
+    int guard_short;      /* polls in a row in which too few standbys streamed */
+    uint64_t guard_ended; /* waiting commits ended */
+    unsigned slots_for;   /* orders when the slots were seen to */
+
+    struct work work;
+    bool working;
+    struct member_job job;
+    unsigned job_orders; /* orders when it began */
+    void (*job_done)(struct member *m);
+    struct process *helper;
+    struct loop_timer retry;
+    uint64_t backoff_ns;
+
+    struct work inputs_work;
+    bool reading;
+    struct agent_inputs seen, reading_now; /* the latter is the worker's */
+    char *token, *seen_token;              /* secrets */
+    uint64_t disk_free, disk_size, seen_free, seen_size;
+    struct loop_timer inputs_timer;
+
+    struct work save_work; /* of an order */
+    struct order saving;
+    char *saving_text;
+    struct err saving_err;
+    struct http_exchange *saving_ex; /* NULL = none is being saved */
+
+    struct http_server *http;
+    struct sse_topic *topic;
+    struct loop_task changed;
+    struct loop_timer beat;
+    struct loop_signal term, interrupt, child;
+};
+
+#define MEMBER_BACKOFF_NS (500 * ENV_NS_PER_MS) /* after the first failure; doubled up to 10 s */
+
+/* ---- member.c ---- */
+/* Looks what is to be done next, and begins it. Called whenever something ended or changed. */
+void member_step(struct member *m);
+/* Runs on a worker with m->job as prepared, then `done`, unless it failed: then FAILED. */
+void member_job_start(struct member *m, int state, void (*run)(struct work *),
+                      void (*done)(struct member *m));
+void member_fail(struct member *m, const struct err *why);
+void member_settle(struct member *m, enum member_state state);
+/* Ends in order. `why` NULL, or what makes it an error. */
+void member_end(struct member *m, const struct err *why);
+/* A program beside the server. `ended` gets its result after m->helper was cleared. */
+int member_helper_start(struct member *m, const char *const *argv, process_cb ended, struct err *err);
+char *member_program(const struct member *m, const char *name);
+/* A new order is in force. */
+void member_ordered(struct member *m);
+/* The state as it is told to others has changed. */
+void member_changed(struct member *m);
+
+/* ---- member_config.c: on workers, but for the first ---- */
+/* The settings that the order makes; to be freed. */
+char *member_settings(const struct member *m);
+/* A connection string to the upstream, to be freed. dbname: NULL for the server's receiver. */
+char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname);
+/* The password file that it names, with this upstream and no other; or none. */
+int member_passfile(const struct agent_options *o, const struct order *order, struct err *err);
+/* Password file, configuration, marks, the signal file (unless the server runs). */
+int member_configure(struct member_job *job, bool running, struct err *err);
+
+/* ---- member_server.c ---- */
+void member_server_init(struct member *m);
+void member_server_sweep(struct member *m);
+/* A job beside the running server failed: later again. */
+void member_server_hindered(struct member *m, const struct err *why);
+void member_server_begin(struct member *m); /* from STOPPED and the like */
+/* Ends the server if that is what the order means, whatever else goes on. True: it is about to end. */
+bool member_server_ends(struct member *m);
+void member_server_step(struct member *m); /* while it runs */
+void member_server_reap(struct member *m); /* after SIGCHLD */
+void member_server_up(struct member *m);   /* facts came */
+
+/* ---- member_make.c: initdb, clone, rewind ---- */
+void member_initialize(struct member *m);
+void member_clone(struct member *m);
+void member_rewind(struct member *m);
+
+/* ---- member_facts.c ---- */
+void member_facts_init(struct member *m);
+void member_facts_begin(struct member *m);
+void member_facts_end(struct member *m);
+/* Asks now, rather than when the timer says. */
+void member_facts_soon(struct member *m);
+
+/* After a promotion: until its first checkpoint pg_control tells the old timeline, and pg_rewind (before 16)
+ * believes it. */
+void member_checkpoint(struct member *m);
+
+/* ---- member_lease.c ---- */
+#define MEMBER_FENCE_AHEAD_NS (500 * ENV_NS_PER_MS) /* so long before the lease's end the agent stops it */
+void member_lease_init(struct member *m);
+/* Whether a lease of this order that counts from then is worth something now; true without a lease. */
+bool member_lease_fresh(const struct order *o, uint64_t heard);
+/* The caller heard our clock say `heard`: from then the lease counts. False: too old, or of the future. */
+bool member_lease_renew(struct member *m, uint64_t heard);
+/* Whether a primary may run: there is no lease, or it is held. */
+bool member_lease_held(const struct member *m);
+
+/* ---- member_inputs.c ---- */
+void member_inputs_init(struct member *m);
+/* On a worker. */
+char *member_token_read(const char *path, struct err *err);
+
+/* ---- member_status.c, member_http.c ---- */
+char *member_status_text(struct member *m);
+bool member_settled(const struct member *m);
+bool member_ready(const struct member *m);
+int member_http_open(struct member *m, struct err *err);
+
+#endif

@@ -1,0 +1,103 @@
+/* Files that change while the agent runs: settings, certificates, the password, the token; and the disk. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "agent/member_impl.h"
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+
+#define INPUTS_NS (2 * ENV_NS_PER_S)
+
+char *member_token_read(const char *path, struct err *err)
+{
+    struct stat st;
+    char *text = NULL;
+    if (stat(path, &st) != 0)
+        (void)err_set_errno(err, errno, "cannot read the token file %s", path);
+    else if ((st.st_mode & 077) != 0)
+        (void)err_set(err, ERRC_INVALID, "the token file %s is open to others: chmod 600 it", path);
+    else if ((text = agent_file_read(path)) == NULL)
+        (void)err_set(err, ERRC_INVALID, "cannot read the token file %s", path);
+    if (text != NULL)
+        text[strcspn(text, "\r\n")] = '\0';
+    if (text != NULL && strlen(text) < 16) {
+        (void)err_set(err, ERRC_INVALID, "the token in %s is shorter than 16 characters", path);
+        mem_wipe_free(text);
+        text = NULL;
+    }
+    return text;
+}
+
+static void password_set(struct pg_conn *conn, const struct pg_reply *reply, void *data)
+{
+    (void)conn;
+    (void)data;
+    log_event(reply->err != NULL ? LOG_ERROR : LOG_INFO,
+              reply->err != NULL ? "the password could not be changed" : "the password was changed", "err",
+              reply->err != NULL ? reply->err->message : NULL, NULL);
+}
+
+/* A standby gets it from its primary. */
+static void password_apply(struct member *m)
+{
+    struct buf sql = {0};
+    if (sm_now(&m->sm) != MEMBER_PRIMARY || m->seen.password == m->applied_inputs.password ||
+        m->seen.password_text == NULL || m->seen.password_text[0] == '\0')
+        return;
+    (void)buf_add_text(&sql, "ALTER ROLE " AGENT_SUPERUSER " PASSWORD ");
+    pg_quote_literal(&sql, m->seen.password_text);
+    (void)pg_exec(m->conn, buf_text(&sql), password_set, m, NULL);
+    explicit_bzero(sql.data, sql.length);
+    buf_free(&sql);
+}
+
+static void inputs_run(struct work *work)
+{
+    struct member *m = work->data;
+    struct statvfs fs;
+    agent_inputs_read(&m->o, &m->reading_now);
+    m->seen_token = member_token_read(m->o.token_file, NULL);
+    m->seen_size = 0;
+    if (statvfs(m->o.data, &fs) == 0) {
+        m->seen_free = (uint64_t)fs.f_bavail * fs.f_frsize;
+        m->seen_size = (uint64_t)fs.f_blocks * fs.f_frsize;
+    }
+}
+
+static void inputs_done(struct work *work, int code)
+{
+    struct member *m = work->data;
+    (void)code;
+    m->reading = false;
+    m->seen = m->reading_now;
+    m->disk_free = m->seen_free;
+    m->disk_size = m->seen_size;
+    if (m->seen_token != NULL) {
+        mem_wipe_free(m->token);
+        m->token = m->seen_token;
+        m->seen_token = NULL;
+    }
+    if (m->facts.known && m->conn != NULL)
+        password_apply(m);
+    mem_wipe_free(m->seen.password_text);
+    m->seen.password_text = NULL;
+    member_step(m);
+}
+
+static void inputs_fired(struct loop_timer *timer, void *data)
+{
+    struct member *m = data;
+    loop_timer_start(timer, INPUTS_NS);
+    if (!m->reading)
+        m->reading = work_start(&m->loop, &m->inputs_work, inputs_run, inputs_done, m) == 0;
+}
+
+void member_inputs_init(struct member *m)
+{
+    loop_timer_init(&m->loop, &m->inputs_timer, inputs_fired, m);
+    loop_timer_start(&m->inputs_timer, 0);
+}

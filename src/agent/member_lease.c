@@ -1,0 +1,66 @@
+#include "agent/member_impl.h"
+#include "base/log.h"
+
+/*
+ * A lease counts from the clock that our heartbeat told and the caller repeats, not from when its word gets
+ * here: a word that waited in a socket while we were stopped renews nothing.
+ */
+static uint64_t lease_end(const struct order *o, uint64_t heard)
+{
+    return heard + o->lease_ms * ENV_NS_PER_MS;
+}
+
+bool member_lease_fresh(const struct order *o, uint64_t heard)
+{
+    uint64_t now = env_boot_ns();
+    return o->lease_ms == 0 ||
+           (heard != 0 && heard <= now && now + MEMBER_FENCE_AHEAD_NS < lease_end(o, heard));
+}
+
+bool member_lease_held(const struct member *m)
+{
+    return m->order.lease_ms == 0 || env_boot_ns() + MEMBER_FENCE_AHEAD_NS < m->lease_until;
+}
+
+static void timer_arm(struct member *m)
+{
+    uint64_t now = env_boot_ns(), at = m->lease_until - MEMBER_FENCE_AHEAD_NS;
+    loop_timer_start(&m->lease_timer, at > now ? at - now : 0);
+}
+
+static void lease_fired(struct loop_timer *timer, void *data)
+{
+    struct member *m = data;
+    (void)timer;
+    if (m->order.role != ORDER_PRIMARY || m->order.lease_ms == 0)
+        return;
+    if (member_lease_held(m)) { /* the loop's clock went faster */
+        timer_arm(m);
+        return;
+    }
+    if (m->server != 0 && !m->lease_lost) {
+        m->lease_lost = true;
+        log_event(LOG_ERROR, "the lease runs out: nobody confirms that this is the primary; stopping it",
+                  "term", log_num((long long)m->order.term), NULL);
+    }
+    member_step(m);
+}
+
+bool member_lease_renew(struct member *m, uint64_t heard)
+{
+    uint64_t until = lease_end(&m->order, heard);
+    if (!member_lease_fresh(&m->order, heard))
+        return false;
+    if (until > m->lease_until)
+        m->lease_until = until;
+    watchdog_set_deadline(m->dog, m->lease_until);
+    timer_arm(m);
+    if (m->server == 0)
+        m->lease_lost = false;
+    return true;
+}
+
+void member_lease_init(struct member *m)
+{
+    loop_timer_init(&m->loop, &m->lease_timer, lease_fired, m);
+}

@@ -1,0 +1,131 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/cgroup.h"
+#include "agent/member_impl.h"
+#include "base/buf.h"
+#include "base/mem.h"
+
+static void add_text(struct buf *b, const char *name, const char *text)
+{
+    (void)buf_printf(b, ",\"%s\":\"", name);
+    for (; *text != '\0'; text++) {
+        if (*text == '"' || *text == '\\')
+            (void)buf_addc(b, '\\');
+        (void)buf_addc(b, (unsigned char)*text < ' ' ? ' ' : *text);
+    }
+    (void)buf_addc(b, '"');
+}
+
+static void add_number(struct buf *b, const char *name, uint64_t number)
+{
+    (void)buf_printf(b, ",\"%s\":\"%llu\"", name, (unsigned long long)number);
+}
+
+bool member_ready(const struct member *m)
+{
+    int state = sm_now(&m->sm);
+    return m->facts.known && !m->ending && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+}
+
+/* The order is carried out, and the facts were asked for afterwards. */
+bool member_settled(const struct member *m)
+{
+    int state = sm_now(&m->sm);
+    bool fresh = m->facts.known && m->facts.applied == m->applied && !m->working;
+    char *wanted = fresh ? member_settings(m) : NULL;
+    bool applied = fresh && m->applied_more != NULL && strcmp(wanted, m->applied_more) == 0;
+    free(wanted);
+    switch (m->order.role) {
+    case ORDER_PRIMARY:
+        return state == MEMBER_PRIMARY && applied;
+    case ORDER_STANDBY: /* with nobody to follow: nothing is received, and nothing will be */
+        return state == MEMBER_STANDBY && applied && m->facts.nobody == (m->order.host[0] == '\0') &&
+               (m->order.host[0] != '\0' || m->facts.receivers == 0);
+    case ORDER_FENCED:
+        return state == MEMBER_FENCED;
+    case ORDER_STOPPED:
+        return state == MEMBER_STOPPED || state == MEMBER_EMPTY;
+    default:
+        return true;
+    }
+}
+
+static void add_cgroup(struct buf *b)
+{
+    struct cgroup_figures f;
+    if (!cgroup_read("/sys/fs/cgroup", &f))
+        return;
+    add_number(b, "cpu_us", f.cpu_us);
+    add_number(b, "cpu_throttled_us", f.throttled_us);
+    (void)buf_printf(b, ",\"cpu_limit\":%.3f", f.cpu_limit);
+    add_number(b, "memory_bytes", f.memory_bytes);
+    add_number(b, "memory_limit_bytes", f.memory_limit);
+    add_number(b, "oom_kills", f.oom_kills);
+}
+
+static void add_facts(struct buf *b, struct member *m)
+{
+    const struct member_facts *f = &m->facts;
+    if (!f->known)
+        return;
+    add_text(b, "role", f->recovery ? "standby" : "primary");
+    add_number(b, "timeline", (uint64_t)f->timeline);
+    add_text(b, "written", f->written);
+    add_text(b, "flushed", f->flushed);
+    if (f->recovery) {
+        add_text(b, "replayed", f->replayed);
+        add_text(b, "receiver", f->receivers > 0 && f->receiver[0] == '\0' ? "connecting" : f->receiver);
+        add_text(b, "upstream", f->upstream);
+    }
+    (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s", f->standbys,
+                     f->pending_restart ? "true" : "false");
+    add_number(b, "facts_age_ms", (loop_now(&m->loop) - f->at_ns) / ENV_NS_PER_MS);
+}
+
+static void add_lease(struct buf *b, const struct member *m)
+{
+    uint64_t now = env_boot_ns();
+    if (m->order.role != ORDER_PRIMARY || m->order.lease_ms == 0)
+        return;
+    add_number(b, "lease_ms", m->order.lease_ms);
+    add_number(b, "lease_left_ms", m->lease_until > now ? (m->lease_until - now) / ENV_NS_PER_MS : 0);
+    (void)buf_printf(b, ",\"lease_lost\":%s", m->lease_lost ? "true" : "false");
+}
+
+char *member_status_text(struct member *m)
+{
+    struct buf b = {0};
+    char *order = order_text(&m->order);
+    (void)buf_printf(&b, "{\"member\":\"%s\"", m->o.member);
+    add_text(&b, "life", m->life);
+    add_number(&b, "clock", env_boot_ns());
+    add_number(&b, "term", m->order.term);
+    add_number(&b, "seq", m->order.seq);
+    add_text(&b, "assigned", order_role_name(m->order.role));
+    add_text(&b, "reported", sm_name(&m->sm));
+    (void)buf_printf(&b, ",\"order\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
+                     m->order.term > 0 ? order : "null", m->confirmed ? "true" : "false",
+                     member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
+                     m->data_there ? "true" : "false", (int)m->server);
+    add_number(&b, "system_id", m->control.system_id);
+    (void)buf_printf(&b, ",\"may_have_diverged\":%s,\"rewinding\":%s", m->marks.primary ? "true" : "false",
+                     m->marks.rewinding ? "true" : "false");
+    add_number(&b, "exits", m->exits);
+    if (m->exits > 0)
+        add_text(&b, "exit", m->exit_text);
+    add_number(&b, "commits_ended", m->guard_ended);
+    add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
+    add_lease(&b, m);
+    add_facts(&b, m);
+    if (m->disk_size > 0) {
+        add_number(&b, "disk_size", m->disk_size);
+        add_number(&b, "disk_free", m->disk_free);
+    }
+    add_cgroup(&b);
+    if (m->err.code != ERRC_NONE)
+        add_text(&b, "error", m->err.message);
+    (void)buf_addc(&b, '}');
+    free(order);
+    return buf_take(&b);
+}

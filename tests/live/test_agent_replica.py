@@ -1,0 +1,430 @@
+"""Agents of a shard with several instances, driven by hand over HTTP: assign, clone, promote, rewind, fence,
+and what happens when an agent is killed, frozen or started anew. The servers are real."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import DEFAULT, free_port, pg_bin_dir, wait_until
+
+POSTGRES = "postgres" if os.geteuid() == 0 else None
+TOKEN = "a-token-that-nobody-guesses"
+LEASE_MS = 3000
+
+
+def servers_of(data):
+    """Processes of PostgreSQL that work in this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(data):
+                found.append(int(entry.name))
+    return found
+
+
+class Member:
+    def __init__(self, program, directory, name, version):
+        self.program, self.name = program, name
+        self.dir = directory / name
+        self.bin = pg_bin_dir(version)
+        self.port, self.http = free_port(), free_port()
+        self.data = self.dir / "pgdata"
+        self.process = None
+        self.dir.mkdir()
+        for file, text in (("password", "secret-of-the-shard\n"), ("token", TOKEN), ("settings", "fsync = off\n")):
+            (self.dir / file).touch(mode=0o600)
+            (self.dir / file).write_text(text)
+        if POSTGRES:
+            for path in (self.dir, *self.dir.rglob("*")):
+                shutil.chown(path, POSTGRES, POSTGRES)
+
+    def start(self):
+        argv = [
+            self.program,
+            "agent",
+            f"--member={self.name}",
+            f"--token-file={self.dir / 'token'}",
+            f"--data={self.data}",
+            f"--bin={self.bin}",
+            f"--run={self.dir}",
+            f"--settings={self.dir / 'settings'}",
+            f"--password-file={self.dir / 'password'}",
+            "--listen=127.0.0.1",
+            f"--port={self.port}",
+            f"--http-port={self.http}",
+        ]
+        with (self.dir / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                argv, stderr=log, stdout=log, user=POSTGRES, group=POSTGRES, cwd="/", start_new_session=True
+            )
+        wait_until(lambda: self.call("GET", "/livez", token=None)[0] == 200, what=f"agent {self.name}")
+        return self
+
+    def call(self, method, path, body=None, token=TOKEN):
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        data = json.dumps(body).encode() if body is not None else None
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def status(self):
+        code, text = self.call("GET", "/v1/status")
+        assert code == 200, (code, text, self.log()[-2000:])
+        return json.loads(text)
+
+    def assign(self, term, role, **more):
+        """Expects it to be taken; a lease counts from the agent's clock now."""
+        if "lease_ms" in more:
+            more.setdefault("heard", self.status()["clock"])
+        order = {"term": str(term), "role": role, **more}
+
+        def taken():
+            code, text = self.call("POST", "/v1/assign", order)
+            assert code in (200, 503), (code, text, self.log()[-2000:])
+            return code == 200
+
+        wait_until(taken, what="the order to be taken")
+        return self
+
+    def refused(self, term, role, **more):
+        code, text = self.call("POST", "/v1/assign", {"term": str(term), "role": role, **more})
+        assert code >= 400, text
+        return code, json.loads(text)["code"]
+
+    def lease(self, term):
+        return self.call("POST", "/v1/lease", {"term": str(term), "heard": self.status()["clock"]})
+
+    def settled(self, reported=None, timeout=20):
+        deadline = time.monotonic() + timeout
+        while True:
+            status = self.status()
+            if status["settled"] and reported in (None, status["reported"]):
+                return status
+            assert time.monotonic() < deadline, f"{self.name} not {reported}: {status}\n{self.log()[-3000:]}"
+            time.sleep(0.02)
+
+    def log(self):
+        return (self.dir / "log").read_text(errors="replace")
+
+    def connect(self, **more):
+        options = {"connect_timeout": 5, "autocommit": True, **more}
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.port,
+            user="shardherd",
+            password="secret-of-the-shard",
+            dbname="postgres",
+            **options,
+        )
+
+    def value(self, sql):
+        with self.connect() as connection:
+            return connection.execute(sql).fetchone()[0]
+
+    @property
+    def upstream(self):
+        return {"host": "127.0.0.1", "port": self.port}
+
+    def no_server(self, timeout=10):
+        wait_until(lambda: not servers_of(self.data), timeout, f"end of all servers in {self.data}", 0.01)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def destroy(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+        self.no_server()
+
+
+class Shard:
+    def __init__(self, program, directory, version):
+        self.made = []
+        self.directory, self.program, self.version = directory, program, version
+
+    def member(self, name):
+        made = Member(self.program, self.directory, name, self.version)
+        self.made.append(made)
+        return made.start()
+
+    def of(self, names, term=1, **more):
+        """A primary and its standbys, which stream."""
+        first, *others = [self.member(name) for name in names]
+        slots = [f"shardherd_{other.name}" for other in others]
+        first.assign(term, "primary", initialize=True, slots=slots, **more).settled("primary")
+        for other in others:
+            other.assign(term, "standby", upstream={**first.upstream, "slot": f"shardherd_{other.name}"})
+        for other in others:
+            other.settled("standby")
+            wait_until(lambda other=other: other.status().get("receiver") == "streaming", 30, "streaming")
+        return [first, *others]
+
+
+def make_shard(program, version):
+    if pg_bin_dir(version) is None:
+        pytest.skip(f"PostgreSQL {version} is not installed")
+    directory = Path("/tmp") / f"member-{os.getpid()}-{time.monotonic_ns()}"
+    directory.mkdir(mode=0o755)
+    return Shard(program, directory, version)
+
+
+@pytest.fixture(params=[DEFAULT])
+def shard(request, shardherd):
+    made = make_shard(shardherd, request.param)
+    yield made
+    for member in made.made:
+        member.destroy()
+    shutil.rmtree(made.directory)
+
+
+def replayed(standby, sql, value):
+    def there():
+        with contextlib.suppress(psycopg.errors.UndefinedTable):
+            return standby.value(sql) == value
+
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(there, what="the row")
+    pytest.fail(f"{standby.name} has not {value}: {standby.status()}\n{standby.log()[-4000:]}")
+
+
+@pytest.mark.parametrize("shard", sorted({DEFAULT, 18}), indirect=True, ids=lambda v: f"pg{v}")
+def test_a_life_of_three(shard):
+    """A primary, two standbys cloned from it, another promoted, the old primary back by a rewind."""
+    a, b, c = shard.of("abc")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+        connection.execute("INSERT INTO t VALUES (1)")
+    for standby in (b, c):
+        replayed(standby, "SELECT count(*) FROM t", 1)
+        assert standby.status()["system_id"] == a.status()["system_id"] != "0"
+    wait_until(lambda: {s["name"] for s in a.status()["standbys"]} == {"b", "c"}, what="both to be seen")
+    assert a.value("SELECT count(*) FROM pg_replication_slots WHERE active") == 2
+
+    # the standbys follow nobody any more, the primary goes on alone: what it writes now is lost
+    for standby in (b, c):
+        standby.assign(2, "standby").settled("standby")
+        assert standby.status()["receiver"] == ""
+    with a.connect() as connection:
+        connection.execute("INSERT INTO t SELECT generate_series(100, 200)")
+
+    b.assign(2, "primary", slots=["shardherd_a", "shardherd_c"])
+    promoted = b.settled("primary")
+    assert promoted["timeline"] == "2"
+    with b.connect() as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    c.assign(2, "standby", seq=1, upstream={**b.upstream, "slot": "shardherd_c"}).settled("standby")
+    replayed(c, "SELECT count(*) FROM t", 2)
+
+    # the old one: fenced, and back behind the new one
+    a.assign(2, "fenced").settled("fenced")
+    assert not servers_of(a.data)
+    a.assign(2, "standby", seq=1, upstream={**b.upstream, "slot": "shardherd_a"})
+    back = a.settled("standby")
+    wait_until(lambda: a.status().get("receiver") == "streaming", 20, "streaming")
+    replayed(a, "SELECT count(*) FROM t", 2)
+    wait_until(lambda: a.status()["timeline"] == "2", what="the timeline of the new primary")
+    assert not back["may_have_diverged"]
+    kept = list((a.data.parent / "pgdata.kept").iterdir())
+    assert [path.name for path in kept] == ["term-2"]
+    assert {"pg_control", "pg_rewind.log"} < {path.name for path in kept[0].iterdir()}
+    assert any(path.name.startswith("00000001") for path in kept[0].iterdir())
+    assert "secret" not in a.log() + b.log() + c.log()
+    assert a.value("SELECT count(*) FROM pg_replication_slots") == 0  # they would hold the log for ever
+
+
+def test_terms(shard):
+    a = shard.member("a")
+    wait_until(lambda: a.status()["reported"] == "empty", what="the agent to have looked")
+    assert a.call("GET", "/v1/status", token=None)[0] == 401
+    assert a.call("GET", "/v1/status", token=TOKEN + "x")[0] == 401
+    assert a.call("POST", "/v1/assign", {"term": 9, "role": "stopped"}, token="wrong")[0] == 401
+    assert a.refused(0, "primary") == (400, "invalid")
+    assert a.refused(1, "king") == (400, "invalid")
+    assert a.refused(1, "primary", crown=True) == (400, "invalid")
+    assert a.refused(1, "standby", lease_ms=3000) == (400, "invalid")
+    a.assign(5, "primary", seq=2, initialize=True).settled("primary")
+    pid = a.status()["pid"]
+    a.assign(5, "primary", seq=2, initialize=True).settled("primary")  # again: nothing happens
+    assert a.status()["pid"] == pid
+    assert a.refused(4, "stopped", seq=9) == (409, "stale")
+    assert a.refused(5, "stopped", seq=1) == (409, "stale")
+
+    # the term outlives the agent; a primary is not started without a confirmation of this life
+    assert a.stop() == 0
+    a.no_server()
+    a.start()
+    waiting = wait_until(lambda: (s := a.status())["reported"] == "stopped" and s.get("error") and s, what="waiting")
+    assert "waits until somebody confirms it" in waiting["error"]
+    assert (waiting["term"], waiting["confirmed"], waiting["pid"]) == ("5", False, 0)
+    assert a.refused(4, "primary") == (409, "stale")
+    assert not servers_of(a.data)
+    a.assign(5, "primary", seq=2, initialize=True).settled("primary")
+
+
+def test_killed_agent_takes_its_server_along(shard):
+    a = shard.member("a")
+    a.assign(1, "primary", initialize=True).settled("primary")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+        a.process.kill()
+        killed = time.monotonic()
+        a.process.wait()
+        a.no_server()
+        assert time.monotonic() - killed < 2
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("INSERT INTO t VALUES (1)")
+    a.start()
+    wait_until(lambda: "confirms" in a.status().get("error", ""), what="waiting")
+    assert not servers_of(a.data)
+    a.assign(1, "primary", seq=1).settled("primary")
+    # a postmaster that dies is started again in its place, and what it left behind is ended
+    pid = a.status()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: a.status()["exits"] == "1", what="the death to be told")
+    status = a.settled("primary")
+    assert status["pid"] != pid
+    assert "signal 9" in status["exit"]
+
+
+class Writer(threading.Thread):
+    """Writes over one open session until it ends; remembers when the last write was acknowledged."""
+
+    def __init__(self, member):
+        super().__init__(daemon=True)
+        self.connection = member.connect()
+        self.connection.execute("CREATE TABLE IF NOT EXISTS w (id bigserial, at timestamptz DEFAULT now())")
+        self.acknowledged, self.last, self.error = 0, 0.0, None
+
+    def run(self):
+        try:
+            while True:
+                self.connection.execute("INSERT INTO w DEFAULT VALUES")
+                self.acknowledged += 1
+                self.last = time.monotonic()
+                time.sleep(0.005)
+        except psycopg.Error as error:
+            self.error = error
+
+
+def test_frozen_agent_does_not_leave_a_primary(shard):
+    """The lease counts from what was heard; the watchdog ends the server; a word from before renews nothing."""
+    a = shard.member("a")
+    a.assign(1, "primary", initialize=True, lease_ms=LEASE_MS)
+    writer = None
+    deadline = time.monotonic() + 60
+    while writer is None or writer.acknowledged < 100:  # renewed, it goes on beyond a lease
+        assert a.lease(1)[0] in (200, 409), a.log()[-2000:]
+        if writer is None and a.status()["reported"] == "primary":
+            writer = Writer(a)
+            writer.start()
+        assert time.monotonic() < deadline, a.log()[-2000:]
+        time.sleep(0.05)
+    old_clock = a.status()["clock"]
+    assert a.lease(1)[0] == 200
+    a.process.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
+    writer.join(LEASE_MS / 1000 + 5)
+    assert not writer.is_alive()
+    assert writer.error is not None
+    assert 1.5 < writer.last - frozen < LEASE_MS / 1000
+    a.no_server()
+    a.process.send_signal(signal.SIGCONT)
+    assert a.call("POST", "/v1/lease", {"term": "1", "heard": old_clock})[0] == 409
+    fenced = wait_until(lambda: (s := a.status())["reported"] == "fenced" and s, what="fenced")
+    assert fenced["watchdog_fired"] == "1"
+    assert not servers_of(a.data)
+    # a lease of the same term starts it again; silence ends it, this time by the agent itself
+    assert a.lease(1)[0] == 200
+    wait_until(lambda: a.lease(1)[0] == 200 and a.status()["reported"] == "primary", 20, "primary", 0.1)
+    wait_until(lambda: a.status()["reported"] == "fenced", 20, "fenced")
+    assert a.status()["lease_lost"]
+
+
+def hung_commits(primary, cancel_after, count):
+    """Commits that hang, each cancelled by its client; how many were acknowledged all the same."""
+    false = 0
+    for number in range(count):
+        with contextlib.suppress(psycopg.Error), primary.connect() as connection:
+            timer = threading.Timer(cancel_after, connection.cancel)
+            timer.start()
+            try:
+                connection.execute("INSERT INTO t VALUES (%s)", (number,))
+                false += 1
+            finally:
+                timer.cancel()
+                timer.join()
+    return false
+
+
+def test_cancelled_commits(shard):
+    """Nobody streams: a session that waits for its commit is ended within half a second, and gets an error."""
+    a, b = shard.of("ab", sync={"need": 1, "members": ["b"]})
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+        connection.execute("INSERT INTO t VALUES (0)")  # acknowledged by b
+    b.assign(1, "standby", seq=1).settled("standby")
+    with a.connect() as connection:
+        began = time.monotonic()
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("INSERT INTO t VALUES (1)")
+        assert time.monotonic() - began < 1.0  # 0.3 s, and a slow machine
+    false = hung_commits(a, 1.0, 5)
+    print(f"false acknowledgements of 5 commits cancelled after 1 s: {false}")
+    assert false == 0
+    assert int(a.status()["commits_ended"]) >= 5
+    b.assign(1, "standby", seq=2, upstream={**a.upstream, "slot": "shardherd_b"}).settled("standby")
+    wait_until(lambda: b.status().get("receiver") == "streaming", 30, "streaming")
+    with a.connect() as connection:
+        connection.execute("INSERT INTO t VALUES (9)")
+
+
+def test_rejoin_by_clone_and_refusals(shard):
+    a, b = shard.of("ab")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+    (b.data / "mine").touch()
+    b.assign(2, "standby", rejoin="clone", upstream={**a.upstream, "slot": "shardherd_b"})
+    wait_until(lambda: not (b.data / "mine").exists(), 30, "another directory")
+    b.settled("standby")
+    replayed(b, "SELECT count(*) FROM t", 1)
+    # once per term, also after a restart; and a standby follows again by itself
+    (b.data / "mine").touch()
+    assert b.stop() == 0
+    b.start().settled("standby")
+    assert (b.data / "mine").exists()
+    assert b.status()["confirmed"] is False
+    # a second agent on the same data waits for the lock
+    twin = Member.__new__(Member)
+    twin.__dict__.update(b.__dict__)
+    twin.http = free_port()
+    try:
+        twin.start()
+        wait_until(lambda: "another agent" in twin.status().get("error", ""), what="refusal")
+    finally:
+        twin.process.kill()
+        twin.process.wait()
+    assert b.settled("standby")["pid"] > 0
+    # stopped in order: everything is on the standby
+    a.assign(2, "stopped").settled("stopped")
+    b.assign(3, "primary").settled("primary")
+    assert b.value("SELECT count(*) FROM t") == 1
+    a.assign(3, "standby", upstream=b.upstream).settled("standby")
+    assert not (a.data.parent / "pgdata.kept").exists()  # nothing was lost, nothing is kept
