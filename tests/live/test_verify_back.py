@@ -188,7 +188,7 @@ def test_under_load_nothing_is_a_difference(make):  # noqa: F811
     rig.assert_consistent()
 
 
-@pytest.mark.parametrize("shard", ["s2", "s3"])
+@pytest.mark.parametrize("shard", ["s2", pytest.param("s3", marks=pytest.mark.slow)])
 def test_under_load_a_difference_is_found(make, shard):  # noqa: F811
     rig = make(shop=True)
     rig.start_load("--clients", "8", "--rate", "1000")
@@ -260,7 +260,7 @@ def test_taken_back_meanwhile(make):  # noqa: F811
     rig.assert_consistent()
 
 
-@pytest.mark.parametrize("verb", ["rollback", "resume"])
+@pytest.mark.parametrize("verb", ["rollback", pytest.param("resume", marks=pytest.mark.slow)])
 def test_a_statement_that_takes_long_is_not_waited_for(make, verb):  # noqa: F811
     rig = make()
     split = Baking(rig, bake="1s" if verb == "resume" else "10m")
@@ -290,6 +290,7 @@ def test_a_source_that_does_not_follow_is_not_compared(make):  # noqa: F811
     rig.assert_consistent()
 
 
+@pytest.mark.slow
 def test_sessions_that_end_meanwhile(make):  # noqa: F811
     rig = make(rows=60000, verify_rate=4)
     op_id = rig.start_move(kind="split", shard="s2", bake="1s")
