@@ -30,6 +30,14 @@ CREATE TABLE logs_new PARTITION OF logs FOR VALUES FROM ('2025-01-01') TO ('2030
 CREATE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.name := upper(NEW.name); RETURN NEW; END';
 CREATE TRIGGER loud BEFORE INSERT ON owners FOR EACH ROW EXECUTE FUNCTION loud();
 COMMENT ON INDEX things_mood IS 'few';
+-- compiling what is in a move's scripts would take longer than running it
+CREATE FUNCTION without_jit(n bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN
+    IF current_setting('jit')::boolean AND current_setting('application_name') LIKE 'shardherd op=%' THEN
+        RAISE EXCEPTION 'a script of a move runs with JIT';
+    END IF;
+    RETURN n;
+END $f$;
+CREATE INDEX owners_made ON owners (without_jit(id));
 """
 TABLES = [
     {"name": "public.owners", "key": "id"},
