@@ -90,7 +90,7 @@ enum fence_phase {
 enum move_action {
     ACT_JOURNAL,       /* write the record as it is now */
     ACT_WAIT,          /* complete after move->wait_ns */
-    ACT_TAKE_TERM,     /* raise the term on T (if it is there), then on S */
+    ACT_TAKE_TERM,     /* raise the term on T (if it is there), then on S; our functions there */
     ACT_INSPECT,       /* read who owns R and the gate: outcome.source_owns, .target_owns, .gate_open */
     ACT_CHECK,         /* findings go to record.findings; an error among them => ERRC_REFUSED */
     ACT_PROVISION,     /* T's instance exists and is in the routing table, without ranges */

@@ -9,7 +9,18 @@ static bool truth(const PGresult *result, int column)
     return PQntuples(result) == 1 && PQgetvalue(result, 0, column)[0] == 't';
 }
 
-/* ---- term: T first, then S ---- */
+/* ---- term: T first, then S; each with our functions, which another version may have begun without ---- */
+
+static void source_is_ours(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    act_done(op, action, reply->err);
+}
+
+static void raised_on_source(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    (void)reply;
+    act_bring_up_to_date(op, &op->source, action, false, source_is_ours);
+}
 
 static void raise_on_source(struct move_op *op)
 {
@@ -17,18 +28,25 @@ static void raise_on_source(struct move_op *op)
         act_done(op, ACT_TAKE_TERM, NULL);
         return;
     }
-    act_sql(op, &op->source, ACT_TAKE_TERM, SQL_TIMEOUT_NS, NULL,
+    act_sql(op, &op->source, ACT_TAKE_TERM, SQL_TIMEOUT_NS, raised_on_source,
             END_OLD_BACKENDS "SELECT shardherd.raise_term(%d)", op_term(op));
+}
+
+static void target_is_ours(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (reply->err != NULL && (err_is_sql(reply->err, "SHR03") || !op_target_optional(op)))
+        act_done(op, action, reply->err);
+    else
+        raise_on_source(op);
 }
 
 static void raised_on_target(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     /* a target that is not finished, or not there, cannot have been opened by anybody */
-    if (reply->err != NULL && (err_is_sql(reply->err, "SHR03") || !op_target_optional(op))) {
-        act_done(op, action, reply->err);
-        return;
-    }
-    raise_on_source(op);
+    if (reply->err != NULL)
+        target_is_ours(op, action, reply);
+    else
+        act_bring_up_to_date(op, &op->target, action, false, target_is_ours);
 }
 
 void act_take_term(struct move_op *op)

@@ -331,69 +331,31 @@ static void freeze(struct move_op *op, struct link *shard, act_reply_cb next)
             r->range.lo, r->range.hi, r->allow_ddl ? "true" : "false");
 }
 
-static void look_at_version(struct move_op *op, struct link *shard, act_reply_cb next)
-{
-    act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
-            "SELECT obj_description(to_regnamespace('shardherd'), 'pg_namespace')");
-}
-
-/* `seen` answers look_at_version(). */
-static void bring_up_to_date(struct move_op *op, struct link *shard, const struct pg_reply *seen,
-                             act_reply_cb next)
-{
-    const char *comment = pg_value(seen, 0, 0);
-    if (comment != NULL && strcmp(comment, shard_sql_comment()) == 0) {
-        next(op, ACT_FREEZE, seen);
-        return;
-    }
-    struct buf sql = {0};
-    shard_sql_add_update(&sql);
-    log_event(LOG_INFO, "a shard gets this version's functions and guards", "op", op_record(op)->id, "db",
-              op_record(op)->database, "host", shard->access.host, "had", comment != NULL ? comment : "none",
-              NULL);
-    act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.check_term(%d); "
-            "SELECT set_config('shardherd.operation', %L, true); %s",
-            op_term(op), op_record(op)->id, buf_text(&sql));
-    buf_free(&sql);
-}
-
 static void target_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    (void)action;
-    (void)reply;
-    freeze(op, &op->target, NULL);
-}
-
-static void target_version_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)action;
-    bring_up_to_date(op, &op->target, reply, target_is_new);
+    if (reply->err != NULL)
+        act_done(op, action, reply->err);
+    else
+        freeze(op, &op->target, NULL);
 }
 
 static void source_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    (void)action;
     (void)reply;
-    look_at_version(op, &op->target, target_version_seen);
+    act_bring_up_to_date(op, &op->target, action, true, target_is_new);
 }
 
 static void source_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    (void)action;
-    (void)reply;
-    freeze(op, &op->source, source_frozen);
-}
-
-static void source_version_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)action;
-    bring_up_to_date(op, &op->source, reply, source_is_new);
+    if (reply->err != NULL)
+        act_done(op, action, reply->err);
+    else
+        freeze(op, &op->source, source_frozen);
 }
 
 void act_freeze(struct move_op *op)
 {
-    look_at_version(op, &op->source, source_version_seen);
+    act_bring_up_to_date(op, &op->source, ACT_FREEZE, true, source_is_new);
 }
 
 static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)

@@ -95,6 +95,11 @@ struct move_op {
     struct verify *verify;
     struct clean *clean;
     struct watch *watch; /* move_watch.c */
+    struct {
+        struct link *shard;
+        bool guards;
+        act_reply_cb next;
+    } version; /* act_bring_up_to_date() under way */
 };
 
 /* ---- helpers of the actions ---- */
@@ -116,6 +121,12 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
 /* act_sql() in that session only; fails with ERRC_CLOSED if it is gone (see link_exec_in()). */
 void act_sql_in(struct move_op *op, struct link *link, uint64_t session, enum move_action action,
                 uint64_t timeout_ns, act_reply_cb handler, const char *fmt, ...);
+
+/* Gives a shard of another version our functions, and guards made by them where `guards`. Nothing where there
+ * is no shard yet. Without guards the shard is not of our version yet: the next freeze sees to the rest.
+ * `next` is told of errors, too. */
+void act_bring_up_to_date(struct move_op *op, struct link *shard, enum move_action action, bool guards,
+                          act_reply_cb next);
 
 /* What a server that copies connects to this one by. A secret: wipe it. */
 char *move_conninfo(const struct instance_access *source);

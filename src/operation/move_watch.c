@@ -50,7 +50,7 @@ struct watch {
     uint64_t copier_began; /* the one that the marks are of */
     struct {
         uint64_t at_ns, bytes;
-        bool lull; /* since the one before it */
+        bool lull;       /* since the one before it */
     } marks[RATE_MARKS]; /* oldest first */
     unsigned mark_count;
     uint64_t logged_cut_ns;
@@ -313,8 +313,8 @@ static uint64_t per_second(const struct watch *w, unsigned from)
     return ns > 0 ? (uint64_t)((double)bytes * (double)ENV_NS_PER_S / (double)ns) : 0;
 }
 
-/* Of a copy that has lulls: its speed in them and outside of them, by the share of the time that they will take.
- * What they took so far says less, the first may come early. */
+/* Of a copy that has lulls: its speed in them and outside of them, by the share of the time that they will
+ * take. What they took so far says less, the first may come early. */
 static uint64_t rate_to_come(const struct watch *w)
 {
     uint64_t ns[2] = {0, 0}, bytes[2] = {0, 0};

@@ -19,8 +19,13 @@ void shard_sql_add_update(struct buf *sql)
     buf_add_text(sql, "SELECT shardherd.lock_tables(); SELECT shardherd.install_guards(); ");
 }
 
-void shard_sql_add(struct buf *sql)
+void shard_sql_add_functions(struct buf *sql)
 {
     buf_add_text(sql, shard_sql);
+}
+
+void shard_sql_add(struct buf *sql)
+{
+    shard_sql_add_functions(sql);
     buf_printf(sql, "COMMENT ON SCHEMA shardherd IS '%s';\n", shard_sql_comment());
 }

@@ -10,6 +10,9 @@
  * one transaction by a superuser, with search_path = pg_catalog. */
 void shard_sql_add(struct buf *sql);
 
+/* shard.sql alone: functions are replaced, and guards, which call them by name, stay as they are. */
+void shard_sql_add_functions(struct buf *sql);
+
 /* The comment on the schema shardherd of a shard that has this very version. */
 const char *shard_sql_comment(void);
 

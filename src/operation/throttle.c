@@ -134,8 +134,8 @@ static void take_count(struct throttle *t, uint64_t now_ns)
     t->beside_count = 0;
 }
 
-/* Transactions are missing, and the count that says so is an old one: of before the copy, when a burst of them
- * may have been the move's own, or of a while ago. */
+/* Transactions are missing, and the count that says so is an old one: of before the copy, when a burst of
+ * them may have been the move's own, or of a while ago. */
 static bool is_doubtful(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
 {
     return t->rate == 0 && loss(t) > limits->max_loss &&

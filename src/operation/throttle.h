@@ -12,9 +12,9 @@
  * What the application gets done is compared, too: its transactions beside the copy with those without. How
  * many it would do without is not known for long, so every so often the copy goes at its slowest for a moment
  * and they are counted again, and commits are measured again: the slowdowns of LEDBAT++
- * (draft-irtf-iccrg-ledbat-plus-plus), which take a tenth of the time. The same before a first cut, if the last
- * count is old: who does less by itself is not held against the copy. Where next to nothing happens there are
- * no lulls.
+ * (draft-irtf-iccrg-ledbat-plus-plus), which take a tenth of the time. The same before a first cut, if the
+ * last count is old: who does less by itself is not held against the copy. Where next to nothing happens
+ * there are no lulls.
  *
  * Constants, and why: a cut shows after two or three samples, since the median of the last three is judged
  * (one slow fsync is no reason), so there are three seconds between cuts. The step is a twentieth of the

@@ -5,6 +5,7 @@ import os
 import pytest
 from conftest import VERSIONS, pg_bin_dir
 from rig import Rig
+from test_faults import sql
 
 # what version 0.1.0 had not in the beginning
 NEWER = """
@@ -46,6 +47,33 @@ def test_shards_of_an_older_version_are_brought_up_to_date(rig):
     op = rig.wait_operation(rig.post("/v1/databases/shop/operations", lowest)["id"])
     assert op["status"] == "done", op
     assert [rig.sql(shard, VERSION)[0][0] for shard in ("s1", "s2")] == versions
+    rig.assert_consistent()
+
+
+# what guards do not call, and every move needs before it ends
+LATER = """
+DROP FUNCTION shardherd.unfreeze, shardherd.install_guards, shardherd.settle_fence;
+COMMENT ON SCHEMA shardherd IS NULL
+"""
+
+
+@pytest.mark.parametrize("place", ["move:after:freeze", "move:after:commit", "move:after:open"])
+def test_a_move_that_an_older_version_began(rig, place):
+    """A manager of this version goes on with it, wherever the older one ended."""
+    rig.make_shop(customers=300)
+    rig.stop()
+    rig.start(env={"SHARDHERD_TEST_KILL_AT": place})
+    rig.start_load("--clients", "2", "--rate", "100")
+    op_id = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})["id"]
+    rig.wait_dead()
+    for shard in ("s2", "s3"):
+        sql(rig, shard, LATER)
+    rig.start()
+    assert rig.wait_operation(op_id)["status"] == "done"
+    result = rig.stop_load()
+    assert (result["lost"], result["duplicated"], result["misplaced"]) == (0, 0, 0), result
+    for shard in rig.routing()["shards"]:
+        assert rig.sql(shard["name"], "SELECT to_regproc('shardherd.unfreeze') IS NOT NULL") == [(True,)]
     rig.assert_consistent()
 
 

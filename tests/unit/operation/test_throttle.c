@@ -374,8 +374,8 @@ int main(void)
                                        cmocka_unit_test(test_an_application_that_does_not_suffer),
                                        cmocka_unit_test(test_demand_changes_by_itself),
                                        cmocka_unit_test(test_a_fall_is_counted_before_a_cut),
-        cmocka_unit_test(test_a_burst_before_the_copy),
-        cmocka_unit_test(test_nobody_is_there),
+                                       cmocka_unit_test(test_a_burst_before_the_copy),
+                                       cmocka_unit_test(test_nobody_is_there),
                                        cmocka_unit_test(test_lulls)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
