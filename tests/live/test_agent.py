@@ -15,6 +15,8 @@ import pytest
 from certificates import Certificates
 from conftest import free_port, pg_bin_dir, wait_until
 
+pytestmark = pytest.mark.beside
+
 POSTGRES = "postgres" if os.geteuid() == 0 else None
 
 

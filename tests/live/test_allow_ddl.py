@@ -8,6 +8,8 @@ from rig import Rig
 from test_attacks_move import Move, two_shards_again
 from test_faults import go_on, rig_address, sql
 
+pytestmark = pytest.mark.beside
+
 ADD = "ALTER TABLE customers ADD COLUMN note text"
 DROP = "ALTER TABLE customers DROP COLUMN IF EXISTS note"
 

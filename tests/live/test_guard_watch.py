@@ -9,6 +9,8 @@ import pytest
 from conftest import wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 SCHEMA = """
 CREATE TABLE customers (customer_id bigint PRIMARY KEY, name text);
 CREATE TABLE events (customer_id bigint NOT NULL, day int NOT NULL, PRIMARY KEY (customer_id, day))

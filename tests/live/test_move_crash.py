@@ -19,6 +19,8 @@ from rig import Problem, Rig
 from test_faults import sql, stopped
 from test_verify import damage
 
+pytestmark = pytest.mark.beside
+
 kept = []  # the rig that the next cell may use: one that a cell failed with is not for the next one
 
 

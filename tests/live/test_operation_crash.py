@@ -8,6 +8,8 @@ from conftest import wait_until
 from places import chosen
 from rig import Problem, Rig
 
+pytestmark = pytest.mark.beside
+
 PROVISION = [f"provision:state:{state}" for state in ("planned", "instances", "schema", "routing", "done")]
 PROVISION += [f"provision:{place}" for place in ("amid:instances", "after:instances", "amid:schema", "after:schema")]
 PROVISION += ["provision:after:routing"]

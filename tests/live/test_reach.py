@@ -11,6 +11,8 @@ from checked import new_shop
 from conftest import DEFAULT, TRIED, pg_bin_dir
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 REACHES = """
 CREATE ROLE reader NOLOGIN CONNECTION LIMIT 7 VALID UNTIL '2031-02-03 04:05:06+00';
 COMMENT ON ROLE reader IS 'reads';

@@ -7,6 +7,8 @@ from conftest import VERSIONS, pg_bin_dir
 from rig import Rig
 from test_faults import sql
 
+pytestmark = pytest.mark.beside
+
 # what version 0.1.0 had not in the beginning
 NEWER = """
 DROP FUNCTION shardherd.prepare_fence, shardherd.give_away, shardherd.settle_fence, shardherd.sleep_fence,
