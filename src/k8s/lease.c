@@ -1,6 +1,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 #include "k8s/election.h"
 #include "k8s/lease.h"
@@ -16,6 +17,7 @@ struct k8s_lease {
     struct loop_timer timer;
     struct loop_task unsent; /* a request that could not be started */
     bool closing, released;
+    bool unanswered; /* so was the last request; said once */
     void (*closed)(void *data);
     void *closed_data;
     struct loop_task closed_task;
@@ -53,6 +55,16 @@ static void lease_gone(struct loop_task *task, void *data)
         closed(closed_data);
 }
 
+/* The election only waits; a person wants to know what for. No lease yet and a lost race are answers. */
+static void say(struct k8s_lease *l, const struct k8s_answer *answer)
+{
+    bool is = answer->err == NULL || answer->http_status == 404 || answer->http_status == 409;
+    if (!is && !l->unanswered && !l->closing)
+        log_event(LOG_WARN, "the lease cannot be read or renewed, trying again", "lease", l->path, "err",
+                  answer->err->message, NULL);
+    l->unanswered = !is;
+}
+
 static void answered(const struct k8s_answer *answer, void *data)
 {
     struct lease_call *c = data;
@@ -60,6 +72,7 @@ static void answered(const struct k8s_answer *answer, void *data)
     struct election_step step;
     l->calls--;
     if (l->present == c) {
+        say(l, answer);
         l->present = NULL;
         l->call = NULL;
         election_answer(l->election, clock_of(l), answer->http_status,
