@@ -83,7 +83,8 @@ char *member_settings(const struct member *m)
                            "hot_standby = on\n"
                            "recovery_target_timeline = 'latest'\n"
                            "wal_receiver_status_interval = '1s'\n"
-                           "wal_receiver_timeout = '5s'\n");
+                           "wal_receiver_timeout = '5s'\n"
+                           "wal_retrieve_retry_interval = '500ms'\n");
     setting(&b, "cluster_name", m->o.member);
     setting(&b, "primary_conninfo", conninfo);
     setting(&b, "primary_slot_name", m->order.slot);
@@ -159,6 +160,8 @@ static int signal_file(const struct agent_options *o, bool standby, struct err *
 
 int member_configure(struct member_job *job, bool running, struct err *err)
 {
+    if (job->order.timeline != 0) /* on disk before anything of it is received */
+        marks_label(&job->marks, job->order.timeline, job->order.term);
     int rc = marks_save(job->o.data, &job->marks, err);
     agent_inputs_clear(&job->inputs);
     agent_inputs_read(&job->o, &job->inputs);

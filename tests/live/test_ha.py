@@ -1,0 +1,172 @@
+"""A shard of three members that a keeper (tests/tools/ha_tool) holds together: real agents, real servers, kill -9."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import psycopg
+import pytest
+from conftest import DEFAULT, wait_until
+from test_agent_replica import TOKEN, make_shard, servers_of
+
+
+class Keeper:
+    def __init__(self, tool, directory, members):
+        self.tool, self.directory, self.members = tool, directory, members
+        self.process, self.lines = None, []
+        token = directory / "keeper-token"
+        token.touch(mode=0o600)
+        token.write_text(TOKEN + "\n")
+
+    def start(self):
+        argv = [self.tool, self.directory / "store.db", self.directory / "keeper-token", "s1"]
+        argv += [f"{m.name}=127.0.0.1:{m.http}:{m.port}" for m in self.members]
+        with (self.directory / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        return self
+
+    def _read(self, output):
+        for line in output:
+            self.lines.append((time.monotonic(), line.split()))
+
+    def primary(self):
+        """Name and term of the primary that was told last."""
+        return (self.lines[-1][1][1], int(self.lines[-1][1][2])) if self.lines else (None, 0)
+
+    def log(self):
+        return (self.directory / "keeper.log").read_text(errors="replace")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(timeout=10) == 0
+
+
+class Writer(threading.Thread):
+    """One row after the other, at whomever takes it: knows each acknowledged one and the longest time without."""
+
+    def __init__(self, members):
+        super().__init__(daemon=True)
+        self.members, self.ending = members, False
+        self.acknowledged, self.unknown, self.times = [], [], []
+        self.start()
+
+    def run(self):
+        connection, turn, number = None, 0, 0
+        while not self.ending:
+            number += 1
+            try:
+                if connection is None:
+                    turn += 1
+                    connection = self.members[turn % len(self.members)].connect(connect_timeout=1)
+                    connection.execute("SET synchronous_commit = on")
+                connection.execute("INSERT INTO w VALUES (%s)", (number,))
+                self.acknowledged.append(number)
+                self.times.append(time.monotonic())
+                time.sleep(0.005)
+            except psycopg.Error:
+                self.unknown.append(number)
+                with contextlib.suppress(Exception):
+                    connection.close()
+                connection = None
+                time.sleep(0.01)
+
+    def end(self):
+        self.ending = True
+        self.join(timeout=30)
+        return self
+
+    def longest_pause(self):
+        return max(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+
+
+def dump(members, keeper):
+    return "\n".join(["", keeper.log()[-6000:], *(f"--- {m.name}\n{m.log()[-3000:]}" for m in members)])
+
+
+@pytest.fixture
+def herd(shardherd, tool):
+    """Three members that stream, with a table, and their keeper."""
+    shard = make_shard(shardherd, DEFAULT)
+    members = [shard.member(name) for name in "abc"]
+    keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
+    try:
+        yield keeper
+        keeper.stop()
+    finally:
+        if keeper.process.poll() is None:
+            keeper.kill()
+        for member in members:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+def by_name(keeper, name):
+    return next(m for m in keeper.members if m.name == name)
+
+
+def streaming(keeper, names, timeout=60):
+    primary = by_name(keeper, keeper.primary()[0])
+
+    def all_stream():
+        seen = {s["name"] for s in primary.status().get("standbys", []) if s["state"] == "streaming"}
+        return seen == set(names)
+
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(all_stream, timeout, "standbys to stream")
+    pytest.fail(f"{names} do not stream from {primary.name}" + dump(keeper.members, keeper))
+
+
+def begun(keeper):
+    wait_until(lambda: keeper.primary() == ("a", 1), 60, "the first primary")
+    streaming(keeper, "bc")
+    with by_name(keeper, "a").connect() as connection:
+        connection.execute("CREATE TABLE w (id bigint)")
+
+
+def node_dies(member):
+    """Agent and every process of its server at once."""
+    member.process.kill()
+    for pid in servers_of(member.data):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    member.process.wait()
+
+
+def lost(member, writer):
+    with member.connect() as connection:
+        there = {row[0] for row in connection.execute("SELECT id FROM w").fetchall()}
+    return sorted(set(writer.acknowledged) - there)
+
+
+def test_node_death(herd, record_property):
+    """The primary's node dies: another is primary, nothing acknowledged is lost, the old one comes back."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 200, 20, "writes")
+    a = by_name(herd, "a")
+    node_dies(a)
+    try:
+        wait_until(lambda: herd.primary()[1] >= 2, 30, "another primary")
+        name, _ = herd.primary()
+        acknowledged = len(writer.acknowledged)
+        wait_until(lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
+    except pytest.fail.Exception:
+        pytest.fail("no new primary" + dump(herd.members, herd))
+    a.start()
+    streaming(herd, set("abc") - {name})
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
+    record_property("seconds_without_writes", pause)
+    assert lost(by_name(herd, name), writer) == []
+    assert pause < 10
