@@ -110,6 +110,13 @@ def herd(shardherd, tool):
         shutil.rmtree(shard.directory)
 
 
+def until(keeper, condition, timeout, what):
+    """wait_until(), whose failure shows the logs."""
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(condition, timeout, what)
+    pytest.fail(f"{what}: not within {timeout} s" + dump(keeper.members, keeper))
+
+
 def by_name(keeper, name):
     return next(m for m in keeper.members if m.name == name)
 
@@ -127,7 +134,7 @@ def streaming(keeper, names, timeout=60):
 
 
 def begun(keeper):
-    wait_until(lambda: keeper.primary() == ("a", 1), 60, "the first primary")
+    until(keeper, lambda: keeper.primary() == ("a", 1), 30, "the first primary")
     streaming(keeper, "bc")
     with by_name(keeper, "a").connect() as connection:
         connection.execute("CREATE TABLE w (id bigint)")
@@ -155,13 +162,10 @@ def test_node_death(herd, record_property):
     wait_until(lambda: len(writer.acknowledged) > 200, 20, "writes")
     a = by_name(herd, "a")
     node_dies(a)
-    try:
-        wait_until(lambda: herd.primary()[1] >= 2, 30, "another primary")
-        name, _ = herd.primary()
-        acknowledged = len(writer.acknowledged)
-        wait_until(lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
-    except pytest.fail.Exception:
-        pytest.fail("no new primary" + dump(herd.members, herd))
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    name, _ = herd.primary()
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
     a.start()
     streaming(herd, set("abc") - {name})
     writer.end()
