@@ -48,7 +48,8 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "port", port);
     part(&b, "user", AGENT_SUPERUSER);
     part(&b, "passfile", passfile);
-    part(&b, "application_name", o->member);
+    /* what copies is no standby: under the member's name its stream would count for synchronous commits */
+    part(&b, "application_name", dbname != NULL ? "shardherd copy" : o->member);
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
     part(&b, "sslmode", o->tls != NULL ? "require" : "prefer");

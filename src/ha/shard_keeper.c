@@ -216,6 +216,8 @@ void keeper_stand(struct shard_keeper *k)
     if (note_primary(k, newest))
         return;
     tell_route(k, newest);
+    if (shard_record_primaryship(&k->record, newest->term) == NULL)
+        return; /* a new shard: its data directory is being made, and nobody else has one */
     ha_judge(&k->shard, now, &verdict);
     if (verdict.fail_over) {
         log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);

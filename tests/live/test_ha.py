@@ -136,8 +136,11 @@ def streaming(keeper, names, timeout=60):
 def begun(keeper):
     until(keeper, lambda: keeper.primary() == ("a", 1), 30, "the first primary")
     streaming(keeper, "bc")
-    with by_name(keeper, "a").connect() as connection:
-        connection.execute("CREATE TABLE w (id bigint)")
+    try:
+        with by_name(keeper, "a").connect() as connection:
+            connection.execute("CREATE TABLE w (id bigint)")
+    except psycopg.Error as error:
+        pytest.fail(f"{error}" + dump(keeper.members, keeper))
 
 
 def node_dies(member):
@@ -174,3 +177,63 @@ def test_node_death(herd, record_property):
     record_property("seconds_without_writes", pause)
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
+
+
+def test_switchover(herd, record_property):
+    """On purpose, while it is written to: nothing acknowledged is lost, the old primary follows."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 200, 20, "writes")
+    herd.process.send_signal(signal.SIGUSR1)
+    until(herd, lambda: herd.primary()[1] == 2, 30, "another primary")
+    name, _ = herd.primary()
+    assert name != "a"
+    streaming(herd, set("abc") - {name})
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
+    record_property("seconds_without_writes", pause)
+    assert lost(by_name(herd, name), writer) == []
+    assert pause < 10
+
+
+def test_two_deaths_and_a_keeper_killed_between(herd):
+    """Each primary dies in turn, and the keeper with it: the next one goes on from the record."""
+    begun(herd)
+    writer = Writer(herd.members)
+    old = "a"
+    for term in (2, 3):
+        wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+        node_dies(by_name(herd, old))
+        time.sleep(0.05 * term)  # wherever the failover is by then
+        herd.kill()
+        herd.start()
+        until(herd, lambda old=old: herd.primary()[0] not in (None, old), 30, "another primary")
+        dead, (old, _) = old, herd.primary()
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 100, 20, "writes at the new primary")
+        by_name(herd, dead).start()
+        streaming(herd, set("abc") - {old})
+    writer.end()
+    assert lost(by_name(herd, old), writer) == []
+
+
+def test_standby_dies_and_comes_back(herd):
+    """The sync set goes on without it, recorded first; it comes back into it."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    b, a = by_name(herd, "b"), by_name(herd, "a")
+    node_dies(b)
+
+    def names():
+        return a.value("SHOW synchronous_standby_names")
+
+    until(herd, lambda: names() == 'ANY 1 ("c")', 20, "a sync set without it")
+    b.start()
+    until(herd, lambda: names() == 'ANY 1 ("b", "c")', 30, "a sync set with it")
+    assert herd.primary() == ("a", 1)
+    writer.end()
+    assert lost(a, writer) == []
