@@ -169,27 +169,31 @@ static void facts_ask(struct member *m)
 {
     static const struct pg_request request = {
         .sql =
-            "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id) "
-            "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
-            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
-            "END, "
-            /* a receiver begins anew at its segment's start, and one that never ran has received nothing */
-            "CASE WHEN r THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE "
-            "pg_current_wal_flush_lsn() END, "
-            "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
-            "w.status, w.sender_host || ':' || w.sender_port, "
-            "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
-            "current_setting('primary_conninfo') = '', "
-            "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
-            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
-            "sync_state, "
-            "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
-            "application_name LIMIT 32) p), "
-            "NOT r OR pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity WHERE "
-            "backend_type = 'startup' AND wait_event IN ('RecoveryRetrieveRetryInterval', "
-            "'RecoveryWalStream')), "
-            "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint "
-            "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
+            /* without a receiver it is that of the last segment: the last checkpoint may be of the one before
+             */
+        "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, "
+        "CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) "
+        "FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) "
+        "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
+        "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
+        "END, "
+        /* a receiver begins anew at its segment's start, and one that never ran has received nothing */
+        "CASE WHEN r THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE "
+        "pg_current_wal_flush_lsn() END, "
+        "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
+        "w.status, w.sender_host || ':' || w.sender_port, "
+        "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
+        "current_setting('primary_conninfo') = '', "
+        "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
+        "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
+        "sync_state, "
+        "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
+        "application_name LIMIT 32) p), "
+        "NOT r OR pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity WHERE "
+        "backend_type = 'startup' AND wait_event IN ('RecoveryRetrieveRetryInterval', "
+        "'RecoveryWalStream')), "
+        "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint "
+        "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
         .constant = true,

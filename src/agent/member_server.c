@@ -294,6 +294,8 @@ void member_server_up(struct member *m)
         return;
     if (state == MEMBER_PROMOTING)
         member_checkpoint(m);
+    if (!m->facts.recovery) /* for when it is a standby again; until it is written, marks.primary says it */
+        marks_label(&m->marks, (uint32_t)m->facts.timeline, m->marks.primary_term);
     err_clear(&m->err);
     sm_move(&m->sm, m->facts.recovery ? MEMBER_STANDBY : MEMBER_PRIMARY);
     log_event(LOG_INFO, "the server is up", "role", sm_name(&m->sm), NULL);

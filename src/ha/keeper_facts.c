@@ -9,15 +9,20 @@ const struct member_status *keeper_status(const struct shard_keeper *k, int i)
     return x->closed ? NULL : member_link_status(k->members[i].link);
 }
 
+bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term)
+{
+    const struct member_status *s = keeper_status(k, i);
+    return s != NULL && s->term == term && s->seq == SEQ_CONFIRM && s->nobody && s->confirmed && s->settled &&
+           s->known;
+}
+
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret)
 {
     const struct member_status *s = keeper_status(k, i);
-    if (s == NULL || s->term != term || s->seq != SEQ_CONFIRM || !s->nobody || !s->confirmed || !s->settled ||
-        !s->known || s->wal_term == 0)
+    if (!keeper_receives_nothing(k, i, term) || s->wal_term == 0)
         return false;
     ret->term = term;
-    ret->position =
-        (struct ha_position){.term = s->wal_term, .timeline = s->timeline, .lsn = s->flushed};
+    ret->position = (struct ha_position){.term = s->wal_term, .timeline = s->timeline, .lsn = s->flushed};
     return true;
 }
 
@@ -31,8 +36,7 @@ bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *conf
 static void standby_facts(struct shard_keeper *k, const struct member_status *primary, unsigned i)
 {
     struct ha_instance *x = &k->shard.instances[i];
-    const struct member_standby *seen =
-        primary != NULL ? member_status_standby(primary, x->name) : NULL;
+    const struct member_standby *seen = primary != NULL ? member_status_standby(primary, x->name) : NULL;
     bool streams = seen != NULL && seen->streams;
     if (streams != x->streams || x->streams_ns == 0)
         x->streams_ns = loop_now(k->loop);

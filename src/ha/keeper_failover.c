@@ -69,9 +69,8 @@ static bool confirmed_enough(struct shard_keeper *k)
     struct failover *f = &k->f;
     struct ha_shard shard = k->shard;
     struct ha_choice choice;
-    struct ha_ballot ballot = {.term = f->record.ha.term,
-                               .prefer = f->record.target,
-                               .allow_loss = f->record.allow_loss};
+    struct ha_ballot ballot = {
+        .term = f->record.ha.term, .prefer = f->record.target, .allow_loss = f->record.allow_loss};
     uint64_t now = loop_now(k->loop);
     shard.record = f->record.ha;
     for (unsigned i = 0; i < shard.count; i++) {
@@ -284,8 +283,9 @@ static void changed(struct failover_driver *driver)
     struct shard_keeper *k = of_driver(driver);
     const struct failover_record *r = &k->f.record;
     log_event(LOG_INFO, "failover", "shard", k->name, "op", r->id, "state", failover_state_name(r->state),
-              "term", log_num((long long)r->ha.term), "why", k->f.choice.rule != 0 ? k->f.choice.sentence : NULL,
-              "err", r->error.code != ERRC_NONE ? r->error.message : NULL, NULL);
+              "term", log_num((long long)r->ha.term), "why",
+              k->f.choice.rule != 0 ? k->f.choice.sentence : NULL, "err",
+              r->error.code != ERRC_NONE ? r->error.message : NULL, NULL);
 }
 
 static void ended(struct failover_driver *driver)

@@ -17,8 +17,9 @@
 enum keeper_state { KEEPER_LOADING, KEEPER_STANDING, KEEPER_FAILING, KEEPER_CLOSED, KEEPER_STATES };
 
 /*
- * `seq` of orders within a term: what is asked later is higher. So an agent that has begun to follow, or is the
- * primary, refuses a confirmation that was asked for before and comes late; and the config of a lower epoch.
+ * `seq` of orders within a term: what is asked later is higher. So an agent that has begun to follow, or is
+ * the primary, refuses a confirmation that was asked for before and comes late; and the config of a lower
+ * epoch.
  */
 #define SEQ_CONFIRM 1u
 #define SEQ_FOLLOW  2u
@@ -76,7 +77,9 @@ void keeper_stand(struct shard_keeper *k);
 void keeper_facts(struct shard_keeper *k);
 /* NULL = not now, or it was not heard of. */
 const struct member_status *keeper_status(const struct shard_keeper *k, int i);
-/* An instance's confirmation of that term, if it stands. */
+/* It has carried out the order to confirm this term. */
+bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
+/* ... and says under which term its last bytes were written: that is its confirmation. */
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
 /* The primary of this config is one, and has the config in effect. */
 bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config);

@@ -136,13 +136,12 @@ static bool speaks_for_itself(const struct member_status *s)
 static void follower(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
 {
     const struct member_status *s = keeper_status(k, i);
-    struct ha_confirmation confirmed;
     bool decided = k->members[i].rejoin_term == c->term;
     if (s == NULL)
         return;
     bool follows = s->term == c->term && s->seq == SEQ_FOLLOW && strcmp(s->assigned, "standby") == 0;
     if (!decided && !follows && !speaks_for_itself(s)) {
-        if (!keeper_confirmed(k, i, c->term, &confirmed)) {
+        if (!keeper_receives_nothing(k, i, c->term)) {
             keeper_order_confirm(k, i, c->term);
             return;
         }

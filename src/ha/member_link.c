@@ -39,7 +39,7 @@ struct member_link {
     bool closed;
 
     /* requests, one at a time */
-    enum request request; /* under way */
+    enum request request;            /* under way */
     struct loop_timer request_timer; /* after a failure */
     char *order;                     /* wanted; NULL = none */
     unsigned order_number;           /* of wanted orders */
@@ -285,10 +285,9 @@ static void post(struct member_link *l, enum request request, const char *path, 
 
 static void post_order(struct member_link *l)
 {
-    char *body = l->order_lease
-                     ? mem_printf("%.*s,\"heard\":\"%llu\"}", (int)strlen(l->order) - 1, l->order,
-                                  (unsigned long long)l->status.clock)
-                     : mem_strdup(l->order);
+    char *body = l->order_lease ? mem_printf("%.*s,\"heard\":\"%llu\"}", (int)strlen(l->order) - 1, l->order,
+                                             (unsigned long long)l->status.clock)
+                                : mem_strdup(l->order);
     l->request_order = l->order_number;
     post(l, REQUEST_ASSIGN, "/v1/assign", body);
     free(body);
@@ -397,8 +396,8 @@ void member_link_facts(const struct member_link *l, struct ha_instance *i)
     i->reached_ns = l->reached_ns;
     i->refused = l->refused;
     i->receives = strcmp(l->status.receiver, "streaming") == 0;
-    i->received_ns = l->status.heard && l->heard_ns > l->status.silent_ns ? l->heard_ns - l->status.silent_ns
-                                                                          : 0;
+    i->received_ns =
+        l->status.heard && l->heard_ns > l->status.silent_ns ? l->heard_ns - l->status.silent_ns : 0;
 }
 
 struct member_link *member_link_new(struct loop *loop, const struct member_link_options *o)

@@ -6,9 +6,9 @@
  * One request at a time beside the stream. What happened is told by `changed`, in the same turn or later,
  * never from inside a call of this interface.
  *
- * Orders are wanted, not sent: member_link_want() replaces what was wanted before. The same order is delivered
- * again when the agent was started anew, and after each failure, until it is taken, refused as stale, or
- * another one is wanted. Delivering twice changes nothing (docs/agent.md).
+ * Orders are wanted, not sent: member_link_want() replaces what was wanted before. The same order is
+ * delivered again when the agent was started anew, and after each failure, until it is taken, refused as
+ * stale, or another one is wanted. Delivering twice changes nothing (docs/agent.md).
  */
 #ifndef HA_MEMBER_LINK_H
 #define HA_MEMBER_LINK_H
@@ -23,8 +23,8 @@ struct member_link_options { /* texts are copied */
     const char *name;        /* of the member; another one at the address is not believed */
     const char *host;
     int http_port;
-    int port;          /* of its PostgreSQL, to see whether anybody listens */
-    const char *token; /* secret */
+    int port;                /* of its PostgreSQL, to see whether anybody listens */
+    const char *token;       /* secret */
     struct tls_context *tls; /* of the agent's interface; NULL = plain, for loopback */
     void (*changed)(struct member_link *link, void *data);
     void *data;
@@ -54,7 +54,8 @@ void member_link_look(struct member_link *link);
 /* NULL before the first. Valid until the next callback. */
 const struct member_status *member_link_status(const struct member_link *link);
 
-/* Writes the agent's part of an instance's facts, but for its confirmation, and that of our own connections. */
+/* Writes the agent's part of an instance's facts, but for its confirmation, and that of our own connections.
+ */
 void member_link_facts(const struct member_link *link, struct ha_instance *ret);
 
 const char *member_link_name(const struct member_link *link);

@@ -127,8 +127,8 @@ static void read_done(const struct err *err, const struct store_entry *entry, vo
         take(k, &record, entry->revision);
         return;
     }
-    log_event(LOG_ERROR, "the record of the shard cannot be used; nothing is decided", "shard", k->name, "err",
-              bad.message, NULL);
+    log_event(LOG_ERROR, "the record of the shard cannot be used; nothing is decided", "shard", k->name,
+              "err", bad.message, NULL);
     loop_timer_start(&k->wait, TURN_NS);
 }
 
@@ -165,7 +165,8 @@ static void fail_over(struct shard_keeper *k, const struct ha_verdict *verdict)
     keeper_failover_begin(k, &r, false);
 }
 
-/* Who is the primary, and since which timeline, if the record does not say yet. True = it is being written. */
+/* Who is the primary, and since which timeline, if the record does not say yet. True = it is being written.
+ */
 static bool note_primary(struct shard_keeper *k, const struct ha_config *newest)
 {
     const struct member_status *s = keeper_status(k, newest->primary);
@@ -271,12 +272,26 @@ static void link_changed(struct member_link *link, void *data)
 
 /* ---- from outside ---- */
 
+/* Who streams and has most; -1 = nobody does. */
+static int best_standby(const struct shard_keeper *k)
+{
+    int best = -1;
+    for (int i = 0; i < (int)k->shard.count; i++) {
+        const struct ha_instance *x = &k->shard.instances[i];
+        bool may = i != ha_newest(&k->record.op.ha)->primary && x->streams && !x->no_failover && !x->delayed;
+        if (may && (best < 0 || x->flushed > k->shard.instances[best].flushed))
+            best = i;
+    }
+    return best;
+}
+
 int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
 {
     struct failover_record r;
-    int target = to != NULL ? shard_record_find(&k->record, to) : -1;
-    if (to != NULL && (target < 0 || target == ha_newest(&k->record.op.ha)->primary))
-        return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name, to);
+    int target = to != NULL ? shard_record_find(&k->record, to) : best_standby(k);
+    if (target < 0 || target == ha_newest(&k->record.op.ha)->primary)
+        return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name,
+                       to != NULL ? to : "that streams");
     if (sm_now(&k->sm) != KEEPER_STANDING || k->calling)
         return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
     failover_record_init(&r, &k->record.op.ha);

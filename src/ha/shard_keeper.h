@@ -7,12 +7,12 @@
  *              made anew
  *   failing    operation/failover.h gives the shard another primary; its actions are carried out here
  *
- * Every write of the record is a compare-and-swap. Who finds that another one wrote it, or that an agent knows
- * a later term, reads it anew and goes on from what it says. Nothing but the record is remembered over a
- * restart; orders are given again, which changes nothing.
+ * Every write of the record is a compare-and-swap. Who finds that another one wrote it, or that an agent
+ * knows a later term, reads it anew and goes on from what it says. Nothing but the record is remembered over
+ * a restart; orders are given again, which changes nothing.
  *
- * Not here yet: guards of a promoted instance are settled by options->settle, and there is no interval between
- * promotion and settling in which the instance refuses clients (docs/high-availability.md).
+ * Not here yet: guards of a promoted instance are settled by options->settle, and there is no interval
+ * between promotion and settling in which the instance refuses clients (docs/high-availability.md).
  */
 #ifndef HA_SHARD_KEEPER_H
 #define HA_SHARD_KEEPER_H
@@ -28,10 +28,10 @@ struct shard_keeper_member {
     int http_port, port;
 };
 
-struct shard_keeper_options { /* texts and members are copied */
-    const char *name;         /* of the shard */
-    const char *key;          /* of its record in the store */
-    struct store *store;      /* outlives the keeper */
+struct shard_keeper_options {                  /* texts and members are copied */
+    const char *name;                          /* of the shard */
+    const char *key;                           /* of its record in the store */
+    struct store *store;                       /* outlives the keeper */
     const struct shard_keeper_member *members; /* a new record makes the first the primary */
     unsigned count;
     const char *token; /* secret, of all agents */
@@ -46,7 +46,8 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
 /* Stops, leaving the servers as they are. `closed` runs last. Once. */
 void shard_keeper_close(struct shard_keeper *keeper, void (*closed)(void *data), void *data);
 
-/* A switchover to this member, or to the best (NULL). ERRC_CONFLICT: the keeper does not stand. */
+/* A switchover to this member, or to the one that streams and has most (NULL). ERRC_INVALID: there is none.
+ * ERRC_CONFLICT: the keeper does not stand. */
 int shard_keeper_switch(struct shard_keeper *keeper, const char *to, struct err *err);
 
 /* The record as last read or written; NULL before. */

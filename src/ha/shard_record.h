@@ -1,7 +1,7 @@
 /*
  * shard_record: what the store keeps of one shard with standbys, as one document, changed only by
- * compare-and-swap: who its instances are, the failover that is or was, the record of its sync sets, and which
- * primaryship began which timeline. No I/O.
+ * compare-and-swap: who its instances are, the failover that is or was, the record of its sync sets, and
+ * which primaryship began which timeline. No I/O.
  *
  *   {"instances":["a","b","c"],
  *    "operation":{"id":"k3x9","kind":"failover","state":"promote","target":null,"allow_loss":null,"rule":12,
@@ -52,7 +52,8 @@ int shard_record_find(const struct shard_record *record, const char *name);
 bool shard_record_began(struct shard_record *record, const struct shard_primaryship *began);
 /* NULL = none of that term. */
 const struct shard_primaryship *shard_record_primaryship(const struct shard_record *record, uint64_t term);
-/* The timelines of data whose last bytes were written under term and end at `end`; empty if it is not known. */
+/* The timelines of data whose last bytes were written under term and end at `end`; empty if it is not known.
+ */
 void shard_record_history(const struct shard_record *record, uint64_t term, uint64_t end,
                           struct ha_history *ret);
 

@@ -4,8 +4,8 @@
  *
  *   ha_tool STORE.db TOKEN_FILE SHARD NAME=HOST:HTTP_PORT:PORT...
  *
- * The first member is the primary of a new shard. Prints "primary NAME TERM" for each primary that was opened.
- * SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
+ * The first member is the primary of a new shard. Prints "primary NAME TERM" for each primary that was
+ * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
  */
 #include <signal.h>
 #include <stdio.h>
