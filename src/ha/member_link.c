@@ -134,7 +134,7 @@ static void events_ended(const struct http_answer *answer, void *data)
     if (l->closing)
         return;
     l->closed = answer->err != NULL && is_refused(answer->err);
-    if (!was_closed)
+    if (!was_closed || !l->refused) /* its server may end a little later than its agent */
         probe_start(l);
     if (l->closed != was_closed)
         tell(l);

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -175,6 +176,8 @@ def test_node_death(herd, record_property):
     pause = writer.longest_pause()
     print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
     record_property("seconds_without_writes", pause)
+    if os.environ.get("SHARDHERD_TEST_LOGS"):
+        shutil.copytree(herd.directory, Path(os.environ["SHARDHERD_TEST_LOGS"]) / f"{name}-{pause:.3f}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
 
@@ -195,6 +198,8 @@ def test_switchover(herd, record_property):
     pause = writer.longest_pause()
     print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
     record_property("seconds_without_writes", pause)
+    if os.environ.get("SHARDHERD_TEST_LOGS"):
+        shutil.copytree(herd.directory, Path(os.environ["SHARDHERD_TEST_LOGS"]) / f"{name}-{pause:.3f}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
 
