@@ -85,7 +85,8 @@ char *member_settings(const struct member *m)
                            "recovery_target_timeline = 'latest'\n"
                            "wal_receiver_status_interval = '1s'\n"
                            "wal_receiver_timeout = '5s'\n"
-                           "wal_retrieve_retry_interval = '500ms'\n");
+                           "wal_retrieve_retry_interval = '500ms'\n"
+                           "wal_keep_size = '128MB'\n"); /* a rewind reads back to before the fork */
     setting(&b, "cluster_name", m->o.member);
     setting(&b, "primary_conninfo", conninfo);
     setting(&b, "primary_slot_name", m->order.slot);

@@ -32,6 +32,7 @@ struct keeper_member {
     struct member_link *link;
     uint64_t rejoin_term; /* how it comes back under this term was decided: */
     const char *rejoin;   /* "auto", "rewind", "clone" */
+    uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
 };
 
 struct shard_keeper {

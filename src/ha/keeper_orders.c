@@ -7,6 +7,8 @@
 #include "base/mem.h"
 #include "ha/keeper_impl.h"
 
+#define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind may fail for so long, e.g. while its upstream starts */
+
 static void want(struct shard_keeper *k, int i, struct buf *order, bool with_lease, uint64_t lease_term)
 {
     member_link_lease(k->members[i].link, lease_term);
@@ -133,6 +135,25 @@ static bool speaks_for_itself(const struct member_status *s)
     return s->diverged;
 }
 
+/* A rewind that goes on failing (the log that it needs is gone, say) is followed by a clone. */
+static void see_failing(struct shard_keeper *k, int i, const struct ha_config *c,
+                        const struct member_status *s)
+{
+    struct keeper_member *m = &k->members[i];
+    uint64_t now = loop_now(k->loop);
+    if (s->known)
+        m->failed_ns = 0;
+    else if (m->failed_ns == 0 && s->diverged && strcmp(s->reported, "failed") == 0)
+        m->failed_ns = now;
+    if (m->failed_ns == 0 || now < m->failed_ns + REWIND_NS ||
+        (m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0)))
+        return;
+    log_event(LOG_WARN, "a member cannot be rewound: it is made anew", "shard", k->name, "instance",
+              k->shard.instances[i].name, "err", s->error, NULL);
+    m->rejoin = "clone";
+    m->rejoin_term = c->term;
+}
+
 static void follower(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
 {
     const struct member_status *s = keeper_status(k, i);
@@ -147,6 +168,8 @@ static void follower(struct shard_keeper *k, int i, const struct ha_config *c, u
         }
         decide_rejoin(k, i, c);
     }
+    if (follows)
+        see_failing(k, i, c, s);
     if (k->members[i].rejoin_term == c->term && k->members[i].rejoin == NULL)
         member_link_want(k->members[i].link, NULL, false); /* another database: it is left alone */
     else

@@ -51,6 +51,7 @@ struct member_link {
     bool look;
 
     struct stream *probe;
+    struct loop_timer probe_timer; /* for its answer */
     bool refused;
     uint64_t reached_ns, looked_ns;
 
@@ -177,15 +178,25 @@ static void events_fired(struct loop_timer *timer, void *data)
         events_open(l);
 }
 
-/* ---- does its server listen? ---- */
+/* ---- does its server answer? ---- */
+
+/* The question whether it speaks TLS: the kernel alone, in front of a server that stands still, does not
+ * answer it, and a server does before it asks who we are. */
+static const unsigned char tls_question[] = {0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f};
 
 static void probe_event(struct stream *s, const struct stream_input *in, void *data)
 {
     struct member_link *l = data;
     switch (in->event) {
     case STREAM_CONNECTED:
-        l->reached_ns = loop_now(l->loop);
         l->refused = false;
+        (void)stream_write(s, tls_question, sizeof tls_question, NULL);
+        break;
+    case STREAM_DATA:
+        l->reached_ns = loop_now(l->loop);
+        stream_close(s);
+        break;
+    case STREAM_EOF:
         stream_close(s);
         break;
     case STREAM_ERROR:
@@ -194,6 +205,7 @@ static void probe_event(struct stream *s, const struct stream_input *in, void *d
         break;
     case STREAM_CLOSED:
         l->probe = NULL;
+        loop_timer_stop(&l->probe_timer);
         if (l->closing)
             member_link_close(l, NULL, NULL);
         else
@@ -204,12 +216,19 @@ static void probe_event(struct stream *s, const struct stream_input *in, void *d
     }
 }
 
+static void probe_fired(struct loop_timer *timer, void *data)
+{
+    struct member_link *l = data;
+    (void)timer;
+    stream_close(l->probe);
+}
+
 static void probe_start(struct member_link *l)
 {
     const struct stream_options o = {
-        .host = l->host, .port = l->port, .connect_timeout_ns = PROBE_NS, .write_limit = 1};
-    if (l->probe == NULL && !l->closing)
-        (void)stream_connect(l->loop, &o, probe_event, l, &l->probe, NULL);
+        .host = l->host, .port = l->port, .connect_timeout_ns = PROBE_NS, .write_limit = 64};
+    if (l->probe == NULL && !l->closing && stream_connect(l->loop, &o, probe_event, l, &l->probe, NULL) == 0)
+        loop_timer_start(&l->probe_timer, PROBE_NS);
 }
 
 /* ---- requests ---- */
@@ -418,6 +437,7 @@ struct member_link *member_link_new(struct loop *loop, const struct member_link_
     l->events_again_ns = AGAIN_NS;
     loop_timer_init(loop, &l->events_timer, events_fired, l);
     loop_timer_init(loop, &l->request_timer, request_fired, l);
+    loop_timer_init(loop, &l->probe_timer, probe_fired, l);
     loop_timer_start(&l->events_timer, 0);
     return l;
 }

@@ -23,7 +23,7 @@ struct member_link_options { /* texts are copied */
     const char *name;        /* of the member; another one at the address is not believed */
     const char *host;
     int http_port;
-    int port;                /* of its PostgreSQL, to see whether anybody listens */
+    int port;                /* of its PostgreSQL, to see whether anybody answers */
     const char *token;       /* secret */
     struct tls_context *tls; /* of the agent's interface; NULL = plain, for loopback */
     void (*changed)(struct member_link *link, void *data);

@@ -55,14 +55,14 @@ class Keeper:
 class Writer(threading.Thread):
     """One row after the other, at whomever takes it: knows each acknowledged one and the longest time without."""
 
-    def __init__(self, members):
+    def __init__(self, members, first=0):
         super().__init__(daemon=True)
-        self.members, self.ending = members, False
+        self.members, self.ending, self.first = members, False, first
         self.acknowledged, self.unknown, self.times = [], [], []
         self.start()
 
     def run(self):
-        connection, turn, number = None, 0, 0
+        connection, turn, number = None, 0, self.first
         while not self.ending:
             number += 1
             try:
@@ -241,4 +241,70 @@ def test_standby_dies_and_comes_back(herd):
     until(herd, lambda: names() == 'ANY 1 ("b", "c")', 30, "a sync set with it")
     assert herd.primary() == ("a", 1)
     writer.end()
+    assert lost(a, writer) == []
+
+
+def stop_all(member, number):
+    for pid in [member.process.pid, *servers_of(member.data), *children(member.process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def children(pid):
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def test_frozen_node(herd, record_property):
+    """Agent, watchdog and server stand still: another is primary; what goes on later acknowledges nothing."""
+    begun(herd)
+    a = by_name(herd, "a")
+    old = Writer([a])  # over a session that stays open
+    wait_until(lambda: len(old.acknowledged) > 100, 20, "writes")
+    stop_all(a, signal.SIGSTOP)
+    try:
+        frozen_node(herd, a, old, record_property)
+    finally:
+        stop_all(a, signal.SIGCONT)
+
+
+def frozen_node(herd, a, old, record_property):
+    frozen = time.monotonic()
+    rest = Writer([by_name(herd, "b"), by_name(herd, "c")], first=1_000_000)
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    name, _ = herd.primary()
+    until(herd, lambda: len(rest.acknowledged) > 100, 20, "writes at the new primary")
+    pause = rest.times[0] - frozen
+    before = len(old.acknowledged)
+    thawed = time.monotonic()
+    stop_all(a, signal.SIGCONT)
+    streaming(herd, set("abc") - {name})
+    back = time.monotonic() - thawed
+    old.end()
+    rest.end()
+    late = [at for at in old.times[before:]]
+    print(f"new primary {name}, {pause:.3f} s without writes, the old one back after {back:.3f} s, {len(late)} late")
+    record_property("seconds_without_writes", pause)
+    assert late == []
+    new = by_name(herd, name)
+    assert lost(new, old) == []
+    assert lost(new, rest) == []
+
+
+def test_postmaster_killed(herd, record_property):
+    """It is started again in its place: nobody else becomes the primary."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    a = by_name(herd, "a")
+    os.kill(a.status()["pid"], signal.SIGKILL)
+    wait_until(lambda: a.status()["exits"] == "1", 10, "the death to be told")
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 100, 20, "writes again")
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"{pause:.3f} s without writes")
+    record_property("seconds_without_writes", pause)
+    assert herd.primary() == ("a", 1)
     assert lost(a, writer) == []
