@@ -51,6 +51,7 @@ struct shard_keeper {
     uint64_t written_for;        /* epoch of ... */
     struct ha_shard shard;       /* facts, tags, policy */
     int rule;                    /* said last, for the log */
+    uint64_t stale_for;          /* the record's term when an agent knew a later one */
     uint64_t routed;             /* term of the primary that was told last */
     struct loop_timer timer;
     struct loop_task turn;

@@ -31,6 +31,19 @@ static void reload(struct shard_keeper *k)
     keeper_load(k);
 }
 
+/* A conflict is read at once, whatever else it was a little later. */
+static void reload_after(struct shard_keeper *k, const struct err *err)
+{
+    if (err->code == ERRC_CONFLICT) {
+        reload(k);
+        return;
+    }
+    if (sm_now(&k->sm) != KEEPER_LOADING)
+        sm_move(&k->sm, KEEPER_LOADING);
+    k->loaded = false;
+    loop_timer_start(&k->wait, TURN_NS);
+}
+
 static void written(const struct err *err, int64_t revision, void *data)
 {
     struct shard_keeper *k = data;
@@ -49,7 +62,7 @@ static void written(const struct err *err, int64_t revision, void *data)
     if (sm_now(&k->sm) == KEEPER_FAILING)
         keeper_failover_written(k, err);
     else if (err != NULL)
-        reload(k);
+        reload_after(k, err);
     else if (sm_now(&k->sm) == KEEPER_LOADING)
         sm_move(&k->sm, KEEPER_STANDING);
     keeper_turn_soon(k);
@@ -205,12 +218,29 @@ static void tell_route(struct shard_keeper *k, const struct ha_config *newest)
         k->route(k->shard.instances[newest->primary].name, newest->term, k->data);
 }
 
+/* An agent knows of a later order than ours: somebody else leads, and the record says so. Once for each term
+ * of the record, as orders that were given by hand are in no record. */
+static bool is_outdated(struct shard_keeper *k)
+{
+    uint64_t term = k->record.op.ha.term;
+    for (unsigned i = 0; i < k->shard.count && k->stale_for != term; i++) {
+        const struct err *stale = member_link_stale(k->members[i].link);
+        if (stale == NULL)
+            continue;
+        log_event(LOG_WARN, "the record is read anew", "shard", k->name, "err", stale->message, NULL);
+        k->stale_for = term;
+        reload(k);
+        return true;
+    }
+    return false;
+}
+
 void keeper_stand(struct shard_keeper *k)
 {
     uint64_t now = loop_now(k->loop);
     const struct ha_config *newest = ha_newest(&k->record.op.ha);
     struct ha_verdict verdict;
-    if (k->calling)
+    if (k->calling || is_outdated(k))
         return;
     keeper_order_primary(k, newest);
     keeper_order_followers(k, newest);

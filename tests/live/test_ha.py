@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,12 @@ def herd(shardherd, tool):
         shutil.rmtree(shard.directory)
 
 
+def keep_logs(keeper, label):
+    if os.environ.get("SHARDHERD_TEST_LOGS"):
+        to = Path(os.environ["SHARDHERD_TEST_LOGS"]) / label
+        shutil.copytree(keeper.directory, to, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
+
+
 def until(keeper, condition, timeout, what):
     """wait_until(), whose failure shows the logs."""
     with contextlib.suppress(pytest.fail.Exception):
@@ -176,8 +183,7 @@ def test_node_death(herd, record_property):
     pause = writer.longest_pause()
     print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
     record_property("seconds_without_writes", pause)
-    if os.environ.get("SHARDHERD_TEST_LOGS"):
-        shutil.copytree(herd.directory, Path(os.environ["SHARDHERD_TEST_LOGS"]) / f"{name}-{pause:.3f}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
+    keep_logs(herd, f"{name}-{pause:.3f}")
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
 
@@ -198,8 +204,7 @@ def test_switchover(herd, record_property):
     pause = writer.longest_pause()
     print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
     record_property("seconds_without_writes", pause)
-    if os.environ.get("SHARDHERD_TEST_LOGS"):
-        shutil.copytree(herd.directory, Path(os.environ["SHARDHERD_TEST_LOGS"]) / f"{name}-{pause:.3f}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
+    keep_logs(herd, f"{name}-{pause:.3f}")
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
 
@@ -308,3 +313,55 @@ def test_postmaster_killed(herd, record_property):
     record_property("seconds_without_writes", pause)
     assert herd.primary() == ("a", 1)
     assert lost(a, writer) == []
+
+
+def freeze_for_a_while(herd, member):
+    stop_all(member, signal.SIGSTOP)
+    try:
+        time.sleep(5)  # longer than a silent node is waited for
+    finally:
+        stop_all(member, signal.SIGCONT)
+
+
+def kill_keeper(herd, member):
+    herd.kill()
+    herd.start()
+
+
+def kill_postmaster(herd, member):
+    pid = member.status()["pid"]
+    if pid > 0:
+        os.kill(pid, signal.SIGKILL)
+
+
+FAULTS = {
+    "node": lambda herd, member: node_dies(member),
+    "postmaster": kill_postmaster,
+    "freeze": freeze_for_a_while,
+    "keeper": kill_keeper,
+}
+
+
+def test_random_faults(herd):
+    """One fault after the other, at a random member, at a random moment; all come back, and nothing is lost."""
+    seed = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
+    rounds = 20 if os.environ.get("SHARDHERD_TEST_FULL") else 4
+    chance = random.Random(seed)
+    begun(herd)
+    writer = Writer(herd.members)
+    for number in range(rounds):
+        name, member = chance.choice(sorted(FAULTS)), chance.choice(herd.members)
+        print(f"seed {seed} round {number}: {name} at {member.name}, the primary is {herd.primary()}")
+        time.sleep(chance.random())
+        FAULTS[name](herd, member)
+        if chance.random() < 0.3:
+            kill_keeper(herd, member)
+        if member.process.poll() is not None:
+            time.sleep(chance.random() * 2)
+            member.start()
+        until(herd, lambda: herd.primary()[0] is not None, 30, "a primary")
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 100, 40, f"writes (seed {seed})")
+        streaming(herd, set("abc") - {herd.primary()[0]})
+    writer.end()
+    assert lost(by_name(herd, herd.primary()[0]), writer) == [], f"seed {seed}"
