@@ -204,12 +204,12 @@ static void route(struct shard_keeper *k)
 
 /* ---- turns ---- */
 
-/* The agent of anybody refuses an order because it knows a later one: of another leader. */
+/* The agent of anybody refuses an order of this term because it knows a later one: of another leader. */
 static bool is_stale(struct shard_keeper *k)
 {
     for (unsigned i = 0; i < k->shard.count; i++) {
         const struct err *stale = member_link_stale(k->members[i].link);
-        if (stale != NULL) {
+        if (stale != NULL && k->members[i].wanted_term == k->f.record.ha.term) {
             complete(k, stale);
             return true;
         }

@@ -30,6 +30,7 @@ struct keeper_member {
     char *host;
     int port;
     struct member_link *link;
+    uint64_t wanted_term; /* of the order that it is to have */
     uint64_t rejoin_term; /* how it comes back under this term was decided: */
     const char *rejoin;   /* "auto", "rewind", "clone" */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */

@@ -9,10 +9,11 @@
 
 #define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind may fail for so long, e.g. while its upstream starts */
 
-static void want(struct shard_keeper *k, int i, struct buf *order, bool with_lease, uint64_t lease_term)
+static void want(struct shard_keeper *k, int i, uint64_t term, struct buf *order, bool lease)
 {
-    member_link_lease(k->members[i].link, lease_term);
-    member_link_want(k->members[i].link, buf_text(order), with_lease);
+    k->members[i].wanted_term = term;
+    member_link_lease(k->members[i].link, lease ? term : 0);
+    member_link_want(k->members[i].link, buf_text(order), lease);
     buf_free(order);
 }
 
@@ -49,7 +50,7 @@ void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term)
     struct buf b = {0};
     begin(&b, term, SEQ_CONFIRM, "standby");
     (void)buf_addc(&b, '}');
-    want(k, i, &b, false, 0);
+    want(k, i, term, &b, false);
 }
 
 /* Without a timeline: what it gets is of the term that it is of there. The donor keeps no slots. */
@@ -59,7 +60,7 @@ void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term)
     begin(&b, term, SEQ_CONFIRM, "standby");
     add_upstream(&b, k, donor, -1);
     (void)buf_addc(&b, '}');
-    want(k, i, &b, false, 0);
+    want(k, i, term, &b, false);
 }
 
 void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c)
@@ -90,7 +91,7 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c)
         first = false;
     }
     (void)buf_add_text(&b, "]}");
-    want(k, c->primary, &b, lease, lease ? c->term : 0);
+    want(k, c->primary, c->term, &b, lease);
 }
 
 /* ---- followers ---- */
@@ -103,7 +104,7 @@ static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uin
     add_upstream(&b, k, c->primary, i);
     (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"}", (unsigned)timeline,
                      m->rejoin_term == c->term ? m->rejoin : "auto");
-    want(k, i, &b, false, 0);
+    want(k, i, c->term, &b, false);
 }
 
 /* By ancestry: its history, as its last bytes' term says, against that of the primary. */

@@ -365,3 +365,16 @@ def test_random_faults(herd):
         streaming(herd, set("abc") - {herd.primary()[0]})
     writer.end()
     assert lost(by_name(herd, herd.primary()[0]), writer) == [], f"seed {seed}"
+
+
+def test_later_orders_by_hand(herd):
+    """A member knows a later term than the record: the failover claims terms until it is obeyed again."""
+    begun(herd)
+    c = by_name(herd, "c")
+    c.assign(9, "standby")
+    wait_until(lambda: "the record is read anew" in herd.log(), 20, "the record to be read")
+    node_dies(by_name(herd, "a"))
+    # both standbys must confirm, and one of them refuses all terms up to 9
+    until(herd, lambda: herd.primary()[1] >= 9, 60, "another primary")
+    by_name(herd, "a").start()
+    streaming(herd, set("abc") - {herd.primary()[0]})
