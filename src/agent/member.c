@@ -106,6 +106,7 @@ void member_job_start(struct member *m, int state, void (*run)(struct work *), v
     m->job = (struct member_job){
         .o = m->o, .order = m->order, .marks = m->marks, .standby = !m->as_primary, .keep = keep};
     m->job.o.more = member_settings(m);
+    m->job.o.held = m->order.held;
     m->job_done = done;
     m->job_orders = m->orders;
     m->working = true;

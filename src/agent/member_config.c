@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -63,8 +64,39 @@ static void sync_setting(struct buf *out, const struct order *order)
     buf_free(&b);
 }
 
+/* FNV-1a of 64 bits. http://www.isthe.com/chongo/tech/comp/fnv/ */
+static void mark_of(const char *text, size_t length, char out[MEMBER_MARK_SIZE])
+{
+    uint64_t sum = 14695981039346656037ull;
+    for (size_t i = 0; i < length; i++)
+        sum = (sum ^ (unsigned char)text[i]) * 1099511628211ull;
+    (void)snprintf(out, MEMBER_MARK_SIZE, "%016llx", (unsigned long long)sum);
+}
+
+static const char mark_name[] = "shardherd.settings";
+
+bool member_settings_marked(const char *settings, const char *mark)
+{
+    char right[MEMBER_MARK_SIZE];
+    const char *line = strstr(settings, mark_name);
+    if (line == NULL)
+        return false;
+    mark_of(settings, (size_t)(line - settings), right);
+    return strcmp(mark, right) == 0;
+}
+
+/* What gets in although the gates are closed (it was being let in when they closed) is ended, and until then
+ * at least it has to ask for writes. */
+static void held_settings(struct buf *out, const struct member *m)
+{
+    agent_setting(out, "shardherd.held", m->order.held ? "on" : "off");
+    if (m->order.held)
+        agent_setting(out, "default_transaction_read_only", "on");
+}
+
 char *member_settings(const struct member *m)
 {
+    char mark[MEMBER_MARK_SIZE];
     struct buf b = {0};
     char *conninfo = m->order.host[0] != '\0' ? member_conninfo(&m->o, &m->order, NULL) : mem_strdup("");
     (void)buf_add_text(&b, "# The part of this member in its shard.\n"
@@ -79,6 +111,9 @@ char *member_settings(const struct member *m)
     agent_setting(&b, "primary_conninfo", conninfo);
     agent_setting(&b, "primary_slot_name", m->order.slot);
     sync_setting(&b, &m->order);
+    held_settings(&b, m);
+    mark_of(b.data, b.length, mark);
+    agent_setting(&b, mark_name, mark);
     free(conninfo);
     return buf_take(&b);
 }

@@ -11,6 +11,7 @@
 
 #define FACTS_NS (1 * ENV_NS_PER_S)
 #define SOON_NS  (20 * ENV_NS_PER_MS)  /* while it starts or is promoted, or an order is carried out */
+#define HELD_NS  (100 * ENV_NS_PER_MS) /* while nobody is to be in it */
 #define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: after at most 0.3 s */
 
 static void connect_server(struct member *m);
@@ -134,6 +135,9 @@ static void facts_take(struct member *m, const struct pg_reply *reply)
     f->complete = pg_value_bool(reply, 0, 11);
     f->silent_ms = -1;
     (void)pg_value_int64(reply, 0, 12, &f->silent_ms);
+    copy(f->mark, sizeof f->mark, pg_value(reply, 0, 13));
+    f->strangers = 0;
+    (void)pg_value_int64(reply, 0, 14, &f->strangers);
     free(f->standbys);
     f->standbys = mem_strdup(standbys != NULL ? standbys : "[]");
     f->at_ns = loop_now(&m->loop);
@@ -163,6 +167,8 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
         member_changed(m);
     if (!member_settled(m))
         soon(m);
+    if (m->order.held && sm_now(&m->sm) == MEMBER_STANDBY)
+        member_step(m); /* perhaps it may be promoted now */
 }
 
 static void facts_ask(struct member *m)
@@ -192,7 +198,12 @@ static void facts_ask(struct member *m)
         "NOT r OR pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity WHERE "
         "backend_type = 'startup' AND wait_event IN ('RecoveryRetrieveRetryInterval', "
         "'RecoveryWalStream')), "
-        "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint "
+        "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint, "
+        "current_setting('shardherd.settings', true), "
+        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us */
+        "CASE WHEN current_setting('shardherd.held', true) = 'on' THEN (SELECT count(pg_terminate_backend("
+        "pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM "
+        "'" AGENT_SUPERUSER "') END "
         "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
@@ -263,7 +274,9 @@ static void connect_server(struct member *m)
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
     m->conn =
-        conn_make(m, &events, "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local");
+        conn_make(m, &events,
+                  "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
+                  "-c default_transaction_read_only=off");
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);
@@ -286,8 +299,11 @@ static void checkpointed(struct pg_conn *conn, const struct pg_reply *reply, voi
     if (conn != m->side)
         return;
     if (reply->err != NULL)
-        log_event(LOG_ERROR, "the checkpoint after the promotion failed", "err", reply->err->message, NULL);
+        log_event(LOG_ERROR, "a checkpoint failed", "err", reply->err->message, NULL);
+    else
+        m->checkpoints++;
     side_drop(m);
+    member_changed(m);
 }
 
 static void side_connected(struct pg_conn *conn, const struct err *err, void *data)
@@ -307,6 +323,13 @@ void member_checkpoint(struct member *m)
         side_drop(m);
 }
 
+void member_checkpoint_soon(struct member *m)
+{
+    int state = sm_now(&m->sm);
+    if (m->side == NULL && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY))
+        member_checkpoint(m);
+}
+
 static void facts_fired(struct loop_timer *timer, void *data)
 {
     struct member *m = data;
@@ -314,7 +337,7 @@ static void facts_fired(struct loop_timer *timer, void *data)
         connect_server(m);
     } else {
         facts_ask(m);
-        loop_timer_start(timer, FACTS_NS);
+        loop_timer_start(timer, m->order.held ? HELD_NS : FACTS_NS);
     }
 }
 

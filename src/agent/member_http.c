@@ -179,6 +179,13 @@ static void look_now(struct member *m, struct http_exchange *ex)
     respond_status(m, ex);
 }
 
+/* The status tells when it is over: "checkpoints" has grown. */
+static void checkpoint_now(struct member *m, struct http_exchange *ex)
+{
+    member_checkpoint_soon(m);
+    respond_status(m, ex);
+}
+
 static void handle_post(struct member *m, struct http_exchange *ex, const struct http_request *request)
 {
     if (strcmp(request->path, "/v1/assign") == 0)
@@ -189,8 +196,11 @@ static void handle_post(struct member *m, struct http_exchange *ex, const struct
         reload(m, ex);
     else if (strcmp(request->path, "/v1/look") == 0)
         look_now(m, ex);
+    else if (strcmp(request->path, "/v1/checkpoint") == 0)
+        checkpoint_now(m, ex);
     else
-        http_problem(ex, 404, "not_found", "there are POST /v1/assign, /v1/lease, /v1/reload and /v1/look");
+        http_problem(ex, 404, "not_found",
+                     "there are POST /v1/assign, /v1/lease, /v1/reload, /v1/look and /v1/checkpoint");
 }
 
 static void handle_get(struct member *m, struct http_exchange *ex, const struct http_request *request)

@@ -281,7 +281,8 @@ void member_server_step(struct member *m)
     if (m->order.role == ORDER_NONE || state == MEMBER_PROMOTING || loop_timer_armed(&m->retry) ||
         reload_if_changed(m))
         return;
-    if (m->order.role == ORDER_PRIMARY && state == MEMBER_STANDBY && m->facts.known)
+    bool may = m->facts.known && (!m->order.held || member_applied(m)); /* nobody is in it who could write */
+    if (m->order.role == ORDER_PRIMARY && state == MEMBER_STANDBY && may)
         member_job_start(m, state, promote_run, promoted);
 }
 

@@ -25,17 +25,24 @@ static void add_number(struct buf *b, const char *name, uint64_t number)
 bool member_ready(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    return m->facts.known && !m->ending && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+    return m->facts.known && !m->ending && !m->order.held && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+}
+
+bool member_applied(const struct member *m)
+{
+    bool fresh = m->facts.known && m->facts.applied == m->applied && !m->working;
+    char *wanted = fresh ? member_settings(m) : NULL;
+    bool applied = fresh && m->applied_more != NULL && strcmp(wanted, m->applied_more) == 0 &&
+                   member_settings_marked(wanted, m->facts.mark);
+    free(wanted);
+    return applied && (!m->order.held || m->facts.strangers == 0);
 }
 
 /* The order is carried out, and the facts were asked for afterwards. */
 bool member_settled(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    bool fresh = m->facts.known && m->facts.applied == m->applied && !m->working;
-    char *wanted = fresh ? member_settings(m) : NULL;
-    bool applied = fresh && m->applied_more != NULL && strcmp(wanted, m->applied_more) == 0;
-    free(wanted);
+    bool applied = member_applied(m);
     switch (m->order.role) {
     case ORDER_PRIMARY:
         return state == MEMBER_PRIMARY && applied;
@@ -118,6 +125,7 @@ char *member_status_text(struct member *m)
     add_number(&b, "exits", m->exits);
     if (m->exits > 0)
         add_text(&b, "exit", m->exit_text);
+    add_number(&b, "checkpoints", m->checkpoints);
     add_number(&b, "commits_ended", m->guard_ended);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
     add_lease(&b, m);

@@ -152,6 +152,8 @@ static void read_key(struct reader *r, const char *key, yyjson_val *value, struc
         o->rejoin = (enum order_rejoin)choice_of(r, value, key, rejoins, 3, "auto, rewind or clone");
     else if (strcmp(key, "initialize") == 0)
         o->initialize = yyjson_is_true(value);
+    else if (strcmp(key, "held") == 0)
+        o->held = yyjson_is_true(value);
     else if (strcmp(key, "sync") == 0)
         read_sync(r, value, o);
     else if (strcmp(key, "slots") == 0)
@@ -175,8 +177,8 @@ static void check(struct reader *r, const struct order *o)
     if (o->role != ORDER_STANDBY && (o->host[0] != '\0' || o->rejoin != ORDER_AUTO))
         bad(r, "role", "standby, as upstream and rejoin are of a standby only");
     if (o->role != ORDER_PRIMARY &&
-        (o->initialize || o->sync_count > 0 || o->slot_count > 0 || o->lease_ms > 0))
-        bad(r, "role", "primary, as initialize, sync, slots and lease_ms are of a primary only");
+        (o->initialize || o->held || o->sync_count > 0 || o->slot_count > 0 || o->lease_ms > 0))
+        bad(r, "role", "primary, as initialize, held, sync, slots and lease_ms are of a primary only");
     for (int i = 0; i < o->slot_count; i++)
         if (!text_starts_with(o->slots[i], "shardherd_"))
             bad(r, "slots", "names that begin with shardherd_: others are not made, and not dropped");
@@ -234,6 +236,8 @@ char *order_text(const struct order *o)
         add_names(&b, o->sync, o->sync_count);
         (void)buf_add_text(&b, "},\"slots\":");
         add_names(&b, o->slots, o->slot_count);
+        if (o->held)
+            (void)buf_add_text(&b, ",\"held\":true");
     }
     (void)buf_addc(&b, '}');
     return buf_take(&b);

@@ -33,6 +33,7 @@ struct order {
     enum order_rejoin rejoin;
     /* primary */
     bool initialize; /* make the data directory if there is none */
+    bool held;       /* nobody but AGENT_SUPERUSER is let in yet */
     int sync_need;   /* a commit waits for so many of sync[]; 0 = for none */
     int sync_count, slot_count;
     char sync[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE];

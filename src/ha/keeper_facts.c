@@ -26,11 +26,11 @@ bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct
     return true;
 }
 
-bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config)
+bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config, bool held)
 {
+    uint64_t seq = SEQ_PRIMARY + 2 * config->epoch + (held ? 0 : 1);
     const struct member_status *s = keeper_status(k, config->primary);
-    return s != NULL && s->term == config->term && s->seq == SEQ_PRIMARY + config->epoch && s->settled &&
-           s->known && s->primary;
+    return s != NULL && s->term == config->term && s->seq == seq && s->settled && s->known && s->primary;
 }
 
 static void standby_facts(struct shard_keeper *k, const struct member_status *primary, unsigned i)
@@ -50,7 +50,7 @@ static void config_facts(struct shard_keeper *k, const struct ha_config *newest)
 {
     struct ha_instance *x = &k->shard.instances[newest->primary];
     const struct member_status *s = member_link_status(k->members[newest->primary].link);
-    if (!keeper_in_effect(k, newest))
+    if (!keeper_in_effect(k, newest, false))
         return;
     k->shard.lsn = s->flushed;
     if (x->config_epoch == newest->epoch)

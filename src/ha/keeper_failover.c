@@ -4,6 +4,8 @@
 #include "base/log.h"
 #include "ha/keeper_impl.h"
 
+#define CHECKPOINT_NS (120 * ENV_NS_PER_S) /* of one try */
+#define SETTLE_NS (30 * ENV_NS_PER_S)
 #define FENCE_NS   (15 * ENV_NS_PER_S) /* a fast stop, and its start as a standby */
 #define DRAIN_NS   (3 * ENV_NS_PER_S)
 #define CONFIRM_NS (1 * ENV_NS_PER_S)
@@ -12,7 +14,7 @@
 #define REPOINT_NS (2 * ENV_NS_PER_S)
 
 static const uint64_t bounds[FO_COUNT] = {
-    [FO_FENCE] = FENCE_NS,     [FO_DRAIN] = DRAIN_NS,     [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
+    [FO_CHECKPOINT] = CHECKPOINT_NS, [FO_SETTLE] = SETTLE_NS, [FO_FENCE] = FENCE_NS,     [FO_DRAIN] = DRAIN_NS,     [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
     [FO_PROMOTE] = PROMOTE_NS, [FO_REPOINT] = REPOINT_NS, [FO_OPEN] = PROMOTE_NS,
 };
 
@@ -92,6 +94,30 @@ static void confirm_turn(struct shard_keeper *k)
         complete(k, NULL);
 }
 
+/* ---- before the fence ---- */
+
+/* What is in memory is written now, so that the stop has little to write. */
+static void checkpoint_turn(struct shard_keeper *k)
+{
+    int primary = ha_newest(&k->record.op.ha)->primary;
+    const struct ha_instance *x = &k->shard.instances[primary];
+    const struct member_status *s = keeper_status(k, primary);
+    struct err err = {0};
+    if (s == NULL || !s->primary || loop_now(k->loop) >= x->heard_ns + k->shard.policy.silent_ns) {
+        (void)err_set(&err, ERRC_UNAVAILABLE, "shard %s: primary %s is not there for a switchover", k->name,
+                      x->name);
+        complete(k, &err);
+    } else if (!k->begun) {
+        k->begun = true;
+        k->before = s->checkpoints;
+        memcpy(k->before_life, s->life, sizeof k->before_life);
+        member_link_checkpoint(k->members[primary].link);
+    } else if (strcmp(k->before_life, s->life) == 0 && s->checkpoints > k->before)
+        complete(k, NULL);
+    else
+        late(k, "the checkpoint before a switchover did not end");
+}
+
 static void fence_turn(struct shard_keeper *k)
 {
     int primary = ha_newest(&k->record.op.ha)->primary;
@@ -160,12 +186,32 @@ static void note_timeline(struct shard_keeper *k)
 
 static void promote_turn(struct shard_keeper *k)
 {
-    keeper_order_primary(k, chosen(k));
-    if (keeper_in_effect(k, chosen(k))) {
+    bool held = k->settle != NULL;
+    keeper_order_primary(k, chosen(k), held);
+    if (keeper_in_effect(k, chosen(k), held)) {
         note_timeline(k);
         complete(k, NULL);
     } else
         late(k, "the winner has not become the primary");
+}
+
+static void settle_turn(struct shard_keeper *k)
+{
+    int winner = chosen(k)->primary;
+    const struct shard_keeper_promoted promoted = {.primary = k->shard.instances[winner].name,
+                                                   .host = k->members[winner].host,
+                                                   .port = k->members[winner].port,
+                                                   .term = chosen(k)->term};
+    if (k->settle == NULL) {
+        complete(k, NULL);
+    } else if (!k->begun) {
+        k->begun = true;
+        k->settling = promoted.term;
+        k->settle(&promoted, k->data);
+    } else if (k->settling == 0)
+        complete(k, k->settle_err.code != ERRC_NONE ? &k->settle_err : NULL);
+    else
+        late(k, "the guards of the new primary were not settled");
 }
 
 static void repoint_turn(struct shard_keeper *k)
@@ -186,8 +232,8 @@ static void repoint_turn(struct shard_keeper *k)
 
 static void open_turn(struct shard_keeper *k)
 {
-    keeper_order_primary(k, chosen(k));
-    if (keeper_in_effect(k, chosen(k)))
+    keeper_order_primary(k, chosen(k), false);
+    if (keeper_in_effect(k, chosen(k), false))
         complete(k, NULL);
     else
         late(k, "the new primary has not its sync set in effect");
@@ -224,6 +270,12 @@ void keeper_failover_turn(struct shard_keeper *k)
     if (k->action >= FO_PROMOTE && is_lost(k))
         return;
     switch (k->action) {
+    case FO_CHECKPOINT:
+        checkpoint_turn(k);
+        break;
+    case FO_SETTLE:
+        settle_turn(k);
+        break;
     case FO_FENCE:
         fence_turn(k);
         break;
@@ -252,8 +304,7 @@ void keeper_failover_turn(struct shard_keeper *k)
         if (loop_now(k->loop) >= k->deadline_ns)
             complete(k, NULL);
         break;
-    default: /* FO_CHECKPOINT, FO_SETTLE: see shard_keeper.h */
-        complete(k, NULL);
+    default: /* FO_JOURNAL: the store answers */
         break;
     }
 }
@@ -270,6 +321,7 @@ static void act(struct failover_driver *driver, enum failover_action action)
     struct shard_keeper *k = of_driver(driver);
     k->action = action;
     k->acting = true;
+    k->begun = false;
     k->action_ns = loop_now(k->loop);
     k->deadline_ns = k->action_ns + (action == FO_WAIT ? k->f.wait_ns : bounds[action]);
     if (action == FO_JOURNAL)

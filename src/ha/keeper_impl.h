@@ -19,11 +19,11 @@ enum keeper_state { KEEPER_LOADING, KEEPER_STANDING, KEEPER_FAILING, KEEPER_CLOS
 /*
  * `seq` of orders within a term: what is asked later is higher. So an agent that has begun to follow, or is
  * the primary, refuses a confirmation that was asked for before and comes late; and the config of a lower
- * epoch.
+ * epoch; and who was opened is not closed again.
  */
 #define SEQ_CONFIRM 1u
 #define SEQ_FOLLOW  2u
-#define SEQ_PRIMARY 2u /* + epoch */
+#define SEQ_PRIMARY 2u /* + twice the epoch, + 1 when it is open */
 
 struct keeper_member {
     struct shard_keeper *keeper;
@@ -41,6 +41,7 @@ struct shard_keeper {
     struct store *store;
     char *name, *key;
     void (*route)(const char *primary, uint64_t term, void *data);
+    void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
     struct sm sm;
     struct keeper_member members[HA_INSTANCES_MAX];
@@ -62,6 +63,11 @@ struct shard_keeper {
     bool acting;
     enum failover_action action;
     uint64_t deadline_ns, action_ns;
+    uint64_t settling; /* term for which settle() was called, 0 = it has answered */
+    struct err settle_err;
+    bool begun;        /* the present action has asked for what it waits for */
+    char before_life[24]; /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
+    uint64_t before;
     struct loop_timer wait;
 
     unsigned open; /* links */
@@ -84,13 +90,14 @@ const struct member_status *keeper_status(const struct shard_keeper *k, int i);
 bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
 /* ... and says under which term its last bytes were written: that is its confirmation. */
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
-/* The primary of this config is one, and has the config in effect. */
-bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config);
+/* The primary of this config is one, and has the config in effect: held, or open for its clients. */
+bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config, bool held);
 void keeper_look(struct shard_keeper *k);
 
 /* ---- keeper_orders.c ---- */
 void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term);
-void keeper_order_primary(struct shard_keeper *k, const struct ha_config *config);
+/* held: it lets nobody in yet but shardherd. */
+void keeper_order_primary(struct shard_keeper *k, const struct ha_config *config, bool held);
 void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term);
 /* All others are to follow the primary of this config, however they get there. */
 void keeper_order_followers(struct shard_keeper *k, const struct ha_config *config);

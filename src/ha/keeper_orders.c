@@ -63,12 +63,14 @@ void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term)
     want(k, i, term, &b, false);
 }
 
-void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c)
+void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, bool held)
 {
     struct buf b = {0};
     bool lease = c->k == 0, first = true;
     const struct shard_primaryship *seen = shard_record_primaryship(&k->record, c->term);
-    begin(&b, c->term, SEQ_PRIMARY + c->epoch, "primary");
+    begin(&b, c->term, SEQ_PRIMARY + 2 * c->epoch + (held ? 0 : 1), "primary");
+    if (held)
+        (void)buf_add_text(&b, ",\"held\":true");
     if (c->term == 1 && seen == NULL)
         (void)buf_add_text(&b, ",\"initialize\":true");
     if (lease)

@@ -18,7 +18,7 @@
 #define LOOK_NS       (50 * ENV_NS_PER_MS)
 #define EVENT_MAX     (64u * 1024)
 
-enum request { REQUEST_NONE, REQUEST_ASSIGN, REQUEST_LEASE, REQUEST_LOOK };
+enum request { REQUEST_NONE, REQUEST_ASSIGN, REQUEST_LEASE, REQUEST_LOOK, REQUEST_CHECKPOINT };
 
 struct member_link {
     struct loop *loop;
@@ -48,7 +48,7 @@ struct member_link {
     char taken_life[24]; /* of the agent that took it; "" = it was not taken */
     struct err stale;
     uint64_t lease_term, lease_clock; /* the clock that was told last */
-    bool look;
+    bool look, checkpoint;
 
     struct stream *probe;
     struct loop_timer probe_timer; /* for its answer */
@@ -271,6 +271,8 @@ static void answered(const struct http_answer *answer, void *data)
     l->request = REQUEST_NONE;
     if (l->closing)
         return;
+    if (request == REQUEST_CHECKPOINT && (answer->err != NULL || answer->status == 503))
+        l->checkpoint = true;
     if (answer->err != NULL)
         again(l, AGAIN_NS);
     else if (request == REQUEST_ASSIGN)
@@ -338,6 +340,9 @@ static void request_next(struct member_link *l)
         post_order(l);
     } else if (lease_due(l)) {
         post_lease(l);
+    } else if (l->checkpoint) {
+        l->checkpoint = false;
+        post(l, REQUEST_CHECKPOINT, "/v1/checkpoint", "");
     } else if (l->look) {
         l->look = false;
         post(l, REQUEST_LOOK, "/v1/look", "");
@@ -392,6 +397,12 @@ void member_link_look(struct member_link *l)
     l->looked_ns = now;
     l->look = true;
     probe_start(l);
+    request_next(l);
+}
+
+void member_link_checkpoint(struct member_link *l)
+{
+    l->checkpoint = true;
     request_next(l);
 }
 

@@ -51,6 +51,9 @@ void member_link_lease(struct member_link *link, uint64_t term);
 /* Has the agent ask its server now, and tries its server's port; soon repeated, at most every 50 ms. */
 void member_link_look(struct member_link *link);
 
+/* Has the server make a checkpoint; its status tells that one more has ended. */
+void member_link_checkpoint(struct member_link *link);
+
 /* NULL before the first. Valid until the next callback. */
 const struct member_status *member_link_status(const struct member_link *link);
 

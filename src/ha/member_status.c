@@ -95,6 +95,7 @@ int member_status_parse(const char *json, size_t length, struct member_status *r
     if (good) {
         read_order(root, &s);
         read_server(root, &s);
+        s.checkpoints = number_of(root, "checkpoints");
         s.diverged = flag_of(root, "may_have_diverged");
         s.system_id = number_of(root, "system_id");
         text_of(root, "error", s.error, sizeof s.error);

@@ -30,6 +30,7 @@ struct member_status {
     bool confirmed;     /* the order was given in this life */
     bool settled;       /* it is carried out, and the rest was asked for afterwards */
     bool diverged;      /* it ran as a primary */
+    uint64_t checkpoints; /* that it made on demand, in this life */
     uint64_t system_id; /* 0 = not known */
     /* from the server; known = it let the agent in */
     bool known;

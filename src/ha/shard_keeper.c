@@ -185,7 +185,7 @@ static bool note_primary(struct shard_keeper *k, const struct ha_config *newest)
     const struct member_status *s = keeper_status(k, newest->primary);
     const struct shard_primaryship *p = shard_record_primaryship(&k->record, newest->term);
     struct shard_primaryship began = {.term = newest->term};
-    if ((p != NULL && p->timeline != 0) || !keeper_in_effect(k, newest))
+    if ((p != NULL && p->timeline != 0) || !keeper_in_effect(k, newest, false))
         return false;
     began.timeline = s->timeline;
     k->writing = k->record;
@@ -211,7 +211,7 @@ static void sync_step(struct shard_keeper *k, uint64_t now)
 
 static void tell_route(struct shard_keeper *k, const struct ha_config *newest)
 {
-    if (k->routed == newest->term || !keeper_in_effect(k, newest))
+    if (k->routed == newest->term || !keeper_in_effect(k, newest, false))
         return;
     k->routed = newest->term;
     if (k->route != NULL)
@@ -242,7 +242,7 @@ void keeper_stand(struct shard_keeper *k)
     struct ha_verdict verdict;
     if (k->calling || is_outdated(k))
         return;
-    keeper_order_primary(k, newest);
+    keeper_order_primary(k, newest, false);
     keeper_order_followers(k, newest);
     if (note_primary(k, newest))
         return;
@@ -333,6 +333,17 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
     return 0;
 }
 
+void shard_keeper_settled(struct shard_keeper *k, uint64_t term, const struct err *err)
+{
+    if (k->settling != term || term == 0)
+        return;
+    k->settling = 0;
+    err_clear(&k->settle_err);
+    if (err != NULL)
+        err_copy(&k->settle_err, err);
+    keeper_turn_soon(k);
+}
+
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
 {
     return k->loaded ? &k->record : NULL;
@@ -371,6 +382,7 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
     k->name = mem_strdup(o->name);
     k->key = mem_strdup(o->key);
     k->route = o->route;
+    k->settle = o->settle;
     k->data = o->data;
     k->shard.count = o->count;
     k->shard.policy = *o->policy;

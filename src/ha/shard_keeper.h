@@ -11,8 +11,9 @@
  * knows a later term, reads it anew and goes on from what it says. Nothing but the record is remembered over
  * a restart; orders are given again, which changes nothing.
  *
- * Not here yet: guards of a promoted instance are settled by options->settle, and there is no interval
- * between promotion and settling in which the instance refuses clients (docs/high-availability.md).
+ * With options->settle a promoted instance is held: it lets nobody in but shardherd's own role until its guards are
+ * said to be settled. A promoted instance may lack a fence or an opening that its predecessor had, so what it
+ * owns has to be compared with the store before it accepts a write.
  */
 #ifndef HA_SHARD_KEEPER_H
 #define HA_SHARD_KEEPER_H
@@ -22,6 +23,12 @@
 #include "store/store.h"
 
 struct shard_keeper;
+
+struct shard_keeper_promoted { /* a new primary that lets nobody in but shardherd itself */
+    const char *primary, *host;
+    int port;
+    uint64_t term;
+};
 
 struct shard_keeper_member {
     const char *name, *host;
@@ -39,6 +46,12 @@ struct shard_keeper_options {                  /* texts and members are copied *
     /* The members' clients are to go to this one. Called for each primary that was opened, also once after a
      * start; NULL = nobody wants to know. */
     void (*route)(const char *primary, uint64_t term, void *data);
+    /* Guards, gate and control row of this new primary are to become those of the store
+     * (shardherd.settle_promoted() in operation/shard.sql), by sessions of the role shardherd that set
+     * default_transaction_read_only = off and, as nobody follows yet, synchronous_commit = local; then shard_keeper_settled() is to be called, also
+     * when it failed. Comes again for the same term after a failure, 30 s without an answer, or a restart. NULL =
+     * there is nothing to settle, and promoted instances are not held. */
+    void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
 };
 
@@ -49,6 +62,10 @@ void shard_keeper_close(struct shard_keeper *keeper, void (*closed)(void *data),
 /* A switchover to this member, or to the one that streams and has most (NULL). ERRC_INVALID: there is none.
  * ERRC_CONFLICT: the keeper does not stand. */
 int shard_keeper_switch(struct shard_keeper *keeper, const char *to, struct err *err);
+
+/* What settle() was called for is done; err (copied) says why not, NULL = it is. Of another term: nothing
+ * happens. Not from inside settle(). */
+void shard_keeper_settled(struct shard_keeper *keeper, uint64_t term, const struct err *err);
 
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);

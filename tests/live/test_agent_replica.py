@@ -396,6 +396,53 @@ def test_cancelled_commits(shard):
         connection.execute("INSERT INTO t VALUES (9)")
 
 
+def login(member, **more):
+    return psycopg.connect(
+        host="127.0.0.1", port=member.port, user="app", password="app", dbname="postgres", autocommit=True, **more
+    )
+
+
+def test_held(shard):
+    """A held primary has nobody in it but shardherd, also nobody who read from it as a standby; then it is opened."""
+    a, b = shard.of("ab")
+    with a.connect() as connection:
+        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE TABLE t (id int); GRANT ALL ON t TO app")
+    replayed(b, "SELECT count(*) FROM pg_roles WHERE rolname = 'app'", 1)
+    a.assign(2, "standby")
+    with login(b) as reader:
+        assert reader.execute("SELECT count(*) FROM t").fetchone()[0] == 0
+        status = b.assign(2, "primary", seq=1, held=True).settled("primary")
+        assert status["order"]["held"] is True
+        assert status["ready"] is False
+        with pytest.raises(psycopg.Error):
+            reader.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf"):
+        login(b)
+    with b.connect(options="-c default_transaction_read_only=off") as ours:
+        ours.execute("INSERT INTO t VALUES (2)")
+    b.process.kill()  # it is held again when it comes back
+    b.process.wait()
+    b.start()
+    b.assign(2, "primary", seq=1, held=True).settled("primary")
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf"):
+        login(b)
+    assert b.assign(2, "primary", seq=2).settled("primary")["ready"] is True
+    assert b.refused(2, "primary", seq=1, held=True) == (409, "stale")
+    with login(b) as writer:
+        writer.execute("INSERT INTO t VALUES (3)")
+        assert [row[0] for row in writer.execute("SELECT id FROM t ORDER BY 1")] == [2, 3]
+
+
+def test_checkpoint_on_demand(shard):
+    (a,) = shard.of("a")
+    before = a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()")
+    a.value("SELECT pg_logical_emit_message(false, 'x', 'y')")
+    count = int(a.status()["checkpoints"])
+    assert a.call("POST", "/v1/checkpoint")[0] == 200
+    wait_until(lambda: int(a.status()["checkpoints"]) > count, what="the checkpoint")
+    assert a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()") != before
+
+
 def test_rejoin_by_clone_and_refusals(shard):
     a, b = shard.of("ab")
     with a.connect() as connection:

@@ -13,22 +13,23 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import DEFAULT, wait_until
-from test_agent_replica import TOKEN, make_shard, servers_of
+from test_agent_replica import TOKEN, login, make_shard, servers_of
 
 
 class Keeper:
     def __init__(self, tool, directory, members):
         self.tool, self.directory, self.members = tool, directory, members
-        self.process, self.lines = None, []
+        self.process, self.lines, self.environment = None, [], {}
         token = directory / "keeper-token"
         token.touch(mode=0o600)
         token.write_text(TOKEN + "\n")
 
     def start(self):
         argv = [self.tool, self.directory / "store.db", self.directory / "keeper-token", "s1"]
+        environment = {**os.environ, **self.environment}
         argv += [f"{m.name}=127.0.0.1:{m.http}:{m.port}" for m in self.members]
         with (self.directory / "keeper.log").open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         return self
 
@@ -36,9 +37,13 @@ class Keeper:
         for line in output:
             self.lines.append((time.monotonic(), line.split()))
 
+    def last(self, what):
+        told = [words for _, words in self.lines if words[0] == what]
+        return (told[-1][1], int(told[-1][2])) if told else (None, 0)
+
     def primary(self):
         """Name and term of the primary that was told last."""
-        return (self.lines[-1][1][1], int(self.lines[-1][1][2])) if self.lines else (None, 0)
+        return self.last("primary")
 
     def log(self):
         return (self.directory / "keeper.log").read_text(errors="replace")
@@ -207,6 +212,40 @@ def test_switchover(herd, record_property):
     keep_logs(herd, f"{name}-{pause:.3f}")
     assert lost(by_name(herd, name), writer) == []
     assert pause < 10
+
+
+def test_switchover_settles_guards_before_it_opens(herd):
+    """The new primary lets no client in until its guards were said to be settled. A checkpoint comes first."""
+    begun(herd)
+    a = by_name(herd, "a")
+    with a.connect() as connection:
+        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; GRANT ALL ON w TO app")
+    herd.stop()
+    herd.environment = {"HA_TOOL_SETTLE": "1"}
+    herd.start()
+    until(herd, lambda: herd.primary() == ("a", 1), 30, "the primary")
+    checkpoints = int(a.status()["checkpoints"])
+    wait_until(lambda: len(herd.lines) > 1, 20, "the keeper to stand")
+    streaming(herd, "bc")
+    herd.process.send_signal(signal.SIGUSR1)
+    until(herd, lambda: herd.last("settle")[1] == 2, 30, "the guards' turn")
+    assert int(a.status()["checkpoints"]) == checkpoints + 1
+    name, _ = herd.last("settle")
+    new = by_name(herd, name)
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf"):
+        login(new)
+    with new.connect(options="-c default_transaction_read_only=off -c synchronous_commit=local") as ours:
+        ours.execute("INSERT INTO w VALUES (1)")  # as settling does
+    assert herd.primary() == ("a", 1)
+    herd.kill()  # before it hears of it: the next one asks again
+    herd.start()
+    until(herd, lambda: [words[0] for _, words in herd.lines].count("settle") == 2, 30, "the guards' turn again")
+    assert herd.primary() == ("a", 1)
+    herd.process.send_signal(signal.SIGUSR2)
+    until(herd, lambda: herd.primary() == (name, 2), 30, "the new primary")
+    with login(new) as writer:
+        writer.execute("INSERT INTO w VALUES (2)")
+        assert writer.execute("SELECT count(*) FROM w").fetchone()[0] == 2
 
 
 def test_two_deaths_and_a_keeper_killed_between(herd):

@@ -6,6 +6,7 @@
  *
  * The first member is the primary of a new shard. Prints "primary NAME TERM" for each primary that was
  * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
+ * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it is.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -18,7 +19,8 @@
 
 struct tool {
     struct loop loop;
-    struct loop_signal term, usr1;
+    struct loop_signal term, usr1, usr2;
+    uint64_t settling;
     struct store *store;
     struct shard_keeper *keeper;
     struct shard_keeper_options options;
@@ -35,10 +37,27 @@ static void route(const char *primary, uint64_t term, void *data)
     (void)fflush(stdout);
 }
 
+static void settle(const struct shard_keeper_promoted *promoted, void *data)
+{
+    struct tool *t = data;
+    t->settling = promoted->term;
+    printf("settle %s %llu\n", promoted->primary, (unsigned long long)promoted->term);
+    (void)fflush(stdout);
+}
+
+static void settled(struct loop_signal *s, int number, void *data)
+{
+    struct tool *t = data;
+    (void)s;
+    (void)number;
+    shard_keeper_settled(t->keeper, t->settling, NULL);
+}
+
 static void signals_stop(struct tool *t)
 {
     loop_signal_stop(&t->term);
     loop_signal_stop(&t->usr1);
+    loop_signal_stop(&t->usr2);
 }
 
 static void keeper_closed(void *data)
@@ -125,10 +144,12 @@ int main(int argc, char **argv)
     t->options.token = token;
     t->options.policy = &t->policy;
     t->options.route = route;
+    t->options.settle = getenv("HA_TOOL_SETTLE") != NULL ? settle : NULL;
     t->options.data = t;
     if (loop_init(&t->loop, env_system(), &err) != 0 ||
         loop_signal_start(&t->loop, &t->term, SIGTERM, terminated, t, &err) != 0 ||
         loop_signal_start(&t->loop, &t->usr1, SIGUSR1, switch_over, t, &err) != 0 ||
+        loop_signal_start(&t->loop, &t->usr2, SIGUSR2, settled, t, &err) != 0 ||
         store_sqlite_open(&t->loop, argv[1], opened, t, &err) != 0) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
