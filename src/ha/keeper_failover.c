@@ -1,8 +1,10 @@
 /* The actions of operation/failover.h, over the links of the members. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "ha/keeper_impl.h"
+#include "operation/operation.h"
 
 #define CHECKPOINT_NS (120 * ENV_NS_PER_S) /* of one try */
 #define SETTLE_NS (30 * ENV_NS_PER_S)
@@ -18,9 +20,21 @@ static const uint64_t bounds[FO_COUNT] = {
     [FO_PROMOTE] = PROMOTE_NS, [FO_REPOINT] = REPOINT_NS, [FO_OPEN] = PROMOTE_NS,
 };
 
+static void maybe_kill(struct shard_keeper *k, const char *moment)
+{
+    const struct failover_record *r = &k->f.record;
+    char place[64];
+    if (k->kill_at == NULL || k->action == FO_WAIT)
+        return;
+    (void)snprintf(place, sizeof place, "%s:%s:%s", failover_kind_name(r->kind), moment,
+                   k->action == FO_JOURNAL ? failover_state_name(r->state) : failover_action_name(k->action));
+    operation_test_place(&k->kill_at, place);
+}
+
 static void complete(struct shard_keeper *k, const struct err *err)
 {
     struct failover_outcome o = {0};
+    maybe_kill(k, "after");
     k->acting = false;
     if (err != NULL)
         err_copy(&o.err, err);
@@ -323,6 +337,7 @@ static void act(struct failover_driver *driver, enum failover_action action)
     k->acting = true;
     k->begun = false;
     k->action_ns = loop_now(k->loop);
+    maybe_kill(k, "before");
     k->deadline_ns = k->action_ns + (action == FO_WAIT ? k->f.wait_ns : bounds[action]);
     if (action == FO_JOURNAL)
         journal(k);

@@ -63,6 +63,7 @@ struct shard_keeper {
     bool acting;
     enum failover_action action;
     uint64_t deadline_ns, action_ns;
+    const char *kill_at; /* tests */
     uint64_t settling; /* term for which settle() was called, 0 = it has answered */
     struct err settle_err;
     bool begun;        /* the present action has asked for what it waits for */

@@ -383,6 +383,7 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
     k->key = mem_strdup(o->key);
     k->route = o->route;
     k->settle = o->settle;
+    k->kill_at = o->kill_at;
     k->data = o->data;
     k->shard.count = o->count;
     k->shard.policy = *o->policy;

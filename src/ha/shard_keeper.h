@@ -53,6 +53,10 @@ struct shard_keeper_options {                  /* texts and members are copied *
      * there is nothing to settle, and promoted instances are not held. */
     void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
+    /* Tests: as in operation/operation.h. Places are "failover:before:A" and "failover:after:A" (A has succeeded
+     * or failed, which nobody was told yet), "switchover:..." likewise; A is an action of operation/failover.h, or
+     * the state whose record is written. */
+    const char *kill_at;
 };
 
 struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keeper_options *options);

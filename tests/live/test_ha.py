@@ -269,6 +269,68 @@ def test_two_deaths_and_a_keeper_killed_between(herd):
     assert lost(by_name(herd, old), writer) == []
 
 
+STEPS = ["claim", "confirm", "chosen", "promote", "settle", "repoint", "open", "route", "done"]
+CELLS = {
+    "failover": ["planned", *STEPS],
+    "switchover": ["planned", "checkpoint", STEPS[0], "fence", "drain", *STEPS[1:]],
+}
+
+
+def crash(herd, writer, kind, place):
+    """The keeper ends exactly there; the next one brings it to its end: another primary, and nothing is lost."""
+    until(herd, lambda: herd.primary()[0] is not None, 30, "a primary")
+    old, term = herd.primary()
+    herd.stop()
+    herd.environment = {"HA_TOOL_SETTLE": "auto", "SHARDHERD_TEST_KILL_AT": f"{kind}:{place}"}
+    herd.start()
+    wait_until(lambda: herd.lines[-1][1] == ["primary", old, str(term)], 20, "the keeper to stand")
+    streaming(herd, set("abc") - {old})
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 20, 20, "writes")
+    if kind == "switchover":
+        herd.process.send_signal(signal.SIGUSR1)
+    else:
+        node_dies(by_name(herd, old))
+    assert herd.process.wait(timeout=30) == -signal.SIGKILL, dump(herd.members, herd)
+    herd.environment = {"HA_TOOL_SETTLE": "auto"}
+    herd.lines.clear()
+    herd.start()
+    # a switchover that had claimed nothing yet may be given up; all others have another primary
+    until(herd, lambda: herd.primary()[1] > term or (kind == "switchover" and herd.primary()[1] == term), 30, place)
+    if kind == "failover":
+        by_name(herd, old).start()
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 50, 20, f"writes after {place}")
+    new, _ = herd.primary()
+    streaming(herd, set("abc") - {new})
+    roles = {m.name: m.value("SELECT pg_is_in_recovery()") for m in herd.members}
+    assert [name for name, standby in roles.items() if not standby] == [new]
+
+
+def crash_all(herd, cells):
+    begun(herd)
+    writer = Writer(herd.members)
+    for kind, place in cells:
+        print(f"killed at {kind}:{place}", flush=True)
+        crash(herd, writer, kind, place)
+    writer.end()
+    assert lost(by_name(herd, herd.primary()[0]), writer) == []
+
+
+def test_keeper_killed_after_the_mark(herd):
+    """It is written down who is the primary in this term, and it does not know yet."""
+    crash_all(herd, [("failover", "after:chosen")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(CELLS))
+def test_keeper_killed_at_each_step(herd, kind):
+    """Some of the places, by a seed, or all of them."""
+    cells = [(kind, f"{moment}:{step}") for step in CELLS[kind] for moment in ("before", "after")]
+    cells.remove((kind, "after:done"))  # nothing is left to do
+    crash_all(herd, cells)
+
+
 def test_standby_dies_and_comes_back(herd):
     """The sync set goes on without it, recorded first; it comes back into it."""
     begun(herd)

@@ -6,7 +6,8 @@
  *
  * The first member is the primary of a new shard. Prints "primary NAME TERM" for each primary that was
  * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
- * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it is.
+ * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it is;
+ * with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +22,7 @@ struct tool {
     struct loop loop;
     struct loop_signal term, usr1, usr2;
     uint64_t settling;
+    struct loop_task answer;
     struct store *store;
     struct shard_keeper *keeper;
     struct shard_keeper_options options;
@@ -43,6 +45,16 @@ static void settle(const struct shard_keeper_promoted *promoted, void *data)
     t->settling = promoted->term;
     printf("settle %s %llu\n", promoted->primary, (unsigned long long)promoted->term);
     (void)fflush(stdout);
+    if (strcmp(getenv("HA_TOOL_SETTLE"), "auto") == 0)
+        loop_defer(&t->loop, &t->answer);
+}
+
+static void answer(struct loop_task *task, void *data)
+{
+    struct tool *t = data;
+    (void)task;
+    if (!t->ending)
+        shard_keeper_settled(t->keeper, t->settling, NULL);
 }
 
 static void settled(struct loop_signal *s, int number, void *data)
@@ -146,6 +158,8 @@ int main(int argc, char **argv)
     t->options.route = route;
     t->options.settle = getenv("HA_TOOL_SETTLE") != NULL ? settle : NULL;
     t->options.data = t;
+    t->options.kill_at = getenv("SHARDHERD_TEST_KILL_AT");
+    t->answer = (struct loop_task){.run = answer, .data = t};
     if (loop_init(&t->loop, env_system(), &err) != 0 ||
         loop_signal_start(&t->loop, &t->term, SIGTERM, terminated, t, &err) != 0 ||
         loop_signal_start(&t->loop, &t->usr1, SIGUSR1, switch_over, t, &err) != 0 ||
