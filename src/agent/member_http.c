@@ -110,6 +110,9 @@ static void assign(struct member *m, struct http_exchange *ex, const struct http
     } else if (!m->looked || m->saving_ex != NULL || m->ending) {
         http_problem(ex, 503, "busy",
                      "another order is being written down, or the agent starts or ends; again");
+    } else if (m->order.closed && !order.closed_said) {
+        http_problem(ex, 409, "closed",
+                     "this member is being removed: an order that does not say \"closed\" is not taken");
     } else if (order_compare(&order, &m->order) < 0) {
         refuse_stale(m, ex);
     } else if (!member_lease_fresh(&order, order.heard)) {

@@ -115,6 +115,8 @@ char *member_status_text(struct member *m)
     add_number(&b, "seq", m->order.seq);
     add_text(&b, "assigned", order_role_name(m->order.role));
     add_text(&b, "reported", sm_name(&m->sm));
+    if (m->order.closed)
+        (void)buf_add_text(&b, ",\"closed\":true");
     (void)buf_printf(&b, ",\"order\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
                      m->order.term > 0 ? order : "null", m->confirmed ? "true" : "false",
                      member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",

@@ -152,7 +152,10 @@ static void read_key(struct reader *r, const char *key, yyjson_val *value, struc
         o->rejoin = (enum order_rejoin)choice_of(r, value, key, rejoins, 3, "auto, rewind or clone");
     else if (strcmp(key, "initialize") == 0)
         o->initialize = yyjson_is_true(value);
-    else if (strcmp(key, "held") == 0)
+    else if (strcmp(key, "closed") == 0) {
+        o->closed = yyjson_is_true(value);
+        o->closed_said = true;
+    } else if (strcmp(key, "held") == 0)
         o->held = yyjson_is_true(value);
     else if (strcmp(key, "sync") == 0)
         read_sync(r, value, o);
@@ -179,6 +182,8 @@ static void check(struct reader *r, const struct order *o)
     if (o->role != ORDER_PRIMARY &&
         (o->initialize || o->held || o->sync_count > 0 || o->slot_count > 0 || o->lease_ms > 0))
         bad(r, "role", "primary, as initialize, held, sync, slots and lease_ms are of a primary only");
+    if (o->closed && o->role != ORDER_STOPPED && o->role != ORDER_FENCED)
+        bad(r, "role", "stopped or fenced, as closed is of these only");
     for (int i = 0; i < o->slot_count; i++)
         if (!text_starts_with(o->slots[i], "shardherd_"))
             bad(r, "slots", "names that begin with shardherd_: others are not made, and not dropped");
@@ -230,6 +235,8 @@ char *order_text(const struct order *o)
         (void)buf_printf(&b, ",\"timeline\":%u", (unsigned)o->timeline);
     if (o->role == ORDER_STANDBY)
         (void)buf_printf(&b, ",\"rejoin\":\"%s\"", rejoins[o->rejoin]);
+    if (o->closed)
+        (void)buf_add_text(&b, ",\"closed\":true");
     if (o->role == ORDER_PRIMARY) {
         (void)buf_printf(&b, ",\"initialize\":%s,\"lease_ms\":%llu,\"sync\":{\"need\":%d,\"members\":",
                          o->initialize ? "true" : "false", (unsigned long long)o->lease_ms, o->sync_need);

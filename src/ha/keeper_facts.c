@@ -9,6 +9,12 @@ const struct member_status *keeper_status(const struct shard_keeper *k, int i)
     return x->closed ? NULL : member_link_status(k->members[i].link);
 }
 
+bool keeper_retired(const struct shard_keeper *k, int i)
+{
+    const struct member_status *s = keeper_status(k, i);
+    return s != NULL && s->retired;
+}
+
 bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term)
 {
     const struct member_status *s = keeper_status(k, i);
@@ -24,6 +30,12 @@ bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct
     ret->term = term;
     ret->position = (struct ha_position){.term = s->wal_term, .timeline = s->timeline, .lsn = s->flushed};
     return true;
+}
+
+bool keeper_opened(const struct shard_keeper *k, const struct ha_config *config)
+{
+    const struct member_status *s = keeper_status(k, config->primary);
+    return s != NULL && s->term == config->term && s->seq > SEQ_PRIMARY + 2 * config->epoch;
 }
 
 bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config, bool held)

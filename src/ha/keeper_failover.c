@@ -14,6 +14,7 @@
 #define FETCH_NS   (10 * ENV_NS_PER_S)
 #define PROMOTE_NS (10 * ENV_NS_PER_S)
 #define REPOINT_NS (2 * ENV_NS_PER_S)
+#define DEPOSED_NS (100 * ENV_NS_PER_MS) /* an agent knows more than the record that was read last */
 
 static const uint64_t bounds[FO_COUNT] = {
     [FO_CHECKPOINT] = CHECKPOINT_NS, [FO_SETTLE] = SETTLE_NS, [FO_FENCE] = FENCE_NS,     [FO_DRAIN] = DRAIN_NS,     [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
@@ -93,7 +94,7 @@ static bool confirmed_enough(struct shard_keeper *k)
         struct ha_instance *x = &shard.instances[i];
         bool heard = x->heard_ns != 0 && !x->closed && now < x->heard_ns + shard.policy.silent_ns;
         memset(&x->confirmed, 0, sizeof x->confirmed);
-        if (!keeper_confirmed(k, (int)i, ballot.term, &x->confirmed) && heard)
+        if (!keeper_confirmed(k, (int)i, ballot.term, &x->confirmed) && heard && !keeper_retired(k, (int)i))
             return false;
     }
     ha_choose(&shard, &ballot, &choice);
@@ -200,7 +201,12 @@ static void note_timeline(struct shard_keeper *k)
 
 static void promote_turn(struct shard_keeper *k)
 {
-    bool held = k->settle != NULL;
+    if (keeper_status(k, chosen(k)->primary) == NULL) {
+        late(k, "the winner is not heard");
+        return;
+    }
+    /* whoever led before may have opened it, which is not taken back */
+    bool held = k->settle != NULL && !keeper_opened(k, chosen(k));
     keeper_order_primary(k, chosen(k), held);
     if (keeper_in_effect(k, chosen(k), held)) {
         note_timeline(k);
@@ -368,7 +374,8 @@ static void deposed(struct failover_driver *driver)
     log_event(LOG_WARN, "another manager leads this shard's failover: its record is read anew", "shard",
               k->name, "err", k->f.record.error.message, NULL);
     sm_move(&k->sm, KEEPER_LOADING);
-    keeper_load(k);
+    k->loaded = false;
+    loop_timer_start(&k->wait, k->f.record.error.code == ERRC_STALE ? DEPOSED_NS : 0);
 }
 
 void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed)

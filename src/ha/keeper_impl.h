@@ -23,6 +23,7 @@ enum keeper_state { KEEPER_LOADING, KEEPER_STANDING, KEEPER_FAILING, KEEPER_CLOS
  */
 #define SEQ_CONFIRM 1u
 #define SEQ_FOLLOW  2u
+#define SEQ_RETIRED UINT32_MAX
 #define SEQ_PRIMARY 2u /* + twice the epoch, + 1 when it is open */
 
 struct keeper_member {
@@ -33,6 +34,7 @@ struct keeper_member {
     uint64_t wanted_term; /* of the order that it is to have */
     uint64_t rejoin_term; /* how it comes back under this term was decided: */
     const char *rejoin;   /* "auto", "rewind", "clone" */
+    bool retiring;        /* see shard_keeper.h */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
 };
 
@@ -87,6 +89,8 @@ void keeper_stand(struct shard_keeper *k);
 void keeper_facts(struct shard_keeper *k);
 /* NULL = not now, or it was not heard of. */
 const struct member_status *keeper_status(const struct shard_keeper *k, int i);
+/* It takes no orders any more. */
+bool keeper_retired(const struct shard_keeper *k, int i);
 /* It has carried out the order to confirm this term. */
 bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
 /* ... and says under which term its last bytes were written: that is its confirmation. */
@@ -97,6 +101,9 @@ void keeper_look(struct shard_keeper *k);
 
 /* ---- keeper_orders.c ---- */
 void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term);
+/* The primary of this config has been ordered to let clients in. */
+bool keeper_opened(const struct shard_keeper *k, const struct ha_config *config);
+
 /* held: it lets nobody in yet but shardherd. */
 void keeper_order_primary(struct shard_keeper *k, const struct ha_config *config, bool held);
 void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term);

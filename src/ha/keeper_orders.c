@@ -86,7 +86,7 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, boo
     (void)buf_add_text(&b, "]},\"slots\":[");
     first = true;
     for (int i = 0; i < (int)k->shard.count; i++) {
-        if (i == c->primary)
+        if (i == c->primary || keeper_retired(k, i)) /* whose slot would hold the log for ever */
             continue;
         (void)buf_add_text(&b, first ? "" : ",");
         add_slot(&b, k, i);
@@ -179,12 +179,23 @@ static void follower(struct shard_keeper *k, int i, const struct ha_config *c, u
         follow(k, i, c, timeline);
 }
 
+/* Stopped for good, as soon as nothing that was acknowledged relies on it. */
+static void retire(struct shard_keeper *k, int i, uint64_t term)
+{
+    struct buf b = {0};
+    begin(&b, term, SEQ_RETIRED, "stopped");
+    (void)buf_add_text(&b, ",\"closed\":true}");
+    want(k, i, term, &b, false);
+}
+
 void keeper_order_followers(struct shard_keeper *k, const struct ha_config *c)
 {
     const struct shard_primaryship *p = shard_record_primaryship(&k->record, c->term);
     if (p == NULL || p->timeline == 0)
         return; /* it was not seen as the primary yet */
     for (int i = 0; i < (int)k->shard.count; i++)
-        if (i != c->primary)
+        if (k->members[i].retiring && (ha_involved(&k->record.op.ha) & HA_BIT(i)) == 0)
+            retire(k, i, c->term);
+        else if (i != c->primary)
             follower(k, i, c, p->timeline);
 }

@@ -336,7 +336,7 @@ static void request_next(struct member_link *l)
     if (l->closing || l->request != REQUEST_NONE || loop_timer_armed(&l->request_timer) || l->heard_ns == 0 ||
         l->closed)
         return;
-    if (l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE) {
+    if (l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired) {
         post_order(l);
     } else if (lease_due(l)) {
         post_lease(l);

@@ -8,7 +8,7 @@
  *
  * Orders are wanted, not sent: member_link_want() replaces what was wanted before. The same order is
  * delivered again when the agent was started anew, and after each failure, until it is taken, refused as
- * stale, or another one is wanted. Delivering twice changes nothing (docs/agent.md).
+ * stale, or another one is wanted. Delivering twice changes nothing (docs/agent.md). Who is closed gets none.
  */
 #ifndef HA_MEMBER_LINK_H
 #define HA_MEMBER_LINK_H

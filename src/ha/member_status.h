@@ -26,6 +26,7 @@ struct member_status {
     uint64_t term, seq; /* of the order in force; 0 = none */
     char assigned[16];  /* "primary", "standby", "fenced", "stopped", "none" */
     char reported[16];  /* "primary", "promoting", ... */
+    bool retired;       /* it is closed: it takes no orders any more */
     bool nobody;        /* the order is to be a standby without an upstream: it confirms */
     bool confirmed;     /* the order was given in this life */
     bool settled;       /* it is carried out, and the rest was asked for afterwards */

@@ -257,7 +257,7 @@ void keeper_stand(struct shard_keeper *k)
         sync_step(k, now);
     else
         say(k, verdict.rule, verdict.sentence);
-    if (verdict.rule != HA_F_WELL) {
+    if (verdict.rule != HA_F_WELL && verdict.rule != HA_F_MAINTENANCE) {
         keeper_look(k);
         loop_timer_start(&k->timer, SUSPECT_NS);
     }
@@ -344,6 +344,40 @@ void shard_keeper_settled(struct shard_keeper *k, uint64_t term, const struct er
     keeper_turn_soon(k);
 }
 
+static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_tags *tags)
+{
+    struct ha_instance *x = &k->shard.instances[i];
+    x->no_failover = tags->no_failover || tags->retiring;
+    x->no_sync = tags->no_sync || tags->retiring;
+    x->delayed = tags->delayed;
+    x->priority = tags->priority;
+    k->members[i].retiring = tags->retiring;
+}
+
+int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct shard_keeper_tags *tags,
+                     struct err *err)
+{
+    int i = shard_record_find(&k->record, member);
+    if (i < 0)
+        return err_set(err, ERRC_NOT_FOUND, "shard %s has no member %s", k->name, member);
+    set_tags(k, i, tags);
+    keeper_turn_soon(k);
+    return 0;
+}
+
+bool shard_keeper_retired(const struct shard_keeper *k, const char *member)
+{
+    int i = shard_record_find(&k->record, member);
+    const struct member_status *s = i >= 0 ? keeper_status(k, i) : NULL;
+    return s != NULL && s->retired && s->settled;
+}
+
+void shard_keeper_maintenance(struct shard_keeper *k, bool on)
+{
+    k->shard.maintenance = on;
+    keeper_turn_soon(k);
+}
+
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
 {
     return k->loaded ? &k->record : NULL;
@@ -368,6 +402,7 @@ static void add_member(struct shard_keeper *k, const struct shard_keeper_options
     m->keeper = k;
     m->host = mem_strdup(from->host);
     m->port = from->port;
+    set_tags(k, (int)i, &from->tags);
     m->link = member_link_new(k->loop, &link);
     k->open++;
     memcpy(k->shard.instances[i].name, k->record.names[i], HA_NAME_SIZE);

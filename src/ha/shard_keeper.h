@@ -30,9 +30,18 @@ struct shard_keeper_promoted { /* a new primary that lets nobody in but shardher
     uint64_t term;
 };
 
+struct shard_keeper_tags {
+    bool no_failover; /* it counts for the quorum, but is not promoted */
+    bool no_sync;     /* it is in no sync set */
+    bool delayed;     /* it replays late on purpose: not promoted */
+    bool retiring;    /* it is to go: in no sync set, not promoted; then stopped, and its agent takes no order any more */
+    int priority;     /* of equally advanced ones the higher is promoted */
+};
+
 struct shard_keeper_member {
     const char *name, *host;
     int http_port, port;
+    struct shard_keeper_tags tags;
 };
 
 struct shard_keeper_options {                  /* texts and members are copied */
@@ -70,6 +79,16 @@ int shard_keeper_switch(struct shard_keeper *keeper, const char *to, struct err 
 /* What settle() was called for is done; err (copied) says why not, NULL = it is. Of another term: nothing
  * happens. Not from inside settle(). */
 void shard_keeper_settled(struct shard_keeper *keeper, uint64_t term, const struct err *err);
+
+/* From now on; not remembered over a restart. ERRC_NOT_FOUND: there is no such member. */
+int shard_keeper_tag(struct shard_keeper *keeper, const char *member, const struct shard_keeper_tags *tags,
+                     struct err *err);
+/* A retiring member has stopped and takes no orders any more: it can be removed. What was acknowledged does not rely
+ * on it. A primary does not retire: switch over first. */
+bool shard_keeper_retired(const struct shard_keeper *keeper, const char *member);
+/* While it is on nothing is decided (F2): no failover, no change of the sync set. Orders and leases go on, and so
+ * does a failover that has begun; a switchover may be asked for. Not remembered over a restart. */
+void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
 
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);

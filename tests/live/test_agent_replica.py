@@ -433,6 +433,24 @@ def test_held(shard):
         assert [row[0] for row in writer.execute("SELECT id FROM t ORDER BY 1")] == [2, 3]
 
 
+def test_closed(shard):
+    """Who is being removed takes no order any more, of no term and over a restart, until one says that it is not closed."""
+    (a,) = shard.of("a")
+    assert a.refused(1, "standby", closed=True) == (400, "invalid")
+    assert a.assign(1, "stopped", seq=9, closed=True).settled("stopped")["closed"] is True
+    assert a.refused(2, "primary") == (409, "closed")
+    a.stop()
+    a.start()
+    assert a.refused(9, "standby") == (409, "closed")
+    assert a.lease(1)[0] == 409
+    a.no_server()
+    a.assign(1, "stopped", seq=9, closed=True)  # the same, once more
+    assert a.refused(1, "primary", closed=False) == (409, "stale")
+    status = a.assign(2, "stopped", closed=False).settled("stopped")
+    assert "closed" not in status
+    a.assign(2, "primary", seq=1).settled("primary")
+
+
 def test_checkpoint_on_demand(shard):
     (a,) = shard.of("a")
     before = a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()")

@@ -17,7 +17,8 @@ from test_agent_replica import TOKEN, login, make_shard, servers_of
 
 
 class Keeper:
-    def __init__(self, tool, directory, members):
+    def __init__(self, tool, directory, members, store=None, name="keeper"):
+        self.store, self.name = store or directory / "store.db", name
         self.tool, self.directory, self.members = tool, directory, members
         self.process, self.lines, self.environment = None, [], {}
         token = directory / "keeper-token"
@@ -25,10 +26,10 @@ class Keeper:
         token.write_text(TOKEN + "\n")
 
     def start(self):
-        argv = [self.tool, self.directory / "store.db", self.directory / "keeper-token", "s1"]
+        argv = [self.tool, self.store, self.directory / "keeper-token", "s1"]
         environment = {**os.environ, **self.environment}
         argv += [f"{m.name}=127.0.0.1:{m.http}:{m.port}" for m in self.members]
-        with (self.directory / "keeper.log").open("ab") as log:
+        with (self.directory / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         return self
@@ -46,7 +47,7 @@ class Keeper:
         return self.last("primary")
 
     def log(self):
-        return (self.directory / "keeper.log").read_text(errors="replace")
+        return (self.directory / f"{self.name}.log").read_text(errors="replace")
 
     def kill(self):
         self.process.kill()
@@ -348,6 +349,57 @@ def test_standby_dies_and_comes_back(herd):
     assert herd.primary() == ("a", 1)
     writer.end()
     assert lost(a, writer) == []
+
+
+def restart(herd, **environment):
+    herd.stop()
+    herd.environment = environment
+    herd.lines.clear()
+    herd.start()
+    until(herd, lambda: herd.primary()[0] is not None, 30, "the primary")
+
+
+def test_member_that_is_to_go(herd):
+    """It leaves the sync set, then it is stopped, and nobody can order it to life again, not even a failover."""
+    begun(herd)
+    writer = Writer(herd.members)
+    a, b, c = herd.members
+    restart(herd, HA_TOOL_TAGS="c:retiring")
+    until(herd, lambda: herd.last("retired") == ("c", 0), 30, "c to be retired")
+    assert a.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")'
+    c.no_server()
+    assert c.refused(99, "primary") == (409, "closed")
+    until(herd, lambda: a.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots") == "shardherd_s1_b",
+          20, "its slot to go")
+    node_dies(a)
+    until(herd, lambda: herd.primary() == ("b", 2), 30, "another primary")
+    a.start()
+    streaming(herd, "a")
+    assert c.status()["closed"] is True
+    assert servers_of(c.data) == []
+    writer.end()
+    assert lost(b, writer) == []
+
+
+def test_maintenance_and_tags(herd):
+    """Nothing is decided while it is on; then the one that is preferred is promoted, and who may not be is not."""
+    begun(herd)
+    a = by_name(herd, "a")
+    restart(herd, HA_TOOL_MAINTENANCE="1")
+    streaming(herd, "bc")
+    node_dies(a)
+    until(herd, lambda: "in maintenance" in herd.log(), 20, "maintenance to be said")
+    time.sleep(4)  # longer than anything is waited for
+    assert herd.primary() == ("a", 1)
+    herd.stop()
+    herd.environment = {"HA_TOOL_TAGS": "b:no_failover c:preferred"}
+    herd.start()
+    until(herd, lambda: herd.primary() == ("c", 2), 30, "the one that may be promoted")
+    a.start()
+    streaming(herd, "ab")
+    restart(herd, HA_TOOL_TAGS="a:no_sync b:no_failover")
+    c = by_name(herd, "c")
+    until(herd, lambda: c.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")', 20, "a set without a")
 
 
 def stop_all(member, number):
