@@ -300,6 +300,7 @@ static void ended(struct member *m)
     loop_timer_stop(&m->beat);
     loop_timer_stop(&m->inputs_timer);
     loop_timer_stop(&m->lease_timer);
+    loop_timer_stop(&m->turn_timer);
     sse_topic_free(m->topic);
     m->topic = NULL;
     http_server_close(m->http, ENV_NS_PER_S, http_closed, m);

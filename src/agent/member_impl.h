@@ -105,6 +105,8 @@ struct member {
     uint64_t lease_until; /* env_boot_ns() */
     bool lease_lost;      /* the server was stopped because of it */
     struct loop_timer lease_timer;
+    uint64_t turn_until; /* by env_boot_ns(), 0 = no primary runs: see member_turn() */
+    struct loop_timer turn_timer;
 
     bool looked; /* all that is below was read */
     bool data_there;
@@ -233,6 +235,14 @@ bool member_lease_fresh(const struct order *o, uint64_t heard);
 bool member_lease_renew(struct member *m, uint64_t heard);
 /* Whether a primary may run: there is no lease, or it is held. */
 bool member_lease_held(const struct member *m);
+
+/*
+ * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS. An agent that finds that it
+ * stood still for so long has its order confirmed anew before it starts a primary again: meanwhile another may be
+ * one. Called by a timer and wherever a primary begins or ends.
+ */
+#define MEMBER_TURN_NS (4 * ENV_NS_PER_S)
+void member_turn(struct member *m);
 
 /* ---- member_inputs.c ---- */
 void member_inputs_init(struct member *m);

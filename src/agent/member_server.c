@@ -44,6 +44,7 @@ static void spawn(struct member *m)
         member_fail(m, &err);
     } else {
         watchdog_set_postmaster(m->dog, m->server);
+        member_turn(m);
         member_facts_begin(m);
     }
     free(postgres);
@@ -167,6 +168,7 @@ static void server_ended(struct member *m, const siginfo_t *info)
     loop_timer_stop(&m->stop_timer);
     m->server = 0;
     m->unswept = true;
+    member_turn(m); /* perhaps it was ended because we stood still */
     if (m->order.role == ORDER_PRIMARY && !member_lease_held(m)) { /* by the watchdog, if not by us */
         m->lease_lost = true;
         m->stop_signal = SIGQUIT;
@@ -258,6 +260,7 @@ static void promoted(struct member *m)
     if (m->orders != m->job_orders || m->ending || !member_lease_held(m) || sm_now(&m->sm) != MEMBER_STANDBY)
         return;
     m->as_primary = true;
+    member_turn(m);
     sm_move(&m->sm, MEMBER_PROMOTING);
     if (promote(m, &err) != 0) {
         err_copy(&m->err, &err);

@@ -50,6 +50,9 @@ struct shard_keeper {
     struct shard_record record; /* as it is in the store */
     int64_t revision;           /* 0 = it is not there */
     bool loaded;
+    bool proving;                /* a read for keeper_prove() is under way */
+    uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
+    int proof_of;
     bool calling;                /* a call of the store is under way */
     struct shard_record writing; /* what is being written */
     uint64_t written_for;        /* epoch of ... */
@@ -84,6 +87,12 @@ void keeper_turn_soon(struct shard_keeper *k);
 void keeper_write(struct shard_keeper *k);
 void keeper_load(struct shard_keeper *k);
 void keeper_stand(struct shard_keeper *k);
+/* The record may be another by now. */
+void keeper_reload(struct shard_keeper *k);
+
+/* ---- keeper_proof.c ---- */
+/* What the primary's link waits for: that no later term was claimed, by the store or by every other member. */
+void keeper_prove(struct shard_keeper *k);
 
 /* ---- keeper_facts.c ---- */
 void keeper_facts(struct shard_keeper *k);

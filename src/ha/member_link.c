@@ -48,6 +48,9 @@ struct member_link {
     char taken_life[24]; /* of the agent that took it; "" = it was not taken */
     struct err stale;
     uint64_t lease_term, lease_clock; /* the clock that was told last */
+    bool guarded;
+    uint64_t waits_clock; /* since when by its clock the agent waits for a confirmation, 0 = it does not */
+    uint64_t proved_clock;
     bool look, checkpoint;
 
     struct stream *probe;
@@ -93,6 +96,12 @@ static void take_status(struct member_link *l, const char *text, size_t length)
         return;
     }
     enum ha_server server = member_status_server(&status);
+    if (strcmp(l->status.life, status.life) != 0)
+        l->waits_clock = 0;
+    if (status.confirmed)
+        l->waits_clock = 0;
+    else if (l->waits_clock == 0)
+        l->waits_clock = status.clock;
     l->status = status;
     l->heard_ns = loop_now(l->loop);
     l->closed = false;
@@ -304,10 +313,16 @@ static void post(struct member_link *l, enum request request, const char *path, 
     free(url);
 }
 
+/* How far by its clock it is known that what we say is still so. */
+static uint64_t known_clock(const struct member_link *l)
+{
+    return l->guarded && l->proved_clock < l->status.clock ? l->proved_clock : l->status.clock;
+}
+
 static void post_order(struct member_link *l)
 {
     char *body = l->order_lease ? mem_printf("%.*s,\"heard\":\"%llu\"}", (int)strlen(l->order) - 1, l->order,
-                                             (unsigned long long)l->status.clock)
+                                             (unsigned long long)known_clock(l))
                                 : mem_strdup(l->order);
     l->request_order = l->order_number;
     post(l, REQUEST_ASSIGN, "/v1/assign", body);
@@ -317,8 +332,8 @@ static void post_order(struct member_link *l)
 static void post_lease(struct member_link *l)
 {
     char *body = mem_printf("{\"term\":\"%llu\",\"heard\":\"%llu\"}", (unsigned long long)l->lease_term,
-                            (unsigned long long)l->status.clock);
-    l->lease_clock = l->status.clock;
+                            (unsigned long long)known_clock(l));
+    l->lease_clock = known_clock(l);
     post(l, REQUEST_LEASE, "/v1/lease", body);
     free(body);
 }
@@ -328,7 +343,14 @@ static bool lease_due(const struct member_link *l)
 {
     const struct member_status *s = &l->status;
     return l->lease_term != 0 && s->term == l->lease_term && s->confirmed &&
-           strcmp(s->assigned, "primary") == 0 && s->clock > l->lease_clock + ENV_NS_PER_S / 2;
+           strcmp(s->assigned, "primary") == 0 && known_clock(l) > l->lease_clock + ENV_NS_PER_S / 2;
+}
+
+static bool order_due(const struct member_link *l)
+{
+    bool proved = !l->guarded || (l->waits_clock == 0 && !l->order_lease) ||
+                  (l->proved_clock != 0 && l->proved_clock >= l->waits_clock);
+    return l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired && proved;
 }
 
 static void request_next(struct member_link *l)
@@ -336,7 +358,7 @@ static void request_next(struct member_link *l)
     if (l->closing || l->request != REQUEST_NONE || loop_timer_armed(&l->request_timer) || l->heard_ns == 0 ||
         l->closed)
         return;
-    if (l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired) {
+    if (order_due(l)) {
         post_order(l);
     } else if (lease_due(l)) {
         post_lease(l);
@@ -372,7 +394,8 @@ void member_link_want(struct member_link *l, const char *order, bool with_lease)
 
 bool member_link_taken(const struct member_link *l)
 {
-    return l->order != NULL && l->taken_life[0] != '\0' && strcmp(l->taken_life, l->status.life) == 0;
+    return l->order != NULL && l->taken_life[0] != '\0' && strcmp(l->taken_life, l->status.life) == 0 &&
+           l->waits_clock == 0;
 }
 
 const struct err *member_link_stale(const struct member_link *l)
@@ -386,6 +409,27 @@ void member_link_lease(struct member_link *l, uint64_t term)
         return;
     l->lease_term = term;
     l->lease_clock = 0;
+    request_next(l);
+}
+
+void member_link_guard(struct member_link *l, bool on)
+{
+    l->guarded = on;
+}
+
+bool member_link_wants_proof(const struct member_link *l, uint64_t *clock, uint64_t *heard_ns)
+{
+    bool waits = l->waits_clock != 0 && l->proved_clock < l->waits_clock;
+    bool leases = l->order_lease && l->status.clock > l->proved_clock + ENV_NS_PER_S / 2;
+    *clock = l->status.clock;
+    *heard_ns = l->heard_ns;
+    return l->guarded && l->heard_ns != 0 && !l->closed && (waits || leases);
+}
+
+void member_link_proved(struct member_link *l, uint64_t clock)
+{
+    if (clock > l->proved_clock)
+        l->proved_clock = clock;
     request_next(l);
 }
 

@@ -24,7 +24,7 @@ static const struct sm_state states[KEEPER_STATES] = {
 
 /* ---- the store ---- */
 
-static void reload(struct shard_keeper *k)
+void keeper_reload(struct shard_keeper *k)
 {
     if (sm_now(&k->sm) != KEEPER_LOADING)
         sm_move(&k->sm, KEEPER_LOADING);
@@ -35,7 +35,7 @@ static void reload(struct shard_keeper *k)
 static void reload_after(struct shard_keeper *k, const struct err *err)
 {
     if (err->code == ERRC_CONFLICT) {
-        reload(k);
+        keeper_reload(k);
         return;
     }
     if (sm_now(&k->sm) != KEEPER_LOADING)
@@ -229,7 +229,7 @@ static bool is_outdated(struct shard_keeper *k)
             continue;
         log_event(LOG_WARN, "the record is read anew", "shard", k->name, "err", stale->message, NULL);
         k->stale_for = term;
-        reload(k);
+        keeper_reload(k);
         return true;
     }
     return false;
@@ -242,7 +242,10 @@ void keeper_stand(struct shard_keeper *k)
     struct ha_verdict verdict;
     if (k->calling || is_outdated(k))
         return;
+    for (int i = 0; i < (int)k->shard.count; i++)
+        member_link_guard(k->members[i].link, i == newest->primary);
     keeper_order_primary(k, newest, false);
+    keeper_prove(k);
     keeper_order_followers(k, newest);
     if (note_primary(k, newest))
         return;
@@ -440,7 +443,7 @@ static void finish(struct shard_keeper *k)
 {
     void (*closed)(void *data) = k->closed;
     void *data = k->closed_data;
-    if (k->open > 0 || k->calling)
+    if (k->open > 0 || k->calling || k->proving)
         return;
     for (unsigned i = 0; i < k->shard.count; i++)
         free(k->members[i].host);

@@ -450,6 +450,33 @@ def frozen_node(herd, a, old, record_property):
     assert lost(new, rest) == []
 
 
+def test_frozen_agent(herd, record_property):
+    """Only the agent stands still: its watchdog ends the server, another is primary, and it does not come back by
+    itself: its order has to be confirmed anew."""
+    begun(herd)
+    a = by_name(herd, "a")
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    frozen = time.monotonic()
+    a.process.send_signal(signal.SIGSTOP)
+    try:
+        until(herd, lambda: herd.primary()[1] == 2, 30, "another primary")
+        told = time.monotonic() - frozen
+        name, _ = herd.primary()
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda: len(writer.acknowledged) > acknowledged + 100, 20, "writes at the new primary")
+        assert servers_of(a.data) == []
+    finally:
+        a.process.send_signal(signal.SIGCONT)
+    streaming(herd, set("abc") - {name})
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"new primary {name} after {told:.3f} s, {pause:.3f} s without writes")
+    record_property("seconds_without_writes", pause)
+    assert "stood still" in a.log()
+    assert lost(by_name(herd, name), writer) == []
+
+
 def test_postmaster_killed(herd, record_property):
     """It is started again in its place: nobody else becomes the primary."""
     begun(herd)

@@ -135,7 +135,7 @@ static int store_open(struct tool *t, const char *where, struct err *err)
     if (strncmp(where, "http", 4) != 0)
         return store_sqlite_open(&t->loop, where, opened, t, err);
     const struct store_etcd_options o = {
-        .endpoints = &where, .endpoint_count = 1, .prefix = "shardherd/", .lease_s = 3};
+        .endpoints = &where, .endpoint_count = 1, .prefix = "shardherd/", .lease_s = 6};
     t->holder = getenv("HA_TOOL_HOLDER");
     return store_etcd_open(&t->loop, &o, opened, t, err);
 }

@@ -244,6 +244,44 @@ static void test_killed_and_started_anew(void **state)
     RUN_UNTIL(rig->f, facts(rig).heard_ns > heard && settled(rig, 5, 3));
 }
 
+static uint64_t prove(struct rig *rig)
+{
+    uint64_t clock = 0, heard = 0;
+    if (member_link_wants_proof(rig->link, &clock, &heard))
+        member_link_proved(rig->link, clock);
+    return clock;
+}
+
+static void test_guarded(void **state)
+{
+    struct rig *rig = *state;
+    SKIP_WITHOUT(rig);
+    uint64_t clock = 0, heard = 0, before = member_link_status(rig->link)->clock;
+    member_link_guard(rig->link, true);
+    assert_false(member_link_wants_proof(rig->link, &clock, &heard)); /* it is confirmed */
+    agent_kill(rig);
+    RUN_UNTIL(rig->f, facts(rig).closed);
+    agent_start(rig);
+    RUN_UNTIL(rig->f, !facts(rig).closed && member_link_wants_proof(rig->link, &clock, &heard));
+    member_link_proved(rig->link, before); /* of when it was another life */
+    run_for(rig->f, 1000 * ENV_NS_PER_MS);
+    assert_true(reports(rig, "stopped") && !member_link_taken(rig->link));
+    assert_true(prove(rig) > before);
+    RUN_UNTIL(rig->f, settled(rig, 5, 3) && reports(rig, "primary"));
+    assert_false(member_link_wants_proof(rig->link, &clock, &heard));
+    /* a lease reaches as far as what was proved, which is too long ago */
+    run_for(rig->f, 2000 * ENV_NS_PER_MS);
+    member_link_want(rig->link,
+                     "{\"term\":\"5\",\"seq\":\"4\",\"role\":\"primary\",\"lease_ms\":1500}", true);
+    member_link_lease(rig->link, 5);
+    run_for(rig->f, 300 * ENV_NS_PER_MS);
+    assert_false(member_link_taken(rig->link));
+    RUN_UNTIL(rig->f, prove(rig) != 0 && settled(rig, 5, 4));
+    RUN_UNTIL(rig->f, reports(rig, "fenced"));
+    RUN_UNTIL(rig->f, prove(rig) != 0 && reports(rig, "primary"));
+    member_link_guard(rig->link, false);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +290,7 @@ int main(void)
         cmocka_unit_test(test_a_primary_with_a_lease),
         cmocka_unit_test(test_confirm_and_stale),
         cmocka_unit_test(test_killed_and_started_anew),
+        cmocka_unit_test(test_guarded),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
