@@ -201,7 +201,7 @@ static void idle_primary(struct member *m)
 static void idle_standby(struct member *m)
 {
     bool upstream = m->order.host[0] != '\0';
-    bool clone = !m->data_there || (m->order.rejoin == ORDER_CLONE && m->marks.cloned != m->order.term);
+    bool clone = !m->data_there || (m->order.rejoin == ORDER_CLONE && !marks_cloned(&m->marks, &m->order));
     bool rewind = m->marks.primary || m->marks.rewinding ||
                   (m->order.rejoin == ORDER_REWIND && m->marks.rewound != m->order.term);
     if (clone && !upstream)

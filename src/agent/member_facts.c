@@ -135,6 +135,7 @@ static void facts_take(struct member *m, const struct pg_reply *reply)
     f->complete = pg_value_bool(reply, 0, 11);
     f->silent_ms = -1;
     (void)pg_value_int64(reply, 0, 12, &f->silent_ms);
+    copy(f->wal_from, sizeof f->wal_from, pg_value(reply, 0, 15));
     copy(f->mark, sizeof f->mark, pg_value(reply, 0, 13));
     f->strangers = 0;
     (void)pg_value_int64(reply, 0, 14, &f->strangers);
@@ -203,7 +204,12 @@ static void facts_ask(struct member *m)
         /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us */
         "CASE WHEN current_setting('shardherd.held', true) = 'on' THEN (SELECT count(pg_terminate_backend("
         "pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM "
-        "'" AGENT_SUPERUSER "') END "
+        "'" AGENT_SUPERUSER "') END, "
+        /* of whatever timeline: segments are numbered through */
+        "(SELECT '0/0'::pg_lsn + (('x' || substr(n, 1, 8))::bit(32)::bigint * 4294967296 + "
+        "('x' || substr(n, 9, 8))::bit(32)::bigint * (SELECT setting::bigint FROM pg_settings WHERE name = "
+        "'wal_segment_size')) FROM (SELECT min(substr(name, 9)) n FROM pg_ls_waldir() WHERE name ~ "
+        "'^[0-9A-F]{24}$') w) "
         "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",

@@ -84,6 +84,7 @@ struct member_facts {
     uint64_t at_ns;   /* loop time of the answer */
     unsigned applied; /* how many configurations were loaded when it was asked */
     char written[TEXT_LSN_SIZE], flushed[TEXT_LSN_SIZE], replayed[TEXT_LSN_SIZE];
+    char wal_from[TEXT_LSN_SIZE]; /* the oldest LSN of which there is log */
     char receiver[32]; /* state of the WAL receiver, "" = there is none */
     char upstream[300];
     char *standbys; /* JSON */

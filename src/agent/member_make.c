@@ -110,7 +110,7 @@ void member_initialize(struct member *m)
 static void basebackup_ended(const struct process_result *result, void *data)
 {
     struct member *m = data;
-    struct marks marks = {.cloned = m->order.term};
+    struct marks marks = {.cloned = m->order.term, .cloned_seq = m->order.seq};
     if (result->err.code != ERRC_NONE || result->exit_code != 0)
         program_failed(m, result, "pg_basebackup");
     else

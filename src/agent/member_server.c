@@ -98,7 +98,7 @@ static void stop_fired(struct loop_timer *timer, void *data)
 static int stop_wanted(const struct member *m)
 {
     const struct order *o = &m->order;
-    bool anew = (o->rejoin == ORDER_CLONE && m->marks.cloned != o->term) ||
+    bool anew = (o->rejoin == ORDER_CLONE && !marks_cloned(&m->marks, o)) ||
                 (o->rejoin == ORDER_REWIND && m->marks.rewound != o->term) ||
                 (o->host[0] != '\0' && (m->marks.primary || m->marks.rewinding));
     switch (o->role) {

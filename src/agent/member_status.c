@@ -80,6 +80,7 @@ static void add_facts(struct buf *b, struct member *m)
     add_number(b, "timeline", (uint64_t)f->timeline);
     add_text(b, "written", f->written);
     add_text(b, "flushed", f->flushed);
+    add_text(b, "wal_from", f->wal_from);
     add_number(b, "wal_term",
                f->recovery ? marks_term(&m->marks, (uint32_t)f->timeline) : m->marks.primary_term);
     if (f->recovery) {

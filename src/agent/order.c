@@ -330,14 +330,19 @@ uint64_t marks_term(const struct marks *m, uint32_t timeline)
     return m->primary ? m->primary_term : 0;
 }
 
+bool marks_cloned(const struct marks *m, const struct order *o)
+{
+    return m->cloned == o->term && (m->cloned_seq == UINT64_MAX || m->cloned_seq >= o->seq);
+}
+
 int marks_save(const char *data, const struct marks *m, struct err *err)
 {
     struct buf b = {0};
     (void)buf_printf(&b,
                      "{\"primary\":%s,\"rewinding\":%s,\"rewound\":\"%llu\",\"cloned\":\"%llu\","
-                     "\"primary_term\":\"%llu\",\"labels\":[",
+                     "\"cloned_seq\":\"%llu\",\"primary_term\":\"%llu\",\"labels\":[",
                      m->primary ? "true" : "false", m->rewinding ? "true" : "false",
-                     (unsigned long long)m->rewound, (unsigned long long)m->cloned,
+                     (unsigned long long)m->rewound, (unsigned long long)m->cloned, (unsigned long long)m->cloned_seq,
                      (unsigned long long)m->primary_term);
     for (unsigned i = 0; i < m->label_count; i++)
         (void)buf_printf(&b, "%s[\"%u\",\"%llu\"]", i > 0 ? "," : "", (unsigned)m->labels[i].timeline,
@@ -374,6 +379,9 @@ int marks_load(const char *data, struct marks *ret, struct err *err)
     ret->rewinding = yyjson_is_true(yyjson_obj_get(root, "rewinding"));
     ret->rewound = number_of(&r, yyjson_obj_get(root, "rewound"), "rewound");
     ret->cloned = number_of(&r, yyjson_obj_get(root, "cloned"), "cloned");
+    ret->cloned_seq = UINT64_MAX;
+    if (yyjson_obj_get(root, "cloned_seq") != NULL)
+        ret->cloned_seq = number_of(&r, yyjson_obj_get(root, "cloned_seq"), "cloned_seq");
     read_labels(&r, root, ret);
     if (!yyjson_is_bool(primary) || r.rc != 0)
         rc = err_set(err, ERRC_CORRUPT,

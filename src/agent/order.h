@@ -64,6 +64,7 @@ struct marks {
     bool primary;             /* it may hold writes that no other has: set before it runs as a primary */
     bool rewinding;           /* a rewind began and did not end: it cannot be started */
     uint64_t rewound, cloned; /* the term of the order "rewind"/"clone" that was carried out last */
+    uint64_t cloned_seq;      /* and its seq; UINT64_MAX: an older agent did not say */
     uint64_t primary_term;    /* under which `primary` was set, 0 = not known */
     unsigned label_count;     /* which term began which timeline, newest last: said by orders to follow */
     struct {
@@ -75,6 +76,8 @@ struct marks {
 void marks_label(struct marks *marks, uint32_t timeline, uint64_t term);
 /* The term under which the last bytes on this timeline were written, 0 = not known. */
 uint64_t marks_term(const struct marks *marks, uint32_t timeline);
+/* The copy that this order is for was made. */
+bool marks_cloned(const struct marks *marks, const struct order *o);
 int marks_load(const char *data, struct marks *ret, struct err *err);
 int marks_save(const char *data, const struct marks *marks, struct err *err);
 

@@ -22,7 +22,7 @@ enum keeper_state { KEEPER_LOADING, KEEPER_STANDING, KEEPER_FAILING, KEEPER_CLOS
  * epoch; and who was opened is not closed again.
  */
 #define SEQ_CONFIRM 1u
-#define SEQ_FOLLOW  2u
+#define SEQ_FOLLOW  2u /* + 1 for each time that it was cloned because it got no further */
 #define SEQ_RETIRED UINT32_MAX
 #define SEQ_PRIMARY 2u /* + twice the epoch, + 1 when it is open */
 
@@ -34,6 +34,7 @@ struct keeper_member {
     uint64_t wanted_term; /* of the order that it is to have */
     uint64_t rejoin_term; /* how it comes back under this term was decided: */
     const char *rejoin;   /* "auto", "rewind", "clone" */
+    uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
 };

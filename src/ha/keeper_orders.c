@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "ha/keeper_impl.h"
 
-#define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind may fail for so long, e.g. while its upstream starts */
+#define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind or a receiver may fail for so long, e.g. while its upstream starts */
 
 static void want(struct shard_keeper *k, int i, uint64_t term, struct buf *order, bool lease)
 {
@@ -98,14 +98,27 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, boo
 
 /* ---- followers ---- */
 
+/* It has an order to follow under this term. */
+static bool is_follower(const struct member_status *s, uint64_t term)
+{
+    return s->term == term && s->seq >= SEQ_FOLLOW && s->seq < SEQ_RETIRED && strcmp(s->assigned, "standby") == 0;
+}
+
 static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
 {
     struct keeper_member *m = &k->members[i];
+    const struct member_status *s = keeper_status(k, i);
+    bool decided = m->rejoin_term == c->term;
+    const char *rejoin = decided ? m->rejoin : "auto";
+    uint64_t seq = decided && m->rejoin_seq != 0 ? m->rejoin_seq : SEQ_FOLLOW;
     struct buf b = {0};
-    begin(&b, c->term, SEQ_FOLLOW, "standby");
+    if (is_follower(s, c->term) && s->seq > seq) { /* who led before has decided it */
+        seq = s->seq;
+        rejoin = "clone";
+    }
+    begin(&b, c->term, seq, "standby");
     add_upstream(&b, k, c->primary, i);
-    (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"}", (unsigned)timeline,
-                     m->rejoin_term == c->term ? m->rejoin : "auto");
+    (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"}", (unsigned)timeline, rejoin);
     want(k, i, c->term, &b, false);
 }
 
@@ -119,6 +132,8 @@ static void decide_rejoin(struct shard_keeper *k, int i, const struct ha_config 
     struct ha_rejoin_verdict verdict;
     a.system = own->system_id;
     b.system = primary != NULL ? primary->system_id : a.system;
+    a.wal_from = own->wal_from;
+    b.wal_from = primary != NULL && primary->primary ? primary->wal_from : 0;
     shard_record_history(&k->record, own->wal_term, own->flushed, &a.history);
     shard_record_history(&k->record, c->term, UINT64_MAX, &b.history);
     ha_rejoin(&a, &b, &verdict);
@@ -126,6 +141,7 @@ static void decide_rejoin(struct shard_keeper *k, int i, const struct ha_config 
               "instance", a.name, "rule", log_num(verdict.rule), NULL);
     k->members[i].rejoin = how[verdict.how];
     k->members[i].rejoin_term = c->term;
+    k->members[i].rejoin_seq = 0;
 }
 
 /* What has no data, ran as a primary or is half made is a case for the agent: it clones or rewinds. */
@@ -138,23 +154,36 @@ static bool speaks_for_itself(const struct member_status *s)
     return s->diverged;
 }
 
-/* A rewind that goes on failing (the log that it needs is gone, say) is followed by a clone. */
+/* It follows, but the log that it needs next is not kept any more. */
+static bool is_left_behind(const struct shard_keeper *k, const struct ha_config *c, const struct member_status *s)
+{
+    const struct member_status *primary = keeper_status(k, c->primary);
+    return s->known && !s->primary && strcmp(s->receiver, "streaming") != 0 && primary != NULL &&
+           primary->primary && primary->wal_from > s->flushed;
+}
+
+/* What goes on failing is followed by a clone: a rewind (the log that it needs is gone, say), or a receiver. */
 static void see_failing(struct shard_keeper *k, int i, const struct ha_config *c,
                         const struct member_status *s)
 {
     struct keeper_member *m = &k->members[i];
     uint64_t now = loop_now(k->loop);
-    if (s->known)
+    bool clones = m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0);
+    bool fails = s->known ? is_left_behind(k, c, s)
+                          : s->diverged && strcmp(s->reported, "failed") == 0 && !clones;
+    if (s->known && !fails)
         m->failed_ns = 0;
-    else if (m->failed_ns == 0 && s->diverged && strcmp(s->reported, "failed") == 0)
+    else if (m->failed_ns == 0 && fails)
         m->failed_ns = now;
-    if (m->failed_ns == 0 || now < m->failed_ns + REWIND_NS ||
-        (m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0)))
+    if (m->failed_ns == 0 || now < m->failed_ns + REWIND_NS || !fails)
         return;
-    log_event(LOG_WARN, "a member cannot be rewound: it is made anew", "shard", k->name, "instance",
-              k->shard.instances[i].name, "err", s->error, NULL);
+    log_event(LOG_WARN, "a member gets no further: it is made anew", "shard", k->name, "instance",
+              k->shard.instances[i].name, "err",
+              s->known ? "its primary does not keep the log that it needs next" : s->error, NULL);
     m->rejoin = "clone";
     m->rejoin_term = c->term;
+    m->rejoin_seq = s->seq + 1;
+    m->failed_ns = 0;
 }
 
 static void follower(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
@@ -163,7 +192,7 @@ static void follower(struct shard_keeper *k, int i, const struct ha_config *c, u
     bool decided = k->members[i].rejoin_term == c->term;
     if (s == NULL)
         return;
-    bool follows = s->term == c->term && s->seq == SEQ_FOLLOW && strcmp(s->assigned, "standby") == 0;
+    bool follows = is_follower(s, c->term);
     if (!decided && !follows && !speaks_for_itself(s)) {
         if (!keeper_receives_nothing(k, i, c->term)) {
             keeper_order_confirm(k, i, c->term);

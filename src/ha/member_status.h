@@ -39,6 +39,7 @@ struct member_status {
     uint32_t timeline;
     uint64_t wal_term; /* under which its last bytes were written, 0 = not known */
     uint64_t flushed;
+    uint64_t wal_from; /* the oldest LSN of which it keeps its log, 0 = not known */
     char receiver[32];      /* "streaming", "" = there is none */
     bool heard;             /* the receiver had a word from its upstream */
     uint64_t silent_ns;     /* since that word */

@@ -351,6 +351,43 @@ def test_standby_dies_and_comes_back(herd):
     assert lost(a, writer) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("follows", [True, False])
+def test_left_behind(herd, follows):
+    """The primary does not keep the log that a member needs next: it is made anew. It was away, and a failover made
+    it confirm first, or it follows already."""
+    begun(herd)
+    a, b, c = herd.members
+    with (a.dir / "settings").open("a") as settings, (c.dir / "settings").open("a") as more:
+        for file in (settings, more):
+            file.write("max_slot_wal_keep_size = 16MB\n")
+    for member in (a, c):
+        member.call("POST", "/v1/reload")
+        wait_until(lambda m=member: m.value("SHOW max_slot_wal_keep_size") == "16MB", what="the setting")
+    node_dies(b)
+    until(herd, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("c")', 20, "a sync set without it")
+    primary = a
+    if not follows:
+        herd.process.send_signal(signal.SIGUSR1)
+        until(herd, lambda: herd.primary() == ("c", 2), 30, "another primary")
+        primary = c
+        until(herd, lambda: herd.last("primary") == ("c", 2), 30, "the new primary")
+        streaming(herd, "a")
+    kept = primary.status()["wal_from"]
+    for number in range(14):
+        with primary.connect() as connection:
+            connection.execute("INSERT INTO w VALUES (%s)", (number,))
+            connection.execute("SELECT pg_switch_wal()")
+    primary.value("SELECT 1 FROM pg_sleep(0)")
+    with primary.connect() as connection:
+        connection.execute("CHECKPOINT")
+    wait_until(lambda: primary.status()["wal_from"] != kept, 20, "the log to go")
+    b.start()
+    streaming(herd, set("abc") - {primary.name})
+    assert "made anew" in herd.log()
+    assert b.value("SELECT count(*) FROM w") == 14
+
+
 def restart(herd, **environment):
     herd.stop()
     herd.environment = environment
