@@ -24,6 +24,20 @@ static void part(struct buf *out, const char *name, const char *value)
     (void)buf_addc(out, '\'');
 }
 
+/* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be issued for.
+ * We show no certificate: that there is no such file keeps libpq from looking for one in the home directory. */
+static void upstream_tls(struct buf *out, const struct agent_options *o)
+{
+    char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *none = mem_printf("%s.crt", o->data);
+    bool verify = o->tls != NULL && access(ca, R_OK) == 0;
+    part(out, "sslmode", verify ? "verify-ca" : o->tls != NULL ? "require" : "prefer");
+    if (verify)
+        part(out, "sslrootcert", ca);
+    part(out, "sslcert", none);
+    free(none);
+    free(ca);
+}
+
 static char *passfile_path(const struct agent_options *o)
 {
     return mem_printf("%s.pgpass", o->data);
@@ -41,7 +55,7 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "application_name", dbname != NULL ? "shardherd copy" : o->member);
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
-    part(&b, "sslmode", o->tls != NULL ? "require" : "prefer");
+    upstream_tls(&b, o);
     if (dbname != NULL)
         part(&b, "dbname", dbname);
     else /* a standby that is silent is no longer counted on after so long */

@@ -400,6 +400,7 @@ static void add_member(struct shard_keeper *k, const struct shard_keeper_options
                                              .http_port = from->http_port,
                                              .port = from->port,
                                              .token = o->token,
+                                             .tls = o->tls,
                                              .changed = link_changed,
                                              .data = k};
     m->keeper = k;

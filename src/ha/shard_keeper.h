@@ -23,6 +23,7 @@
 #include "store/store.h"
 
 struct shard_keeper;
+struct tls_context;
 
 struct shard_keeper_promoted { /* a new primary that lets nobody in but shardherd itself */
     const char *primary, *host;
@@ -51,6 +52,8 @@ struct shard_keeper_options {                  /* texts and members are copied *
     const struct shard_keeper_member *members; /* a new record makes the first the primary */
     unsigned count;
     const char *token; /* secret, of all agents */
+    struct tls_context *tls; /* for their interfaces: who signs them, and our certificate; NULL = plain, on loopback. Gets
+                                more references */
     const struct ha_policy *policy;
     /* The members' clients are to go to this one. Called for each primary that was opened, also once after a
      * start; NULL = nobody wants to know. */

@@ -40,6 +40,7 @@ class Member:
         self.port, self.http = free_port(), free_port()
         self.data = self.dir / "pgdata"
         self.process = None
+        self.more, self.tls = [], None  # arguments; how callers see its HTTP interface, if by TLS
         self.dir.mkdir()
         for file, text in (("password", "secret-of-the-shard\n"), ("token", TOKEN), ("settings", "fsync = off\n")):
             (self.dir / file).touch(mode=0o600)
@@ -62,6 +63,7 @@ class Member:
             "--listen=127.0.0.1",
             f"--port={self.port}",
             f"--http-port={self.http}",
+            *self.more,
         ]
         with (self.dir / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -73,9 +75,10 @@ class Member:
     def call(self, method, path, body=None, token=TOKEN):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data, headers, method=method)
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.http}{path}"
+        request = urllib.request.Request(url, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=5, context=self.tls) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -160,8 +163,9 @@ class Shard:
         self.made = []
         self.directory, self.program, self.version = directory, program, version
 
-    def member(self, name):
+    def member(self, name, more=(), tls=None):
         made = Member(self.program, self.directory, name, self.version)
+        made.more, made.tls = list(more), tls
         self.made.append(made)
         return made.start()
 

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ha/shard_keeper.h"
+#include "loop/tls.h"
 
 struct tool {
     struct loop loop;
@@ -209,6 +210,33 @@ static void watch(struct loop_timer *timer, void *data)
         }
 }
 
+static char *read_file(const char *folder, const char *name)
+{
+    char *path = mem_printf("%s/%s", folder, name), *text = mem_zalloc(65536);
+    FILE *file = fopen(path, "r");
+    if (file == NULL || fread(text, 1, 65535, file) == 0)
+        exit(2);
+    (void)fclose(file);
+    free(path);
+    return text;
+}
+
+/* HA_TOOL_TLS: a folder with ca.crt, tls.crt and tls.key. */
+static int read_tls(struct tool *t, struct err *err)
+{
+    const char *folder = getenv("HA_TOOL_TLS");
+    if (folder == NULL)
+        return 0;
+    char *ca = read_file(folder, "ca.crt"), *certificate = read_file(folder, "tls.crt"),
+         *key = read_file(folder, "tls.key");
+    const struct tls_options o = {.verify_peer = true, .ca_pem = ca, .cert_pem = certificate, .key_pem = key};
+    int rc = tls_context_new(&o, &t->options.tls, err);
+    free(ca);
+    free(certificate);
+    mem_wipe_free(key);
+    return rc;
+}
+
 static char *read_token(const char *path)
 {
     char text[256] = "";
@@ -248,7 +276,7 @@ int main(int argc, char **argv)
         loop_signal_start(&t->loop, &t->term, SIGTERM, terminated, t, &err) != 0 ||
         loop_signal_start(&t->loop, &t->usr1, SIGUSR1, switch_over, t, &err) != 0 ||
         loop_signal_start(&t->loop, &t->usr2, SIGUSR2, settled, t, &err) != 0 ||
-        store_open(t, argv[1], &err) != 0) {
+        read_tls(t, &err) != 0 || store_open(t, argv[1], &err) != 0) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
     }
@@ -257,6 +285,7 @@ int main(int argc, char **argv)
     if (loop_fini(&t->loop) != 0)
         t->result = 1;
     int result = t->result;
+    tls_context_unref(t->options.tls);
     mem_wipe_free(token);
     free(key);
     free(t);
