@@ -37,6 +37,7 @@ struct agent_options {
     const char *http_address;
     int http_port;
     uint64_t stop_ns;       /* for an orderly stop; then immediately */
+    bool held;              /* nobody but AGENT_SUPERUSER may log in; of the agent itself */
     const char *more;       /* settings after all others, NULL = none; of the agent itself */
     const char *member;     /* name in a shard of several instances (agent/member.h), NULL = the only one */
     const char *http_tls;   /* folder with tls.crt, tls.key, perhaps ca.crt, of that interface; or NULL */

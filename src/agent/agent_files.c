@@ -267,17 +267,19 @@ static void settings_text(struct buf *out, const struct agent_options *o)
     free(ident);
 }
 
-static void hba_text(struct buf *out, bool tls, bool client_certificates)
+static void hba_text(struct buf *out, const struct agent_options *o, bool tls)
 {
-    const char *type = tls ? "hostssl" : "host", *more = client_certificates ? " clientcert=verify-ca" : "";
+    const char *type = tls ? "hostssl" : "host", *more = o->client_certificates ? " clientcert=verify-ca" : "";
+    const char *who = o->held ? AGENT_SUPERUSER : "all";
     (void)buf_add_text(out,
                        "# Written by the shardherd agent before each start; changes made here are lost.\n"
-                       "local all " AGENT_SUPERUSER " peer map=shardherd\n"
-                       "local all all scram-sha-256\n");
+                       "local all " AGENT_SUPERUSER " peer map=shardherd\n");
+    if (!o->held)
+        (void)buf_add_text(out, "local all all scram-sha-256\n");
     static const char *const from[] = {"0.0.0.0/0", "::/0"};
     for (int i = 0; i < 2; i++) {
-        (void)buf_printf(out, "%s all all %s scram-sha-256%s\n", type, from[i], more);
-        (void)buf_printf(out, "%s replication all %s scram-sha-256%s\n", type, from[i], more);
+        (void)buf_printf(out, "%s all %s %s scram-sha-256%s\n", type, who, from[i], more);
+        (void)buf_printf(out, "%s replication %s %s scram-sha-256%s\n", type, who, from[i], more);
     }
 }
 
@@ -357,7 +359,7 @@ int agent_configure(const struct agent_options *o, struct err *err)
         return rc;
     }
     settings_text(&settings, o);
-    hba_text(&hba, tls, o->client_certificates);
+    hba_text(&hba, o, tls);
     rc = write_one(o, "shardherd.conf", &settings, err);
     if (rc == 0)
         rc = write_one(o, "shardherd_hba.conf", &hba, err);

@@ -106,6 +106,7 @@ void member_job_start(struct member *m, int state, void (*run)(struct work *), v
     m->job = (struct member_job){
         .o = m->o, .order = m->order, .marks = m->marks, .standby = !m->as_primary, .keep = keep};
     m->job.o.more = member_settings(m);
+    m->job.o.held = m->order.held;
     m->job_done = done;
     m->job_orders = m->orders;
     m->working = true;
@@ -200,7 +201,7 @@ static void idle_primary(struct member *m)
 static void idle_standby(struct member *m)
 {
     bool upstream = m->order.host[0] != '\0';
-    bool clone = !m->data_there || (m->order.rejoin == ORDER_CLONE && m->marks.cloned != m->order.term);
+    bool clone = !m->data_there || (m->order.rejoin == ORDER_CLONE && !marks_cloned(&m->marks, &m->order));
     bool rewind = m->marks.primary || m->marks.rewinding ||
                   (m->order.rejoin == ORDER_REWIND && m->marks.rewound != m->order.term);
     if (clone && !upstream)
@@ -299,6 +300,7 @@ static void ended(struct member *m)
     loop_timer_stop(&m->beat);
     loop_timer_stop(&m->inputs_timer);
     loop_timer_stop(&m->lease_timer);
+    loop_timer_stop(&m->turn_timer);
     sse_topic_free(m->topic);
     m->topic = NULL;
     http_server_close(m->http, ENV_NS_PER_S, http_closed, m);

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -23,6 +24,20 @@ static void part(struct buf *out, const char *name, const char *value)
     (void)buf_addc(out, '\'');
 }
 
+/* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be issued for.
+ * We show no certificate: that there is no such file keeps libpq from looking for one in the home directory. */
+static void upstream_tls(struct buf *out, const struct agent_options *o)
+{
+    char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *none = mem_printf("%s.crt", o->data);
+    bool verify = o->tls != NULL && access(ca, R_OK) == 0;
+    part(out, "sslmode", verify ? "verify-ca" : o->tls != NULL ? "require" : "prefer");
+    if (verify)
+        part(out, "sslrootcert", ca);
+    part(out, "sslcert", none);
+    free(none);
+    free(ca);
+}
+
 static char *passfile_path(const struct agent_options *o)
 {
     return mem_printf("%s.pgpass", o->data);
@@ -36,10 +51,11 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "port", port);
     part(&b, "user", AGENT_SUPERUSER);
     part(&b, "passfile", passfile);
-    part(&b, "application_name", o->member);
+    /* what copies is no standby: under the member's name its stream would count for synchronous commits */
+    part(&b, "application_name", dbname != NULL ? "shardherd copy" : o->member);
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
-    part(&b, "sslmode", o->tls != NULL ? "require" : "prefer");
+    upstream_tls(&b, o);
     if (dbname != NULL)
         part(&b, "dbname", dbname);
     else /* a standby that is silent is no longer counted on after so long */
@@ -62,8 +78,39 @@ static void sync_setting(struct buf *out, const struct order *order)
     buf_free(&b);
 }
 
+/* FNV-1a of 64 bits. http://www.isthe.com/chongo/tech/comp/fnv/ */
+static void mark_of(const char *text, size_t length, char out[MEMBER_MARK_SIZE])
+{
+    uint64_t sum = 14695981039346656037ull;
+    for (size_t i = 0; i < length; i++)
+        sum = (sum ^ (unsigned char)text[i]) * 1099511628211ull;
+    (void)snprintf(out, MEMBER_MARK_SIZE, "%016llx", (unsigned long long)sum);
+}
+
+static const char mark_name[] = "shardherd.settings";
+
+bool member_settings_marked(const char *settings, const char *mark)
+{
+    char right[MEMBER_MARK_SIZE];
+    const char *line = strstr(settings, mark_name);
+    if (line == NULL)
+        return false;
+    mark_of(settings, (size_t)(line - settings), right);
+    return strcmp(mark, right) == 0;
+}
+
+/* What gets in although the gates are closed (it was being let in when they closed) is ended, and until then
+ * at least it has to ask for writes. */
+static void held_settings(struct buf *out, const struct member *m)
+{
+    agent_setting(out, "shardherd.held", m->order.held ? "on" : "off");
+    if (m->order.held)
+        agent_setting(out, "default_transaction_read_only", "on");
+}
+
 char *member_settings(const struct member *m)
 {
+    char mark[MEMBER_MARK_SIZE];
     struct buf b = {0};
     char *conninfo = m->order.host[0] != '\0' ? member_conninfo(&m->o, &m->order, NULL) : mem_strdup("");
     (void)buf_add_text(&b, "# The part of this member in its shard.\n"
@@ -71,11 +118,16 @@ char *member_settings(const struct member *m)
                            "hot_standby = on\n"
                            "recovery_target_timeline = 'latest'\n"
                            "wal_receiver_status_interval = '1s'\n"
-                           "wal_receiver_timeout = '5s'\n");
+                           "wal_receiver_timeout = '5s'\n"
+                           "wal_retrieve_retry_interval = '500ms'\n"
+                           "wal_keep_size = '128MB'\n"); /* a rewind reads back to before the fork */
     agent_setting(&b, "cluster_name", m->o.member);
     agent_setting(&b, "primary_conninfo", conninfo);
     agent_setting(&b, "primary_slot_name", m->order.slot);
     sync_setting(&b, &m->order);
+    held_settings(&b, m);
+    mark_of(b.data, b.length, mark);
+    agent_setting(&b, mark_name, mark);
     free(conninfo);
     return buf_take(&b);
 }
@@ -147,6 +199,8 @@ static int signal_file(const struct agent_options *o, bool standby, struct err *
 
 int member_configure(struct member_job *job, bool running, struct err *err)
 {
+    if (job->order.timeline != 0) /* on disk before anything of it is received */
+        marks_label(&job->marks, job->order.timeline, job->order.term);
     int rc = marks_save(job->o.data, &job->marks, err);
     agent_inputs_clear(&job->inputs);
     agent_inputs_read(&job->o, &job->inputs);

@@ -11,6 +11,7 @@
 
 #define FACTS_NS (1 * ENV_NS_PER_S)
 #define SOON_NS  (20 * ENV_NS_PER_MS)  /* while it starts or is promoted, or an order is carried out */
+#define HELD_NS  (100 * ENV_NS_PER_MS) /* while nobody is to be in it */
 #define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: after at most 0.3 s */
 
 static void connect_server(struct member *m);
@@ -131,6 +132,13 @@ static void facts_take(struct member *m, const struct pg_reply *reply)
     (void)pg_value_int64(reply, 0, 7, &f->receivers);
     f->nobody = pg_value_bool(reply, 0, 8);
     f->pending_restart = pg_value_bool(reply, 0, 9);
+    f->complete = pg_value_bool(reply, 0, 11);
+    f->silent_ms = -1;
+    (void)pg_value_int64(reply, 0, 12, &f->silent_ms);
+    copy(f->wal_from, sizeof f->wal_from, pg_value(reply, 0, 15));
+    copy(f->mark, sizeof f->mark, pg_value(reply, 0, 13));
+    f->strangers = 0;
+    (void)pg_value_int64(reply, 0, 14, &f->strangers);
     free(f->standbys);
     f->standbys = mem_strdup(standbys != NULL ? standbys : "[]");
     f->at_ns = loop_now(&m->loop);
@@ -148,7 +156,10 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
         return;
     }
     bool settled = member_settled(m), ready = member_ready(m);
+    bool received = m->facts.known && strcmp(m->facts.receiver, "streaming") == 0;
     facts_take(m, reply);
+    if (received != (strcmp(m->facts.receiver, "streaming") == 0))
+        member_changed(m);
     member_server_up(m);
     if (m->conn == NULL)
         return; /* what came made us stop it */
@@ -157,27 +168,49 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
         member_changed(m);
     if (!member_settled(m))
         soon(m);
+    if (m->order.held && sm_now(&m->sm) == MEMBER_STANDBY)
+        member_step(m); /* perhaps it may be promoted now */
 }
 
 static void facts_ask(struct member *m)
 {
     static const struct pg_request request = {
         .sql =
-            "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id) "
-            "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
-            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
-            "END, "
-            "CASE WHEN r THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, "
-            "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
-            "w.status, w.sender_host || ':' || w.sender_port, "
-            "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
-            "current_setting('primary_conninfo') = '', "
-            "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
-            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
-            "sync_state, "
-            "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
-            "application_name LIMIT 32) p) "
-            "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
+            /* without a receiver it is that of the last segment: the last checkpoint may be of the one before
+             */
+        "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, "
+        "CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) "
+        "FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) "
+        "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
+        "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
+        "END, "
+        /* a receiver begins anew at its segment's start, and one that never ran has received nothing */
+        "CASE WHEN r THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE "
+        "pg_current_wal_flush_lsn() END, "
+        "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
+        "w.status, w.sender_host || ':' || w.sender_port, "
+        "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
+        "current_setting('primary_conninfo') = '', "
+        "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
+        "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
+        "sync_state, "
+        "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
+        "application_name LIMIT 32) p), "
+        "NOT r OR pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity WHERE "
+        "backend_type = 'startup' AND wait_event IN ('RecoveryRetrieveRetryInterval', "
+        "'RecoveryWalStream')), "
+        "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint, "
+        "current_setting('shardherd.settings', true), "
+        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us */
+        "CASE WHEN current_setting('shardherd.held', true) = 'on' THEN (SELECT count(pg_terminate_backend("
+        "pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM "
+        "'" AGENT_SUPERUSER "') END, "
+        /* of whatever timeline: segments are numbered through */
+        "(SELECT '0/0'::pg_lsn + (('x' || substr(n, 1, 8))::bit(32)::bigint * 4294967296 + "
+        "('x' || substr(n, 9, 8))::bit(32)::bigint * (SELECT setting::bigint FROM pg_settings WHERE name = "
+        "'wal_segment_size')) FROM (SELECT min(substr(name, 9)) n FROM pg_ls_waldir() WHERE name ~ "
+        "'^[0-9A-F]{24}$') w) "
+        "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
         .constant = true,
@@ -247,7 +280,9 @@ static void connect_server(struct member *m)
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
     m->conn =
-        conn_make(m, &events, "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local");
+        conn_make(m, &events,
+                  "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
+                  "-c default_transaction_read_only=off");
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);
@@ -270,8 +305,11 @@ static void checkpointed(struct pg_conn *conn, const struct pg_reply *reply, voi
     if (conn != m->side)
         return;
     if (reply->err != NULL)
-        log_event(LOG_ERROR, "the checkpoint after the promotion failed", "err", reply->err->message, NULL);
+        log_event(LOG_ERROR, "a checkpoint failed", "err", reply->err->message, NULL);
+    else
+        m->checkpoints++;
     side_drop(m);
+    member_changed(m);
 }
 
 static void side_connected(struct pg_conn *conn, const struct err *err, void *data)
@@ -291,6 +329,13 @@ void member_checkpoint(struct member *m)
         side_drop(m);
 }
 
+void member_checkpoint_soon(struct member *m)
+{
+    int state = sm_now(&m->sm);
+    if (m->side == NULL && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY))
+        member_checkpoint(m);
+}
+
 static void facts_fired(struct loop_timer *timer, void *data)
 {
     struct member *m = data;
@@ -298,7 +343,7 @@ static void facts_fired(struct loop_timer *timer, void *data)
         connect_server(m);
     } else {
         facts_ask(m);
-        loop_timer_start(timer, FACTS_NS);
+        loop_timer_start(timer, m->order.held ? HELD_NS : FACTS_NS);
     }
 }
 

@@ -110,6 +110,9 @@ static void assign(struct member *m, struct http_exchange *ex, const struct http
     } else if (!m->looked || m->saving_ex != NULL || m->ending) {
         http_problem(ex, 503, "busy",
                      "another order is being written down, or the agent starts or ends; again");
+    } else if (m->order.closed && !order.closed_said) {
+        http_problem(ex, 409, "closed",
+                     "this member is being removed: an order that does not say \"closed\" is not taken");
     } else if (order_compare(&order, &m->order) < 0) {
         refuse_stale(m, ex);
     } else if (!member_lease_fresh(&order, order.heard)) {
@@ -172,6 +175,20 @@ static void reload(struct member *m, struct http_exchange *ex)
     respond_status(m, ex);
 }
 
+/* Asks the server now; if something changed, an event tells it. */
+static void look_now(struct member *m, struct http_exchange *ex)
+{
+    member_facts_soon(m);
+    respond_status(m, ex);
+}
+
+/* The status tells when it is over: "checkpoints" has grown. */
+static void checkpoint_now(struct member *m, struct http_exchange *ex)
+{
+    member_checkpoint_soon(m);
+    respond_status(m, ex);
+}
+
 static void handle_post(struct member *m, struct http_exchange *ex, const struct http_request *request)
 {
     if (strcmp(request->path, "/v1/assign") == 0)
@@ -180,8 +197,13 @@ static void handle_post(struct member *m, struct http_exchange *ex, const struct
         lease(m, ex, request);
     else if (strcmp(request->path, "/v1/reload") == 0)
         reload(m, ex);
+    else if (strcmp(request->path, "/v1/look") == 0)
+        look_now(m, ex);
+    else if (strcmp(request->path, "/v1/checkpoint") == 0)
+        checkpoint_now(m, ex);
     else
-        http_problem(ex, 404, "not_found", "there are POST /v1/assign, /v1/lease and /v1/reload");
+        http_problem(ex, 404, "not_found",
+                     "there are POST /v1/assign, /v1/lease, /v1/reload, /v1/look and /v1/checkpoint");
 }
 
 static void handle_get(struct member *m, struct http_exchange *ex, const struct http_request *request)

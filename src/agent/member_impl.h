@@ -59,6 +59,8 @@ enum member_state {
     MEMBER_STATE_MAX
 };
 
+#define MEMBER_MARK_SIZE 17 /* a checksum of settings, as text */
+
 /* What a worker has while it runs; nobody else touches it then. */
 struct member_job {
     struct agent_options o; /* `more` is owned */
@@ -74,10 +76,15 @@ struct member_job {
 
 struct member_facts {
     bool known, recovery, nobody, pending_restart;
+    bool complete;     /* `flushed` is all that is on disk: not so while a standby reads what it has */
+    int64_t silent_ms; /* since the upstream's last word, -1 = none */
     int64_t timeline, receivers;
+    int64_t strangers;  /* sessions that were ended because it is held */
+    char mark[MEMBER_MARK_SIZE]; /* of the settings that the server has loaded, "" = none */
     uint64_t at_ns;   /* loop time of the answer */
     unsigned applied; /* how many configurations were loaded when it was asked */
     char written[TEXT_LSN_SIZE], flushed[TEXT_LSN_SIZE], replayed[TEXT_LSN_SIZE];
+    char wal_from[TEXT_LSN_SIZE]; /* the oldest LSN of which there is log */
     char receiver[32]; /* state of the WAL receiver, "" = there is none */
     char upstream[300];
     char *standbys; /* JSON */
@@ -99,6 +106,8 @@ struct member {
     uint64_t lease_until; /* env_boot_ns() */
     bool lease_lost;      /* the server was stopped because of it */
     struct loop_timer lease_timer;
+    uint64_t turn_until; /* by env_boot_ns(), 0 = no primary runs: see member_turn() */
+    struct loop_timer turn_timer;
 
     bool looked; /* all that is below was read */
     bool data_there;
@@ -117,6 +126,7 @@ struct member {
     struct agent_inputs applied_inputs;
 
     struct pg_conn *conn, *side;
+    unsigned checkpoints; /* that were asked for or follow a promotion, and ended well, in this life */
     bool asking, guarding;
     unsigned asked_applied;
     struct member_facts facts;
@@ -175,8 +185,11 @@ void member_ordered(struct member *m);
 void member_changed(struct member *m);
 
 /* ---- member_config.c: on workers, but for the first ---- */
-/* The settings that the order makes; to be freed. */
+/* The settings that the order makes; to be freed. The last line is their mark, which tells the server's answer
+ * that they were loaded. */
 char *member_settings(const struct member *m);
+/* Whether this is the mark of these settings. */
+bool member_settings_marked(const char *settings, const char *mark);
 /* A connection string to the upstream, to be freed. dbname: NULL for the server's receiver. */
 char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname);
 /* The password file that it names, with this upstream and no other; or none. */
@@ -211,6 +224,8 @@ void member_facts_soon(struct member *m);
 /* After a promotion: until its first checkpoint pg_control tells the old timeline, and pg_rewind (before 16)
  * believes it. */
 void member_checkpoint(struct member *m);
+/* The same on demand, before a stop that is to be short; one that is under way is enough. */
+void member_checkpoint_soon(struct member *m);
 
 /* ---- member_lease.c ---- */
 #define MEMBER_FENCE_AHEAD_NS (500 * ENV_NS_PER_MS) /* so long before the lease's end the agent stops it */
@@ -222,6 +237,14 @@ bool member_lease_renew(struct member *m, uint64_t heard);
 /* Whether a primary may run: there is no lease, or it is held. */
 bool member_lease_held(const struct member *m);
 
+/*
+ * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS. An agent that finds that it
+ * stood still for so long has its order confirmed anew before it starts a primary again: meanwhile another may be
+ * one. Called by a timer and wherever a primary begins or ends.
+ */
+#define MEMBER_TURN_NS (4 * ENV_NS_PER_S)
+void member_turn(struct member *m);
+
 /* ---- member_inputs.c ---- */
 void member_inputs_init(struct member *m);
 /* On a worker. */
@@ -230,6 +253,8 @@ char *member_token_read(const char *path, struct err *err);
 /* ---- member_status.c, member_http.c ---- */
 char *member_status_text(struct member *m);
 bool member_settled(const struct member *m);
+/* The server has loaded what the order makes of it; a held one has nobody in it. */
+bool member_applied(const struct member *m);
 bool member_ready(const struct member *m);
 int member_http_open(struct member *m, struct err *err);
 

@@ -1,6 +1,8 @@
 #include "agent/member_impl.h"
 #include "base/log.h"
 
+#define TURN_EACH_NS (500 * ENV_NS_PER_MS)
+
 /*
  * A lease counts from the clock that our heartbeat told and the caller repeats, not from when its word gets
  * here: a word that waited in a socket while we were stopped renews nothing.
@@ -60,7 +62,29 @@ bool member_lease_renew(struct member *m, uint64_t heard)
     return true;
 }
 
+void member_turn(struct member *m)
+{
+    uint64_t now = env_boot_ns();
+    bool stood = m->turn_until != 0 && now + WATCHDOG_QUIT_AHEAD_NS >= m->turn_until;
+    if (stood && m->order.role == ORDER_PRIMARY && m->order.lease_ms == 0 && m->confirmed) {
+        m->confirmed = false; /* with a lease the lease says it */
+        log_event(LOG_ERROR, "this agent stood still: its primary has to be confirmed anew", "term",
+                  log_num((long long)m->order.term), NULL);
+        member_changed(m);
+    }
+    m->turn_until = m->server != 0 && m->as_primary ? now + MEMBER_TURN_NS : 0;
+    watchdog_set_turn(m->dog, m->turn_until);
+}
+
+static void turn_fired(struct loop_timer *timer, void *data)
+{
+    loop_timer_start(timer, TURN_EACH_NS);
+    member_turn(data);
+}
+
 void member_lease_init(struct member *m)
 {
+    loop_timer_init(&m->loop, &m->turn_timer, turn_fired, m);
+    loop_timer_start(&m->turn_timer, TURN_EACH_NS);
     loop_timer_init(&m->loop, &m->lease_timer, lease_fired, m);
 }

@@ -58,6 +58,7 @@ static void initdb_ended(const struct process_result *result, void *data)
     struct member *m = data;
     struct marks marks = m->marks;
     marks.primary = true;
+    marks.primary_term = m->order.term;
     marks.rewinding = false;
     if (result->err.code != ERRC_NONE || result->exit_code != 0)
         program_failed(m, result, "initdb");
@@ -109,7 +110,7 @@ void member_initialize(struct member *m)
 static void basebackup_ended(const struct process_result *result, void *data)
 {
     struct member *m = data;
-    struct marks marks = {.cloned = m->order.term};
+    struct marks marks = {.cloned = m->order.term, .cloned_seq = m->order.seq};
     if (result->err.code != ERRC_NONE || result->exit_code != 0)
         program_failed(m, result, "pg_basebackup");
     else

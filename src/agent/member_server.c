@@ -30,6 +30,7 @@ static void applied(struct member *m)
 {
     m->applied++;
     m->applied_inputs = m->job.inputs;
+    m->marks = m->job.marks;
 }
 
 static void spawn(struct member *m)
@@ -43,6 +44,7 @@ static void spawn(struct member *m)
         member_fail(m, &err);
     } else {
         watchdog_set_postmaster(m->dog, m->server);
+        member_turn(m);
         member_facts_begin(m);
     }
     free(postgres);
@@ -59,7 +61,11 @@ static void begun(struct member *m)
 
 void member_server_begin(struct member *m)
 {
-    m->as_primary = m->order.role == ORDER_PRIMARY && m->marks.primary;
+    /* under a later term it begins a timeline of its own, which only a promotion does */
+    m->as_primary = m->order.role == ORDER_PRIMARY && m->marks.primary &&
+                    (m->marks.primary_term == 0 || m->marks.primary_term == m->order.term);
+    if (m->as_primary)
+        m->marks.primary_term = m->order.term;
     m->lease_lost = false;
     if (m->order.role != ORDER_PRIMARY)
         watchdog_set_deadline(m->dog, 0); /* of an order before */
@@ -92,7 +98,7 @@ static void stop_fired(struct loop_timer *timer, void *data)
 static int stop_wanted(const struct member *m)
 {
     const struct order *o = &m->order;
-    bool anew = (o->rejoin == ORDER_CLONE && m->marks.cloned != o->term) ||
+    bool anew = (o->rejoin == ORDER_CLONE && !marks_cloned(&m->marks, o)) ||
                 (o->rejoin == ORDER_REWIND && m->marks.rewound != o->term) ||
                 (o->host[0] != '\0' && (m->marks.primary || m->marks.rewinding));
     switch (o->role) {
@@ -162,6 +168,7 @@ static void server_ended(struct member *m, const siginfo_t *info)
     loop_timer_stop(&m->stop_timer);
     m->server = 0;
     m->unswept = true;
+    member_turn(m); /* perhaps it was ended because we stood still */
     if (m->order.role == ORDER_PRIMARY && !member_lease_held(m)) { /* by the watchdog, if not by us */
         m->lease_lost = true;
         m->stop_signal = SIGQUIT;
@@ -225,6 +232,7 @@ static void promote_run(struct work *work)
 {
     struct member *m = work->data;
     m->job.marks.primary = true;
+    m->job.marks.primary_term = m->job.order.term;
     (void)marks_save(m->job.o.data, &m->job.marks, &m->job.err);
 }
 
@@ -252,6 +260,7 @@ static void promoted(struct member *m)
     if (m->orders != m->job_orders || m->ending || !member_lease_held(m) || sm_now(&m->sm) != MEMBER_STANDBY)
         return;
     m->as_primary = true;
+    member_turn(m);
     sm_move(&m->sm, MEMBER_PROMOTING);
     if (promote(m, &err) != 0) {
         err_copy(&m->err, &err);
@@ -275,7 +284,8 @@ void member_server_step(struct member *m)
     if (m->order.role == ORDER_NONE || state == MEMBER_PROMOTING || loop_timer_armed(&m->retry) ||
         reload_if_changed(m))
         return;
-    if (m->order.role == ORDER_PRIMARY && state == MEMBER_STANDBY && m->facts.known)
+    bool may = m->facts.known && (!m->order.held || member_applied(m)); /* nobody is in it who could write */
+    if (m->order.role == ORDER_PRIMARY && state == MEMBER_STANDBY && may)
         member_job_start(m, state, promote_run, promoted);
 }
 
@@ -288,6 +298,8 @@ void member_server_up(struct member *m)
         return;
     if (state == MEMBER_PROMOTING)
         member_checkpoint(m);
+    if (!m->facts.recovery) /* for when it is a standby again; until it is written, marks.primary says it */
+        marks_label(&m->marks, (uint32_t)m->facts.timeline, m->marks.primary_term);
     err_clear(&m->err);
     sm_move(&m->sm, m->facts.recovery ? MEMBER_STANDBY : MEMBER_PRIMARY);
     log_event(LOG_INFO, "the server is up", "role", sm_name(&m->sm), NULL);

@@ -25,23 +25,30 @@ static void add_number(struct buf *b, const char *name, uint64_t number)
 bool member_ready(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    return m->facts.known && !m->ending && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+    return m->facts.known && !m->ending && !m->order.held && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+}
+
+bool member_applied(const struct member *m)
+{
+    bool fresh = m->facts.known && m->facts.applied == m->applied && !m->working;
+    char *wanted = fresh ? member_settings(m) : NULL;
+    bool applied = fresh && m->applied_more != NULL && strcmp(wanted, m->applied_more) == 0 &&
+                   member_settings_marked(wanted, m->facts.mark);
+    free(wanted);
+    return applied && (!m->order.held || m->facts.strangers == 0);
 }
 
 /* The order is carried out, and the facts were asked for afterwards. */
 bool member_settled(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    bool fresh = m->facts.known && m->facts.applied == m->applied && !m->working;
-    char *wanted = fresh ? member_settings(m) : NULL;
-    bool applied = fresh && m->applied_more != NULL && strcmp(wanted, m->applied_more) == 0;
-    free(wanted);
+    bool applied = member_applied(m);
     switch (m->order.role) {
     case ORDER_PRIMARY:
         return state == MEMBER_PRIMARY && applied;
     case ORDER_STANDBY: /* with nobody to follow: nothing is received, and nothing will be */
         return state == MEMBER_STANDBY && applied && m->facts.nobody == (m->order.host[0] == '\0') &&
-               (m->order.host[0] != '\0' || m->facts.receivers == 0);
+               (m->order.host[0] != '\0' || (m->facts.receivers == 0 && m->facts.complete));
     case ORDER_FENCED:
         return state == MEMBER_FENCED;
     case ORDER_STOPPED:
@@ -73,13 +80,18 @@ static void add_facts(struct buf *b, struct member *m)
     add_number(b, "timeline", (uint64_t)f->timeline);
     add_text(b, "written", f->written);
     add_text(b, "flushed", f->flushed);
+    add_text(b, "wal_from", f->wal_from);
+    add_number(b, "wal_term",
+               f->recovery ? marks_term(&m->marks, (uint32_t)f->timeline) : m->marks.primary_term);
     if (f->recovery) {
         add_text(b, "replayed", f->replayed);
         add_text(b, "receiver", f->receivers > 0 && f->receiver[0] == '\0' ? "connecting" : f->receiver);
         add_text(b, "upstream", f->upstream);
+        if (f->silent_ms >= 0)
+            add_number(b, "receiver_age_ms", (uint64_t)f->silent_ms);
     }
-    (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s", f->standbys,
-                     f->pending_restart ? "true" : "false");
+    (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s,\"complete\":%s", f->standbys,
+                     f->pending_restart ? "true" : "false", f->complete ? "true" : "false");
     add_number(b, "facts_age_ms", (loop_now(&m->loop) - f->at_ns) / ENV_NS_PER_MS);
 }
 
@@ -104,6 +116,8 @@ char *member_status_text(struct member *m)
     add_number(&b, "seq", m->order.seq);
     add_text(&b, "assigned", order_role_name(m->order.role));
     add_text(&b, "reported", sm_name(&m->sm));
+    if (m->order.closed)
+        (void)buf_add_text(&b, ",\"closed\":true");
     (void)buf_printf(&b, ",\"order\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
                      m->order.term > 0 ? order : "null", m->confirmed ? "true" : "false",
                      member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
@@ -114,6 +128,7 @@ char *member_status_text(struct member *m)
     add_number(&b, "exits", m->exits);
     if (m->exits > 0)
         add_text(&b, "exit", m->exit_text);
+    add_number(&b, "checkpoints", m->checkpoints);
     add_number(&b, "commits_ended", m->guard_ended);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
     add_lease(&b, m);

@@ -16,6 +16,7 @@
 
 #define ORDER_MEMBERS_MAX 16
 #define ORDER_NAME_SIZE   64
+#define ORDER_LABELS_MAX  16
 
 enum order_role { ORDER_NONE, ORDER_PRIMARY, ORDER_STANDBY, ORDER_FENCED, ORDER_STOPPED };
 /* How a standby gets behind its upstream: by what its data last was, by pg_rewind, or by a new copy. */
@@ -28,9 +29,13 @@ struct order {
     char host[256];
     int port;
     char slot[ORDER_NAME_SIZE]; /* "" = none */
+    uint32_t timeline;          /* which the upstream began as the primary of this term; 0 = not said */
     enum order_rejoin rejoin;
     /* primary */
     bool initialize; /* make the data directory if there is none */
+    bool closed;     /* stopped, fenced: for good; see order_parse() */
+    bool closed_said; /* whether the document says so, or that it is not */
+    bool held;       /* nobody but AGENT_SUPERUSER is let in yet */
     int sync_need;   /* a commit waits for so many of sync[]; 0 = for none */
     int sync_count, slot_count;
     char sync[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE];
@@ -41,7 +46,8 @@ struct order {
 
 const char *order_role_name(enum order_role role);
 
-/* A document as POST /v1/assign takes it. ERRC_INVALID names what is wrong; unknown keys are. */
+/* A document as POST /v1/assign takes it. Who has an order with closed takes no other that does not say whether it
+ * is closed. ERRC_INVALID names what is wrong; unknown keys are. */
 int order_parse(const char *json, size_t length, struct order *ret, struct err *err);
 /* The same document, without "heard"; to be freed. */
 char *order_text(const struct order *o);
@@ -58,7 +64,20 @@ struct marks {
     bool primary;             /* it may hold writes that no other has: set before it runs as a primary */
     bool rewinding;           /* a rewind began and did not end: it cannot be started */
     uint64_t rewound, cloned; /* the term of the order "rewind"/"clone" that was carried out last */
+    uint64_t cloned_seq;      /* and its seq; UINT64_MAX: an older agent did not say */
+    uint64_t primary_term;    /* under which `primary` was set, 0 = not known */
+    unsigned label_count;     /* which term began which timeline, newest last: said by orders to follow */
+    struct {
+        uint32_t timeline;
+        uint64_t term;
+    } labels[ORDER_LABELS_MAX];
 };
+/* The data may come to hold bytes of this timeline, which are of this term. */
+void marks_label(struct marks *marks, uint32_t timeline, uint64_t term);
+/* The term under which the last bytes on this timeline were written, 0 = not known. */
+uint64_t marks_term(const struct marks *marks, uint32_t timeline);
+/* The copy that this order is for was made. */
+bool marks_cloned(const struct marks *marks, const struct order *o);
 int marks_load(const char *data, struct marks *ret, struct err *err);
 int marks_save(const char *data, const struct marks *marks, struct err *err);
 

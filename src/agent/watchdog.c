@@ -20,7 +20,7 @@
 
 struct page { /* shared; the agent writes all but `fired` */
     _Atomic int postmaster, helper;
-    _Atomic uint64_t deadline_ns;
+    _Atomic uint64_t deadline_ns, turn_ns; /* 0 = none */
     _Atomic unsigned fired;
     _Atomic bool owner;   /* the agent has the lock: what works in the directory is its */
     _Atomic bool orderly; /* the agent ends and PostgreSQL has */
@@ -51,10 +51,16 @@ static void kill_all(const struct page *page, const char *data)
     (void)postmaster_signal_all(data, SIGKILL);
 }
 
+static uint64_t deadline_of(const struct page *page)
+{
+    uint64_t lease = atomic_load(&page->deadline_ns), turn = atomic_load(&page->turn_ns);
+    return lease == 0 || (turn != 0 && turn < lease) ? turn : lease;
+}
+
 /* Looks at the deadline; returns when to look again, 0 = when told. */
 static uint64_t deadline_check(struct page *page, const char *data, int *warned)
 {
-    uint64_t deadline = atomic_load(&page->deadline_ns), now = env_boot_ns();
+    uint64_t deadline = deadline_of(page), now = env_boot_ns();
     int pid = atomic_load(&page->postmaster);
     if (deadline == 0 || pid == 0)
         return 0;
@@ -161,11 +167,21 @@ void watchdog_set_helper(struct watchdog *w, pid_t pid)
     atomic_store(&w->page->helper, pid);
 }
 
-void watchdog_set_deadline(struct watchdog *w, uint64_t boot_ns)
+static void set(const struct watchdog *w, _Atomic uint64_t *which, uint64_t boot_ns)
 {
-    uint64_t before = atomic_exchange(&w->page->deadline_ns, boot_ns);
+    uint64_t before = atomic_exchange(which, boot_ns);
     if (boot_ns != 0 && (before == 0 || boot_ns < before))
         wake(w); /* a later one it sees when the earlier one comes */
+}
+
+void watchdog_set_deadline(struct watchdog *w, uint64_t boot_ns)
+{
+    set(w, &w->page->deadline_ns, boot_ns);
+}
+
+void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns)
+{
+    set(w, &w->page->turn_ns, boot_ns);
 }
 
 unsigned watchdog_fired(const struct watchdog *w)

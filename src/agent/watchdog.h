@@ -1,7 +1,7 @@
 /*
  * watchdog: a child of the agent that ends PostgreSQL when the agent does not.
  *
- * It holds the lease's deadline in memory that both share. Shortly before the deadline it sends SIGQUIT to
+ * It holds two deadlines in memory that both share, that of the lease and that by which the agent has to turn again. Shortly before the deadline it sends SIGQUIT to
  * the postmaster, and just before it SIGKILL to all of PostgreSQL, whether the agent runs, is stopped by a
  * signal or hangs. When the agent dies it ends PostgreSQL and the agent's helper program at once, and then
  * itself. It holds the lock of the data directory until then, as it was opened before it was forked.
@@ -34,6 +34,8 @@ void watchdog_set_postmaster(struct watchdog *w, pid_t pid);
 void watchdog_set_helper(struct watchdog *w, pid_t pid);
 /* 0 = no lease: nothing happens. In force when the call returns. */
 void watchdog_set_deadline(struct watchdog *w, uint64_t boot_ns);
+/* The same, for an agent that turns: whichever comes first counts. */
+void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns);
 /* How often it had to act at a deadline. */
 unsigned watchdog_fired(const struct watchdog *w);
 /* Ends it; PostgreSQL must have ended. NULL is fine. */

@@ -176,7 +176,12 @@ void operation_end(struct operation *op, enum operation_status status)
 
 void operation_maybe_kill(struct operations *ops, const char *place)
 {
-    const char *at = ops->services.kill_at;
+    operation_test_place(&ops->services.kill_at, place);
+}
+
+void operation_test_place(const char **kill_at, const char *place)
+{
+    const char *at = *kill_at;
     if (at == NULL)
         return;
     if (strcmp(at, place) == 0) {
@@ -185,7 +190,7 @@ void operation_maybe_kill(struct operations *ops, const char *place)
         _exit(137); /* process 1 of a container: the kernel drops what such a process sends itself */
     } else if (strncmp(at, "stop:", 5) == 0 && strcmp(at + 5, place) == 0) {
         log_event(LOG_WARN, "test switch: stopping here", "place", place, NULL);
-        ops->services.kill_at = NULL; /* once */
+        *kill_at = NULL; /* once */
         kill(getpid(), SIGSTOP);
     }
 }

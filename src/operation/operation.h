@@ -150,6 +150,8 @@ void operation_stopped(struct operation *op);
  * have it) and "migrate:after:shard" (a shard has it, which is not journaled).
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
+/* The same where there are no operations: a stop forgets *kill_at. */
+void operation_test_place(const char **kill_at, const char *place);
 
 /*
  * Writes a new routing table of db (takes ownership of routing, also on failure) and puts it into the model.

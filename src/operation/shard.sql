@@ -889,6 +889,34 @@ BEGIN
     END IF;
 END $$;
 
+-- On an instance that was promoted, before it lets clients in: the leader's term, and what the store says for certain
+-- that this shard owns since new_epoch. One that lagged behind its predecessor may lack a fence (the range was given
+-- away: two would accept it) or an opening (its target would refuse it for ever). An instance that knows of a later epoch has a fence or
+-- opening that the store does not know of yet: the operation that made it goes on from there. Answers what it found. Its
+-- commit waits for no standby: none follows yet, and whoever is promoted next is settled anew.
+CREATE OR REPLACE FUNCTION shardherd.settle_promoted(my_term bigint, new_epoch bigint, new_los bigint[], new_his bigint[])
+RETURNS text LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+BEGIN
+    PERFORM shardherd.raise_term(my_term);
+    PERFORM set_config('shardherd.operation', 'promoted', true), set_config('synchronous_commit', 'local', true);
+    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
+    IF s.epoch > new_epoch THEN
+        RETURN 'later';
+    END IF;
+    IF s.epoch = new_epoch AND s.los = new_los AND s.his = new_his AND NOT EXISTS (
+        SELECT FROM shardherd.gate g WHERE shardherd.owns(g.lo, g.hi)) THEN
+        RETURN 'same';
+    END IF;
+    PERFORM shardherd.lock_tables();
+    UPDATE shardherd.shard SET epoch = new_epoch, los = new_los, his = new_his;
+    -- a gate is for a range that is not owned yet; an open one was settled by the predecessor, or given away again
+    DELETE FROM shardherd.gate g WHERE g.open OR shardherd.owns(g.lo, g.hi);
+    PERFORM shardherd.install_guards();
+    RETURN 'settled';
+END $$;
+
 -- Sequences of the database (ours left out) with the value up to which others may not be handed out again.
 CREATE OR REPLACE FUNCTION shardherd.sequences(gap bigint) RETURNS TABLE (name text, value bigint)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -40,6 +40,7 @@ class Member:
         self.port, self.http = free_port(), free_port()
         self.data = self.dir / "pgdata"
         self.process = None
+        self.more, self.tls = [], None  # arguments; how callers see its HTTP interface, if by TLS
         self.dir.mkdir()
         for file, text in (("password", "secret-of-the-shard\n"), ("token", TOKEN), ("settings", "fsync = off\n")):
             (self.dir / file).touch(mode=0o600)
@@ -62,6 +63,7 @@ class Member:
             "--listen=127.0.0.1",
             f"--port={self.port}",
             f"--http-port={self.http}",
+            *self.more,
         ]
         with (self.dir / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -73,9 +75,10 @@ class Member:
     def call(self, method, path, body=None, token=TOKEN):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         data = json.dumps(body).encode() if body is not None else None
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data, headers, method=method)
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.http}{path}"
+        request = urllib.request.Request(url, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=5, context=self.tls) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -160,8 +163,9 @@ class Shard:
         self.made = []
         self.directory, self.program, self.version = directory, program, version
 
-    def member(self, name):
+    def member(self, name, more=(), tls=None):
         made = Member(self.program, self.directory, name, self.version)
+        made.more, made.tls = list(more), tls
         self.made.append(made)
         return made.start()
 
@@ -394,6 +398,71 @@ def test_cancelled_commits(shard):
     wait_until(lambda: b.status().get("receiver") == "streaming", 30, "streaming")
     with a.connect() as connection:
         connection.execute("INSERT INTO t VALUES (9)")
+
+
+def login(member, **more):
+    return psycopg.connect(
+        host="127.0.0.1", port=member.port, user="app", password="app", dbname="postgres", autocommit=True, **more
+    )
+
+
+def test_held(shard):
+    """A held primary has nobody in it but shardherd, also nobody who read from it as a standby; then it is opened."""
+    a, b = shard.of("ab")
+    with a.connect() as connection:
+        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE TABLE t (id int); GRANT ALL ON t TO app")
+    replayed(b, "SELECT count(*) FROM pg_roles WHERE rolname = 'app'", 1)
+    a.assign(2, "standby")
+    with login(b) as reader:
+        assert reader.execute("SELECT count(*) FROM t").fetchone()[0] == 0
+        status = b.assign(2, "primary", seq=1, held=True).settled("primary")
+        assert status["order"]["held"] is True
+        assert status["ready"] is False
+        with pytest.raises(psycopg.Error):
+            reader.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf"):
+        login(b)
+    with b.connect(options="-c default_transaction_read_only=off") as ours:
+        ours.execute("INSERT INTO t VALUES (2)")
+    b.process.kill()  # it is held again when it comes back
+    b.process.wait()
+    b.start()
+    b.assign(2, "primary", seq=1, held=True).settled("primary")
+    with pytest.raises(psycopg.OperationalError, match="pg_hba.conf"):
+        login(b)
+    assert b.assign(2, "primary", seq=2).settled("primary")["ready"] is True
+    assert b.refused(2, "primary", seq=1, held=True) == (409, "stale")
+    with login(b) as writer:
+        writer.execute("INSERT INTO t VALUES (3)")
+        assert [row[0] for row in writer.execute("SELECT id FROM t ORDER BY 1")] == [2, 3]
+
+
+def test_closed(shard):
+    """Who is being removed takes no order any more, of no term and over a restart, until one says that it is not closed."""
+    (a,) = shard.of("a")
+    assert a.refused(1, "standby", closed=True) == (400, "invalid")
+    assert a.assign(1, "stopped", seq=9, closed=True).settled("stopped")["closed"] is True
+    assert a.refused(2, "primary") == (409, "closed")
+    a.stop()
+    a.start()
+    assert a.refused(9, "standby") == (409, "closed")
+    assert a.lease(1)[0] == 409
+    a.no_server()
+    a.assign(1, "stopped", seq=9, closed=True)  # the same, once more
+    assert a.refused(1, "primary", closed=False) == (409, "stale")
+    status = a.assign(2, "stopped", closed=False).settled("stopped")
+    assert "closed" not in status
+    a.assign(2, "primary", seq=1).settled("primary")
+
+
+def test_checkpoint_on_demand(shard):
+    (a,) = shard.of("a")
+    before = a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()")
+    a.value("SELECT pg_logical_emit_message(false, 'x', 'y')")
+    count = int(a.status()["checkpoints"])
+    assert a.call("POST", "/v1/checkpoint")[0] == 200
+    wait_until(lambda: int(a.status()["checkpoints"]) > count, what="the checkpoint")
+    assert a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()") != before
 
 
 def test_rejoin_by_clone_and_refusals(shard):

@@ -258,3 +258,58 @@ def test_older_leader_prepares_nothing(accounts):
         accounts.prepare_fence(0, MOST)
     with accounts.refused("SHR03"):
         accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+
+
+# ---- an instance that was promoted, and lacks what its predecessor had ----
+
+
+def settle_promoted(shard, epoch, ranges, term=1):
+    los, his = [lo for lo, _ in ranges], [hi for _, hi in ranges]
+    return shard.value("SELECT shardherd.settle_promoted(%s, %s, %s::bigint[], %s::bigint[])", term, epoch, los, his)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_promoted_without_the_fence(accounts, prepared):
+    """The range was given away, and this instance had not got that (A6)."""
+    low, high, middle = halves(accounts)
+    if prepared:
+        accounts.prepare_fence(middle, MOST)
+    all_pass(accounts, low, high)
+    assert settle_promoted(accounts, 2, [(0, middle - 1)], term=5) == "settled"
+    refuses(accounts, high, 2)
+    all_pass(accounts, low)
+    with accounts.refused("SHR03"):
+        accounts.run("SELECT shardherd.check_term(4)")  # who led before may still be at it
+    assert settle_promoted(accounts, 2, [(0, middle - 1)], term=5) == "same"
+    with accounts.refused("SHR03"):
+        settle_promoted(accounts, 3, [(0, MOST)], term=4)
+    assert accounts.value("SHOW synchronous_commit") == "on"
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_promoted_without_the_opening_or_its_settling(accounts, opened):
+    _, high, middle = halves(accounts)
+    accounts.own([(0, middle - 1)])
+    accounts.run("SELECT shardherd.close_gate(1, 'm1', %s, %s)", middle, MOST)
+    if opened:
+        open_gate(accounts, lo=middle)
+    else:
+        refuses(accounts, high, 1)
+    assert settle_promoted(accounts, 2, [(0, MOST)]) == "settled"
+    all_pass(accounts, high)
+    assert accounts.value("SELECT count(*) FROM shardherd.gate") == 0
+    settle(accounts, lo=middle)  # the move, which goes on
+    assert accounts.ranges() == (2, [(0, MOST)])
+
+
+def test_promoted_knows_more_than_the_store(accounts):
+    """A fence whose outcome was not written down yet, and the closed gate of a move that goes on."""
+    low, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    assert settle_promoted(accounts, 1, [(0, MOST)]) == "later"
+    refuses(accounts, high, 2)
+    accounts.run("SELECT shardherd.close_gate(1, 'm2', %s, %s)", middle, MOST)
+    assert settle_promoted(accounts, 2, [(0, middle - 1)]) == "same"
+    refuses(accounts, high, 2)
+    open_gate(accounts, move="m2", lo=middle)
+    all_pass(accounts, low, high)

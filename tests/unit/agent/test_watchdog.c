@@ -64,6 +64,26 @@ static void test_at_the_deadline(void **state)
     }
 }
 
+/* The lease holds, but the agent does not turn; and the other way round. */
+static void test_either_deadline(void **state)
+{
+    (void)state;
+    for (int which = 0; which < 2; which++) {
+        struct watchdog *w;
+        struct err err = {0};
+        pid_t pid = child_make(false);
+        assert_int_equal(watchdog_start("/nowhere/data", &w, &err), 0);
+        uint64_t now = env_boot_ns();
+        watchdog_set_postmaster(w, pid);
+        watchdog_set_deadline(w, now + (which == 0 ? 60000 : 600) * MS);
+        watchdog_set_turn(w, now + (which == 0 ? 600 : 60000) * MS);
+        assert_int_equal(ended_by(pid), SIGQUIT);
+        assert_true(env_boot_ns() < now + 5000 * MS);
+        watchdog_set_postmaster(w, 0);
+        watchdog_stop(w);
+    }
+}
+
 static void test_a_later_deadline_counts(void **state)
 {
     struct watchdog *w;
@@ -130,6 +150,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_at_the_deadline),
+        cmocka_unit_test(test_either_deadline),
         cmocka_unit_test(test_a_later_deadline_counts),
         cmocka_unit_test(test_a_server_dies_with_its_agent),
         cmocka_unit_test(test_no_program),

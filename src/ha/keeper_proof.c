@@ -1,0 +1,68 @@
+/*
+ * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a primary
+ * that was started anew, and one that acknowledges alone, is confirmed only after the store, or every other
+ * member, has said so at a moment after we heard of it.
+ */
+#include <string.h>
+
+#include "base/log.h"
+#include "ha/keeper_impl.h"
+
+static void proved(struct shard_keeper *k)
+{
+    member_link_proved(k->members[k->proof_of].link, k->proof_clock);
+    k->proof_clock = 0;
+}
+
+static void read_done(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct shard_keeper *k = data;
+    k->proving = false;
+    if (sm_now(&k->sm) == KEEPER_CLOSED) {
+        shard_keeper_close(k, NULL, NULL);
+        return;
+    }
+    if (err != NULL && err->code != ERRC_NOT_FOUND)
+        log_event(LOG_WARN, "the store does not say whether the record stands", "shard", k->name, "err",
+                  err->message, NULL);
+    else if (k->proof_clock == 0 || k->calling || sm_now(&k->sm) != KEEPER_STANDING)
+        return; /* it was proved otherwise, or something else goes on */
+    else if (err == NULL && entry->revision == k->revision)
+        proved(k);
+    else
+        keeper_reload(k);
+    keeper_turn_soon(k);
+}
+
+/* None of them has heard of a later term, and each was heard after the primary: who made another one would have asked
+ * at least one of them. */
+static bool peers_say_so(const struct shard_keeper *k)
+{
+    uint64_t term = ha_newest(&k->record.op.ha)->term;
+    for (unsigned i = 0; i < k->shard.count; i++) {
+        const struct ha_instance *x = &k->shard.instances[i];
+        const struct member_status *s = keeper_status(k, (int)i);
+        if ((int)i != k->proof_of && (s == NULL || x->heard_ns <= k->proof_ns || s->term > term))
+            return false;
+    }
+    return k->shard.count > 1;
+}
+
+void keeper_prove(struct shard_keeper *k)
+{
+    int primary = ha_newest(&k->record.op.ha)->primary;
+    uint64_t clock, heard_ns;
+    if (!member_link_wants_proof(k->members[primary].link, &clock, &heard_ns))
+        return;
+    if (k->proof_clock == 0 || k->proof_of != primary) {
+        if (k->proving)
+            return;
+        k->proof_of = primary;
+        k->proof_clock = clock;
+        k->proof_ns = heard_ns;
+    }
+    if (peers_say_so(k))
+        proved(k);
+    else if (!k->proving && !k->calling)
+        k->proving = store_get(k->store, k->key, read_done, k, NULL) == 0;
+}

@@ -1,0 +1,87 @@
+"""Agents and their keeper by TLS, each with a certificate that the other checks, and members among themselves."""
+
+import shutil
+import ssl
+
+import pytest
+from certificates import Certificates
+from conftest import DEFAULT, wait_until
+from test_agent_replica import make_shard
+from test_ha import Keeper, Writer, begun, by_name, lost, node_dies, streaming, until
+
+
+def caller(certificates, authority, own=None):
+    context = ssl.create_default_context(cafile=certificates.dir / f"{authority}.crt")
+    if own:
+        context.load_cert_chain(certificates.dir / f"{own}.crt", certificates.dir / f"{own}.key")
+    return context
+
+
+@pytest.fixture
+def secured(shardherd, tool):
+    """Three members and a keeper that is not started."""
+    shard = make_shard(shardherd, DEFAULT)
+    certificates = Certificates(shard.directory / "certificates")
+    for authority in ("ours", "theirs"):
+        certificates.authority(authority)
+        certificates.issue(authority, f"{authority}-agent", "serverAuth,clientAuth")
+        certificates.issue(authority, f"{authority}-keeper", "clientAuth")
+    folder = shard.directory / "agent-tls"
+    certificates.as_secret(folder, tls_crt="ours-agent.crt", tls_key="ours-agent.key", ca_crt="ours.crt")
+    context = caller(certificates, "ours", "ours-keeper")
+    keeper = None
+    try:
+        members = [shard.member(n, [f"--http-tls={folder}", f"--tls={folder}"], context) for n in "abc"]
+        keeper = Keeper(tool("ha_tool"), shard.directory, members)
+        keeper.certificates = certificates
+        yield keeper
+        keeper.stop()
+    finally:
+        if keeper and keeper.process and keeper.process.poll() is None:
+            keeper.kill()
+        for member in shard.made:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+def keeper_tls(keeper, name, own, authority):
+    folder = keeper.directory / name
+    keeper.certificates.as_secret(
+        folder, tls_crt=f"{own}-keeper.crt", tls_key=f"{own}-keeper.key", ca_crt=f"{authority}.crt"
+    )
+    keeper.environment = {"HA_TOOL_TLS": str(folder)}
+
+
+def test_both_ways(secured):
+    a = by_name(secured, "a")
+    ours = a.tls
+    # without a certificate, with a stranger's, without the token
+    for context in (caller(secured.certificates, "ours"), caller(secured.certificates, "ours", "theirs-keeper")):
+        a.tls = context
+        assert a.call("GET", "/v1/status") == (0, "")
+    a.tls = ours
+    assert a.call("GET", "/v1/status", token="another-token-of-this-length")[0] == 401
+    # a keeper that the agents do not know, and one that does not know the agents
+    for own, authority in (("theirs", "ours"), ("ours", "theirs")):
+        keeper_tls(secured, f"{own}-{authority}", own, authority)
+        secured.start()
+        wait_until(lambda: secured.process.poll() is None, what="the keeper")
+        with pytest.raises(pytest.fail.Exception):
+            wait_until(lambda: a.status()["assigned"] != "none", 1.5)
+        secured.stop()
+    keeper_tls(secured, "right", "ours", "ours")
+    secured.start()
+    begun(secured)
+    with a.connect() as connection:  # those of the standbys
+        assert [row[0] for row in connection.execute(
+            "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+        ).fetchall()] == [True]  # fmt: skip
+    writer = Writer(secured.members)
+    wait_until(lambda: len(writer.acknowledged) > 50, 20, "writes")
+    node_dies(a)
+    until(secured, lambda: secured.primary()[1] == 2, 30, "another primary")
+    a.start()
+    name, _ = secured.primary()
+    streaming(secured, set("abc") - {name})
+    writer.end()
+    assert lost(by_name(secured, name), writer) == []
