@@ -41,8 +41,8 @@ struct instance_access {
     char *peer_sslcert, *peer_sslkey;
     /* Somebody else's server that the runtime took over: it stays when its shard goes, without our schema. */
     bool lent;
-    /* A member's agent, which takes orders over HTTP from who shows the token (docs/agent.md). NULL, 0: this is
-     * no member. */
+    /* A member's agent, which takes orders over HTTP from who shows the token (docs/agent.md). NULL, 0: this
+     * is no member. */
     char *agent_host;
     int agent_port;
     char *agent_token; /* a secret */

@@ -84,7 +84,7 @@ struct runtime_backend {
     int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
-    bool members; /* it can make them */
+    bool members;                                                           /* it can make them */
 };
 
 struct runtime {
@@ -112,8 +112,8 @@ void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 /* ---- local processes ---- */
 
 struct runtime_local_options {
-    /* Holds <name>/{data,instance.json,password,owner-password,log}, of a member <name>/{member/data,token,...};
-     * made if missing, 0700, as root 0711. */
+    /* Holds <name>/{data,instance.json,password,owner-password,log}, of a member
+     * <name>/{member/data,token,...}; made if missing, 0700, as root 0711. */
     const char *directory;
     const char
         *bin_directory;  /* with initdb and postgres; NULL = search (newest of PATH, /usr/lib/postgresql) */
