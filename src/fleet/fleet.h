@@ -112,6 +112,7 @@ struct fleet_database {
     struct balance_policy policy;
     unsigned policy_given;   /* bit i: the specification says the i-th setting itself; the others follow the
                                 defaults */
+    unsigned instances;      /* of each shard; 0 = 1 */
     unsigned initial_shards; /* of the specification: automatic merges never go below */
 };
 

@@ -141,7 +141,10 @@ struct spec_shard {
     char *instance; /* static instance to use, NULL = make one */
 };
 
-#define DATABASE_NAME_MAX 32 /* bytes of a database's and of a shard's name */
+/* To be 9 once shards of several instances are driven (operation_services.drive); until then they are
+ * refused. */
+#define DATABASE_INSTANCES_MAX 1
+#define DATABASE_NAME_MAX      32 /* bytes of a database's and of a shard's name */
 
 struct database_spec {
     char *name;
@@ -151,8 +154,9 @@ struct database_spec {
         char *name, *key;
     } * tables;
     int table_count;
-    char *schema; /* SQL, NULL = none */
-    char *owner;  /* role, default "app" */
+    int instances; /* of each shard, 1 to DATABASE_INSTANCES_MAX */
+    char *schema;  /* SQL, NULL = none */
+    char *owner;   /* role, default "app" */
     struct balance_policy balance;
     unsigned balance_given; /* bit i: the i-th key of spec.balance was said, the others follow the defaults */
 };
@@ -160,7 +164,8 @@ struct database_spec {
 /*
  * From YAML or JSON text:
  *   apiVersion: shardherd.io/v1alpha1, kind: ShardedDatabase, metadata: {name: shop},
- *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], tables: [{name, key}], schema: "...", owner: app,
+ *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], instances: 1, tables: [{name, key}],
+ *          schema: "...", owner: app,
  *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000,
  * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}}
  *

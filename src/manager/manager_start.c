@@ -168,10 +168,11 @@ static void adopt(struct manager *m, const struct runtime_instance *instance)
     const struct fleet_database *db = fleet_find_database(&m->fleet, instance->database);
     struct runtime_spec spec;
     struct err err = {0};
-    if (instance->pid != 0 || db == NULL || db->routing == NULL ||
+    if (runtime_instance_runs(instance) || db == NULL || db->routing == NULL ||
         routing_find_shard(db->routing, instance->shard) == NULL)
         return;
-    int rc = databases_spec_of(m->databases, db, instance->shard, &spec, &err);
+    int rc = databases_spec_of(m->databases, db, instance->shard, 0, &spec, &err);
+    spec.name = instance->name;
     spec.must_exist = true;
     if (rc == 0 && runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
         m->adopting++;

@@ -83,7 +83,12 @@ void act_provision(struct move_op *op)
         act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
         return;
     }
-    int rc = s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err);
+    if (op_database(op)->instances > 1) { /* its target would have to have as many */
+        act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED,
+                 "new shards of a database with several instances for each cannot be made yet");
+        return;
+    }
+    int rc = s->spec_of(s->spec_data, op_database(op), op_record(op)->target, 0, &spec, &err);
     spec.min_free_bytes = target_room(op);
     if (rc != 0 || runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
         act_done(op, ACT_PROVISION, &err);

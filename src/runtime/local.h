@@ -218,6 +218,8 @@ int local_binaries_search(struct local *local, const char *directory, struct err
 int local_version_parse(const char *text);
 /* The program to use: major 0 = the newest. ERRC_UNSUPPORTED with the remedy when there is none. */
 const struct local_binary *local_binaries_pick(const struct local *local, int major, struct err *err);
+/* The same with all that an agent runs: pg_basebackup and pg_rewind as well. */
+const struct local_binary *local_binaries_pick_member(const struct local *local, int major, struct err *err);
 
 /* ---- configuration texts (local_config.c), pure ---- */
 

@@ -19,8 +19,8 @@
  *                    +--absent----------> PROBE --> PREPARE --> INITDB --> CONFIGURE --^
  *                    +--half-made--> [HALT -->] WIPE --> PROBE
  *
- *  A member has no INITDB, VERIFIER, LOGIN; instead: PREPARE --> CONFIGURE --> AGENT --> COMMIT, and whole
- * with its agent running: LOOK --> AGENT.
+ *  A member has no INITDB; instead: PREPARE --> CONFIGURE --> AGENT --> [the primary: VERIFIER --> LOGIN -->]
+ *  COMMIT, and whole with its agent running: LOOK --> AGENT.
  *
  *  CONFIGURE --port taken, instance new--> REPICK --> CONFIGURE
  *  any failure --> [AUTOPSY -->] (made by this operation? [UNDO_HALT -->] UNDO_WIPE -->) DONE
@@ -77,7 +77,10 @@ static const struct sm_state states[STATES] = {
     [REPICK] = {"repick", SM_NEXT(CONFIGURE) | FAILS, false},
     [VERIFIER] = {"verifier", SM_NEXT(LOGIN) | FAILS, false},
     [LOGIN] = {"login", SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) | FAILS, false},
-    [AGENT] = {"agent", SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) | FAILS, false},
+    [AGENT] = {"agent",
+               SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) | SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) |
+                   FAILS,
+               false},
     [COMMIT] = {"commit", FAILS, false},
     [AUTOPSY] = {"autopsy", SM_NEXT(REPICK) | FAILS, false},
     [UNDO_HALT] = {"undo-halt", SM_NEXT(UNDO_WIPE), false},
@@ -250,11 +253,14 @@ static void on_server_exit(const struct process_result *result, void *data)
         local_contact_cancel(&e->contact, &err);
 }
 
+static void enter_verifier(struct ensure *e);
+
 /* The end of LOGIN and of AGENT. */
 static void reached(struct ensure *e, const struct err *err)
 {
     int *pid = e->record.member ? &e->record.agent_pid : &e->record.pid;
-    bool died = err != NULL && e->server == NULL && err->code == ERRC_CLOSED && !e->op.canceled;
+    bool watched = !e->record.member || sm_now(&e->sm) == AGENT;
+    bool died = watched && err != NULL && e->server == NULL && err->code == ERRC_CLOSED && !e->op.canceled;
     if (died && *pid != 0) {
         *pid = 0; /* it ran when we looked, and does not any more: start it */
         enter_probe(e);
@@ -269,7 +275,11 @@ static void reached(struct ensure *e, const struct err *err)
 static void on_contact(struct local_contact *contact, const struct err *err, void *data)
 {
     (void)contact;
-    reached(data, err);
+    struct ensure *e = data;
+    if (err == NULL && e->primary)
+        enter_verifier(e);
+    else
+        reached(e, err);
 }
 
 static void on_login(struct local_login *login, const struct err *err, void *data)
@@ -310,7 +320,7 @@ static void enter_agent(struct ensure *e)
 
 static void enter_login(struct ensure *e)
 {
-    if (!started(e))
+    if (!e->record.member && !started(e)) /* the server of a member is its agent's */
         return;
     sm_move(&e->sm, LOGIN);
     e->login.data_path = e->data_path;
@@ -512,7 +522,9 @@ static bool version_ask(struct ensure *e)
 static void probed(struct ensure *e)
 {
     struct err err = {0};
-    e->binary = local_binaries_pick(e->op.local, e->exists ? e->record.major : e->shard_major, &err);
+    int major = e->exists ? e->record.major : e->shard_major;
+    e->binary = e->member ? local_binaries_pick_member(e->op.local, major, &err)
+                          : local_binaries_pick(e->op.local, major, &err);
     if (e->binary == NULL)
         fail(e, &err);
     else if (e->exists)
@@ -730,6 +742,7 @@ static void spec_copy(struct ensure *e, const struct runtime_spec *spec)
     e->settings = settings_copy(spec->settings);
     e->must_exist = spec->must_exist;
     e->member = spec->member;
+    e->primary = spec->member && spec->primary;
     e->password = spec->member ? mem_strdup(spec->password) : NULL;
     e->min_free_bytes = spec->min_free_bytes != 0 ? spec->min_free_bytes : LOCAL_MIN_FREE;
 }

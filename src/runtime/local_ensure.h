@@ -22,7 +22,7 @@ struct ensure {
     char **settings;
     uint64_t min_free_bytes;
     bool must_exist;
-    bool member;
+    bool member, primary;
     char *password; /* a member's */
 
     /* found out on the way */

@@ -364,7 +364,9 @@ static int owner_password_write(struct ensure *e)
 void ensure_commit(struct work *work)
 {
     struct ensure *e = work->data;
-    if ((e->record.member ? member_password_write(e) : owner_password_write(e)) != 0)
+    if (e->record.member && member_password_write(e) != 0)
+        return;
+    if ((!e->record.member || e->primary) && owner_password_write(e) != 0)
         return;
     e->record.creating = false;
     if (local_record_save(e->path, &e->record, &e->job_err) != 0)

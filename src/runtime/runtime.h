@@ -28,10 +28,12 @@ struct runtime_spec {
     bool must_exist;             /* ERRC_NOT_FOUND rather than make it: it held rows */
     /*
      * One of a shard's several instances. What is made is its agent, which then waits for orders: ensure
-     * succeeds when the agent answers, with or without a server. Database, owner and owner_password are only
-     * remembered: they are made by SQL on the primary, once there is one.
+     * succeeds when the agent answers, with or without a server. Owner and database are made once there is a
+     * primary, by ensuring that one with `primary`.
      */
     bool member;
+    bool primary; /* a member that was ordered to be the primary: also waits until its server lets us in, and
+                     makes owner and database there */
     const char *password; /* a member's: of the role "shardherd", the same for all members of the shard */
 };
 

@@ -6,10 +6,9 @@
  */
 #include "runtime/local_fixture.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
+
+#include "support/member_call.h"
 
 #define PASSWORD "the-shard's secret"
 #define MEMBER(instance)                                                                                     \
@@ -18,72 +17,20 @@
         .member = true, .password = PASSWORD                                                                 \
     }
 
-/* ---- HTTP, as curl would ---- */
-
-static int agent_connect(const struct answer *a)
-{
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)a->agent_port)};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_true(fd >= 0);
-    if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0)
-        return fd;
-    close(fd);
-    return -1;
-}
-
-/* The status; the whole answer in ret. 0: nobody answers. */
 static int call(const struct answer *a, const char *token, const char *method, const char *path,
                 const char *body, char *ret, size_t size)
 {
-    char request[4096];
-    int fd = agent_connect(a), status = 0;
-    size_t length = 0;
-    ssize_t n;
-    ret[0] = '\0';
-    if (fd < 0)
-        return 0;
-    snprintf(request, sizeof request,
-             "%s %s HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nAuthorization: Bearer %s\r\n"
-             "Content-Length: %zu\r\n\r\n%s",
-             method, path, token, strlen(body), body);
-    assert_int_equal(write(fd, request, strlen(request)), (ssize_t)strlen(request));
-    while (length < size - 1 && (n = read(fd, ret + length, size - 1 - length)) > 0)
-        length += (size_t)n;
-    ret[length] = '\0';
-    close(fd);
-    return sscanf(ret, "HTTP/1.1 %d", &status) == 1 ? status : 0;
+    return member_call(a->agent_port, token, method, path, body, ret, size);
 }
 
-static const char *status_of(const struct answer *a)
-{
-    static char text[16384];
-    assert_int_equal(call(a, a->token, "GET", "/v1/status", "", text, sizeof text), 200);
-    return text;
-}
-
-/* Repeated while another order is being written down, or the agent starts. */
 static void assign(const struct answer *a, const char *order)
 {
-    char text[16384];
-    int status = 503;
-    for (int i = 0; i < 500 && status == 503; i++) {
-        status = call(a, a->token, "POST", "/v1/assign", order, text, sizeof text);
-        if (status == 503)
-            pg_server_wait_ms(20);
-    }
-    if (status != 200)
-        fail_msg("%s: %s", order, text);
+    member_assign(a->agent_port, a->token, order);
 }
 
 static void wait_for(const struct answer *a, const char *word)
 {
-    for (int i = 0; i < 3000; i++) {
-        if (strstr(status_of(a), word) != NULL)
-            return;
-        pg_server_wait_ms(20);
-    }
-    fail_msg("%s never said %s: %s", a->name, word, status_of(a));
+    member_wait(a->agent_port, a->token, word);
 }
 
 /* ---- members ---- */
