@@ -184,6 +184,11 @@ void local_agents_clear(struct local_agents *agents);
 void local_agents_find(const struct local_agents *agents, const char *directory, struct local_record *record);
 /* Worker. Both for one. */
 void local_agent_look(const char *directory, struct local_record *record);
+/*
+ * Worker. How many agents and watchdogs of this member there are; `number` != 0: signals an agent. A process
+ * that a manager had just forked when it was killed becomes an agent after the member was looked at.
+ */
+int local_agent_strays(const char *directory, const char *name, int number);
 /* True if pid is an agent, or the watchdog of one, with this data directory. Reads /proc only. */
 bool local_agent_alive(int pid, const char *data);
 

@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -124,6 +125,17 @@ void local_agent_look(const char *directory, struct local_record *record)
     local_agents_scan(&agents);
     local_agents_find(&agents, directory, record);
     local_agents_clear(&agents);
+}
+
+int local_agent_strays(const char *directory, const char *name, int number)
+{
+    struct local_record record = {.name = mem_strdup(name)};
+    local_agent_look(directory, &record);
+    if (record.agent_pid != 0 && number != 0)
+        (void)kill(record.agent_pid, number);
+    int count = (record.agent_pid != 0) + (record.watch_pid != 0);
+    local_record_clear(&record);
+    return count;
 }
 
 bool local_agent_alive(int pid, const char *data)

@@ -73,7 +73,10 @@ void ensure_wipe(struct work *work)
     const char *directory = e->op.local->directory;
     bool member = e->record.name != NULL ? e->record.member : e->member;
     char *data = local_data_path(directory, e->op.name, member);
-    e->orphans = local_orphans(data, e->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL);
+    int number = e->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL;
+    e->orphans = local_orphans(data, number);
+    if (member)
+        e->orphans += local_agent_strays(directory, e->op.name, number);
     free(data);
     if (e->orphans > 0)
         return;
@@ -303,16 +306,17 @@ static void port_check(struct ensure *e, const char *host, int port)
 }
 
 /* Of an agent that was killed the watchdog may still live, and ends the server: both are waited for. Without
- * a watchdog nobody answers for the server, which is ended as the agent would do it. */
+ * a watchdog nobody answers for the server, which is ended as the agent would do it. An agent that came after
+ * the member was looked at is not adopted: it was told who knows what. */
 static void member_configure(struct ensure *e)
 {
     if (member_text_write(e) != 0)
         return;
     log_prepare(e);
-    local_agent_look(e->op.local->directory, &e->record);
-    int watched = (e->record.watch_pid != 0) + (e->record.agent_pid != 0);
-    int number = watched > 0 ? 0 : e->tries < LOCAL_TERM_TRIES ? SIGQUIT : SIGKILL;
-    e->orphans = local_orphans(e->data_path, number) + watched;
+    int late = e->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL;
+    int strays = local_agent_strays(e->op.local->directory, e->op.name, late);
+    int number = strays > 0 ? 0 : e->tries < LOCAL_TERM_TRIES ? SIGQUIT : SIGKILL;
+    e->orphans = local_orphans(e->data_path, number) + strays;
     if (e->orphans == 0)
         port_check(e, e->record.host, e->record.port);
     if (e->orphans == 0 && !e->port_taken && e->job_err.code == ERRC_NONE)

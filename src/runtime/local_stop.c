@@ -90,8 +90,10 @@ static void delete_run(struct work *work)
     char *new = local_path(directory, ".new-", s->op.name, NULL);
     char *data = local_data_path(directory, s->op.name, s->record.member);
     /* backends of a killed postmaster, or the initdb of a killed manager */
-    s->orphans =
-        s->record.name != NULL ? local_orphans(data, s->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL) : 0;
+    int number = s->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL;
+    s->orphans = s->record.name != NULL ? local_orphans(data, number) : 0;
+    if (s->record.member)
+        s->orphans += local_agent_strays(directory, s->op.name, number);
     int rc = s->orphans > 0 ? ERRC_CONFLICT : local_tree_delete(old, &s->err);
     if (rc == 0)
         rc = local_tree_delete(new, &s->err);
