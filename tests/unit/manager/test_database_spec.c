@@ -76,6 +76,7 @@ static void test_least(void **state)
     assert_int_equal(spec.shard_count, 1);
     expect_range(&spec.shards[0], "s1", INT64_MIN, INT64_MAX);
     assert_null(spec.shards[0].instance);
+    assert_int_equal(spec.instances, 1);
     assert_int_equal(spec.table_count, 1);
     assert_string_equal(spec.tables[0].name, "public.orders");
     assert_string_equal(spec.tables[0].key, "customer_id");
@@ -392,6 +393,12 @@ static const struct {
      "d.yaml:6:22: unknown key \"kye\" (did you mean \"key\"?)"},
     {SPEC("  shards: 2\n  tables:\n  - {name: Orders, key: a}\n  - {name: public.orders, key: b}\n"),
      "d.yaml:8:5: spec.tables[1]: table public.orders is there already, in line 7: remove one of them"},
+    {SPEC("  shards: 2\n  instances: 3\n" TABLES),
+     "d.yaml:6:14: spec.instances is 3: there can be 1 at most for each shard yet"},
+    {SPEC("  shards: 2\n  instances: 0\n" TABLES),
+     "d.yaml:6:14: spec.instances: \"0\" is not a number of instances: write 1"},
+    {SPEC("  shards: 2\n  instances: [1]\n" TABLES),
+     "d.yaml:6:14: spec.instances is a list: write a single value"},
     {SPEC("  shards: 2\n" TABLES "  schema: [a]\n"),
      "d.yaml:7:11: spec.schema is a list: write a single value"},
     {SPEC("  shards: 2\n" TABLES "  schema: \"\\0\"\n"),
@@ -485,7 +492,8 @@ static void test_schema_and_docs(void **state)
     assert_non_null(doc);
     yyjson_val *root = yyjson_doc_get_root(doc), *spec = property(root, "spec");
     expect_members(root, (const char *const[]){"apiVersion", "kind", "metadata", "spec", NULL});
-    expect_members(spec, (const char *const[]){"shards", "tables", "schema", "owner", "balance", NULL});
+    expect_members(
+        spec, (const char *const[]){"shards", "instances", "tables", "schema", "owner", "balance", NULL});
     expect_members(yyjson_obj_get(property(spec, "tables"), "items"),
                    (const char *const[]){"name", "key", NULL});
     yyjson_val *list = yyjson_arr_get(yyjson_obj_get(property(spec, "shards"), "oneOf"), 1);

@@ -499,6 +499,35 @@ static void test_creator_killed_half_way(void **state)
     fixture_fini(f);
 }
 
+/* As one whose manager was killed between fork and exec, and that was not there yet when it was looked for.
+ */
+static void test_a_stray_agent(void **state)
+{
+    struct fixture *f = *state;
+    fixture_open(f);
+    struct answer a = member_make(f, "shop-s1-0");
+    char path[300], token[320], password[320], port[16];
+    snprintf(path, sizeof path, "%s/shop-s1-0", f->directory);
+    snprintf(token, sizeof token, "%s/token", path);
+    snprintf(password, sizeof password, "%s/password", path);
+    snprintf(port, sizeof port, "%d", pg_server_free_port());
+    struct local_user user;
+    assert_int_equal(local_user_find(NULL, &user, NULL), 0);
+    pid_t stray = fork();
+    if (stray == 0) {
+        if (chdir(path) == 0 && (user.uid == 0 || (setgid(user.gid) == 0 && setuid(user.uid) == 0)))
+            execl(f->program, f->program, "agent", "--member", "shop-s1-0", "--data", a.data, "--token-file",
+                  token, "--password-file", password, "--http-port", port, (char *)NULL);
+        _exit(127);
+    }
+    for (int i = 0; i < 500 && !local_agent_alive(stray, a.data); i++)
+        pg_server_wait_ms(20);
+    assert_true(local_agent_alive(stray, a.data));
+    assert_int_equal(fixture_remove(f, "shop-s1-0").err.code, ERRC_NONE);
+    assert_int_equal(waitpid(stray, NULL, 0), stray);
+    fixture_fini(f);
+}
+
 static void test_closed_half_way(void **state)
 {
     struct fixture *f = *state;
@@ -521,6 +550,8 @@ int main(int argc, char **argv)
 {
     if (argc == 6 && strcmp(argv[1], "create") == 0)
         _exit(creator_main(argv)); /* it closes nothing, as if killed */
+    if (argc == 2)
+        cmocka_set_test_filter(argv[1]);
     const struct CMUnitTest tests[] = {
         TEST(test_made_and_removed),
         TEST(test_a_shard_of_three),
@@ -532,6 +563,7 @@ int main(int argc, char **argv)
         TEST(test_the_version_of_the_shard),
         TEST(test_a_new_password),
         TEST(test_creator_killed_half_way),
+        TEST(test_a_stray_agent),
         TEST(test_closed_half_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
