@@ -62,8 +62,8 @@ struct operation_services {
     /*
      * The agents of a shard's members answer, or answered before: from now on they are given orders by
      * whoever drives shards, and instance 0 is to be the first primary. `done` comes with NULL once there is
-     * a primary that accepts writes, with its name. Idempotent. NULL = nobody drives shards: none of several
-     * instances can be made.
+     * a primary that accepts writes, with its name. Idempotent; what is still owed comes before
+     * operations_fini(). NULL = nobody drives shards: none of several instances can be made.
      */
     int (*drive)(void *drive_data, const char *database, const char *shard, operation_driven_cb done,
                  void *data, struct err *err);

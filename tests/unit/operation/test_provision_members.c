@@ -41,6 +41,8 @@ struct rig {
     operation_driven_cb driven_cb;
     void *driven_data;
     int drives;
+    bool holds; /* who drives does not answer */
+    struct operation_services services;
 };
 
 static int spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
@@ -92,6 +94,12 @@ static int drive(void *data, const char *database, const char *shard, operation_
     assert_string_equal(database, "shop");
     assert_string_equal(shard, "s1");
     rig->drives++;
+    rig->driven_cb = done;
+    rig->driven_data = done_data;
+    if (rig->holds) {
+        loop_stop(&rig->loop);
+        return 0;
+    }
     order(rig, "shop-s1-0",
           "{\"term\": \"1\", \"role\": \"primary\", \"initialize\": true, \"slots\": [\"shardherd_1\", "
           "\"shardherd_2\"], \"sync\": {\"need\": 1, \"members\": [\"shop-s1-1\", \"shop-s1-2\"]}}",
@@ -105,8 +113,6 @@ static int drive(void *data, const char *database, const char *shard, operation_
                  access_of(rig, "shop-s1-0")->port, i);
         order(rig, name, text, "\"receiver\":\"streaming\"");
     }
-    rig->driven_cb = done;
-    rig->driven_data = done_data;
     rig->driven = (struct loop_task){.run = driven, .data = rig};
     loop_defer(&rig->loop, &rig->driven);
     return 0;
@@ -181,18 +187,18 @@ static int set_up(void **state)
     loop_run(&rig->loop);
     runtime_make(rig);
     fleet_init(&rig->fleet);
-    struct operation_services services = {.loop = &rig->loop,
-                                          .store = rig->store,
-                                          .fleet = &rig->fleet,
-                                          .runtime = rig->runtime,
-                                          .term = 1,
-                                          .spec_of = spec_of,
-                                          .spec_data = rig,
-                                          .drive = drive,
-                                          .drive_data = rig,
-                                          .operation_changed = on_changed,
-                                          .data = rig};
-    operations_init(&rig->ops, &services);
+    rig->services = (struct operation_services){.loop = &rig->loop,
+                                                .store = rig->store,
+                                                .fleet = &rig->fleet,
+                                                .runtime = rig->runtime,
+                                                .term = 1,
+                                                .spec_of = spec_of,
+                                                .spec_data = rig,
+                                                .drive = drive,
+                                                .drive_data = rig,
+                                                .operation_changed = on_changed,
+                                                .data = rig};
+    operations_init(&rig->ops, &rig->services);
     return 0;
 }
 
@@ -261,7 +267,7 @@ static const char *sql(struct rig *rig, const char *instance, const char *text)
     return rig->answer;
 }
 
-static struct operation *make_shop(struct rig *rig)
+static struct operation *shop_start(struct rig *rig)
 {
     struct operation *op;
     struct range all;
@@ -277,6 +283,12 @@ static struct operation *make_shop(struct rig *rig)
                                         .owner = "app"};
     fleet_add_database(&rig->fleet, "shop")->instances = MEMBERS;
     assert_int_equal(provision_start(&rig->ops, &request, &op, &rig->err), 0);
+    return op;
+}
+
+static struct operation *make_shop(struct rig *rig)
+{
+    struct operation *op = shop_start(rig);
     wait_end(rig, op);
     return op;
 }
@@ -322,6 +334,40 @@ static void test_made_and_deleted(void **state)
     assert_int_equal(entries(rig), 0);
 }
 
+static void on_resumed(const struct err *err, void *data)
+{
+    assert_null(err);
+    stop_loop(data);
+}
+
+/* The manager goes while somebody is asked for a primary; the next one asks again. */
+static void test_resumed(void **state)
+{
+    struct rig *rig = *state;
+    struct err canceled = {.code = ERRC_CANCELED};
+    rig->holds = true;
+    struct operation *op = shop_start(rig);
+    while (rig->drives == 0)
+        loop_run(&rig->loop);
+    assert_string_equal(provision_state_name(op), "primaries");
+    rig->reached = false;
+    operations_stop(&rig->ops, stop_loop, rig);
+    wait_reached(rig);
+    rig->driven_cb(&canceled, NULL, rig->driven_data); /* who drives is closed before operations are freed */
+    operations_fini(&rig->ops);
+    operations_init(&rig->ops, &rig->services);
+    rig->holds = false;
+    assert_int_equal(operations_resume(&rig->ops, on_resumed, rig, &rig->err), 0);
+    wait_reached(rig);
+    op = list_item(list_first(&rig->ops.list), struct operation, node);
+    wait_end(rig, op);
+    assert_string_equal(op->error.message, "");
+    assert_int_equal(op->status, OPERATION_DONE);
+    assert_int_equal(rig->drives, 2);
+    assert_string_equal(sql(rig, "shop-s1-0", "SELECT name FROM shardherd.shard"), "s1");
+    members_remove(rig);
+}
+
 static void test_nobody_drives(void **state)
 {
     struct rig *rig = *state;
@@ -336,6 +382,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_made_and_deleted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_resumed, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_nobody_drives, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
