@@ -13,13 +13,14 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "base/text.h"
 #include "runtime/local.h"
 
 #define LINE_MAX_BYTES 16384
 
 struct local_agent_seen {
     char *data;
-    int pid;
+    int pid, parent;
     uid_t uid;
     bool watch; /* its watchdog: a fork of it, with a name of its own */
 };
@@ -54,26 +55,28 @@ static const char *data_of(const char *line, size_t length)
     return member ? data : NULL;
 }
 
-static bool is_watchdog(int pid)
+/* The number behind a word of /proc/PID/status, -1 if it is not there. */
+static long status_number(const char *text, const char *word)
 {
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%d/comm", pid);
-    char *name = local_file_read(path, 64, NULL);
-    bool found = name != NULL && strcmp(name, "shardherd-watch\n") == 0;
-    free(name);
-    return found;
+    const char *at = strstr(text, word);
+    return at != NULL ? strtol(at + strlen(word), NULL, 10) : -1;
 }
 
 static void agent_see(struct local_agents *agents, int pid, const char *data)
 {
     char path[64];
-    struct stat st;
-    snprintf(path, sizeof path, "/proc/%d", pid);
-    if (stat(path, &st) != 0)
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    char *text = local_file_read(path, 4096, NULL);
+    if (text == NULL)
         return; /* it has just ended */
     agents->all = mem_resize(agents->all, (size_t)agents->count + 1, sizeof *agents->all);
-    agents->all[agents->count++] = (struct local_agent_seen){
-        .data = mem_strdup(data), .pid = pid, .uid = st.st_uid, .watch = is_watchdog(pid)};
+    agents->all[agents->count++] =
+        (struct local_agent_seen){.data = mem_strdup(data),
+                                  .pid = pid,
+                                  .parent = (int)status_number(text, "\nPPid:"),
+                                  .uid = (uid_t)status_number(text, "\nUid:"),
+                                  .watch = text_starts_with(text, "Name:\tshardherd-watch\n")};
+    free(text);
 }
 
 void local_agents_scan(struct local_agents *ret)
@@ -100,20 +103,36 @@ void local_agents_clear(struct local_agents *agents)
     *agents = (struct local_agents){0};
 }
 
-/* Somebody else's process with such a command line is not believed: the owner of the directory is who runs
- * it.
- */
+/* Somebody else's process with such a command line is not believed: who owns the directory runs the agent. */
+static bool is_of(const struct local_agent_seen *seen, const char *data, uid_t owner)
+{
+    return seen->uid == owner && strcmp(seen->data, data) == 0;
+}
+
+static bool is_agent(const struct local_agents *agents, int pid)
+{
+    for (int i = 0; i < agents->count; i++)
+        if (agents->all[i].pid == pid && !agents->all[i].watch)
+            return true;
+    return false;
+}
+
+/* Of several agents any, with its own watchdog or one that has lost its agent. */
 void local_agents_find(const struct local_agents *agents, const char *directory, struct local_record *record)
 {
     char *own = local_path(directory, "", record->name, "member");
     char *data = local_data_path(directory, record->name, true);
     struct stat st;
-    bool there = lstat(own, &st) == 0;
+    int count = lstat(own, &st) == 0 ? agents->count : 0;
     record->agent_pid = record->watch_pid = 0;
-    for (int i = 0; there && i < agents->count; i++) {
+    for (int i = 0; i < count; i++)
+        if (is_of(&agents->all[i], data, st.st_uid) && !agents->all[i].watch)
+            record->agent_pid = agents->all[i].pid;
+    for (int i = 0; i < count; i++) {
         const struct local_agent_seen *seen = &agents->all[i];
-        if (seen->uid == st.st_uid && strcmp(seen->data, data) == 0)
-            *(seen->watch ? &record->watch_pid : &record->agent_pid) = seen->pid;
+        if (is_of(seen, data, st.st_uid) && seen->watch &&
+            (seen->parent == record->agent_pid || !is_agent(agents, seen->parent)))
+            record->watch_pid = seen->pid;
     }
     free(own);
     free(data);
