@@ -107,6 +107,14 @@ static void test_made_and_removed(void **state)
     assert_true(listed.member);
     assert_int_equal(listed.agent_pid, a.agent_pid);
     assert_string_equal(listed.token, a.token);
+    assert_int_equal(fixture_stop(f, "shop-s1-0").err.code, ERRC_NONE);
+    assert_int_equal(fixture_processes(f), 0);
+    listed = fixture_list(f); /* also when it does not run */
+    assert_int_equal(listed.count, 1);
+    assert_true(listed.member);
+    assert_int_equal(listed.agent_pid, 0);
+    assert_int_equal(listed.agent_port, a.agent_port);
+    assert_int_not_equal(member_make(f, "shop-s1-0").agent_pid, a.agent_pid);
     assert_int_equal(fixture_remove(f, "shop-s1-0").err.code, ERRC_NONE);
     assert_int_equal(fixture_processes(f), 0);
     assert_int_equal(fixture_list(f).count, 0);
