@@ -198,7 +198,7 @@ int agent_draft_finish(const struct agent_options *o, struct err *err)
 
 /* ---- configuration ---- */
 
-static void quoted(struct buf *out, const char *name, const char *value)
+void agent_setting(struct buf *out, const char *name, const char *value)
 {
     (void)buf_printf(out, "%s = '", name);
     for (; *value != '\0'; value++) {
@@ -223,10 +223,10 @@ static void tls_settings(struct buf *out, const struct agent_options *o)
          *key = mem_printf("%s/shardherd.key", o->data);
     char *ca = mem_printf("%s/ca.crt", o->tls);
     (void)buf_add_text(out, "ssl = on\n");
-    quoted(out, "ssl_cert_file", certificate);
-    quoted(out, "ssl_key_file", key);
+    agent_setting(out, "ssl_cert_file", certificate);
+    agent_setting(out, "ssl_key_file", key);
     if (has_file(o->tls, "ca.crt"))
-        quoted(out, "ssl_ca_file", ca);
+        agent_setting(out, "ssl_ca_file", ca);
     free(certificate);
     free(key);
     free(ca);
@@ -244,7 +244,7 @@ static void settings_text(struct buf *out, const struct agent_options *o)
                        "max_logical_replication_workers = 20\n"
                        "wal_retrieve_retry_interval = 500ms\n"); /* a move's subscription starts at once */
     if (o->settings != NULL)
-        quoted(out, "include_if_exists", o->settings);
+        agent_setting(out, "include_if_exists", o->settings);
     (void)buf_add_text(out, "# What shardherd relies on comes last, so that nothing overrides it.\n"
                             "wal_level = logical\n"
                             "password_encryption = 'scram-sha-256'\n"
@@ -254,11 +254,11 @@ static void settings_text(struct buf *out, const struct agent_options *o)
                             "log_statement = 'none'\n"
                             "log_min_error_statement = 'panic'\n"
                             "log_error_verbosity = 'terse'\n");
-    quoted(out, "listen_addresses", o->listen);
+    agent_setting(out, "listen_addresses", o->listen);
     (void)buf_printf(out, "port = %d\n", o->port);
-    quoted(out, "unix_socket_directories", o->run);
-    quoted(out, "hba_file", hba);
-    quoted(out, "ident_file", ident);
+    agent_setting(out, "unix_socket_directories", o->run);
+    agent_setting(out, "hba_file", hba);
+    agent_setting(out, "ident_file", ident);
     if (o->tls != NULL && has_file(o->tls, "tls.crt"))
         tls_settings(out, o);
     if (o->more != NULL)

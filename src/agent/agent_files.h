@@ -8,11 +8,15 @@
 #include <stdint.h>
 
 #include "agent/agent.h"
+#include "base/buf.h"
 
 enum agent_data { AGENT_DATA_NONE, AGENT_DATA_THERE };
 
 /* Is there a data directory? What is there and is none of PostgreSQL's is refused: it may be somebody's. */
 int agent_data_look(const struct agent_options *o, enum agent_data *ret, struct err *err);
+
+/* Adds "name = 'value'" and a line end, quoted as postgresql.conf wants it. */
+void agent_setting(struct buf *out, const char *name, const char *value);
 
 /* Where initdb works: beside the data directory, and beside the log's place on its volume (NULL without one).
  */

@@ -151,7 +151,7 @@ char *member_program(const struct member *m, const char *name)
 void member_settle(struct member *m, enum member_state state)
 {
     if (sm_now(&m->sm) != (int)state)
-        sm_move(&m->sm, state);
+        sm_move(&m->sm, (int)state);
 }
 
 void member_fail(struct member *m, const struct err *why)

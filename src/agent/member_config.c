@@ -11,18 +11,6 @@
 
 /* ---- texts ---- */
 
-/* As postgresql.conf quotes. */
-static void setting(struct buf *out, const char *name, const char *value)
-{
-    (void)buf_printf(out, "%s = '", name);
-    for (; *value != '\0'; value++) {
-        if (*value == '\'' || *value == '\\')
-            (void)buf_addc(out, *value);
-        (void)buf_addc(out, *value);
-    }
-    (void)buf_add_text(out, "'\n");
-}
-
 /* As connection strings quote. */
 static void part(struct buf *out, const char *name, const char *value)
 {
@@ -70,7 +58,7 @@ static void sync_setting(struct buf *out, const struct order *order)
             (void)buf_printf(&b, "%s\"%s\"", i > 0 ? ", " : "", order->sync[i]);
         (void)buf_addc(&b, ')');
     }
-    setting(out, "synchronous_standby_names", buf_text(&b));
+    agent_setting(out, "synchronous_standby_names", buf_text(&b));
     buf_free(&b);
 }
 
@@ -84,9 +72,9 @@ char *member_settings(const struct member *m)
                            "recovery_target_timeline = 'latest'\n"
                            "wal_receiver_status_interval = '1s'\n"
                            "wal_receiver_timeout = '5s'\n");
-    setting(&b, "cluster_name", m->o.member);
-    setting(&b, "primary_conninfo", conninfo);
-    setting(&b, "primary_slot_name", m->order.slot);
+    agent_setting(&b, "cluster_name", m->o.member);
+    agent_setting(&b, "primary_conninfo", conninfo);
+    agent_setting(&b, "primary_slot_name", m->order.slot);
     sync_setting(&b, &m->order);
     free(conninfo);
     return buf_take(&b);

@@ -50,6 +50,7 @@ struct watch {
     uint64_t copier_began; /* the one that the marks are of */
     struct {
         uint64_t at_ns, bytes;
+        bool lull; /* since the one before it */
     } marks[RATE_MARKS]; /* oldest first */
     unsigned mark_count;
     uint64_t logged_cut_ns;
@@ -300,6 +301,7 @@ static void mark_rate(struct watch *w, uint64_t now, uint64_t bytes)
     if (w->mark_count == RATE_MARKS)
         memmove(&w->marks[0], &w->marks[1], --w->mark_count * sizeof w->marks[0]);
     w->marks[w->mark_count].at_ns = now;
+    w->marks[w->mark_count].lull = w->throttle.lull_ns != 0;
     w->marks[w->mark_count++].bytes = bytes;
 }
 
@@ -309,6 +311,22 @@ static uint64_t per_second(const struct watch *w, unsigned from)
     uint64_t ns = w->marks[to].at_ns - w->marks[from].at_ns;
     uint64_t bytes = w->marks[to].bytes - w->marks[from].bytes;
     return ns > 0 ? (uint64_t)((double)bytes * (double)ENV_NS_PER_S / (double)ns) : 0;
+}
+
+/* Of a copy that has lulls: its speed in them and outside of them, by the share of the time that they will take.
+ * What they took so far says less, the first may come early. */
+static uint64_t rate_to_come(const struct watch *w)
+{
+    uint64_t ns[2] = {0, 0}, bytes[2] = {0, 0};
+    for (unsigned i = 1; i < w->mark_count; i++) {
+        ns[w->marks[i].lull] += w->marks[i].at_ns - w->marks[i - 1].at_ns;
+        bytes[w->marks[i].lull] += w->marks[i].bytes - w->marks[i - 1].bytes;
+    }
+    if (ns[0] == 0 || ns[1] == 0)
+        return per_second(w, 0);
+    const double share = (double)THROTTLE_LULL_NS / (double)THROTTLE_EVERY_NS;
+    double outside = (double)bytes[0] / (double)ns[0], inside = (double)bytes[1] / (double)ns[1];
+    return (uint64_t)((outside * (1 - share) + inside * share) * (double)ENV_NS_PER_S);
 }
 
 static void look_at_copy(struct move_op *op)
@@ -333,7 +351,7 @@ static void look_at_copy(struct move_op *op)
     r->tables_copied = state.tables_done;
     unsigned shown = w->mark_count > RATE_SHOWN ? w->mark_count - 1 - RATE_SHOWN : 0;
     r->copy_rate = per_second(w, shown);
-    op->mean_rate = throttle_has_lulls(&w->throttle) ? per_second(w, 0) : r->copy_rate;
+    op->mean_rate = throttle_has_lulls(&w->throttle) ? rate_to_come(w) : r->copy_rate;
     throttle(op, per_second(w, w->mark_count - 2));
 }
 

@@ -134,12 +134,22 @@ static void take_count(struct throttle *t, uint64_t now_ns)
     t->beside_count = 0;
 }
 
+/* Transactions are missing, and the count that says so is an old one: of before the copy, when a burst of them
+ * may have been the move's own, or of a while ago. */
+static bool is_doubtful(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
+{
+    return t->rate == 0 && loss(t) > limits->max_loss &&
+           (t->without_ns <= t->began_ns || now_ns - t->without_ns > THROTTLE_SURE_NS);
+}
+
 static bool lull_is_due(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
 {
     if (limits->max_loss <= 0 || t->beside_count < THROTTLE_RECENT)
         return false;
     if (beside(t) < THROTTLE_BUSY && t->without < THROTTLE_BUSY)
         return false;
+    if (is_doubtful(t, limits, now_ns))
+        return true;
     if (t->without_ns == 0)
         return now_ns - t->began_ns >= THROTTLE_FIRST_NS;
     return now_ns - t->without_ns >= THROTTLE_EVERY_NS - THROTTLE_LULL_NS;

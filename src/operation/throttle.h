@@ -12,8 +12,9 @@
  * What the application gets done is compared, too: its transactions beside the copy with those without. How
  * many it would do without is not known for long, so every so often the copy goes at its slowest for a moment
  * and they are counted again, and commits are measured again: the slowdowns of LEDBAT++
- * (draft-irtf-iccrg-ledbat-plus-plus), which take a tenth of the time. Where next to nothing happens there
- * are no lulls.
+ * (draft-irtf-iccrg-ledbat-plus-plus), which take a tenth of the time. The same before a first cut, if the last
+ * count is old: who does less by itself is not held against the copy. Where next to nothing happens there are
+ * no lulls.
  *
  * Constants, and why: a cut shows after two or three samples, since the median of the last three is judged
  * (one slow fsync is no reason), so there are three seconds between cuts. The step is a twentieth of the
@@ -38,6 +39,7 @@
 /* A lull: its first second does not count, servers tell of transactions late. */
 #define THROTTLE_LULL_NS  (4 * ENV_NS_PER_S)
 #define THROTTLE_EVERY_NS (40 * ENV_NS_PER_S) /* from one to the next */
+#define THROTTLE_SURE_NS  (8 * ENV_NS_PER_S)  /* a count's age up to which it is taken for granted */
 #define THROTTLE_FIRST_NS (5 * ENV_NS_PER_S)  /* of copying, when nothing was counted before it */
 #define THROTTLE_BUSY     50.0                /* transactions/s; with fewer nobody is in the copy's way */
 
@@ -91,7 +93,7 @@ uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns)
 /* The rate from now on, bytes/s; 0 = as fast as it goes. Ask t->rate whether it is throttled. */
 uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
                        const struct throttle_sample *sample);
-/* True once the copy has lulls: its speed is the mean over THROTTLE_EVERY_NS. */
+/* True once the copy has lulls, THROTTLE_LULL_NS of each THROTTLE_EVERY_NS. */
 bool throttle_has_lulls(const struct throttle *t);
 /* The copy is over, and another may begin: what is known of before stays. */
 void throttle_again(struct throttle *t);

@@ -182,3 +182,22 @@ def settle(shard, lo=0, hi=MOST, epoch=2, move="m1"):
 
 def write(shard, on=None, key=0):
     return shard.run("UPDATE accounts SET v = v + 1 WHERE k = %s", shard.owned[key], on=on)
+
+
+# ---- what files of these tests begin with ----
+
+ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
+
+
+def start_server(factory, version):
+    started = factory(version, wal_level="logical", max_prepared_transactions="5")
+    started.psql("CREATE ROLE app LOGIN")
+    return started
+
+
+def with_accounts(shard):
+    """Owned rows from 0 to max."""
+    shard.make(ACCOUNTS, accounts="k")
+    shard.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
+    shard.run("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.owned)
+    return shard

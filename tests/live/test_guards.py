@@ -7,19 +7,16 @@ import uuid
 import psycopg
 import pytest
 from conftest import VERSIONS, wait_until
-from guarded import HASHES, LEAST, MOST, SHARD_SQL, Shard
+from guarded import HASHES, LEAST, MOST, SHARD_SQL, Shard, start_server, with_accounts
 
 pytestmark = pytest.mark.beside
 
-ACCOUNTS = "CREATE TABLE accounts (k bigint PRIMARY KEY, v int NOT NULL DEFAULT 0, pad text)"
 _number = iter(range(1, 100000))
 
 
 @pytest.fixture(scope="module", params=VERSIONS, ids=lambda version: f"pg{version}")
 def server(request, pg_factory_module):
-    started = pg_factory_module(request.param, wal_level="logical", max_prepared_transactions="5")
-    started.psql("CREATE ROLE app LOGIN")
-    return started
+    return start_server(pg_factory_module, request.param)
 
 
 @pytest.fixture
@@ -32,9 +29,7 @@ def shard(server):
 @pytest.fixture
 def accounts(shard):
     """Owned rows from 0 to max, and, as after a move before its clean-up, rows that are not owned."""
-    shard.make(ACCOUNTS, accounts="k")
-    shard.run("GRANT ALL ON ALL TABLES IN SCHEMA public TO app")
-    shard.run("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.owned)
+    with_accounts(shard)
     shard.place("INSERT INTO accounts (k) SELECT unnest(%s::bigint[])", shard.foreign)
     return shard
 

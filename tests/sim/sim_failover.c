@@ -12,9 +12,9 @@
  */
 #include <inttypes.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "failover_world.h"
+#include "seeds.h"
 
 #define SEEDS         100000
 #define BUG_SEEDS     400000 /* the rarest is found once in 30,000 */
@@ -695,8 +695,9 @@ static bool is_well(const struct sim *s)
     return p->acknowledged == p->length;
 }
 
-static const char *run_seed(uint64_t seed, enum bug bug, bool tells)
+static const char *run_seed(uint64_t seed, int number, bool tells)
 {
+    enum bug bug = (enum bug)number;
     static struct sim s;
     memset(&s, 0, sizeof s);
     world_init(&s.w, seed, bug);
@@ -722,41 +723,8 @@ static const char *run_seed(uint64_t seed, enum bug bug, bool tells)
     return s.w.broken;
 }
 
-static int run_seeds(uint64_t first, uint64_t count, enum bug bug)
-{
-    for (uint64_t seed = first; seed < first + count; seed++) {
-        const char *broken = run_seed(seed, bug, count == 1);
-        if (broken == NULL)
-            continue;
-        printf("%s: seed %" PRIu64 " (the %" PRIu64 ". one): %s\n", bug_names[bug], seed, seed - first + 1,
-               broken);
-        fflush(stdout);
-        return 1;
-    }
-    return 0;
-}
-
-static int run_all(uint64_t first)
-{
-    printf("%d seeds from %" PRIu64 " on\n", SEEDS, first);
-    fflush(stdout);
-    if (run_seeds(first, SEEDS, BUG_NONE) != 0)
-        return 1;
-    for (int bug = BUG_NONE + 1; bug < BUG_COUNT; bug++)
-        if (run_seeds(first, BUG_SEEDS, (enum bug)bug) == 0) {
-            printf("%s: not noticed in %d seeds\n", bug_names[bug], BUG_SEEDS);
-            return 1;
-        }
-    return 0;
-}
-
 int main(int argc, char **argv)
 {
-    if (argc == 1)
-        return run_all((uint64_t)time(NULL) * 1000);
-    enum bug bug = BUG_NONE;
-    for (int i = 0; argc > 3 && i < BUG_COUNT; i++)
-        if (strcmp(argv[3], bug_names[i]) == 0)
-            bug = (enum bug)i;
-    return run_seeds(strtoull(argv[1], NULL, 10), argc > 2 ? strtoull(argv[2], NULL, 10) : 1, bug);
+    static const struct seeds seeds = {run_seed, bug_names, BUG_COUNT, SEEDS, BUG_SEEDS};
+    return seeds_main(&seeds, argc, argv);
 }

@@ -254,6 +254,35 @@ static void test_demand_changes_by_itself(void **state)
     assert_int_equal(busy(&c, 60, 3000, 0, NULL), 128 * MIB);
 }
 
+/* And are not held against the copy at all: it makes a lull, and goes on. */
+static void test_a_fall_is_counted_before_a_cut(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    busy(&c, 20, 5000, 0, NULL);
+    assert_int_equal(busy(&c, 60, 1000, 0, NULL), 128 * MIB);
+    assert_int_equal(c.t.cut_ns, 0);
+}
+
+/* A burst that was counted before the copy, by the move's own doing, say, and nobody there afterwards. */
+static void test_a_burst_before_the_copy(void **state)
+{
+    struct copy c;
+    int lulls = 0;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 300);
+    for (int i = 0; i < 120; i++) {
+        bool was = c.t.lull_ns != 0;
+        uint64_t least = busy(&c, 1, 10, 0, NULL);
+        assert_int_equal(least, c.t.lull_ns != 0 ? UINT64_MAX : 128 * MIB);
+        lulls += !was && c.t.lull_ns != 0;
+    }
+    assert_int_equal(lulls, 1);
+    assert_int_equal(c.t.cut_ns, 0);
+}
+
 static void test_nobody_is_there(void **state)
 {
     struct copy c;
@@ -344,7 +373,9 @@ int main(void)
                                        cmocka_unit_test(test_an_application_that_suffers),
                                        cmocka_unit_test(test_an_application_that_does_not_suffer),
                                        cmocka_unit_test(test_demand_changes_by_itself),
-                                       cmocka_unit_test(test_nobody_is_there),
+                                       cmocka_unit_test(test_a_fall_is_counted_before_a_cut),
+        cmocka_unit_test(test_a_burst_before_the_copy),
+        cmocka_unit_test(test_nobody_is_there),
                                        cmocka_unit_test(test_lulls)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
