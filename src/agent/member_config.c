@@ -36,7 +36,8 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "port", port);
     part(&b, "user", AGENT_SUPERUSER);
     part(&b, "passfile", passfile);
-    part(&b, "application_name", o->member);
+    /* what copies is no standby: under the member's name its stream would count for synchronous commits */
+    part(&b, "application_name", dbname != NULL ? "shardherd copy" : o->member);
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
     part(&b, "sslmode", o->tls != NULL ? "require" : "prefer");
@@ -71,7 +72,9 @@ char *member_settings(const struct member *m)
                            "hot_standby = on\n"
                            "recovery_target_timeline = 'latest'\n"
                            "wal_receiver_status_interval = '1s'\n"
-                           "wal_receiver_timeout = '5s'\n");
+                           "wal_receiver_timeout = '5s'\n"
+                           "wal_retrieve_retry_interval = '500ms'\n"
+                           "wal_keep_size = '128MB'\n"); /* a rewind reads back to before the fork */
     agent_setting(&b, "cluster_name", m->o.member);
     agent_setting(&b, "primary_conninfo", conninfo);
     agent_setting(&b, "primary_slot_name", m->order.slot);
@@ -147,6 +150,8 @@ static int signal_file(const struct agent_options *o, bool standby, struct err *
 
 int member_configure(struct member_job *job, bool running, struct err *err)
 {
+    if (job->order.timeline != 0) /* on disk before anything of it is received */
+        marks_label(&job->marks, job->order.timeline, job->order.term);
     int rc = marks_save(job->o.data, &job->marks, err);
     agent_inputs_clear(&job->inputs);
     agent_inputs_read(&job->o, &job->inputs);

@@ -131,6 +131,9 @@ static void facts_take(struct member *m, const struct pg_reply *reply)
     (void)pg_value_int64(reply, 0, 7, &f->receivers);
     f->nobody = pg_value_bool(reply, 0, 8);
     f->pending_restart = pg_value_bool(reply, 0, 9);
+    f->complete = pg_value_bool(reply, 0, 11);
+    f->silent_ms = -1;
+    (void)pg_value_int64(reply, 0, 12, &f->silent_ms);
     free(f->standbys);
     f->standbys = mem_strdup(standbys != NULL ? standbys : "[]");
     f->at_ns = loop_now(&m->loop);
@@ -148,7 +151,10 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
         return;
     }
     bool settled = member_settled(m), ready = member_ready(m);
+    bool received = m->facts.known && strcmp(m->facts.receiver, "streaming") == 0;
     facts_take(m, reply);
+    if (received != (strcmp(m->facts.receiver, "streaming") == 0))
+        member_changed(m);
     member_server_up(m);
     if (m->conn == NULL)
         return; /* what came made us stop it */
@@ -163,21 +169,31 @@ static void facts_ask(struct member *m)
 {
     static const struct pg_request request = {
         .sql =
-            "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id) "
-            "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
-            "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
-            "END, "
-            "CASE WHEN r THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, "
-            "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
-            "w.status, w.sender_host || ':' || w.sender_port, "
-            "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
-            "current_setting('primary_conninfo') = '', "
-            "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
-            "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
-            "sync_state, "
-            "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
-            "application_name LIMIT 32) p) "
-            "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
+            /* without a receiver it is that of the last segment: the last checkpoint may be of the one before
+             */
+        "SELECT r, CASE WHEN r THEN greatest(w.received_tli, (pg_control_checkpoint()).timeline_id, "
+        "CASE WHEN w.received_tli IS NULL THEN (SELECT max(('x' || substr(name, 1, 8))::bit(32)::int) "
+        "FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$') END) "
+        "ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END, "
+        "CASE WHEN r THEN coalesce(w.written_lsn, pg_last_wal_receive_lsn()) ELSE pg_current_wal_lsn() "
+        "END, "
+        /* a receiver begins anew at its segment's start, and one that never ran has received nothing */
+        "CASE WHEN r THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) ELSE "
+        "pg_current_wal_flush_lsn() END, "
+        "CASE WHEN r THEN pg_last_wal_replay_lsn() END, "
+        "w.status, w.sender_host || ':' || w.sender_port, "
+        "(SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walreceiver'), "
+        "current_setting('primary_conninfo') = '', "
+        "EXISTS (SELECT FROM pg_settings WHERE pending_restart), "
+        "(SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sync', "
+        "sync_state, "
+        "'flushed', flush_lsn, 'replayed', replay_lsn)) FROM (SELECT * FROM pg_stat_replication ORDER BY "
+        "application_name LIMIT 32) p), "
+        "NOT r OR pg_last_wal_receive_lsn() IS NOT NULL OR EXISTS (SELECT FROM pg_stat_activity WHERE "
+        "backend_type = 'startup' AND wait_event IN ('RecoveryRetrieveRetryInterval', "
+        "'RecoveryWalStream')), "
+        "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint "
+        "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
         .constant = true,

@@ -172,6 +172,13 @@ static void reload(struct member *m, struct http_exchange *ex)
     respond_status(m, ex);
 }
 
+/* Asks the server now; if something changed, an event tells it. */
+static void look_now(struct member *m, struct http_exchange *ex)
+{
+    member_facts_soon(m);
+    respond_status(m, ex);
+}
+
 static void handle_post(struct member *m, struct http_exchange *ex, const struct http_request *request)
 {
     if (strcmp(request->path, "/v1/assign") == 0)
@@ -180,8 +187,10 @@ static void handle_post(struct member *m, struct http_exchange *ex, const struct
         lease(m, ex, request);
     else if (strcmp(request->path, "/v1/reload") == 0)
         reload(m, ex);
+    else if (strcmp(request->path, "/v1/look") == 0)
+        look_now(m, ex);
     else
-        http_problem(ex, 404, "not_found", "there are POST /v1/assign, /v1/lease and /v1/reload");
+        http_problem(ex, 404, "not_found", "there are POST /v1/assign, /v1/lease, /v1/reload and /v1/look");
 }
 
 static void handle_get(struct member *m, struct http_exchange *ex, const struct http_request *request)

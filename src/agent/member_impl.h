@@ -74,6 +74,8 @@ struct member_job {
 
 struct member_facts {
     bool known, recovery, nobody, pending_restart;
+    bool complete;     /* `flushed` is all that is on disk: not so while a standby reads what it has */
+    int64_t silent_ms; /* since the upstream's last word, -1 = none */
     int64_t timeline, receivers;
     uint64_t at_ns;   /* loop time of the answer */
     unsigned applied; /* how many configurations were loaded when it was asked */

@@ -58,6 +58,7 @@ static void initdb_ended(const struct process_result *result, void *data)
     struct member *m = data;
     struct marks marks = m->marks;
     marks.primary = true;
+    marks.primary_term = m->order.term;
     marks.rewinding = false;
     if (result->err.code != ERRC_NONE || result->exit_code != 0)
         program_failed(m, result, "initdb");

@@ -30,6 +30,7 @@ static void applied(struct member *m)
 {
     m->applied++;
     m->applied_inputs = m->job.inputs;
+    m->marks = m->job.marks;
 }
 
 static void spawn(struct member *m)
@@ -59,7 +60,11 @@ static void begun(struct member *m)
 
 void member_server_begin(struct member *m)
 {
-    m->as_primary = m->order.role == ORDER_PRIMARY && m->marks.primary;
+    /* under a later term it begins a timeline of its own, which only a promotion does */
+    m->as_primary = m->order.role == ORDER_PRIMARY && m->marks.primary &&
+                    (m->marks.primary_term == 0 || m->marks.primary_term == m->order.term);
+    if (m->as_primary)
+        m->marks.primary_term = m->order.term;
     m->lease_lost = false;
     if (m->order.role != ORDER_PRIMARY)
         watchdog_set_deadline(m->dog, 0); /* of an order before */
@@ -225,6 +230,7 @@ static void promote_run(struct work *work)
 {
     struct member *m = work->data;
     m->job.marks.primary = true;
+    m->job.marks.primary_term = m->job.order.term;
     (void)marks_save(m->job.o.data, &m->job.marks, &m->job.err);
 }
 
@@ -288,6 +294,8 @@ void member_server_up(struct member *m)
         return;
     if (state == MEMBER_PROMOTING)
         member_checkpoint(m);
+    if (!m->facts.recovery) /* for when it is a standby again; until it is written, marks.primary says it */
+        marks_label(&m->marks, (uint32_t)m->facts.timeline, m->marks.primary_term);
     err_clear(&m->err);
     sm_move(&m->sm, m->facts.recovery ? MEMBER_STANDBY : MEMBER_PRIMARY);
     log_event(LOG_INFO, "the server is up", "role", sm_name(&m->sm), NULL);

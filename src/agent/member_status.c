@@ -41,7 +41,7 @@ bool member_settled(const struct member *m)
         return state == MEMBER_PRIMARY && applied;
     case ORDER_STANDBY: /* with nobody to follow: nothing is received, and nothing will be */
         return state == MEMBER_STANDBY && applied && m->facts.nobody == (m->order.host[0] == '\0') &&
-               (m->order.host[0] != '\0' || m->facts.receivers == 0);
+               (m->order.host[0] != '\0' || (m->facts.receivers == 0 && m->facts.complete));
     case ORDER_FENCED:
         return state == MEMBER_FENCED;
     case ORDER_STOPPED:
@@ -73,13 +73,17 @@ static void add_facts(struct buf *b, struct member *m)
     add_number(b, "timeline", (uint64_t)f->timeline);
     add_text(b, "written", f->written);
     add_text(b, "flushed", f->flushed);
+    add_number(b, "wal_term",
+               f->recovery ? marks_term(&m->marks, (uint32_t)f->timeline) : m->marks.primary_term);
     if (f->recovery) {
         add_text(b, "replayed", f->replayed);
         add_text(b, "receiver", f->receivers > 0 && f->receiver[0] == '\0' ? "connecting" : f->receiver);
         add_text(b, "upstream", f->upstream);
+        if (f->silent_ms >= 0)
+            add_number(b, "receiver_age_ms", (uint64_t)f->silent_ms);
     }
-    (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s", f->standbys,
-                     f->pending_restart ? "true" : "false");
+    (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s,\"complete\":%s", f->standbys,
+                     f->pending_restart ? "true" : "false", f->complete ? "true" : "false");
     add_number(b, "facts_age_ms", (loop_now(&m->loop) - f->at_ns) / ENV_NS_PER_MS);
 }
 

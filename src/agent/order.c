@@ -146,6 +146,8 @@ static void read_key(struct reader *r, const char *key, yyjson_val *value, struc
             choice_of(r, value, key, roles + 1, 4, "primary, standby, fenced or stopped") + 1);
     else if (strcmp(key, "upstream") == 0)
         read_upstream(r, value, o);
+    else if (strcmp(key, "timeline") == 0)
+        o->timeline = (uint32_t)number_of(r, value, key);
     else if (strcmp(key, "rejoin") == 0)
         o->rejoin = (enum order_rejoin)choice_of(r, value, key, rejoins, 3, "auto, rewind or clone");
     else if (strcmp(key, "initialize") == 0)
@@ -168,6 +170,8 @@ static void check(struct reader *r, const struct order *o)
         bad(r, "term", "a number above 0");
     if (o->role == ORDER_NONE)
         bad(r, "role", "primary, standby, fenced or stopped");
+    if (o->timeline != 0 && o->host[0] == '\0')
+        bad(r, "timeline", "absent: it is that of an upstream");
     if (o->role != ORDER_STANDBY && (o->host[0] != '\0' || o->rejoin != ORDER_AUTO))
         bad(r, "role", "standby, as upstream and rejoin are of a standby only");
     if (o->role != ORDER_PRIMARY &&
@@ -220,6 +224,8 @@ char *order_text(const struct order *o)
             (void)buf_printf(&b, ",\"slot\":\"%s\"", o->slot);
         (void)buf_addc(&b, '}');
     }
+    if (o->timeline != 0)
+        (void)buf_printf(&b, ",\"timeline\":%u", (unsigned)o->timeline);
     if (o->role == ORDER_STANDBY)
         (void)buf_printf(&b, ",\"rejoin\":\"%s\"", rejoins[o->rejoin]);
     if (o->role == ORDER_PRIMARY) {
@@ -293,14 +299,54 @@ int order_load(const char *data, struct order *ret, struct err *err)
     return rc;
 }
 
+void marks_label(struct marks *m, uint32_t timeline, uint64_t term)
+{
+    unsigned n = m->label_count;
+    if (n > 0 && m->labels[n - 1].timeline == timeline && m->labels[n - 1].term == term)
+        return;
+    if (n == ORDER_LABELS_MAX)
+        memmove(&m->labels[0], &m->labels[1], --n * sizeof m->labels[0]);
+    m->labels[n].timeline = timeline;
+    m->labels[n].term = term;
+    m->label_count = n + 1;
+}
+
+uint64_t marks_term(const struct marks *m, uint32_t timeline)
+{
+    for (unsigned i = m->label_count; i-- > 0;)
+        if (m->labels[i].timeline == timeline)
+            return m->labels[i].term;
+    return m->primary ? m->primary_term : 0;
+}
+
 int marks_save(const char *data, const struct marks *m, struct err *err)
 {
-    char *text = mem_printf("{\"primary\":%s,\"rewinding\":%s,\"rewound\":\"%llu\",\"cloned\":\"%llu\"}",
-                            m->primary ? "true" : "false", m->rewinding ? "true" : "false",
-                            (unsigned long long)m->rewound, (unsigned long long)m->cloned);
-    int rc = save(data, "marks", text, err);
-    free(text);
+    struct buf b = {0};
+    (void)buf_printf(&b,
+                     "{\"primary\":%s,\"rewinding\":%s,\"rewound\":\"%llu\",\"cloned\":\"%llu\","
+                     "\"primary_term\":\"%llu\",\"labels\":[",
+                     m->primary ? "true" : "false", m->rewinding ? "true" : "false",
+                     (unsigned long long)m->rewound, (unsigned long long)m->cloned,
+                     (unsigned long long)m->primary_term);
+    for (unsigned i = 0; i < m->label_count; i++)
+        (void)buf_printf(&b, "%s[\"%u\",\"%llu\"]", i > 0 ? "," : "", (unsigned)m->labels[i].timeline,
+                         (unsigned long long)m->labels[i].term);
+    (void)buf_add_text(&b, "]}");
+    int rc = save(data, "marks", buf_text(&b), err);
+    buf_free(&b);
     return rc;
+}
+
+/* An older agent wrote neither. */
+static void read_labels(struct reader *r, yyjson_val *root, struct marks *ret)
+{
+    yyjson_val *term = yyjson_obj_get(root, "primary_term"), *labels = yyjson_obj_get(root, "labels"), *item;
+    yyjson_arr_iter iter = yyjson_arr_iter_with(labels);
+    if (term != NULL)
+        ret->primary_term = number_of(r, term, "primary_term");
+    while ((item = yyjson_arr_iter_next(&iter)) != NULL)
+        marks_label(ret, (uint32_t)number_of(r, yyjson_arr_get(item, 0), "labels"),
+                    number_of(r, yyjson_arr_get(item, 1), "labels"));
 }
 
 int marks_load(const char *data, struct marks *ret, struct err *err)
@@ -317,6 +363,7 @@ int marks_load(const char *data, struct marks *ret, struct err *err)
     ret->rewinding = yyjson_is_true(yyjson_obj_get(root, "rewinding"));
     ret->rewound = number_of(&r, yyjson_obj_get(root, "rewound"), "rewound");
     ret->cloned = number_of(&r, yyjson_obj_get(root, "cloned"), "cloned");
+    read_labels(&r, root, ret);
     if (!yyjson_is_bool(primary) || r.rc != 0)
         rc = err_set(err, ERRC_CORRUPT,
                      "%s.marks is damaged: delete the data directory and it, and have it cloned anew", data);

@@ -16,6 +16,7 @@
 
 #define ORDER_MEMBERS_MAX 16
 #define ORDER_NAME_SIZE   64
+#define ORDER_LABELS_MAX  16
 
 enum order_role { ORDER_NONE, ORDER_PRIMARY, ORDER_STANDBY, ORDER_FENCED, ORDER_STOPPED };
 /* How a standby gets behind its upstream: by what its data last was, by pg_rewind, or by a new copy. */
@@ -28,6 +29,7 @@ struct order {
     char host[256];
     int port;
     char slot[ORDER_NAME_SIZE]; /* "" = none */
+    uint32_t timeline;          /* which the upstream began as the primary of this term; 0 = not said */
     enum order_rejoin rejoin;
     /* primary */
     bool initialize; /* make the data directory if there is none */
@@ -58,7 +60,17 @@ struct marks {
     bool primary;             /* it may hold writes that no other has: set before it runs as a primary */
     bool rewinding;           /* a rewind began and did not end: it cannot be started */
     uint64_t rewound, cloned; /* the term of the order "rewind"/"clone" that was carried out last */
+    uint64_t primary_term;    /* under which `primary` was set, 0 = not known */
+    unsigned label_count;     /* which term began which timeline, newest last: said by orders to follow */
+    struct {
+        uint32_t timeline;
+        uint64_t term;
+    } labels[ORDER_LABELS_MAX];
 };
+/* The data may come to hold bytes of this timeline, which are of this term. */
+void marks_label(struct marks *marks, uint32_t timeline, uint64_t term);
+/* The term under which the last bytes on this timeline were written, 0 = not known. */
+uint64_t marks_term(const struct marks *marks, uint32_t timeline);
 int marks_load(const char *data, struct marks *ret, struct err *err);
 int marks_save(const char *data, const struct marks *marks, struct err *err);
 

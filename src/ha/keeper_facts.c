@@ -1,0 +1,81 @@
+/* What the statuses of the members mean for the deciders. */
+#include <string.h>
+
+#include "ha/keeper_impl.h"
+
+const struct member_status *keeper_status(const struct shard_keeper *k, int i)
+{
+    const struct ha_instance *x = &k->shard.instances[i];
+    return x->closed ? NULL : member_link_status(k->members[i].link);
+}
+
+bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term)
+{
+    const struct member_status *s = keeper_status(k, i);
+    return s != NULL && s->term == term && s->seq == SEQ_CONFIRM && s->nobody && s->confirmed && s->settled &&
+           s->known;
+}
+
+bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret)
+{
+    const struct member_status *s = keeper_status(k, i);
+    if (!keeper_receives_nothing(k, i, term) || s->wal_term == 0)
+        return false;
+    ret->term = term;
+    ret->position = (struct ha_position){.term = s->wal_term, .timeline = s->timeline, .lsn = s->flushed};
+    return true;
+}
+
+bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config)
+{
+    const struct member_status *s = keeper_status(k, config->primary);
+    return s != NULL && s->term == config->term && s->seq == SEQ_PRIMARY + config->epoch && s->settled &&
+           s->known && s->primary;
+}
+
+static void standby_facts(struct shard_keeper *k, const struct member_status *primary, unsigned i)
+{
+    struct ha_instance *x = &k->shard.instances[i];
+    const struct member_standby *seen = primary != NULL ? member_status_standby(primary, x->name) : NULL;
+    bool streams = seen != NULL && seen->streams;
+    if (streams != x->streams || x->streams_ns == 0)
+        x->streams_ns = loop_now(k->loop);
+    x->streams = streams;
+    if (seen != NULL)
+        x->flushed = seen->flushed;
+}
+
+/* The newest config is in effect: since the first status that says so, at the latest where that one was. */
+static void config_facts(struct shard_keeper *k, const struct ha_config *newest)
+{
+    struct ha_instance *x = &k->shard.instances[newest->primary];
+    const struct member_status *s = member_link_status(k->members[newest->primary].link);
+    if (!keeper_in_effect(k, newest))
+        return;
+    k->shard.lsn = s->flushed;
+    if (x->config_epoch == newest->epoch)
+        return;
+    x->config_epoch = newest->epoch;
+    x->config_lsn = s->flushed;
+}
+
+void keeper_facts(struct shard_keeper *k)
+{
+    k->shard.record = k->record.op.ha;
+    const struct ha_config *newest = ha_newest(&k->shard.record);
+    for (unsigned i = 0; i < k->shard.count; i++)
+        member_link_facts(k->members[i].link, &k->shard.instances[i]);
+    const struct member_status *primary = keeper_status(k, newest->primary);
+    if (primary != NULL && !primary->primary)
+        primary = NULL;
+    for (unsigned i = 0; i < k->shard.count; i++)
+        if ((int)i != newest->primary)
+            standby_facts(k, primary, i);
+    config_facts(k, newest);
+}
+
+void keeper_look(struct shard_keeper *k)
+{
+    for (unsigned i = 0; i < k->shard.count; i++)
+        member_link_look(k->members[i].link);
+}

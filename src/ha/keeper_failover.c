@@ -1,0 +1,313 @@
+/* The actions of operation/failover.h, over the links of the members. */
+#include <string.h>
+
+#include "base/log.h"
+#include "ha/keeper_impl.h"
+
+#define FENCE_NS   (15 * ENV_NS_PER_S) /* a fast stop, and its start as a standby */
+#define DRAIN_NS   (3 * ENV_NS_PER_S)
+#define CONFIRM_NS (1 * ENV_NS_PER_S)
+#define FETCH_NS   (10 * ENV_NS_PER_S)
+#define PROMOTE_NS (10 * ENV_NS_PER_S)
+#define REPOINT_NS (2 * ENV_NS_PER_S)
+
+static const uint64_t bounds[FO_COUNT] = {
+    [FO_FENCE] = FENCE_NS,     [FO_DRAIN] = DRAIN_NS,     [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
+    [FO_PROMOTE] = PROMOTE_NS, [FO_REPOINT] = REPOINT_NS, [FO_OPEN] = PROMOTE_NS,
+};
+
+static void complete(struct shard_keeper *k, const struct err *err)
+{
+    struct failover_outcome o = {0};
+    k->acting = false;
+    if (err != NULL)
+        err_copy(&o.err, err);
+    for (unsigned i = 0; i < k->shard.count; i++)
+        (void)keeper_confirmed(k, (int)i, k->f.record.ha.term, &o.confirmed[i]);
+    log_event(LOG_DEBUG, "failover action ended", "shard", k->name, "action", failover_action_name(k->action),
+              "ms", log_num((long long)((loop_now(k->loop) - k->action_ns) / ENV_NS_PER_MS)), "err",
+              err != NULL ? err->message : NULL, NULL);
+    keeper_turn_soon(k);
+    failover_done(&k->f, k->action, &o);
+}
+
+static void late(struct shard_keeper *k, const char *what)
+{
+    struct err err = {0};
+    if (loop_now(k->loop) < k->deadline_ns)
+        return;
+    (void)err_set(&err, ERRC_TIMEOUT, "shard %s: %s in time", k->name, what);
+    complete(k, &err);
+}
+
+/* ---- the record ---- */
+
+/* With the choice goes what it begins: until it is seen as the primary its timeline is not known. */
+static void journal(struct shard_keeper *k)
+{
+    k->writing = k->record;
+    k->writing.op = k->f.record;
+    if (k->f.record.state == FAILOVER_CHOSEN && k->f.choice.position.term != 0) {
+        struct shard_primaryship began = {.term = k->f.record.ha.term,
+                                          .parent = k->f.choice.position.term,
+                                          .start = k->f.choice.position.lsn};
+        (void)shard_record_began(&k->writing, &began);
+    }
+    keeper_write(k);
+}
+
+void keeper_failover_written(struct shard_keeper *k, const struct err *err)
+{
+    complete(k, err);
+}
+
+/* ---- confirmations ---- */
+
+/* Whoever is heard has confirmed, and that is enough to choose. */
+static bool confirmed_enough(struct shard_keeper *k)
+{
+    struct failover *f = &k->f;
+    struct ha_shard shard = k->shard;
+    struct ha_choice choice;
+    struct ha_ballot ballot = {
+        .term = f->record.ha.term, .prefer = f->record.target, .allow_loss = f->record.allow_loss};
+    uint64_t now = loop_now(k->loop);
+    shard.record = f->record.ha;
+    for (unsigned i = 0; i < shard.count; i++) {
+        struct ha_instance *x = &shard.instances[i];
+        bool heard = x->heard_ns != 0 && !x->closed && now < x->heard_ns + shard.policy.silent_ns;
+        memset(&x->confirmed, 0, sizeof x->confirmed);
+        if (!keeper_confirmed(k, (int)i, ballot.term, &x->confirmed) && heard)
+            return false;
+    }
+    ha_choose(&shard, &ballot, &choice);
+    return choice.winner >= 0;
+}
+
+static void confirm_turn(struct shard_keeper *k)
+{
+    for (unsigned i = 0; i < k->shard.count; i++)
+        keeper_order_confirm(k, (int)i, k->f.record.ha.term);
+    if (confirmed_enough(k) || loop_now(k->loop) >= k->deadline_ns)
+        complete(k, NULL);
+}
+
+static void fence_turn(struct shard_keeper *k)
+{
+    int primary = ha_newest(&k->record.op.ha)->primary;
+    struct ha_confirmation c;
+    keeper_order_confirm(k, primary, k->f.record.ha.term);
+    if (keeper_confirmed(k, primary, k->f.record.ha.term, &c))
+        complete(k, NULL);
+    else
+        late(k, "the old primary has not stopped");
+}
+
+static void drain_turn(struct shard_keeper *k)
+{
+    const struct member_status *target = keeper_status(k, k->f.record.target);
+    struct ha_confirmation c = {0};
+    bool known = keeper_confirmed(k, ha_newest(&k->record.op.ha)->primary, k->f.record.ha.term, &c);
+    if (known && target != NULL && target->known && target->flushed >= c.position.lsn) {
+        complete(k, NULL);
+        return;
+    }
+    keeper_look(k);
+    late(k, "the target has not got the last bytes");
+}
+
+static void fetch_turn(struct shard_keeper *k)
+{
+    int winner = k->f.choice.winner;
+    const struct member_status *s = keeper_status(k, winner);
+    keeper_order_fetch(k, winner, k->f.choice.donor, k->f.record.ha.term);
+    if (s != NULL && s->known && s->flushed >= k->f.choice.position.lsn) {
+        complete(k, NULL);
+        return;
+    }
+    keeper_look(k);
+    late(k, "the winner has not got what it lacks");
+}
+
+/* ---- the winner ---- */
+
+static const struct ha_config *chosen(const struct shard_keeper *k)
+{
+    return ha_newest(&k->record.op.ha);
+}
+
+/* An action that needs the winner ends when it is seen to be gone. True = it did. */
+static bool is_lost(struct shard_keeper *k)
+{
+    const struct ha_instance *x = &k->shard.instances[chosen(k)->primary];
+    struct err err = {0};
+    if (!x->closed || !x->refused)
+        return false;
+    failover_lost(&k->f);
+    (void)err_set(&err, ERRC_UNAVAILABLE, "shard %s: %s, which was chosen, is gone", k->name, x->name);
+    complete(k, &err);
+    return true;
+}
+
+/* Kept in memory until the next write: whoever reads the record without it sees the primary as well. */
+static void note_timeline(struct shard_keeper *k)
+{
+    const struct member_status *s = keeper_status(k, chosen(k)->primary);
+    for (unsigned i = 0; i < k->record.history_count; i++)
+        if (k->record.history[i].term == chosen(k)->term)
+            k->record.history[i].timeline = s->timeline;
+}
+
+static void promote_turn(struct shard_keeper *k)
+{
+    keeper_order_primary(k, chosen(k));
+    if (keeper_in_effect(k, chosen(k))) {
+        note_timeline(k);
+        complete(k, NULL);
+    } else
+        late(k, "the winner has not become the primary");
+}
+
+static void repoint_turn(struct shard_keeper *k)
+{
+    const struct ha_config *c = chosen(k);
+    unsigned streaming = 0;
+    keeper_order_followers(k, c);
+    for (unsigned i = 0; i < k->shard.count; i++)
+        if ((c->members & HA_BIT(i)) != 0 && k->shard.instances[i].streams)
+            streaming++;
+    if (streaming >= c->k) {
+        complete(k, NULL);
+        return;
+    }
+    keeper_look(k);
+    late(k, "too few standbys follow the new primary");
+}
+
+static void open_turn(struct shard_keeper *k)
+{
+    keeper_order_primary(k, chosen(k));
+    if (keeper_in_effect(k, chosen(k)))
+        complete(k, NULL);
+    else
+        late(k, "the new primary has not its sync set in effect");
+}
+
+static void route(struct shard_keeper *k)
+{
+    const struct ha_config *c = chosen(k);
+    k->routed = c->term;
+    if (k->route != NULL)
+        k->route(k->shard.instances[c->primary].name, c->term, k->data);
+    complete(k, NULL);
+}
+
+/* ---- turns ---- */
+
+/* The agent of anybody refuses an order of this term because it knows a later one: of another leader. */
+static bool is_stale(struct shard_keeper *k)
+{
+    for (unsigned i = 0; i < k->shard.count; i++) {
+        const struct err *stale = member_link_stale(k->members[i].link);
+        if (stale != NULL && k->members[i].wanted_term == k->f.record.ha.term) {
+            complete(k, stale);
+            return true;
+        }
+    }
+    return false;
+}
+
+void keeper_failover_turn(struct shard_keeper *k)
+{
+    if (!k->acting || k->action == FO_JOURNAL || is_stale(k))
+        return;
+    if (k->action >= FO_PROMOTE && is_lost(k))
+        return;
+    switch (k->action) {
+    case FO_FENCE:
+        fence_turn(k);
+        break;
+    case FO_DRAIN:
+        drain_turn(k);
+        break;
+    case FO_CONFIRM:
+        confirm_turn(k);
+        break;
+    case FO_FETCH:
+        fetch_turn(k);
+        break;
+    case FO_PROMOTE:
+        promote_turn(k);
+        break;
+    case FO_REPOINT:
+        repoint_turn(k);
+        break;
+    case FO_OPEN:
+        open_turn(k);
+        break;
+    case FO_ROUTE:
+        route(k);
+        break;
+    case FO_WAIT:
+        if (loop_now(k->loop) >= k->deadline_ns)
+            complete(k, NULL);
+        break;
+    default: /* FO_CHECKPOINT, FO_SETTLE: see shard_keeper.h */
+        complete(k, NULL);
+        break;
+    }
+}
+
+/* ---- the driver ---- */
+
+static struct shard_keeper *of_driver(struct failover_driver *driver)
+{
+    return (struct shard_keeper *)(void *)((char *)driver - offsetof(struct shard_keeper, driver));
+}
+
+static void act(struct failover_driver *driver, enum failover_action action)
+{
+    struct shard_keeper *k = of_driver(driver);
+    k->action = action;
+    k->acting = true;
+    k->action_ns = loop_now(k->loop);
+    k->deadline_ns = k->action_ns + (action == FO_WAIT ? k->f.wait_ns : bounds[action]);
+    if (action == FO_JOURNAL)
+        journal(k);
+    else
+        keeper_turn_soon(k);
+}
+
+static void changed(struct failover_driver *driver)
+{
+    struct shard_keeper *k = of_driver(driver);
+    const struct failover_record *r = &k->f.record;
+    log_event(LOG_INFO, "failover", "shard", k->name, "op", r->id, "state", failover_state_name(r->state),
+              "term", log_num((long long)r->ha.term), "why",
+              k->f.choice.rule != 0 ? k->f.choice.sentence : NULL, "err",
+              r->error.code != ERRC_NONE ? r->error.message : NULL, NULL);
+}
+
+static void ended(struct failover_driver *driver)
+{
+    struct shard_keeper *k = of_driver(driver);
+    sm_move(&k->sm, KEEPER_STANDING);
+    keeper_turn_soon(k);
+}
+
+static void deposed(struct failover_driver *driver)
+{
+    struct shard_keeper *k = of_driver(driver);
+    log_event(LOG_WARN, "another manager leads this shard's failover: its record is read anew", "shard",
+              k->name, "err", k->f.record.error.message, NULL);
+    sm_move(&k->sm, KEEPER_LOADING);
+    keeper_load(k);
+}
+
+void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed)
+{
+    k->driver = (struct failover_driver){act, changed, ended, deposed};
+    sm_move(&k->sm, KEEPER_FAILING);
+    failover_init(&k->f, &k->driver, record, &k->shard);
+    failover_start(&k->f, resumed);
+}

@@ -1,0 +1,103 @@
+/* keeper_impl: the object of a shard's keeper, and what its files call of each other. */
+#ifndef HA_KEEPER_IMPL_H
+#define HA_KEEPER_IMPL_H
+
+#include "base/sm.h"
+#include "ha/member_link.h"
+#include "ha/shard_keeper.h"
+
+/*
+ *  LOADING <--> STANDING <--> FAILING --> LOADING (somebody else wrote the record)
+ *
+ * LOADING  waits for the store: reading the record, or writing the first one
+ * STANDING waits for statuses, its timer, a write of the record
+ * FAILING  waits for what the present action of the failover waits for
+ * CLOSED   final; waits for the links to close
+ */
+enum keeper_state { KEEPER_LOADING, KEEPER_STANDING, KEEPER_FAILING, KEEPER_CLOSED, KEEPER_STATES };
+
+/*
+ * `seq` of orders within a term: what is asked later is higher. So an agent that has begun to follow, or is
+ * the primary, refuses a confirmation that was asked for before and comes late; and the config of a lower
+ * epoch.
+ */
+#define SEQ_CONFIRM 1u
+#define SEQ_FOLLOW  2u
+#define SEQ_PRIMARY 2u /* + epoch */
+
+struct keeper_member {
+    struct shard_keeper *keeper;
+    char *host;
+    int port;
+    struct member_link *link;
+    uint64_t wanted_term; /* of the order that it is to have */
+    uint64_t rejoin_term; /* how it comes back under this term was decided: */
+    const char *rejoin;   /* "auto", "rewind", "clone" */
+    uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
+};
+
+struct shard_keeper {
+    struct loop *loop;
+    struct store *store;
+    char *name, *key;
+    void (*route)(const char *primary, uint64_t term, void *data);
+    void *data;
+    struct sm sm;
+    struct keeper_member members[HA_INSTANCES_MAX];
+    struct shard_record record; /* as it is in the store */
+    int64_t revision;           /* 0 = it is not there */
+    bool loaded;
+    bool calling;                /* a call of the store is under way */
+    struct shard_record writing; /* what is being written */
+    uint64_t written_for;        /* epoch of ... */
+    struct ha_shard shard;       /* facts, tags, policy */
+    int rule;                    /* said last, for the log */
+    uint64_t stale_for;          /* the record's term when an agent knew a later one */
+    uint64_t routed;             /* term of the primary that was told last */
+    struct loop_timer timer;
+    struct loop_task turn;
+
+    struct failover f;
+    struct failover_driver driver;
+    bool acting;
+    enum failover_action action;
+    uint64_t deadline_ns, action_ns;
+    struct loop_timer wait;
+
+    unsigned open; /* links */
+    void (*closed)(void *data);
+    void *closed_data;
+};
+
+/* ---- shard_keeper.c ---- */
+void keeper_turn_soon(struct shard_keeper *k);
+/* Writes k->writing; keeper_written() follows. */
+void keeper_write(struct shard_keeper *k);
+void keeper_load(struct shard_keeper *k);
+void keeper_stand(struct shard_keeper *k);
+
+/* ---- keeper_facts.c ---- */
+void keeper_facts(struct shard_keeper *k);
+/* NULL = not now, or it was not heard of. */
+const struct member_status *keeper_status(const struct shard_keeper *k, int i);
+/* It has carried out the order to confirm this term. */
+bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
+/* ... and says under which term its last bytes were written: that is its confirmation. */
+bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
+/* The primary of this config is one, and has the config in effect. */
+bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config);
+void keeper_look(struct shard_keeper *k);
+
+/* ---- keeper_orders.c ---- */
+void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term);
+void keeper_order_primary(struct shard_keeper *k, const struct ha_config *config);
+void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term);
+/* All others are to follow the primary of this config, however they get there. */
+void keeper_order_followers(struct shard_keeper *k, const struct ha_config *config);
+
+/* ---- keeper_failover.c ---- */
+void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed);
+void keeper_failover_turn(struct shard_keeper *k);
+void keeper_failover_written(struct shard_keeper *k, const struct err *err);
+
+#endif

@@ -1,0 +1,188 @@
+/* The orders that members are to have, as texts of docs/agent.md. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "ha/keeper_impl.h"
+
+#define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind may fail for so long, e.g. while its upstream starts */
+
+static void want(struct shard_keeper *k, int i, uint64_t term, struct buf *order, bool lease)
+{
+    k->members[i].wanted_term = term;
+    member_link_lease(k->members[i].link, lease ? term : 0);
+    member_link_want(k->members[i].link, buf_text(order), lease);
+    buf_free(order);
+}
+
+static void begin(struct buf *b, uint64_t term, uint64_t seq, const char *role)
+{
+    (void)buf_printf(b, "{\"term\":\"%llu\",\"seq\":\"%llu\",\"role\":\"%s\"", (unsigned long long)term,
+                     (unsigned long long)seq, role);
+}
+
+/* Slots are cluster-wide and of few letters. */
+static void add_slot(struct buf *b, const struct shard_keeper *k, int i)
+{
+    char *name = mem_printf("shardherd_%.26s_%.26s", k->name, k->shard.instances[i].name);
+    for (char *p = name; *p != '\0'; p++)
+        if (*p == '-' || *p == '.')
+            *p = '_';
+    (void)buf_printf(b, "\"%s\"", name);
+    free(name);
+}
+
+static void add_upstream(struct buf *b, const struct shard_keeper *k, int upstream, int slot_of)
+{
+    (void)buf_printf(b, ",\"upstream\":{\"host\":\"%s\",\"port\":%d", k->members[upstream].host,
+                     k->members[upstream].port);
+    if (slot_of >= 0) {
+        (void)buf_add_text(b, ",\"slot\":");
+        add_slot(b, k, slot_of);
+    }
+    (void)buf_addc(b, '}');
+}
+
+void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term)
+{
+    struct buf b = {0};
+    begin(&b, term, SEQ_CONFIRM, "standby");
+    (void)buf_addc(&b, '}');
+    want(k, i, term, &b, false);
+}
+
+/* Without a timeline: what it gets is of the term that it is of there. The donor keeps no slots. */
+void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term)
+{
+    struct buf b = {0};
+    begin(&b, term, SEQ_CONFIRM, "standby");
+    add_upstream(&b, k, donor, -1);
+    (void)buf_addc(&b, '}');
+    want(k, i, term, &b, false);
+}
+
+void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c)
+{
+    struct buf b = {0};
+    bool lease = c->k == 0, first = true;
+    const struct shard_primaryship *seen = shard_record_primaryship(&k->record, c->term);
+    begin(&b, c->term, SEQ_PRIMARY + c->epoch, "primary");
+    if (c->term == 1 && seen == NULL)
+        (void)buf_add_text(&b, ",\"initialize\":true");
+    if (lease)
+        (void)buf_printf(&b, ",\"lease_ms\":%llu",
+                         (unsigned long long)(k->shard.policy.lease_ns / ENV_NS_PER_MS));
+    (void)buf_printf(&b, ",\"sync\":{\"need\":%u,\"members\":[", c->k);
+    for (unsigned i = 0; i < k->shard.count; i++) {
+        if ((c->members & HA_BIT(i)) == 0)
+            continue;
+        (void)buf_printf(&b, "%s\"%s\"", first ? "" : ",", k->shard.instances[i].name);
+        first = false;
+    }
+    (void)buf_add_text(&b, "]},\"slots\":[");
+    first = true;
+    for (int i = 0; i < (int)k->shard.count; i++) {
+        if (i == c->primary)
+            continue;
+        (void)buf_add_text(&b, first ? "" : ",");
+        add_slot(&b, k, i);
+        first = false;
+    }
+    (void)buf_add_text(&b, "]}");
+    want(k, c->primary, c->term, &b, lease);
+}
+
+/* ---- followers ---- */
+
+static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
+{
+    struct keeper_member *m = &k->members[i];
+    struct buf b = {0};
+    begin(&b, c->term, SEQ_FOLLOW, "standby");
+    add_upstream(&b, k, c->primary, i);
+    (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"}", (unsigned)timeline,
+                     m->rejoin_term == c->term ? m->rejoin : "auto");
+    want(k, i, c->term, &b, false);
+}
+
+/* By ancestry: its history, as its last bytes' term says, against that of the primary. */
+static void decide_rejoin(struct shard_keeper *k, int i, const struct ha_config *c)
+{
+    static const char *const how[] = {"auto", "rewind", "clone", NULL};
+    const struct member_status *own = keeper_status(k, i), *primary = keeper_status(k, c->primary);
+    struct ha_data a = {.name = k->shard.instances[i].name, .there = true, .rewindable = true};
+    struct ha_data b = {.name = k->shard.instances[c->primary].name, .there = true, .rewindable = true};
+    struct ha_rejoin_verdict verdict;
+    a.system = own->system_id;
+    b.system = primary != NULL ? primary->system_id : a.system;
+    shard_record_history(&k->record, own->wal_term, own->flushed, &a.history);
+    shard_record_history(&k->record, c->term, UINT64_MAX, &b.history);
+    ha_rejoin(&a, &b, &verdict);
+    log_event(verdict.how == HA_REJOIN_FOLLOW ? LOG_INFO : LOG_WARN, verdict.sentence, "shard", k->name,
+              "instance", a.name, "rule", log_num(verdict.rule), NULL);
+    k->members[i].rejoin = how[verdict.how];
+    k->members[i].rejoin_term = c->term;
+}
+
+/* What has no data, ran as a primary or is half made is a case for the agent: it clones or rewinds. */
+static bool speaks_for_itself(const struct member_status *s)
+{
+    static const char *const states[] = {"empty", "cloning", "rewinding", "failed", "initializing"};
+    for (unsigned i = 0; i < sizeof states / sizeof states[0]; i++)
+        if (strcmp(s->reported, states[i]) == 0)
+            return true;
+    return s->diverged;
+}
+
+/* A rewind that goes on failing (the log that it needs is gone, say) is followed by a clone. */
+static void see_failing(struct shard_keeper *k, int i, const struct ha_config *c,
+                        const struct member_status *s)
+{
+    struct keeper_member *m = &k->members[i];
+    uint64_t now = loop_now(k->loop);
+    if (s->known)
+        m->failed_ns = 0;
+    else if (m->failed_ns == 0 && s->diverged && strcmp(s->reported, "failed") == 0)
+        m->failed_ns = now;
+    if (m->failed_ns == 0 || now < m->failed_ns + REWIND_NS ||
+        (m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0)))
+        return;
+    log_event(LOG_WARN, "a member cannot be rewound: it is made anew", "shard", k->name, "instance",
+              k->shard.instances[i].name, "err", s->error, NULL);
+    m->rejoin = "clone";
+    m->rejoin_term = c->term;
+}
+
+static void follower(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
+{
+    const struct member_status *s = keeper_status(k, i);
+    bool decided = k->members[i].rejoin_term == c->term;
+    if (s == NULL)
+        return;
+    bool follows = s->term == c->term && s->seq == SEQ_FOLLOW && strcmp(s->assigned, "standby") == 0;
+    if (!decided && !follows && !speaks_for_itself(s)) {
+        if (!keeper_receives_nothing(k, i, c->term)) {
+            keeper_order_confirm(k, i, c->term);
+            return;
+        }
+        decide_rejoin(k, i, c);
+    }
+    if (follows)
+        see_failing(k, i, c, s);
+    if (k->members[i].rejoin_term == c->term && k->members[i].rejoin == NULL)
+        member_link_want(k->members[i].link, NULL, false); /* another database: it is left alone */
+    else
+        follow(k, i, c, timeline);
+}
+
+void keeper_order_followers(struct shard_keeper *k, const struct ha_config *c)
+{
+    const struct shard_primaryship *p = shard_record_primaryship(&k->record, c->term);
+    if (p == NULL || p->timeline == 0)
+        return; /* it was not seen as the primary yet */
+    for (int i = 0; i < (int)k->shard.count; i++)
+        if (i != c->primary)
+            follower(k, i, c, p->timeline);
+}

@@ -1,0 +1,124 @@
+#include "ha/member_status.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/env.h"
+#include "base/text.h"
+
+static void text_of(yyjson_val *root, const char *key, char *out, size_t size)
+{
+    yyjson_val *value = yyjson_obj_get(root, key);
+    (void)snprintf(out, size, "%s", yyjson_is_str(value) ? yyjson_get_str(value) : "");
+}
+
+static bool number_at(yyjson_val *root, const char *key, uint64_t *ret)
+{
+    yyjson_val *value = yyjson_obj_get(root, key);
+    return yyjson_is_str(value) && text_to_uint64(yyjson_get_str(value), ret);
+}
+
+static uint64_t number_of(yyjson_val *root, const char *key)
+{
+    uint64_t number = 0;
+    (void)number_at(root, key, &number);
+    return number;
+}
+
+static uint64_t lsn_of(yyjson_val *root, const char *key)
+{
+    yyjson_val *value = yyjson_obj_get(root, key);
+    uint64_t lsn = 0;
+    if (yyjson_is_str(value))
+        (void)text_to_lsn(yyjson_get_str(value), &lsn);
+    return lsn;
+}
+
+static bool flag_of(yyjson_val *root, const char *key)
+{
+    return yyjson_is_true(yyjson_obj_get(root, key));
+}
+
+static void read_standbys(yyjson_val *list, struct member_status *s)
+{
+    yyjson_arr_iter iter = yyjson_arr_iter_with(list);
+    char state[32];
+    for (yyjson_val *item; (item = yyjson_arr_iter_next(&iter)) != NULL;) {
+        if (s->standby_count == MEMBER_STANDBYS_MAX)
+            return;
+        struct member_standby *standby = &s->standbys[s->standby_count++];
+        text_of(item, "name", standby->name, sizeof standby->name);
+        text_of(item, "state", state, sizeof state);
+        standby->streams = strcmp(state, "streaming") == 0;
+        standby->flushed = lsn_of(item, "flushed");
+    }
+}
+
+static void read_server(yyjson_val *root, struct member_status *s)
+{
+    char role[16];
+    uint64_t silent_ms = 0;
+    text_of(root, "role", role, sizeof role);
+    s->known = role[0] != '\0';
+    s->primary = strcmp(role, "primary") == 0;
+    s->timeline = (uint32_t)number_of(root, "timeline");
+    s->wal_term = number_of(root, "wal_term");
+    s->flushed = lsn_of(root, "flushed");
+    text_of(root, "receiver", s->receiver, sizeof s->receiver);
+    s->heard = number_at(root, "receiver_age_ms", &silent_ms) && silent_ms < UINT32_MAX;
+    s->silent_ns = s->heard ? silent_ms * ENV_NS_PER_MS : 0;
+    read_standbys(yyjson_obj_get(root, "standbys"), s);
+}
+
+static void read_order(yyjson_val *root, struct member_status *s)
+{
+    yyjson_val *order = yyjson_obj_get(root, "order");
+    s->term = number_of(root, "term");
+    s->seq = number_of(root, "seq");
+    text_of(root, "assigned", s->assigned, sizeof s->assigned);
+    text_of(root, "reported", s->reported, sizeof s->reported);
+    s->nobody = strcmp(s->assigned, "standby") == 0 && yyjson_is_obj(order) &&
+                yyjson_obj_get(order, "upstream") == NULL;
+    s->confirmed = flag_of(root, "confirmed");
+    s->settled = flag_of(root, "settled");
+}
+
+int member_status_parse(const char *json, size_t length, struct member_status *ret, struct err *err)
+{
+    struct member_status s = {0};
+    yyjson_doc *doc = yyjson_read(json, length, 0);
+    yyjson_val *root = yyjson_doc_get_root(doc);
+    text_of(root, "member", s.member, sizeof s.member);
+    text_of(root, "life", s.life, sizeof s.life);
+    bool good = s.member[0] != '\0' && s.life[0] != '\0' && number_at(root, "clock", &s.clock);
+    if (good) {
+        read_order(root, &s);
+        read_server(root, &s);
+        s.diverged = flag_of(root, "may_have_diverged");
+        s.system_id = number_of(root, "system_id");
+        text_of(root, "error", s.error, sizeof s.error);
+        *ret = s;
+    }
+    yyjson_doc_free(doc);
+    return good ? 0 : err_set(err, ERRC_PROTOCOL, "what came is no status of a member's agent");
+}
+
+enum ha_server member_status_server(const struct member_status *s)
+{
+    if (strcmp(s->reported, "primary") == 0)
+        return HA_SERVER_PRIMARY;
+    if (strcmp(s->reported, "standby") == 0)
+        return HA_SERVER_STANDBY;
+    if (strcmp(s->reported, "starting") == 0 || strcmp(s->reported, "promoting") == 0)
+        return HA_SERVER_STARTING;
+    return s->reported[0] != '\0' ? HA_SERVER_DOWN : HA_SERVER_UNKNOWN;
+}
+
+const struct member_standby *member_status_standby(const struct member_status *s, const char *name)
+{
+    for (unsigned i = 0; i < s->standby_count; i++)
+        if (strcmp(s->standbys[i].name, name) == 0)
+            return &s->standbys[i];
+    return NULL;
+}

@@ -1,0 +1,428 @@
+/*
+ * Happy path: read the record, resume the failover that it may tell of, then stand: each status that comes,
+ * and each second, everything is looked at anew, in keeper_stand() or keeper_failover_turn().
+ */
+#include "ha/shard_keeper.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "ha/keeper_impl.h"
+
+#define TURN_NS    (1 * ENV_NS_PER_S)
+#define SUSPECT_NS (50 * ENV_NS_PER_MS) /* while something is expected */
+
+#define TO(state) SM_NEXT(KEEPER_##state)
+static const struct sm_state states[KEEPER_STATES] = {
+    [KEEPER_LOADING] = {"loading", TO(STANDING) | TO(FAILING) | TO(CLOSED), false},
+    [KEEPER_STANDING] = {"standing", TO(LOADING) | TO(FAILING) | TO(CLOSED), false},
+    [KEEPER_FAILING] = {"failing", TO(LOADING) | TO(STANDING) | TO(CLOSED), false},
+    [KEEPER_CLOSED] = {"closed", 0, true},
+};
+
+/* ---- the store ---- */
+
+static void reload(struct shard_keeper *k)
+{
+    if (sm_now(&k->sm) != KEEPER_LOADING)
+        sm_move(&k->sm, KEEPER_LOADING);
+    keeper_load(k);
+}
+
+/* A conflict is read at once, whatever else it was a little later. */
+static void reload_after(struct shard_keeper *k, const struct err *err)
+{
+    if (err->code == ERRC_CONFLICT) {
+        reload(k);
+        return;
+    }
+    if (sm_now(&k->sm) != KEEPER_LOADING)
+        sm_move(&k->sm, KEEPER_LOADING);
+    k->loaded = false;
+    loop_timer_start(&k->wait, TURN_NS);
+}
+
+static void written(const struct err *err, int64_t revision, void *data)
+{
+    struct shard_keeper *k = data;
+    k->calling = false;
+    if (sm_now(&k->sm) == KEEPER_CLOSED) {
+        shard_keeper_close(k, NULL, NULL);
+        return;
+    }
+    if (err == NULL) {
+        k->record = k->writing;
+        k->revision = revision;
+    } else
+        log_event(LOG_WARN, "the record of the shard was not written", "shard", k->name, "err", err->message,
+                  NULL);
+    keeper_facts(k);
+    if (sm_now(&k->sm) == KEEPER_FAILING)
+        keeper_failover_written(k, err);
+    else if (err != NULL)
+        reload_after(k, err);
+    else if (sm_now(&k->sm) == KEEPER_LOADING)
+        sm_move(&k->sm, KEEPER_STANDING);
+    keeper_turn_soon(k);
+}
+
+/* The callback does not come from inside, so a failure to start is told later as well. */
+void keeper_write(struct shard_keeper *k)
+{
+    struct err err = {0};
+    char *text = shard_record_text(&k->writing);
+    k->calling = true;
+    if (store_compare_and_swap(k->store, k->key, k->revision, text, written, k, &err) != 0) {
+        k->calling = false;
+        log_event(LOG_ERROR, "the store does not take the record of the shard", "shard", k->name, "err",
+                  err.message, NULL);
+        loop_timer_start(&k->wait, TURN_NS);
+    }
+    free(text);
+}
+
+static void write_fired(struct loop_timer *timer, void *data)
+{
+    struct shard_keeper *k = data;
+    (void)timer;
+    if (sm_now(&k->sm) == KEEPER_LOADING && !k->loaded)
+        keeper_load(k);
+    else if (!k->calling)
+        keeper_write(k);
+}
+
+static void take(struct shard_keeper *k, const struct shard_record *record, int64_t revision)
+{
+    k->record = *record;
+    k->revision = revision;
+    k->loaded = true;
+    keeper_facts(k);
+    if (record->op.state != FAILOVER_DONE && record->op.state != FAILOVER_CANCELED)
+        keeper_failover_begin(k, &record->op, true);
+    else
+        sm_move(&k->sm, KEEPER_STANDING);
+    keeper_turn_soon(k);
+}
+
+/* The members' places are those of the record. */
+static bool fits(const struct shard_keeper *k, const struct shard_record *record)
+{
+    for (unsigned i = 0; i < k->shard.count; i++)
+        if (record->count != k->shard.count || strcmp(record->names[i], k->shard.instances[i].name) != 0)
+            return false;
+    return true;
+}
+
+static void read_done(const struct err *err, const struct store_entry *entry, void *data)
+{
+    struct shard_keeper *k = data;
+    struct shard_record record;
+    struct err bad = {0};
+    k->calling = false;
+    if (sm_now(&k->sm) == KEEPER_CLOSED) {
+        shard_keeper_close(k, NULL, NULL);
+        return;
+    }
+    if (err != NULL && err->code == ERRC_NOT_FOUND) {
+        k->writing = k->record;
+        k->revision = 0;
+        k->loaded = true;
+        keeper_write(k);
+        return;
+    }
+    if (err != NULL)
+        err_copy(&bad, err);
+    else if (shard_record_parse(entry->value, strlen(entry->value), &record, &bad) == 0 && !fits(k, &record))
+        (void)err_set(&bad, ERRC_CONFLICT, "the record names other instances");
+    if (bad.code == ERRC_NONE) {
+        take(k, &record, entry->revision);
+        return;
+    }
+    log_event(LOG_ERROR, "the record of the shard cannot be used; nothing is decided", "shard", k->name,
+              "err", bad.message, NULL);
+    loop_timer_start(&k->wait, TURN_NS);
+}
+
+void keeper_load(struct shard_keeper *k)
+{
+    struct err err = {0};
+    k->loaded = false;
+    k->calling = store_get(k->store, k->key, read_done, k, &err) == 0;
+    if (!k->calling)
+        loop_timer_start(&k->wait, TURN_NS);
+}
+
+/* ---- standing ---- */
+
+static void say(struct shard_keeper *k, int rule, const char *sentence)
+{
+    if (rule != k->rule && rule != HA_F_WELL && rule != HA_F_SYNC_KEPT)
+        log_event(LOG_INFO, sentence, "shard", k->name, "rule", log_num(rule), NULL);
+    k->rule = rule;
+}
+
+static void new_id(struct shard_keeper *k, struct failover_record *r)
+{
+    env_random_text(k->loop->env, r->id, 8);
+}
+
+static void fail_over(struct shard_keeper *k, const struct ha_verdict *verdict)
+{
+    struct failover_record r;
+    failover_record_init(&r, &k->record.op.ha);
+    new_id(k, &r);
+    r.rule = verdict->rule;
+    memcpy(r.reason, verdict->sentence, sizeof r.reason);
+    keeper_failover_begin(k, &r, false);
+}
+
+/* Who is the primary, and since which timeline, if the record does not say yet. True = it is being written.
+ */
+static bool note_primary(struct shard_keeper *k, const struct ha_config *newest)
+{
+    const struct member_status *s = keeper_status(k, newest->primary);
+    const struct shard_primaryship *p = shard_record_primaryship(&k->record, newest->term);
+    struct shard_primaryship began = {.term = newest->term};
+    if ((p != NULL && p->timeline != 0) || !keeper_in_effect(k, newest))
+        return false;
+    began.timeline = s->timeline;
+    k->writing = k->record;
+    if (p == NULL)
+        (void)shard_record_began(&k->writing, &began);
+    else
+        k->writing.history[p - k->record.history].timeline = began.timeline;
+    keeper_write(k);
+    return true;
+}
+
+static void sync_step(struct shard_keeper *k, uint64_t now)
+{
+    struct ha_sync_step step;
+    ha_sync_plan(&k->shard, now, &step);
+    say(k, step.rule, step.sentence);
+    if (step.what != HA_SYNC_RECORD)
+        return; /* to apply it is what keeper_order_primary() wants anyway */
+    k->writing = k->record;
+    k->writing.op.ha = step.record;
+    keeper_write(k);
+}
+
+static void tell_route(struct shard_keeper *k, const struct ha_config *newest)
+{
+    if (k->routed == newest->term || !keeper_in_effect(k, newest))
+        return;
+    k->routed = newest->term;
+    if (k->route != NULL)
+        k->route(k->shard.instances[newest->primary].name, newest->term, k->data);
+}
+
+/* An agent knows of a later order than ours: somebody else leads, and the record says so. Once for each term
+ * of the record, as orders that were given by hand are in no record. */
+static bool is_outdated(struct shard_keeper *k)
+{
+    uint64_t term = k->record.op.ha.term;
+    for (unsigned i = 0; i < k->shard.count && k->stale_for != term; i++) {
+        const struct err *stale = member_link_stale(k->members[i].link);
+        if (stale == NULL)
+            continue;
+        log_event(LOG_WARN, "the record is read anew", "shard", k->name, "err", stale->message, NULL);
+        k->stale_for = term;
+        reload(k);
+        return true;
+    }
+    return false;
+}
+
+void keeper_stand(struct shard_keeper *k)
+{
+    uint64_t now = loop_now(k->loop);
+    const struct ha_config *newest = ha_newest(&k->record.op.ha);
+    struct ha_verdict verdict;
+    if (k->calling || is_outdated(k))
+        return;
+    keeper_order_primary(k, newest);
+    keeper_order_followers(k, newest);
+    if (note_primary(k, newest))
+        return;
+    tell_route(k, newest);
+    if (shard_record_primaryship(&k->record, newest->term) == NULL)
+        return; /* a new shard: its data directory is being made, and nobody else has one */
+    ha_judge(&k->shard, now, &verdict);
+    if (verdict.fail_over) {
+        log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);
+        fail_over(k, &verdict);
+    } else if (verdict.rule == HA_F_WELL)
+        sync_step(k, now);
+    else
+        say(k, verdict.rule, verdict.sentence);
+    if (verdict.rule != HA_F_WELL) {
+        keeper_look(k);
+        loop_timer_start(&k->timer, SUSPECT_NS);
+    }
+}
+
+/* ---- turns ---- */
+
+static void turn_run(struct loop_task *task, void *data)
+{
+    struct shard_keeper *k = data;
+    (void)task;
+    if (sm_now(&k->sm) == KEEPER_CLOSED || !k->loaded)
+        return;
+    keeper_facts(k);
+    bool waits = loop_timer_armed(&k->timer);
+    if (sm_now(&k->sm) == KEEPER_STANDING)
+        keeper_stand(k);
+    else if (sm_now(&k->sm) == KEEPER_FAILING)
+        keeper_failover_turn(k);
+    if (sm_now(&k->sm) == KEEPER_FAILING)
+        loop_timer_start(&k->timer, SUSPECT_NS);
+    else if (!waits && !loop_timer_armed(&k->timer))
+        loop_timer_start(&k->timer, TURN_NS);
+}
+
+void keeper_turn_soon(struct shard_keeper *k)
+{
+    loop_defer(k->loop, &k->turn);
+}
+
+static void timer_fired(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    keeper_turn_soon(data);
+}
+
+static void link_changed(struct member_link *link, void *data)
+{
+    (void)link;
+    keeper_turn_soon(data);
+}
+
+/* ---- from outside ---- */
+
+/* Who streams and has most; -1 = nobody does. */
+static int best_standby(const struct shard_keeper *k)
+{
+    int best = -1;
+    for (int i = 0; i < (int)k->shard.count; i++) {
+        const struct ha_instance *x = &k->shard.instances[i];
+        bool may = i != ha_newest(&k->record.op.ha)->primary && x->streams && !x->no_failover && !x->delayed;
+        if (may && (best < 0 || x->flushed > k->shard.instances[best].flushed))
+            best = i;
+    }
+    return best;
+}
+
+int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
+{
+    struct failover_record r;
+    int target = to != NULL ? shard_record_find(&k->record, to) : best_standby(k);
+    if (target < 0 || target == ha_newest(&k->record.op.ha)->primary)
+        return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name,
+                       to != NULL ? to : "that streams");
+    if (sm_now(&k->sm) != KEEPER_STANDING || k->calling)
+        return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
+    failover_record_init(&r, &k->record.op.ha);
+    new_id(k, &r);
+    r.kind = FAILOVER_KIND_SWITCHOVER;
+    r.target = target;
+    keeper_facts(k);
+    keeper_failover_begin(k, &r, false);
+    return 0;
+}
+
+const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
+{
+    return k->loaded ? &k->record : NULL;
+}
+
+const char *shard_keeper_state(const struct shard_keeper *k)
+{
+    return sm_name(&k->sm);
+}
+
+static void add_member(struct shard_keeper *k, const struct shard_keeper_options *o, unsigned i)
+{
+    struct keeper_member *m = &k->members[i];
+    const struct shard_keeper_member *from = &o->members[i];
+    const struct member_link_options link = {.name = from->name,
+                                             .host = from->host,
+                                             .http_port = from->http_port,
+                                             .port = from->port,
+                                             .token = o->token,
+                                             .changed = link_changed,
+                                             .data = k};
+    m->keeper = k;
+    m->host = mem_strdup(from->host);
+    m->port = from->port;
+    m->link = member_link_new(k->loop, &link);
+    k->open++;
+    memcpy(k->shard.instances[i].name, k->record.names[i], HA_NAME_SIZE);
+}
+
+struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keeper_options *o)
+{
+    struct shard_keeper *k = mem_zalloc(sizeof *k);
+    const char *names[HA_INSTANCES_MAX];
+    k->loop = loop;
+    k->store = o->store;
+    k->name = mem_strdup(o->name);
+    k->key = mem_strdup(o->key);
+    k->route = o->route;
+    k->data = o->data;
+    k->shard.count = o->count;
+    k->shard.policy = *o->policy;
+    memcpy(k->shard.name, k->name, strnlen(k->name, HA_NAME_SIZE - 1));
+    sm_init(&k->sm, states, KEEPER_STATES, KEEPER_LOADING, NULL, NULL);
+    for (unsigned i = 0; i < o->count; i++)
+        names[i] = o->members[i].name;
+    shard_record_init(&k->record, names, o->count, o->policy);
+    for (unsigned i = 0; i < o->count; i++)
+        add_member(k, o, i);
+    k->turn = (struct loop_task){.run = turn_run, .data = k};
+    loop_timer_init(loop, &k->timer, timer_fired, k);
+    loop_timer_init(loop, &k->wait, write_fired, k);
+    keeper_load(k);
+    return k;
+}
+
+static void finish(struct shard_keeper *k)
+{
+    void (*closed)(void *data) = k->closed;
+    void *data = k->closed_data;
+    if (k->open > 0 || k->calling)
+        return;
+    for (unsigned i = 0; i < k->shard.count; i++)
+        free(k->members[i].host);
+    free(k->name);
+    free(k->key);
+    free(k);
+    if (closed != NULL)
+        closed(data);
+}
+
+static void link_closed(void *data)
+{
+    struct shard_keeper *k = data;
+    k->open--;
+    finish(k);
+}
+
+/* Also what the last thing that ends calls. */
+void shard_keeper_close(struct shard_keeper *k, void (*closed)(void *data), void *data)
+{
+    if (sm_now(&k->sm) == KEEPER_CLOSED) {
+        finish(k);
+        return;
+    }
+    sm_move(&k->sm, KEEPER_CLOSED);
+    k->closed = closed;
+    k->closed_data = data;
+    loop_task_cancel(&k->turn);
+    loop_timer_stop(&k->timer);
+    loop_timer_stop(&k->wait);
+    for (unsigned i = 0; i < k->shard.count; i++)
+        member_link_close(k->members[i].link, link_closed, k);
+}

@@ -1,0 +1,380 @@
+"""A shard of three members that a keeper (tests/tools/ha_tool) holds together: real agents, real servers, kill -9."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import DEFAULT, wait_until
+from test_agent_replica import TOKEN, make_shard, servers_of
+
+
+class Keeper:
+    def __init__(self, tool, directory, members):
+        self.tool, self.directory, self.members = tool, directory, members
+        self.process, self.lines = None, []
+        token = directory / "keeper-token"
+        token.touch(mode=0o600)
+        token.write_text(TOKEN + "\n")
+
+    def start(self):
+        argv = [self.tool, self.directory / "store.db", self.directory / "keeper-token", "s1"]
+        argv += [f"{m.name}=127.0.0.1:{m.http}:{m.port}" for m in self.members]
+        with (self.directory / "keeper.log").open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True)
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+        return self
+
+    def _read(self, output):
+        for line in output:
+            self.lines.append((time.monotonic(), line.split()))
+
+    def primary(self):
+        """Name and term of the primary that was told last."""
+        return (self.lines[-1][1][1], int(self.lines[-1][1][2])) if self.lines else (None, 0)
+
+    def log(self):
+        return (self.directory / "keeper.log").read_text(errors="replace")
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self):
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            assert self.process.wait(timeout=10) == 0
+
+
+class Writer(threading.Thread):
+    """One row after the other, at whomever takes it: knows each acknowledged one and the longest time without."""
+
+    def __init__(self, members, first=0):
+        super().__init__(daemon=True)
+        self.members, self.ending, self.first = members, False, first
+        self.acknowledged, self.unknown, self.times = [], [], []
+        self.start()
+
+    def run(self):
+        connection, turn, number = None, 0, self.first
+        while not self.ending:
+            number += 1
+            try:
+                if connection is None:
+                    turn += 1
+                    connection = self.members[turn % len(self.members)].connect(connect_timeout=1)
+                    connection.execute("SET synchronous_commit = on")
+                connection.execute("INSERT INTO w VALUES (%s)", (number,))
+                self.acknowledged.append(number)
+                self.times.append(time.monotonic())
+                time.sleep(0.005)
+            except psycopg.Error:
+                self.unknown.append(number)
+                with contextlib.suppress(Exception):
+                    connection.close()
+                connection = None
+                time.sleep(0.01)
+
+    def end(self):
+        self.ending = True
+        self.join(timeout=30)
+        return self
+
+    def longest_pause(self):
+        return max(b - a for a, b in zip(self.times, self.times[1:], strict=False))
+
+
+def dump(members, keeper):
+    return "\n".join(["", keeper.log()[-6000:], *(f"--- {m.name}\n{m.log()[-3000:]}" for m in members)])
+
+
+@pytest.fixture
+def herd(shardherd, tool):
+    """Three members that stream, with a table, and their keeper."""
+    shard = make_shard(shardherd, DEFAULT)
+    members = [shard.member(name) for name in "abc"]
+    keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
+    try:
+        yield keeper
+        keeper.stop()
+    finally:
+        if keeper.process.poll() is None:
+            keeper.kill()
+        for member in members:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+def keep_logs(keeper, label):
+    if os.environ.get("SHARDHERD_TEST_LOGS"):
+        to = Path(os.environ["SHARDHERD_TEST_LOGS"]) / label
+        shutil.copytree(keeper.directory, to, ignore=shutil.ignore_patterns("pgdata*", ".s.*"))
+
+
+def until(keeper, condition, timeout, what):
+    """wait_until(), whose failure shows the logs."""
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(condition, timeout, what)
+    pytest.fail(f"{what}: not within {timeout} s" + dump(keeper.members, keeper))
+
+
+def by_name(keeper, name):
+    return next(m for m in keeper.members if m.name == name)
+
+
+def streaming(keeper, names, timeout=60):
+    primary = by_name(keeper, keeper.primary()[0])
+
+    def all_stream():
+        seen = {s["name"] for s in primary.status().get("standbys", []) if s["state"] == "streaming"}
+        return seen == set(names)
+
+    with contextlib.suppress(pytest.fail.Exception):
+        return wait_until(all_stream, timeout, "standbys to stream")
+    pytest.fail(f"{names} do not stream from {primary.name}" + dump(keeper.members, keeper))
+
+
+def begun(keeper):
+    until(keeper, lambda: keeper.primary() == ("a", 1), 30, "the first primary")
+    streaming(keeper, "bc")
+    try:
+        with by_name(keeper, "a").connect() as connection:
+            connection.execute("CREATE TABLE w (id bigint)")
+    except psycopg.Error as error:
+        pytest.fail(f"{error}" + dump(keeper.members, keeper))
+
+
+def node_dies(member):
+    """Agent and every process of its server at once."""
+    member.process.kill()
+    for pid in servers_of(member.data):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    member.process.wait()
+
+
+def lost(member, writer):
+    with member.connect() as connection:
+        there = {row[0] for row in connection.execute("SELECT id FROM w").fetchall()}
+    return sorted(set(writer.acknowledged) - there)
+
+
+def test_node_death(herd, record_property):
+    """The primary's node dies: another is primary, nothing acknowledged is lost, the old one comes back."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 200, 20, "writes")
+    a = by_name(herd, "a")
+    node_dies(a)
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    name, _ = herd.primary()
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
+    a.start()
+    streaming(herd, set("abc") - {name})
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
+    record_property("seconds_without_writes", pause)
+    keep_logs(herd, f"{name}-{pause:.3f}")
+    assert lost(by_name(herd, name), writer) == []
+    assert pause < 10
+
+
+def test_switchover(herd, record_property):
+    """On purpose, while it is written to: nothing acknowledged is lost, the old primary follows."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 200, 20, "writes")
+    herd.process.send_signal(signal.SIGUSR1)
+    until(herd, lambda: herd.primary()[1] == 2, 30, "another primary")
+    name, _ = herd.primary()
+    assert name != "a"
+    streaming(herd, set("abc") - {name})
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 200, 20, "writes at the new primary")
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"new primary {name}, {pause:.3f} s without writes, {len(writer.acknowledged)} acknowledged")
+    record_property("seconds_without_writes", pause)
+    keep_logs(herd, f"{name}-{pause:.3f}")
+    assert lost(by_name(herd, name), writer) == []
+    assert pause < 10
+
+
+def test_two_deaths_and_a_keeper_killed_between(herd):
+    """Each primary dies in turn, and the keeper with it: the next one goes on from the record."""
+    begun(herd)
+    writer = Writer(herd.members)
+    old = "a"
+    for term in (2, 3):
+        wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+        node_dies(by_name(herd, old))
+        time.sleep(0.05 * term)  # wherever the failover is by then
+        herd.kill()
+        herd.start()
+        until(herd, lambda old=old: herd.primary()[0] not in (None, old), 30, "another primary")
+        dead, (old, _) = old, herd.primary()
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 100, 20, "writes at the new primary")
+        by_name(herd, dead).start()
+        streaming(herd, set("abc") - {old})
+    writer.end()
+    assert lost(by_name(herd, old), writer) == []
+
+
+def test_standby_dies_and_comes_back(herd):
+    """The sync set goes on without it, recorded first; it comes back into it."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    b, a = by_name(herd, "b"), by_name(herd, "a")
+    node_dies(b)
+
+    def names():
+        return a.value("SHOW synchronous_standby_names")
+
+    until(herd, lambda: names() == 'ANY 1 ("c")', 20, "a sync set without it")
+    b.start()
+    until(herd, lambda: names() == 'ANY 1 ("b", "c")', 30, "a sync set with it")
+    assert herd.primary() == ("a", 1)
+    writer.end()
+    assert lost(a, writer) == []
+
+
+def stop_all(member, number):
+    for pid in [member.process.pid, *servers_of(member.data), *children(member.process.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def children(pid):
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def test_frozen_node(herd, record_property):
+    """Agent, watchdog and server stand still: another is primary; what goes on later acknowledges nothing."""
+    begun(herd)
+    a = by_name(herd, "a")
+    old = Writer([a])  # over a session that stays open
+    wait_until(lambda: len(old.acknowledged) > 100, 20, "writes")
+    stop_all(a, signal.SIGSTOP)
+    try:
+        frozen_node(herd, a, old, record_property)
+    finally:
+        stop_all(a, signal.SIGCONT)
+
+
+def frozen_node(herd, a, old, record_property):
+    frozen = time.monotonic()
+    rest = Writer([by_name(herd, "b"), by_name(herd, "c")], first=1_000_000)
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    name, _ = herd.primary()
+    until(herd, lambda: len(rest.acknowledged) > 100, 20, "writes at the new primary")
+    pause = rest.times[0] - frozen
+    before = len(old.acknowledged)
+    thawed = time.monotonic()
+    stop_all(a, signal.SIGCONT)
+    streaming(herd, set("abc") - {name})
+    back = time.monotonic() - thawed
+    old.end()
+    rest.end()
+    late = [at for at in old.times[before:]]
+    print(f"new primary {name}, {pause:.3f} s without writes, the old one back after {back:.3f} s, {len(late)} late")
+    record_property("seconds_without_writes", pause)
+    assert late == []
+    new = by_name(herd, name)
+    assert lost(new, old) == []
+    assert lost(new, rest) == []
+
+
+def test_postmaster_killed(herd, record_property):
+    """It is started again in its place: nobody else becomes the primary."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    a = by_name(herd, "a")
+    os.kill(a.status()["pid"], signal.SIGKILL)
+    wait_until(lambda: a.status()["exits"] == "1", 10, "the death to be told")
+    acknowledged = len(writer.acknowledged)
+    until(herd, lambda: len(writer.acknowledged) > acknowledged + 100, 20, "writes again")
+    writer.end()
+    pause = writer.longest_pause()
+    print(f"{pause:.3f} s without writes")
+    record_property("seconds_without_writes", pause)
+    assert herd.primary() == ("a", 1)
+    assert lost(a, writer) == []
+
+
+def freeze_for_a_while(herd, member):
+    stop_all(member, signal.SIGSTOP)
+    try:
+        time.sleep(5)  # longer than a silent node is waited for
+    finally:
+        stop_all(member, signal.SIGCONT)
+
+
+def kill_keeper(herd, member):
+    herd.kill()
+    herd.start()
+
+
+def kill_postmaster(herd, member):
+    pid = member.status()["pid"]
+    if pid > 0:
+        os.kill(pid, signal.SIGKILL)
+
+
+FAULTS = {
+    "node": lambda herd, member: node_dies(member),
+    "postmaster": kill_postmaster,
+    "freeze": freeze_for_a_while,
+    "keeper": kill_keeper,
+}
+
+
+def test_random_faults(herd):
+    """One fault after the other, at a random member, at a random moment; all come back, and nothing is lost."""
+    seed = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
+    rounds = 20 if os.environ.get("SHARDHERD_TEST_FULL") else 4
+    chance = random.Random(seed)
+    begun(herd)
+    writer = Writer(herd.members)
+    for number in range(rounds):
+        name, member = chance.choice(sorted(FAULTS)), chance.choice(herd.members)
+        print(f"seed {seed} round {number}: {name} at {member.name}, the primary is {herd.primary()}")
+        time.sleep(chance.random())
+        FAULTS[name](herd, member)
+        if chance.random() < 0.3:
+            kill_keeper(herd, member)
+        if member.process.poll() is not None:
+            time.sleep(chance.random() * 2)
+            member.start()
+        until(herd, lambda: herd.primary()[0] is not None, 30, "a primary")
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 100, 40, f"writes (seed {seed})")
+        streaming(herd, set("abc") - {herd.primary()[0]})
+    writer.end()
+    assert lost(by_name(herd, herd.primary()[0]), writer) == [], f"seed {seed}"
+
+
+def test_later_orders_by_hand(herd):
+    """A member knows a later term than the record: the failover claims terms until it is obeyed again."""
+    begun(herd)
+    c = by_name(herd, "c")
+    c.assign(9, "standby")
+    wait_until(lambda: "the record is read anew" in herd.log(), 20, "the record to be read")
+    node_dies(by_name(herd, "a"))
+    # both standbys must confirm, and one of them refuses all terms up to 9
+    until(herd, lambda: herd.primary()[1] >= 9, 60, "another primary")
+    by_name(herd, "a").start()
+    streaming(herd, set("abc") - {herd.primary()[0]})
