@@ -68,6 +68,19 @@ struct instance_facts {
     uint64_t errors_total;   /* failed polls */
 };
 
+/* Of one of a shard's several instances: what its keeper knows. Written by the manager, each second and with
+ * each new primary. */
+struct instance_member {
+    bool kept; /* else nothing is known */
+    bool primary, sync, streams, lag_known;
+    uint64_t lag_bytes; /* what it has not on its disk, 0 for a primary */
+    uint64_t heard_ns;  /* last word of its agent */
+    uint64_t term;      /* of the order in force there */
+    char assigned[16];  /* "primary", "standby", ...; "" = its agent is not heard */
+    char reported[16];  /* "primary", "starting", ... */
+    char error[200];
+};
+
 struct fleet_instance {
     struct list node; /* in fleet.instances */
     char *name;       /* unique: "shop-s1-0" */
@@ -79,6 +92,7 @@ struct fleet_instance {
     struct load_ring load;
     struct hist_sparse probe;     /* latency of the load group's poll */
     struct hist_sparse query_age; /* ages of running statements at each activity poll */
+    struct instance_member member;
     struct instance_pod *pod;     /* what is said of its pod; NULL = nothing */
     void *observer;               /* of metrics/: its poller */
 };

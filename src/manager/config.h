@@ -141,9 +141,7 @@ struct spec_shard {
     char *instance; /* static instance to use, NULL = make one */
 };
 
-/* To be 9 once shards of several instances are driven (operation_services.drive); until then they are
- * refused. */
-#define DATABASE_INSTANCES_MAX 1
+#define DATABASE_INSTANCES_MAX 9  /* of a shard: they are told apart by one digit */
 #define DATABASE_NAME_MAX      32 /* bytes of a database's and of a shard's name */
 
 struct database_spec {

@@ -344,7 +344,7 @@ static int instances_parse(const struct parsing *p, const struct config_node *sp
                                 "spec.instances: \"%s\" is not a number of instances: write 1", shown);
     if (count > DATABASE_INSTANCES_MAX)
         return config_node_fail(node, p->source, p->err,
-                                "spec.instances is %s: there can be %d at most for each shard yet", shown,
+                                "spec.instances is %s: there can be %d at most for each shard", shown,
                                 DATABASE_INSTANCES_MAX);
     for (int i = 0; i < p->spec->shard_count && count > 1; i++)
         if (p->spec->shards[i].instance != NULL)

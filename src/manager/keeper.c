@@ -225,7 +225,7 @@ static void forget_gone(struct keeper *k)
     }
 }
 
-void keeper_look(struct keeper *k)
+void keeper_check(struct keeper *k)
 {
     struct runtime *runtime = k->options.operations->services.runtime;
     bool due = false;

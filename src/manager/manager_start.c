@@ -76,6 +76,8 @@ static void on_resumed(const struct err *err, void *data)
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
     }
     manager_move(m, MANAGER_READY);
+    if (m->ha != NULL)
+        ha_shards_look(m->ha);
     manager_kube_run(m);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
@@ -217,6 +219,30 @@ static void on_databases(const struct err *err, void *data)
 
 /* ---- store, lease, runtime ---- */
 
+static bool fails_over(void *data, const char *database, const char *shard)
+{
+    return ha_shards_fails_over(data, database, shard);
+}
+
+/* Whoever makes members has to keep them. */
+static void start_ha(struct manager *m)
+{
+    struct operation_services *s = &m->operations.services;
+    const struct ha_shards_options options = {.loop = &m->loop,
+                                              .store = m->store,
+                                              .fleet = &m->fleet,
+                                              .operations = &m->operations,
+                                              .primary = manager_has_primary,
+                                              .data = m};
+    if (m->runtime == NULL || !m->runtime->backend->members)
+        return;
+    m->ha = ha_shards_new(&options);
+    s->drive = ha_shards_drive;
+    s->release = ha_shards_release;
+    s->fails_over = fails_over;
+    s->drive_data = m->ha;
+}
+
 void manager_runtime_opened(struct manager *m, const struct err *why)
 {
     struct err err = {0};
@@ -229,6 +255,7 @@ void manager_runtime_opened(struct manager *m, const struct err *why)
         m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
         : strcmp(m->runtime_kind, "local") == 0 ? runtime_local_bin_directory(m->runtime)
                                                 : NULL;
+    start_ha(m);
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);

@@ -67,6 +67,15 @@ struct operation_services {
      */
     int (*drive)(void *drive_data, const char *database, const char *shard, operation_driven_cb done,
                  void *data, struct err *err);
+    /*
+     * The instances of this shard (NULL: of all shards of the database) are going to be removed: nobody
+     * orders them about any more, and what was kept of them is forgotten, when `done` comes with NULL. Also
+     * of shards that are not driven. NULL = there is nothing to release.
+     */
+    int (*release)(void *drive_data, const char *database, const char *shard,
+                   void (*done)(const struct err *err, void *data), void *data, struct err *err);
+    /* Another primary is being made for this shard. NULL = never. */
+    bool (*fails_over)(void *drive_data, const char *database, const char *shard);
     void *drive_data;
     /* The routing table of db was written to the store and replaced in the model. */
     void (*routing_changed)(void *data, struct fleet_database *db);

@@ -1,0 +1,52 @@
+/*
+ * ha_shards: the keepers (ha/shard_keeper.h) of all shards that have several instances.
+ *
+ * A shard is kept from ha_shards_drive() on, or, when its database is provisioned already, from the next
+ * ha_shards_look() on, until ha_shards_release() or the end. While this manager does not lead nothing is
+ * kept: whoever deposes it closes the object. The members and their agents are those of the fleet.
+ *
+ * When a shard has another primary its address is written into the routing table, with a new epoch, however
+ * often that has to be tried; a move that publishes at the same moment tries again as well.
+ */
+#ifndef MANAGER_HA_SHARDS_H
+#define MANAGER_HA_SHARDS_H
+
+#include "operation/operation.h"
+
+struct ha_shards;
+
+struct ha_shards_options { /* all pointers outlive the object */
+    struct loop *loop;
+    struct store *store;
+    struct fleet *fleet;
+    struct operations *operations;
+    /* A shard has a primary that was opened: a new one, or, with `again`, the one that clients know. */
+    void (*primary)(const char *database, const char *shard, const char *primary, uint64_t term, bool again,
+                    void *data);
+    void *data;
+};
+
+struct ha_shards *ha_shards_new(const struct ha_shards_options *options);
+/* Every callback that is owed comes before `closed`, with ERRC_CANCELED. Servers stay as they are. Once. */
+void ha_shards_close(struct ha_shards *h, void (*closed)(void *data), void *data);
+
+/* For operation_services; data = struct ha_shards. */
+int ha_shards_drive(void *data, const char *database, const char *shard, operation_driven_cb done,
+                    void *done_data, struct err *err);
+int ha_shards_release(void *data, const char *database, const char *shard,
+                      void (*done)(const struct err *err, void *data), void *done_data, struct err *err);
+
+/* Call it each second: begins to keep what the routing tables list, and notes in the fleet what is known. */
+void ha_shards_look(struct ha_shards *h);
+
+/*
+ * Begins a switchover to this instance, or to the standby that has most (NULL). ERRC_NOT_FOUND: no such
+ * shard, or it has one instance; ERRC_INVALID: no such standby; ERRC_CONFLICT: not now.
+ */
+int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                     struct err *err);
+
+/* Whether a shard is kept and another primary is being made for it just now. */
+bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard);
+
+#endif
