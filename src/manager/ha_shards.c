@@ -452,6 +452,26 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
     return shard_keeper_switch(k->keeper, to, err);
 }
 
+bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret)
+{
+    const struct kept_shard *k = kept_find(h, database, shard);
+    if (k == NULL || k->keeper == NULL)
+        return false;
+    const struct shard_record *r = shard_keeper_record(k->keeper);
+    *ret = (struct api_kept){.state = shard_keeper_state(k->keeper)};
+    if (r == NULL)
+        return true;
+    ret->durability = ha_durability_name(r->op.ha.durability);
+    ret->term = r->op.ha.term;
+    if (r->op.id[0] == '\0')
+        return true;
+    ret->id = r->op.id;
+    ret->kind = failover_kind_name(r->op.kind);
+    ret->step = failover_state_name(r->op.state);
+    ret->reason = r->op.reason;
+    return true;
+}
+
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard)
 {
     const struct kept_shard *k = kept_find(h, database, shard);

@@ -11,6 +11,7 @@
 #ifndef MANAGER_HA_SHARDS_H
 #define MANAGER_HA_SHARDS_H
 
+#include "api/api.h"
 #include "operation/operation.h"
 
 struct ha_shards;
@@ -45,6 +46,9 @@ void ha_shards_look(struct ha_shards *h);
  */
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      struct err *err);
+
+/* For the API; false = it is not kept. Texts live until the next turn. */
+bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret);
 
 /* Whether a shard is kept and another primary is being made for it just now. */
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard);

@@ -3,6 +3,7 @@ that remembers each acknowledged write, and kill -9."""
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -121,6 +122,9 @@ def herd(shardherd, tmp_path_factory):
         yield herd
         herd.stop()
     finally:
+        if os.environ.get("SHARDHERD_TEST_LOGS"):  # for whoever looks into a failure
+            for log in (herd.log, *herd.state.glob("instances/*/log")):
+                shutil.copy(log, Path(os.environ["SHARDHERD_TEST_LOGS"]) / f"{log.parent.name}-{log.name}")
         herd.clean_up()
 
 
