@@ -449,6 +449,11 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
     if (k == NULL || k->keeper == NULL)
         return err_set(err, ERRC_NOT_FOUND, "shard %s of database %s has no standbys that are kept here",
                        shard, database);
+    const struct operation *busy = operations_running_on(h->o.operations, database, shard);
+    if (busy != NULL) /* a failover has to be; this has not */
+        return err_set(err, ERRC_CONFLICT,
+                       "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
+                       busy->id, shard);
     return shard_keeper_switch(k->keeper, to, err);
 }
 

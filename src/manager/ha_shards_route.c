@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "ha/member_status.h"
 #include "manager/ha_shards_impl.h"
+#include "operation/move_op.h"
 
 /* ---- routing tables ---- */
 
@@ -15,11 +16,24 @@ struct publication {
     char *database;
 };
 
+/* Those of its shards whose primary is where it was find nothing to do. */
+static void moves_follow(struct ha_shards *h, const char *database)
+{
+    list_each(node, &h->shards)
+    {
+        const struct kept_shard *k = list_item(node, struct kept_shard, node);
+        if (strcmp(k->database, database) == 0)
+            move_op_follow_primary(h->o.operations, database, k->shard);
+    }
+}
+
 static void on_published(const struct err *err, void *data)
 {
     struct publication *p = data;
     struct ha_shards *h = p->all;
-    if (err != NULL && !h->closing)
+    if (err == NULL && !h->closing)
+        moves_follow(h, p->database);
+    else if (err != NULL && !h->closing)
         log_event(LOG_WARN, "a routing table could not follow its primary, trying again", "db", p->database,
                   "err", err->message, NULL);
     free(p->database);

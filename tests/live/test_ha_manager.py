@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -100,6 +101,37 @@ class Herd(Rig):
     def wait_streaming(self, shard="s1", timeout=60):
         wait_until(lambda: self.all_stream(shard), timeout, "standbys to stream")
 
+    def wait_primary(self, wanted, shard="s1", timeout=30):
+        def look():
+            with contextlib.suppress(StopIteration):  # the instance is not known yet
+                return wanted(self.primary(shard)["name"])
+
+        wait_until(look, timeout, "another primary in the routing table")
+        return self.primary(shard)
+
+    def acknowledged(self):
+        """Writes that the load's ledger has."""
+        return sum(f.stat().st_size for f in self.directory.glob("ledger*") if f.is_file())
+
+    def wait_acknowledged(self, timeout=30):
+        before = self.acknowledged()
+        wait_until(lambda: self.acknowledged() > before, timeout, "acknowledged writes")
+
+    def nothing_lost(self):
+        report = self.stop_load()
+        assert report["acked_writes"] > 0
+        assert report["lost"] == report["duplicated"] == report["misplaced"] == report["resurrected"] == 0, report
+
+    def nothing_left(self, shard=""):
+        """No process, no directory, no record of this shard, or of any."""
+        homes = [p.name for p in (self.state / "instances").glob(f"shop-{shard}*")]
+        assert homes == [], homes
+        mine = {p: w for p, w in processes_of(self.state / "instances").items() if f"shop-{shard}" in w}
+        assert mine == {}, mine
+        with sqlite3.connect(f"file:{self.state}/store.db?mode=ro", uri=True) as store:
+            keys = [row[0] for row in store.execute("SELECT key FROM kv WHERE key LIKE ?", (f"ha/shop/{shard}%",))]
+        assert keys == [], keys
+
     def clean_up(self):
         if self.process and self.process.poll() is None:
             self.process.kill()
@@ -128,15 +160,97 @@ def herd(shardherd, tmp_path_factory):
         herd.clean_up()
 
 
-def test_primary_dies(herd):
+def test_failover(herd):
+    """The primary's machine dies under load: another one serves, nothing that was acknowledged is lost, and a delete
+    leaves nothing behind."""
     herd.make()
     herd.wait_streaming()
-    first = herd.primary()
-    epoch = int(herd.routing()["epoch"])
+    first, epoch = herd.primary(), int(herd.routing()["epoch"])
+    wide = herd.cli.out("get", "instances", "-o", "wide")
+    assert len([line for line in wide.splitlines() if " standby " in line and " sync " in line]) == 2, wide
     herd.start_load("--clients", "4")
-    time.sleep(1)
+    herd.wait_acknowledged()
     herd.kill_node(first["name"])
-    wait_until(lambda: herd.primary()["name"] != first["name"], 20, "another primary in the routing table")
+    second = herd.wait_primary(lambda name: name != first["name"])
     assert int(herd.routing()["epoch"]) > epoch
+    assert second["member"]["term"] == "2", second
+    herd.wait_acknowledged()
+    herd.nothing_lost()
+    assert " done" in herd.cli.out("delete", "database", "shop", "--confirm=shop", "--wait", timeout=120)
+    herd.nothing_left()
+
+
+@pytest.mark.slow
+def test_killed_manager_and_rejoin(herd):
+    """The manager is killed with the primary, and once more within the failover; all three stream in the end."""
+    herd.make(shards=2)
+    herd.wait_streaming("s1")
+    herd.wait_streaming("s2")
+    herd.start_load("--clients", "4")
+    for delay in (0, 0.4):
+        first = {shard: herd.primary(shard)["name"] for shard in ("s1", "s2")}
+        herd.wait_acknowledged()
+        herd.kill_node(first["s1"])
+        time.sleep(delay)  # anywhere within the failover
+        herd.process.kill()
+        herd.process.wait()
+        herd.start()
+        herd.wait_primary(lambda name, old=first["s1"]: name != old, "s1")
+        assert herd.primary("s2")["name"] == first["s2"]
+        herd.wait_acknowledged()
+        herd.wait_streaming("s1", 90)
+        herd.wait_streaming("s2")
+    herd.nothing_lost()
+
+
+@pytest.mark.slow
+def test_switchover(herd):
+    herd.make()
     herd.wait_streaming()
-    herd.stop_load()
+    herd.start_load("--clients", "4")
+    for to in ("shop-s1-1", None, "shop-s1-0"):
+        herd.wait_acknowledged()
+        if to == herd.primary()["name"]:
+            continue
+        said = herd.cli.out("switchover", "s1", *(["--to", to] if to else []), "--wait")
+        assert to is None or f"{to} is the primary" in said, said
+        assert to is None or herd.primary()["name"] == to
+        herd.wait_streaming()
+    other = herd.cli.run("switchover", "shop/s1", "--to", "shop-s1-9", code=1)
+    assert "no standby" in other.stderr, other.stderr
+    herd.nothing_lost()
+
+
+@pytest.mark.slow
+def test_moves(herd):
+    """A split makes a shard with standbys of its own. A failover of its source sends a split back; one of either shard
+    during the bake does no harm; a merge takes three instances away."""
+    herd.make(customers=2000)
+    herd.wait_streaming()
+    herd.start_load("--clients", "4")
+    # undone
+    op = herd.start_move(kind="split", shard="s1")
+    wait_until(lambda: herd.operation(op)["state"] in ("copy", "catch_up", "verify", "rehearse"), 60, "a copy")
+    first = herd.primary()["name"]
+    herd.kill_node(first)
+    ended = herd.wait_operation(op)
+    assert ended["status"] in ("undone", "done"), ended
+    herd.wait_primary(lambda name: name != first)
+    herd.wait_streaming("s1", 90)
+    if ended["status"] == "undone":
+        assert "another primary" in ended["error"]["message"], ended
+        herd.nothing_left("s2")
+        op = herd.start_move(kind="split", shard="s1")
+        ended = herd.wait_operation(op)
+        assert ended["status"] == "done", ended
+    herd.wait_streaming("s2", 90)
+    second = herd.primary("s2")["name"]
+    herd.kill_node(second)
+    herd.wait_primary(lambda name: name != second, "s2")
+    herd.wait_acknowledged()
+    herd.wait_streaming("s2", 90)
+    op = herd.start_move(kind="merge", shard="s2", target="s1")
+    ended = herd.wait_operation(op)
+    assert ended["status"] == "done", ended
+    herd.nothing_lost()
+    herd.nothing_left("s2")
