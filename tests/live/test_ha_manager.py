@@ -187,7 +187,7 @@ def test_killed_manager_and_rejoin(herd):
     herd.wait_streaming("s1")
     herd.wait_streaming("s2")
     herd.start_load("--clients", "4")
-    for delay in (0, 0.4):
+    for delay in (0, 0.3, 0.8):
         first = {shard: herd.primary(shard)["name"] for shard in ("s1", "s2")}
         herd.wait_acknowledged()
         herd.kill_node(first["s1"])
@@ -195,9 +195,9 @@ def test_killed_manager_and_rejoin(herd):
         herd.process.kill()
         herd.process.wait()
         herd.start()
-        herd.wait_primary(lambda name, old=first["s1"]: name != old, "s1")
-        assert herd.primary("s2")["name"] == first["s2"]
+        # the old primary, whose agent the manager starts again, or another one: whichever is there first
         herd.wait_acknowledged()
+        assert herd.primary("s2")["name"] == first["s2"]
         herd.wait_streaming("s1", 90)
         herd.wait_streaming("s2")
     herd.nothing_lost()
