@@ -447,7 +447,7 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
 {
     const struct kept_shard *k = kept_find(h, database, shard);
     if (k == NULL || k->keeper == NULL)
-        return err_set(err, ERRC_NOT_FOUND, "shard %s of database %s has no standbys that are kept here",
+        return err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
                        shard, database);
     const struct operation *busy = operations_running_on(h->o.operations, database, shard);
     if (busy != NULL) /* a failover has to be; this has not */

@@ -41,8 +41,8 @@ int ha_shards_release(void *data, const char *database, const char *shard,
 void ha_shards_look(struct ha_shards *h);
 
 /*
- * Begins a switchover to this instance, or to the standby that has most (NULL). ERRC_NOT_FOUND: no such
- * shard, or it has one instance; ERRC_INVALID: no such standby; ERRC_CONFLICT: not now.
+ * Begins a switchover to this instance, or to the standby that has most (NULL). ERRC_UNSUPPORTED: it is
+ * not kept, or has one instance; ERRC_INVALID: no such standby; ERRC_CONFLICT: not now.
  */
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      struct err *err);

@@ -216,7 +216,7 @@ def test_switchover(herd):
         assert to is None or f"{to} is the primary" in said, said
         assert to is None or herd.primary()["name"] == to
         herd.wait_streaming()
-    other = herd.cli.run("switchover", "shop/s1", "--to", "shop-s1-9", code=1)
+    other = herd.cli.run("switchover", "shop/s1", "--to", "shop-s1-9", code=2)
     assert "no standby" in other.stderr, other.stderr
     herd.nothing_lost()
 
