@@ -132,6 +132,15 @@ class Herd(Rig):
             keys = [row[0] for row in store.execute("SELECT key FROM kv WHERE key LIKE ?", (f"ha/shop/{shard}%",))]
         assert keys == [], keys
 
+    def assert_instances(self, routing):
+        homes = {p.name for p in (self.state / "instances").iterdir() if p.is_dir()}
+        assert homes == {f"shop-{s['name']}-{i}" for s in routing["shards"] for i in range(INSTANCES)}, homes
+
+    def wait_stopped(self, timeout=60):
+        """The manager has come to the place where it is to stop."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rsplit(")", 1)[1].split()[0] == "T", timeout, "the manager to stop")
+
     def clean_up(self):
         if self.process and self.process.poll() is None:
             self.process.kill()
@@ -254,3 +263,48 @@ def test_moves(herd):
     assert ended["status"] == "done", ended
     herd.nothing_lost()
     herd.nothing_left("s2")
+
+
+# From the commit on the range is the target's; before, the move may go either way.
+CELLS = [
+    (f"move:{place}", victim)
+    for place in ("after:copy", "after:lock", "after:fence", "after:marker", "before:commit", "after:commit", "after:open")
+    for victim in ("source", "target")
+]
+
+
+@pytest.mark.slow
+def test_failover_within_a_move(herd):
+    """The manager stops within a move, source or target lose their primary, the manager goes on."""
+    herd.make(shards=2, customers=1000)
+    owner, other = "s1", "s2"
+    herd.start_load("--clients", "4")
+    for place, victim in CELLS:
+        herd.wait_streaming("s1", 90)
+        herd.wait_streaming("s2", 90)
+        herd.stop()
+        herd.start(env={"SHARDHERD_TEST_KILL_AT": f"stop:{place}"})
+        wait_until(lambda: herd.all_stream("s1") and herd.all_stream("s2"), 60, "standbys to stream")
+        op = herd.start_move(kind="rebalance", shard=owner, target=other)
+        herd.wait_stopped()
+        old = herd_kill(herd, owner if victim == "source" else other)
+        herd.process.send_signal(signal.SIGCONT)
+        ended = herd.wait_operation(op)
+        print(place, victim, ended["status"], old, ended["error"] and ended["error"]["message"])
+        assert ended["status"] in ("done", "undone"), (place, victim, ended)
+        if place in ("move:after:commit", "move:after:open"):
+            assert ended["status"] == "done", (place, victim, ended)
+        if ended["status"] == "done":
+            owner, other = other, owner
+        herd.wait_acknowledged()
+        herd.assert_consistent()
+    herd.nothing_lost()
+
+
+def herd_kill(herd, shard):
+    """Without the API: the manager does not answer now."""
+    for home in sorted((herd.state / "instances").glob(f"shop-{shard}-*")):
+        if not (home / "member" / "data" / "standby.signal").exists():
+            herd.kill_node(home.name)
+            return home.name
+    raise AssertionError(f"no primary of {shard}")
