@@ -360,8 +360,8 @@ static void recovered(const struct process_result *result, void *data)
 /*
  * pg_rewind wants a server that was shut down; this is what it would do for that, but not in a dry run. Also
  * for one that ran as a primary and was stopped while it recovered as a standby: its pg_control then names a
- * point below the end of its log, pg_rewind may find that there is nothing to do, and the rest, which no other
- * has, would be replayed again.
+ * point below the end of its log, pg_rewind may find that there is nothing to do, and the rest, which no
+ * other has, would be replayed again.
  */
 static void recover(struct member *m)
 {

@@ -288,12 +288,13 @@ const struct cli_command cli_commands[] = {
     {.name = "switchover",
      .summary = "make a standby of a shard its primary",
      .usage = "switchover SHARD [--to INSTANCE] [--wait]",
-     .details = "For shards with several instances. The old primary stops when everything is on its way, the "
-                "new one\n"
-                "accepts writes when it has the last byte: nothing that was acknowledged is lost, and open "
-                "sessions are\n"
-                "ended. The old one follows. It is given up, and the primary stays, when the standby does not "
-                "get there.",
+     .details =
+         "For shards with several instances. The old primary stops when everything is on its way, the "
+         "new one\n"
+         "accepts writes when it has the last byte: nothing that was acknowledged is lost, and open "
+         "sessions are\n"
+         "ended. The old one follows. It is given up, and the primary stays, when the standby does not "
+         "get there.",
      .example = "shardherd switchover s1 --wait\nshardherd switchover shop/s1 --to shop-s1-2 --wait",
      .act = command_switchover,
      .flags = switchover_flags,

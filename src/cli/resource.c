@@ -248,28 +248,17 @@ static int shard_one(struct session *s, const char *word, struct session_reply *
 
 /* ---- instances ---- */
 
-static const struct table_column instance_columns[] = {{"NAME", 0, 0},
-                                                       {"DATABASE", 0, 0},
-                                                       {"SHARD", 0, 0},
-                                                       {"ROLE", 0, 0},
-                                                       {"HEALTH", 0, 0},
-                                                       {"ADDRESS", 0, 0},
-                                                       {"VERSION", 0, 0},
-                                                       {"LAG", 0, 0},
-                                                       {"AGE", 0, 0},
-                                                       {"CONNECTIONS", 1, 0},
-                                                       {"SIZE", 1, 0},
-                                                       {"SOURCE", 1, 0},
-                                                       {"ASSIGNED", 1, 0},
-                                                       {"REPORTED", 1, 0},
-                                                       {"SYNC", 1, 0},
-                                                       {"TERM", 1, 0},
-                                                       {"BEHIND", 1, 0},
-                                                       {"TIMELINE", 1, 0},
-                                                       {"WAL", 1, 0},
-                                                       {"SEEN", 1, 0},
-                                                       {"ERROR", 1, 0},
-                                                       {0}};
+static const struct table_column instance_columns[] = {{"NAME", 0, 0},     {"DATABASE", 0, 0},
+                                                       {"SHARD", 0, 0},    {"ROLE", 0, 0},
+                                                       {"HEALTH", 0, 0},   {"ADDRESS", 0, 0},
+                                                       {"VERSION", 0, 0},  {"LAG", 0, 0},
+                                                       {"AGE", 0, 0},      {"CONNECTIONS", 1, 0},
+                                                       {"SIZE", 1, 0},     {"SOURCE", 1, 0},
+                                                       {"ASSIGNED", 1, 0}, {"REPORTED", 1, 0},
+                                                       {"SYNC", 1, 0},     {"TERM", 1, 0},
+                                                       {"BEHIND", 1, 0},   {"TIMELINE", 1, 0},
+                                                       {"WAL", 1, 0},      {"SEEN", 1, 0},
+                                                       {"ERROR", 1, 0},    {0}};
 
 /* Of one of several: what it is to be, what it is, and whether commits wait for it. */
 static void instance_member(struct table *t, yyjson_val *member)
@@ -279,10 +268,10 @@ static void instance_member(struct table *t, yyjson_val *member)
     table_cell(t, json_get_text(member, "assigned"));
     table_cell(t, json_get_text(member, "reported"));
     table_cell(t, !there || yyjson_get_bool(yyjson_obj_get(member, "primary")) ? ""
-                  : sync && streams                                           ? "sync"
-                  : sync                                                      ? "sync, away"
-                  : streams                                                   ? "async"
-                                                                              : "away");
+                  : sync && streams                                            ? "sync"
+                  : sync                                                       ? "sync, away"
+                  : streams                                                    ? "async"
+                                                                               : "away");
     table_cell(t, there ? json_get_text(member, "term") : "");
     cell_number(t, json_get_number(member, "lag_bytes"), human_bytes, "");
 }

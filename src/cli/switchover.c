@@ -88,8 +88,9 @@ static int follow(struct session *s, const struct switched *w)
             report_end(s, w, reply.root);
             rc = CLI_OK;
         } else if (read && given_up(w, reply.root))
-            rc = session_fail(s, CLI_CONFLICT, "shard %s: the switchover was given up, %s is the primary still",
-                              w->shard, w->from);
+            rc = session_fail(s, CLI_CONFLICT,
+                              "shard %s: the switchover was given up, %s is the primary still", w->shard,
+                              w->from);
         session_reply_free(&reply);
         if (rc == CLI_TIMEOUT)
             session_pause(s, LOOK_NS);

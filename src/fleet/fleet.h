@@ -93,8 +93,8 @@ struct fleet_instance {
     struct hist_sparse probe;     /* latency of the load group's poll */
     struct hist_sparse query_age; /* ages of running statements at each activity poll */
     struct instance_member member;
-    struct instance_pod *pod;     /* what is said of its pod; NULL = nothing */
-    void *observer;               /* of metrics/: its poller */
+    struct instance_pod *pod; /* what is said of its pod; NULL = nothing */
+    void *observer;           /* of metrics/: its poller */
 };
 
 enum auto_mode { AUTO_OFF, AUTO_RECOMMEND, AUTO_ON };

@@ -178,6 +178,11 @@ int database_spec_parse(const char *text, size_t length, const char *source,
                         const struct balance_policy *defaults, struct database_spec *ret, struct err *err);
 void database_spec_free(struct database_spec *spec);
 /*
+ * Whether its shards can be made here; `kept`: somebody keeps shards of several instances. ERRC_UNSUPPORTED:
+ * it has several, and nobody does; ERRC_INVALID: its names are too long for that.
+ */
+int database_spec_makeable(const struct database_spec *spec, bool kept, struct err *err);
+/*
  * The canonical JSON that is kept in the store under db/<name>/spec: the shards with their ranges one by one,
  * of `balance` what was said. database_spec_parse() with the same defaults gives the same again.
  */

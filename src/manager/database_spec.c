@@ -13,7 +13,8 @@
 #include "manager/config_key.h"
 #include "manager/config_node.h"
 
-#define IDENTIFIER_MAX 63 /* NAMEDATALEN - 1 */
+#define IDENTIFIER_MAX      63 /* NAMEDATALEN - 1 */
+#define INSTANCE_NAMES_MOST 53 /* of both names in "shop-s1-0"; slots are named after it */
 
 struct parsing {
     const char *source;
@@ -353,6 +354,28 @@ static int instances_parse(const struct parsing *p, const struct config_node *sp
                                     "there already have no standbys here, write 1",
                                     shown, p->spec->shards[i].name);
     p->spec->instances = (int)count;
+    return 0;
+}
+
+int database_spec_makeable(const struct database_spec *spec, bool kept, struct err *err)
+{
+    size_t longest = 2; /* of shards that moves make */
+    if (spec->instances < 2)
+        return 0;
+    if (!kept)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: shards with standbys are made by the local runtime "
+                       "(runtime.kind: local) only as yet: write 1",
+                       spec->instances);
+    for (int i = 0; i < spec->shard_count; i++) {
+        size_t length = strlen(spec->shards[i].name);
+        longest = length > longest ? length : longest;
+    }
+    if (strlen(spec->name) + longest > INSTANCE_NAMES_MOST)
+        return err_set(err, ERRC_INVALID,
+                       "spec.instances is %d: the names of the database and of a shard may then have %d "
+                       "characters together",
+                       spec->instances, INSTANCE_NAMES_MOST);
     return 0;
 }
 

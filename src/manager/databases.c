@@ -14,8 +14,7 @@
 #include "loop/work.h"
 #include "operation/provision.h"
 
-#define PASSWORD_LENGTH    32
-#define INSTANCE_NAME_MOST 53 /* of both names in "shop-s1-0"; slots are named after it */
+#define PASSWORD_LENGTH 32
 
 struct secret {
     struct list node;
@@ -665,33 +664,10 @@ static void run_compare(struct work *work)
     database_spec_free(&old);
 }
 
-/* Who makes several instances has to keep them, and their names fit into its record. */
-static int check_instances(const struct databases *d, const struct database_spec *spec, struct err *err)
-{
-    size_t longest = 2; /* of shards that moves make */
-    if (spec->instances < 2)
-        return 0;
-    if (d->operations->services.drive == NULL)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: shards with standbys are made by the local runtime "
-                       "(runtime.kind: local) only as yet: write 1",
-                       spec->instances);
-    for (int i = 0; i < spec->shard_count; i++) {
-        size_t length = strlen(spec->shards[i].name);
-        longest = length > longest ? length : longest;
-    }
-    if (strlen(spec->name) + longest > INSTANCE_NAME_MOST)
-        return err_set(err, ERRC_INVALID,
-                       "spec.instances is %d: the names of the database and of a shard may then have %d "
-                       "characters together",
-                       spec->instances, INSTANCE_NAME_MOST);
-    return 0;
-}
-
 static void apply_go_on(struct applying *a)
 {
     if (a->err.code == ERRC_NONE && a->create)
-        (void)check_instances(a->databases, &a->spec, &a->err);
+        (void)database_spec_makeable(&a->spec, a->databases->operations->services.drive != NULL, &a->err);
     if (a->err.code != ERRC_NONE)
         apply_end(a, &a->err, NULL);
     else if (a->databases->operations->services.term == 0) {

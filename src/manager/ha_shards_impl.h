@@ -7,12 +7,12 @@
 
 struct ha_shards {
     struct ha_shards_options o;
-    struct list shards;          /* of struct kept_shard */
-    struct list releases;        /* of struct release */
-    struct loop_timer turn;      /* while somebody waits for a primary, or a table has to follow */
-    struct loop_timer release;   /* of 0 ns: releases are looked at */
-    unsigned open;               /* keepers not closed yet, calls of the store, publications */
-    unsigned publishing;         /* of them */
+    struct list shards;        /* of struct kept_shard */
+    struct list releases;      /* of struct release */
+    struct loop_timer turn;    /* while somebody waits for a primary, or a table has to follow */
+    struct loop_timer release; /* of 0 ns: releases are looked at */
+    unsigned open;             /* keepers not closed yet, calls of the store, publications */
+    unsigned publishing;       /* of them */
     bool closing;
     void (*closed)(void *data);
     void *closed_data;

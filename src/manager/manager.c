@@ -321,8 +321,8 @@ void manager_kept(const struct keeper_event *e, void *data)
 }
 
 /* Polls say it too, but within a second: who looks now is told the truth. */
-void manager_has_primary(const char *database, const char *shard, const char *primary, uint64_t term, bool again,
-                         void *data)
+void manager_has_primary(const char *database, const char *shard, const char *primary, uint64_t term,
+                         bool again, void *data)
 {
     struct manager *m = data;
     (void)term;

@@ -87,7 +87,8 @@ static int ensure_target(struct move_op *op, int number, const char *primary, ru
     return runtime_ensure(s->runtime, &spec, cb, op, err);
 }
 
-/* ---- with as many instances as the other shards have: first all agents, then one becomes the primary ---- */
+/* ---- with as many instances as the other shards have: first all agents, then one becomes the primary ----
+ */
 
 static void on_primary(const struct err *err, const char *primary, void *data)
 {

@@ -36,8 +36,8 @@ int move_op_resume(struct operations *ops, const char *json, int64_t revision, s
 
 /*
  * This shard has another primary, which the routing table names. A move of it that has not come to its fence
- * goes back: its replication slot stayed with the old one (A7, A12). One that has goes on with the new server,
- * which says what is true.
+ * goes back: its replication slot stayed with the old one (A7, A12). One that has goes on with the new
+ * server, which says what is true.
  */
 void move_op_follow_primary(struct operations *ops, const char *database, const char *shard);
 

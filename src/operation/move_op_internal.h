@@ -65,8 +65,8 @@ struct move_op {
         subscription; /* its oid on T once it was seen, for the names of its table synchronisation slots */
     int members_made; /* ACT_PROVISION: calls of the runtime under way, for each instance of T */
     struct err member_err;
-    bool stopped;     /* the process ends or a newer leader exists: outcomes are dropped */
-    bool reported;    /* operation_stopped() was called */
+    bool stopped;  /* the process ends or a newer leader exists: outcomes are dropped */
+    bool reported; /* operation_stopped() was called */
     struct loop_timer wait_timer;
     struct loop_timer poll_timer;
     struct loop_timer watch_timer;

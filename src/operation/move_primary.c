@@ -9,11 +9,12 @@ static bool is_at(const struct instance_access *a, const struct instance_access 
     return strcmp(a->host, b->host) == 0 && a->port == b->port;
 }
 
-/* Everything that was open there is dropped: what was not committed is rolled back, or went with the server. */
+/* Everything that was open there is dropped: what was not committed is rolled back, or went with the server.
+ */
 static void source_follows(struct move_op *op, const struct instance_access *access)
 {
-    struct link *const links[] = {&op->source, &op->source_marker, &op->source_reader,
-                                  &op->exporter, &op->keeper,       &op->watcher};
+    struct link *const links[] = {&op->source,   &op->source_marker, &op->source_reader,
+                                  &op->exporter, &op->keeper,        &op->watcher};
     for (size_t i = 0; i < sizeof links / sizeof *links; i++)
         link_retarget(links[i], access);
     for (int i = 0; i < HOLDERS_MOST; i++)
@@ -29,7 +30,8 @@ static void target_follows(struct move_op *op, const struct instance_access *acc
     op->opener_session = op->quiet_session = 0;
 }
 
-/* Also of one that is being resumed: it goes back when it knows how things stand. */
+/* Also of one that is being resumed: it goes back when it knows how things stand. One that is at its fence
+ * does if this try fails: whether it was committed the new server says. */
 static void go_back(struct move_op *op, const char *shard)
 {
     struct err why = {0};
@@ -37,8 +39,8 @@ static void go_back(struct move_op *op, const char *shard)
             "shard %s has another primary: what this move had kept in the old one is gone, so it goes back; "
             "begin it again",
             shard);
-    if (!move_give_up(&op->core, &why) && op->core.resumed && !op->core.undo_wanted &&
-        op_record(op)->state < MOVE_FENCE) {
+    if (!move_give_up(&op->core, &why) && !op->core.over && !op->core.undo_wanted &&
+        op_record(op)->state <= MOVE_FENCE) {
         op->core.given_up = why;
         op->core.undo_wanted = true;
     }
@@ -74,8 +76,7 @@ void move_op_follow_primary(struct operations *ops, const char *database, const 
     }
 }
 
-int move_check_primary(const struct operations *ops, const char *database, const char *shard,
-                       struct err *err)
+int move_check_primary(const struct operations *ops, const char *database, const char *shard, struct err *err)
 {
     const struct operation_services *s = &ops->services;
     if (s->fails_over != NULL && s->fails_over(s->drive_data, database, shard))

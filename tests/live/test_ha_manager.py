@@ -10,7 +10,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import psycopg
 import pytest
 import yaml
 from conftest import wait_until
@@ -266,11 +265,8 @@ def test_moves(herd):
 
 
 # From the commit on the range is the target's; before, the move may go either way.
-CELLS = [
-    (f"move:{place}", victim)
-    for place in ("after:copy", "after:lock", "after:fence", "after:marker", "before:commit", "after:commit", "after:open")
-    for victim in ("source", "target")
-]
+PLACES = ("after:copy", "after:lock", "after:fence", "after:marker", "before:commit", "after:commit", "after:open")
+CELLS = [(f"move:{place}", victim) for place in PLACES for victim in ("source", "target")]
 
 
 @pytest.mark.slow

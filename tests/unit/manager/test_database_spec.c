@@ -66,6 +66,32 @@ static char *read_source(const char *name)
 
 /* ---- what it means ---- */
 
+static void expect_makeable(const char *text, bool kept, enum err_code code)
+{
+    struct database_spec spec = good(text);
+    struct err err = {0};
+    assert_int_equal(database_spec_makeable(&spec, kept, &err), code);
+    assert_int_equal(err.code, code);
+    database_spec_free(&spec);
+}
+
+static void test_instances(void **state)
+{
+    (void)state;
+    expect_makeable(HEAD "spec:\n  shards: 1\n" TABLES, false, ERRC_NONE);
+    expect_makeable(HEAD "spec:\n  shards: 1\n  instances: 3\n" TABLES, false, ERRC_UNSUPPORTED);
+    expect_makeable(HEAD "spec:\n  shards: 1\n  instances: 9\n" TABLES, true, ERRC_NONE);
+    /* names of 32 letters each, as of a single instance, are too many for a replication slot */
+    expect_makeable("apiVersion: shardherd.io/v1alpha1\nkind: ShardedDatabase\n"
+                    "metadata: {name: a2345678901234567890123456789012}\n"
+                    "spec:\n  shards: [{name: b234567890123456789012}]\n  instances: 2\n" TABLES,
+                    true, ERRC_INVALID);
+    expect_makeable("apiVersion: shardherd.io/v1alpha1\nkind: ShardedDatabase\n"
+                    "metadata: {name: a2345678901234567890123456789012}\n"
+                    "spec:\n  shards: [{name: b23456789012345678901}]\n  instances: 2\n" TABLES,
+                    true, ERRC_NONE);
+}
+
 static void test_least(void **state)
 {
     (void)state;
@@ -529,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_defaults_given),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_instances),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_sample),
