@@ -72,6 +72,7 @@ static void kept_free(struct kept_shard *k)
         answer(list_item(node, struct waiter, node), &err, NULL);
     }
     list_remove(&k->node);
+    mem_wipe_free(k->members);
     free(k->database);
     free(k->shard);
     free(k->primary);
@@ -94,12 +95,34 @@ static void kept_close(struct kept_shard *k)
     if (k->closing)
         return;
     k->closing = true;
+    if (k->again)
+        return; /* its keeper is being closed already */
     if (k->keeper == NULL) {
         kept_free(k);
         return;
     }
     k->all->open++;
     shard_keeper_close(k->keeper, keeper_closed, k);
+    k->keeper = NULL;
+}
+
+static void keeper_closed_again(void *data)
+{
+    struct kept_shard *k = data;
+    k->again = false;
+    if (k->closing)
+        keeper_closed(k);
+    else
+        ha_shards_settle(k->all);
+}
+
+/* A member is somewhere else, or another one of that name: the next look begins to keep it anew. */
+static void kept_renew(struct kept_shard *k)
+{
+    log_event(LOG_INFO, "members of the shard have changed", "db", k->database, "shard", k->shard, NULL);
+    k->again = true;
+    k->all->open++;
+    shard_keeper_close(k->keeper, keeper_closed_again, k);
     k->keeper = NULL;
 }
 
@@ -133,7 +156,6 @@ static struct kept_shard *kept_get(struct ha_shards *h, const char *database, co
 static void on_route(const char *primary, uint64_t term, void *data)
 {
     struct kept_shard *k = data;
-    bool again = k->primary != NULL && same(k->primary, primary);
     struct ha_shards *h = k->all;
     free(k->primary);
     k->primary = mem_strdup(primary);
@@ -141,41 +163,7 @@ static void on_route(const char *primary, uint64_t term, void *data)
     log_event(LOG_INFO, "the shard has a primary", "db", k->database, "shard", k->shard, "instance", primary,
               "term", log_num((long long)term), NULL);
     ha_shards_note(k);
-    if (h->o.primary != NULL)
-        h->o.primary(k->database, k->shard, primary, term, again, h->o.data);
     ha_shards_turn_soon(h);
-}
-
-bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance)
-{
-    return instance->access.agent_host != NULL && same(instance->database, k->database) &&
-           same(instance->shard, k->shard);
-}
-
-static int by_name(const void *a, const void *b)
-{
-    const struct shard_keeper_member *x = a, *y = b;
-    return strcmp(x->name, y->name);
-}
-
-/* In the order of their numbers, which have one digit. */
-static unsigned members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX])
-{
-    unsigned count = 0;
-    list_each(node, &k->all->o.fleet->instances)
-    {
-        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        if (!ha_shards_owner(k, i) || count == HA_INSTANCES_MAX)
-            continue;
-        members[count++] = (struct shard_keeper_member){.name = i->name,
-                                                        .host = i->access.host,
-                                                        .http_port = i->access.agent_port,
-                                                        .port = i->access.port,
-                                                        .agent_host = i->access.agent_host,
-                                                        .token = i->access.agent_token};
-    }
-    qsort(members, count, sizeof *members, by_name);
-    return count;
 }
 
 /* Until all members are known nothing is begun: a record has all of them, in this order. */
@@ -186,9 +174,11 @@ static void keep(struct kept_shard *k)
     char key[STORE_KEY_MAX];
     char name[2 * DATABASE_NAME_MAX + 2];
     struct ha_policy policy;
-    unsigned count = members_of(k, members);
-    if (k->keeper != NULL || k->closing || db == NULL || count < db->instances)
+    unsigned count = ha_members_of(k, members);
+    if (k->keeper != NULL || k->closing || k->again || db == NULL || count < db->instances)
         return;
+    mem_wipe_free(k->members);
+    k->members = ha_members_text(members, count);
     ha_policy_defaults(&policy, count);
     snprintf(key, sizeof key, "ha/%s/%s", k->database, k->shard);
     snprintf(name, sizeof name, "%s/%s", k->database, k->shard);
@@ -212,7 +202,7 @@ static void why_none(const struct kept_shard *k, struct err *err)
 {
     struct shard_keeper_member members[HA_INSTANCES_MAX];
     struct shard_keeper_view view;
-    unsigned count = members_of(k, members);
+    unsigned count = ha_members_of(k, members);
     err_set(err, ERRC_TIMEOUT, "shard %s has no primary that accepts writes after %u s", k->shard,
             (unsigned)(DRIVE_NS / ENV_NS_PER_S));
     if (k->keeper == NULL)
@@ -417,12 +407,29 @@ static bool is_provisioned(const struct ha_shards *h, const struct fleet_databas
     return false;
 }
 
+static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
+{
+    struct shard_keeper_member members[HA_INSTANCES_MAX];
+    unsigned count = ha_members_of(k, members);
+    if (k->closing)
+        return;
+    if (count < db->instances) {
+        ha_members_make(k, db);
+        return;
+    }
+    char *text = k->keeper != NULL ? ha_members_text(members, count) : NULL;
+    if (text != NULL && strcmp(text, k->members) != 0)
+        kept_renew(k);
+    mem_wipe_free(text);
+    keep(k);
+}
+
 static void look_at(struct ha_shards *h, const struct fleet_database *db)
 {
     if (db->instances < 2 || db->routing == NULL || is_provisioned(h, db))
         return;
     for (size_t i = 0; i < db->routing->shard_count; i++)
-        keep(kept_get(h, db->name, db->routing->shards[i].name));
+        look_at_shard(kept_get(h, db->name, db->routing->shards[i].name), db);
 }
 
 void ha_shards_look(struct ha_shards *h)

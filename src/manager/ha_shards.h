@@ -21,9 +21,8 @@ struct ha_shards_options { /* all pointers outlive the object */
     struct store *store;
     struct fleet *fleet;
     struct operations *operations;
-    /* A shard has a primary that was opened: a new one, or, with `again`, the one that clients know. */
-    void (*primary)(const char *database, const char *shard, const char *primary, uint64_t term, bool again,
-                    void *data);
+    /* What is known of a member (instance->member) changed; not for each byte that it is behind. */
+    void (*changed)(const struct fleet_instance *instance, void *data);
     void *data;
 };
 

@@ -12,6 +12,8 @@ struct ha_shards {
     struct loop_timer turn;    /* while somebody waits for a primary, or a table has to follow */
     struct loop_timer release; /* of 0 ns: releases are looked at */
     unsigned open;             /* keepers not closed yet, calls of the store, publications */
+    bool making;               /* a member */
+    uint64_t make_ns;          /* not before */
     unsigned publishing;       /* of them */
     bool closing;
     void (*closed)(void *data);
@@ -29,6 +31,8 @@ struct kept_shard {
     char *database, *shard;
     struct shard_keeper *keeper;
     bool closing;
+    bool again;    /* its keeper is being closed, since its members have changed */
+    char *members; /* that it has, as ha_members_text() tells them: a secret */
     char *primary; /* the last that was opened, NULL = none yet */
     uint64_t term; /* of it */
     struct list waiters;
@@ -39,7 +43,15 @@ struct kept_shard {
 bool ha_shards_follow(struct ha_shards *h);
 /* What the keeper knows of its members goes into the fleet. */
 void ha_shards_note(const struct kept_shard *k);
+
+/* ---- ha_members.c ---- */
 bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance);
+/* In the order of their numbers, which have one digit. Texts are the fleet's. Returns how many. */
+unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
+/* All that a keeper has to know of them: a secret, to be freed. */
+char *ha_members_text(const struct shard_keeper_member *members, unsigned count);
+/* Makes one that the fleet does not have. */
+void ha_members_make(struct kept_shard *k, const struct fleet_database *db);
 
 /* ---- ha_shards.c ---- */
 void ha_shards_turn_soon(struct ha_shards *h);

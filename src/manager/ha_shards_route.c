@@ -114,6 +114,13 @@ bool ha_shards_follow(struct ha_shards *h)
 
 /* ---- facts ---- */
 
+static bool differ(const struct instance_member *a, const struct instance_member *b)
+{
+    return a->kept != b->kept || a->primary != b->primary || a->sync != b->sync || a->streams != b->streams ||
+           a->term != b->term || strcmp(a->assigned, b->assigned) != 0 ||
+           strcmp(a->reported, b->reported) != 0;
+}
+
 static void note(const struct kept_shard *k, struct fleet_instance *instance)
 {
     struct shard_keeper_view view = {0};
@@ -121,6 +128,7 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
     if (k->keeper == NULL || !shard_keeper_view(k->keeper, instance->name, &view))
         return;
     const struct member_status *s = view.status;
+    const struct instance_member old = *m;
     *m = (struct instance_member){.kept = true,
                                   .primary = view.primary,
                                   .sync = view.sync,
@@ -132,6 +140,8 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
     snprintf(m->assigned, sizeof m->assigned, "%s", s != NULL ? s->assigned : "");
     snprintf(m->reported, sizeof m->reported, "%s", s != NULL ? s->reported : "");
     snprintf(m->error, sizeof m->error, "%s", s != NULL ? s->error : "");
+    if (differ(&old, m) && k->all->o.changed != NULL)
+        k->all->o.changed(instance, k->all->o.data);
 }
 
 void ha_shards_note(const struct kept_shard *k)

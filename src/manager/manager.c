@@ -320,20 +320,10 @@ void manager_kept(const struct keeper_event *e, void *data)
     api_instance_restarted(m->api, &restart);
 }
 
-/* Polls say it too, but within a second: who looks now is told the truth. */
-void manager_has_primary(const char *database, const char *shard, const char *primary, uint64_t term,
-                         bool again, void *data)
+void manager_member_changed(const struct fleet_instance *instance, void *data)
 {
     struct manager *m = data;
-    (void)term;
-    (void)again;
-    list_each(node, &m->fleet.instances)
-    {
-        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
-        if (strcmp(instance->database, database) == 0 && strcmp(instance->shard, shard) == 0 &&
-            (instance->facts.role == ROLE_PRIMARY || strcmp(instance->name, primary) == 0))
-            api_instance_changed(m->api, instance);
-    }
+    api_instance_changed(m->api, instance);
 }
 
 static void on_sampled(struct fleet_instance *instance, void *data)

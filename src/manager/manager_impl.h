@@ -119,8 +119,7 @@ void manager_decided(const struct balancer_decision *decision, void *data);
 void manager_kept(const struct keeper_event *event, void *data);
 /* Nobody else calls it from now on; the caller closes it. NULL = there was none. */
 struct ha_shards *manager_take_ha(struct manager *m);
-void manager_has_primary(const char *database, const char *shard, const char *primary, uint64_t term,
-                         bool again, void *data);
+void manager_member_changed(const struct fleet_instance *instance, void *data);
 
 /* manager_api.c: what the API needs of the manager */
 void manager_api_init(struct manager *m);

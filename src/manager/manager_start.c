@@ -165,6 +165,17 @@ static void on_adopted(const struct err *err, const struct runtime_instance *ins
         start_discovery(m);
 }
 
+/* Who keeps the others of its shard does not wait for it: that may be just what it needs another primary for.
+ */
+static void on_member_adopted(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    (void)data;
+    if (err != NULL)
+        log_event(LOG_ERROR, "an agent could not be started again", "err", err->message, NULL);
+    else
+        log_event(LOG_INFO, "agent started again", "instance", instance->name, NULL);
+}
+
 static void adopt(struct manager *m, const struct runtime_instance *instance)
 {
     const struct fleet_database *db = fleet_find_database(&m->fleet, instance->database);
@@ -176,8 +187,9 @@ static void adopt(struct manager *m, const struct runtime_instance *instance)
     int rc = databases_spec_of(m->databases, db, instance->shard, 0, &spec, &err);
     spec.name = instance->name;
     spec.must_exist = true;
-    if (rc == 0 && runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
-        m->adopting++;
+    if (rc == 0 &&
+        runtime_ensure(m->runtime, &spec, spec.member ? on_member_adopted : on_adopted, m, &err) == 0)
+        m->adopting += !spec.member;
     else
         log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err",
                   err.message, NULL);
@@ -232,7 +244,7 @@ static void start_ha(struct manager *m)
                                               .store = m->store,
                                               .fleet = &m->fleet,
                                               .operations = &m->operations,
-                                              .primary = manager_has_primary,
+                                              .changed = manager_member_changed,
                                               .data = m};
     if (m->runtime == NULL || !m->runtime->backend->members)
         return;

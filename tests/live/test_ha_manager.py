@@ -264,6 +264,39 @@ def test_moves(herd):
     herd.nothing_left("s2")
 
 
+@pytest.mark.slow
+def test_lost_member(herd):
+    """All that a standby had is gone, while the manager runs and while it does not: it is made anew."""
+    herd.make()
+    herd.wait_streaming()
+    herd.start_load("--clients", "4")
+    for stopped in (False, True):
+        lost = next(i["name"] for i in herd.instances() if not i["member"]["primary"])
+        if stopped:
+            herd.stop()
+        herd.kill_node(lost)
+        wait_until(lambda name=lost: not processes_of(herd.home(name)), 20, "the end of its processes")
+        shutil.rmtree(herd.home(lost))
+        if stopped:
+            herd.start()
+        else:
+            wait_until(lambda: not herd.all_stream(), 20, "the loss to be seen")
+        herd.wait_streaming(timeout=90)
+        assert herd.home(lost).exists()
+    herd.nothing_lost()
+
+
+def test_refused_elsewhere(herd):
+    """What nobody would keep is not made: says so, and keeps nothing."""
+    herd.stop()
+    herd.settings.remove("runtime.kind=local")
+    herd.settings += ["runtime.kind=none"]
+    herd.start()
+    with pytest.raises(AssertionError, match="made by the local runtime"):
+        herd.make()
+    assert herd.fetch("/v1/databases")["items"] == []
+
+
 # From the commit on the range is the target's; before, the move may go either way.
 PLACES = ("after:copy", "after:lock", "after:fence", "after:marker", "before:commit", "after:commit", "after:open")
 CELLS = [(f"move:{place}", victim) for place in PLACES for victim in ("source", "target")]
