@@ -335,13 +335,28 @@ static int include_once(const struct agent_options *o, struct err *err)
     return rc;
 }
 
+/* It ended, and whoever is its parent now has not asked for it yet. PostgreSQL takes that for a server. */
+static bool is_zombie(int pid)
+{
+    char *path = mem_printf("/proc/%d/stat", pid);
+    char *text = agent_file_read(path);
+    const char *name_end = text != NULL ? strrchr(text, ')') : NULL;
+    bool zombie = name_end != NULL && (name_end[1] == ' ' && (name_end[2] == 'Z' || name_end[2] == 'X'));
+    free(text);
+    free(path);
+    return zombie;
+}
+
 /* A container has pids of its own: after a crash the old number may be ours or a stranger's, and the server
  * would refuse to start. Nobody else can have this directory: the volume is mounted by one pod. */
 void agent_pid_file_clear(const struct agent_options *o)
 {
     char *path = mem_printf("%s/postmaster.pid", o->data);
-    if (getpid() == 1)
+    char *text = agent_file_read(path);
+    int pid = text != NULL ? (int)strtol(text, NULL, 10) : 0;
+    if (getpid() == 1 || (pid > 0 && is_zombie(pid)))
         (void)unlink(path);
+    free(text);
     free(path);
 }
 

@@ -357,7 +357,12 @@ static void recovered(const struct process_result *result, void *data)
         rewind_start(m, true, dry_ended);
 }
 
-/* pg_rewind wants a server that was shut down; this is what it would do for that, but not in a dry run. */
+/*
+ * pg_rewind wants a server that was shut down; this is what it would do for that, but not in a dry run. Also
+ * for one that ran as a primary and was stopped while it recovered as a standby: its pg_control then names a
+ * point below the end of its log, pg_rewind may find that there is nothing to do, and the rest, which no
+ * other has, would be replayed again.
+ */
 static void recover(struct member *m)
 {
     struct err err = {0};
@@ -383,7 +388,7 @@ static void rewind_prepared(struct member *m)
         member_settle(m, MEMBER_STOPPED);
     else if (m->marks.rewinding) /* half done: what it would destroy was kept before it began */
         rewind_start(m, false, rewind_ended);
-    else if (state == CONTROL_SHUT || state == CONTROL_SHUT_STANDBY)
+    else if (state == CONTROL_SHUT || (state == CONTROL_SHUT_STANDBY && !m->marks.primary))
         rewind_start(m, true, dry_ended);
     else
         recover(m);

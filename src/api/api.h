@@ -68,6 +68,15 @@ struct api_guards {
     const char *findings; /* JSON array of {subject, finding, remedy} */
 };
 
+/* A shard with standbys, as its keeper has it. */
+struct api_kept {
+    const char *state;      /* "loading", "standing", "failing" */
+    const char *durability; /* "required", ...; NULL = the record was not read yet, and the rest is 0 */
+    uint64_t term;
+    /* the last change of its primary; id NULL = there was none yet */
+    const char *id, *kind, *step, *reason;
+};
+
 #define API_CONNECTIONS_MAX 32 /* of one application that are shown */
 
 /* What a variable of an application's container says; no password is in any of it. NULL = not known. */
@@ -126,6 +135,10 @@ struct api_services {
     bool (*standing)(void *data, const char *database, const char *shard, struct api_standing *ret);
     /* What the last look at a shard's guards found; false = not looked at. Optional. */
     bool (*guards)(void *data, const char *database, const char *shard, struct api_guards *ret);
+    /* What keeps a shard with several instances; false = nothing does. Optional. */
+    bool (*kept)(void *data, const char *database, const char *shard, struct api_kept *ret);
+    /* Begins to make `to` the primary (NULL: the standby that has most). Optional. */
+    int (*switchover)(void *data, const char *database, const char *shard, const char *to, struct err *err);
     /* The n-th application, by id; false = no more. Optional, with looks_for_applications(). */
     bool (*application)(void *data, unsigned n, struct api_application *ret);
     bool (*looks_for_applications)(void *data);

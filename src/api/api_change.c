@@ -16,7 +16,7 @@
 #define ATTEMPTS_MOST        1000
 
 /* False if answered. */
-static bool leads(struct api_call *call)
+bool api_leads(struct api_call *call)
 {
     if (call->api->services.operations->services.term > 0)
         return true;
@@ -154,7 +154,7 @@ void api_put_database(struct api_call *call)
     const struct api_services *s = &call->api->services;
     struct err err = {0};
     bool dry_run;
-    if (!api_query_flag(call, "dryRun", &dry_run) || !leads(call) ||
+    if (!api_query_flag(call, "dryRun", &dry_run) || !api_leads(call) ||
         !content_is(call, types, "application/yaml or application/json"))
         return;
     if (!text_is_name(call->params[0])) {
@@ -180,7 +180,7 @@ void api_delete_database(struct api_call *call)
 {
     const struct api_services *s = &call->api->services;
     struct err err = {0};
-    if (!leads(call))
+    if (!api_leads(call))
         return;
     const struct fleet_database *db = api_find_database(call);
     if (db == NULL || !precondition_holds(call, db))
@@ -195,7 +195,7 @@ void api_delete_database(struct api_call *call)
 /* ---- operations ---- */
 
 /* Of the body rather than of the path: 404 would say that the path is wrong. */
-static void refuse_request(struct api_call *call, const struct err *err)
+void api_refuse(struct api_call *call, const struct err *err)
 {
     if (err->code == ERRC_NOT_FOUND || err->code == ERRC_UNSUPPORTED)
         http_problem(call->ex, 422, err_code_name(err->code), "%s", err->message);
@@ -278,7 +278,7 @@ void api_post_operation(struct api_call *call)
     const char *key = http_request_header(call->ex, "idempotency-key");
     struct api_move_body body;
     struct err err = {0};
-    if (!leads(call) || !content_is(call, types, "application/json"))
+    if (!api_leads(call) || !content_is(call, types, "application/json"))
         return;
     if (request->body_length > OPERATION_BODY_MAX) {
         http_problem(call->ex, 413, "too_large", "the body is above %d bytes", OPERATION_BODY_MAX);
@@ -293,7 +293,7 @@ void api_post_operation(struct api_call *call)
     }
     struct operation *op;
     if (start_move(call->api->services.operations, db, &body, "asked for through the API", &op, &err) != 0) {
-        refuse_request(call, &err);
+        api_refuse(call, &err);
         return;
     }
     if (key != NULL)
@@ -306,7 +306,7 @@ void api_post_operation(struct api_call *call)
 static struct operation *running_operation(struct api_call *call)
 {
     struct operation *op = operations_find(call->api->services.operations, call->params[0]);
-    if (!leads(call))
+    if (!api_leads(call))
         return NULL;
     if (op == NULL)
         http_problem(call->ex, 404, "not_found", "no operation has the id \"%s\"", call->params[0]);
@@ -362,7 +362,7 @@ void api_post_migration(struct api_call *call)
     struct operation *op;
     struct err err = {0};
     if (!api_query_flag(call, "dryRun", &q.dry_run) || !query_lock_timeout(call, &q.lock_timeout_ms) ||
-        !query_number(call, "attempts", ATTEMPTS_MOST, &q.attempts) || !leads(call) ||
+        !query_number(call, "attempts", ATTEMPTS_MOST, &q.attempts) || !api_leads(call) ||
         !content_is(call, types, "application/sql"))
         return;
     if (strlen(request->body) != request->body_length) {
@@ -375,7 +375,7 @@ void api_post_migration(struct api_call *call)
     q.database = db->name;
     q.script = request->body;
     if (migrate_start(call->api->services.operations, &q, &op, &err) != 0) {
-        refuse_request(call, &err);
+        api_refuse(call, &err);
         return;
     }
     if (key != NULL)

@@ -203,6 +203,12 @@ void api_keys_add(struct api_keys *keys, const char *key, const char *path, cons
 struct api_events *api_events_new(struct api *api);
 void api_events_free(struct api_events *events);
 
+/* ---- changing something (api_change.c) ---- */
+
+bool api_leads(struct api_call *call); /* false if answered: only the leader changes anything */
+/* What cannot be asked for is 422 rather than 404: the path was right. */
+void api_refuse(struct api_call *call, const struct err *err);
+
 /* ---- handlers ---- */
 
 void api_get_databases(struct api_call *call); /* api_database.c */
@@ -211,6 +217,7 @@ void api_get_routing(struct api_call *call);
 void api_get_route(struct api_call *call);
 void api_get_shards(struct api_call *call); /* api_shard.c */
 void api_get_shard(struct api_call *call);
+void api_post_switchover(struct api_call *call);
 void api_get_instances(struct api_call *call);
 void api_get_applications(struct api_call *call); /* api_instance.c */
 void api_get_instance(struct api_call *call);

@@ -46,6 +46,26 @@ static void print_pod(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val
                   instance_pod_get(pod, (enum pod_figure)f, now, NULL));
 }
 
+/* null when it is the only one of its shard; what its keeper knows, else. */
+static void print_member(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                         const struct instance_member *m)
+{
+    if (!m->kept) {
+        yyjson_mut_obj_add_null(doc, object, "member");
+        return;
+    }
+    yyjson_mut_val *inner = yyjson_mut_obj_add_obj(doc, object, "member");
+    json_text(doc, inner, "assigned", m->assigned[0] != '\0' ? m->assigned : NULL);
+    json_text(doc, inner, "reported", m->reported[0] != '\0' ? m->reported : NULL);
+    yyjson_mut_obj_add_bool(doc, inner, "primary", m->primary);
+    yyjson_mut_obj_add_bool(doc, inner, "sync", m->sync);
+    yyjson_mut_obj_add_bool(doc, inner, "streams", m->streams);
+    json_uint64(doc, inner, "term", m->term);
+    json_real(doc, inner, "lag_bytes", m->lag_known ? (double)m->lag_bytes : (double)NAN);
+    json_past(api, doc, inner, "heard", m->heard_ns);
+    json_text(doc, inner, "error", m->error[0] != '\0' ? m->error : NULL);
+}
+
 void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
                         const struct fleet_instance *instance)
 {
@@ -67,6 +87,7 @@ void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
     yyjson_mut_obj_add_int(doc, object, "max_connections", f->max_connections);
     json_uint64(doc, object, "database_bytes", f->database_bytes);
     json_uint64(doc, object, "errors_total", f->errors_total);
+    print_member(api, doc, object, &instance->member);
     print_pod(api, doc, object, instance->pod);
 }
 

@@ -43,7 +43,7 @@ static double progress_of(const struct operation *op, const char *state, double 
     static const struct {
         const char *state;
         double reached;
-    } provision[] = {{"instances", 0.1}, {"schema", 0.7}, {"routing", 0.9}};
+    } provision[] = {{"instances", 0.1}, {"primaries", 0.4}, {"schema", 0.7}, {"routing", 0.9}};
     *ret_eta = (double)NAN;
     if (op->status == OPERATION_DONE)
         return 1;

@@ -14,6 +14,7 @@ const struct api_route api_routes[] = {
     {"GET", "/v1/databases/{database}/route", READ, "key table", api_get_route},
     {"GET", "/v1/databases/{database}/shards", READ, "limit cursor", api_get_shards},
     {"GET", "/v1/databases/{database}/shards/{shard}", READ, "", api_get_shard},
+    {"POST", "/v1/databases/{database}/shards/{shard}/switchover", PORT_ADMIN, "to", api_post_switchover},
     {"POST", "/v1/databases/{database}/operations", PORT_ADMIN, "", api_post_operation},
     {"POST", "/v1/databases/{database}/migrations", PORT_ADMIN, "lockTimeout attempts dryRun",
      api_post_migration},

@@ -102,6 +102,30 @@ static void print_guards(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_
     yyjson_mut_obj_add_val(doc, out, "findings", yyjson_mut_rawcpy(doc, guards.findings));
 }
 
+static void print_keeper(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_val *object,
+                         const char *database, const char *shard)
+{
+    const struct api_services *s = &api->services;
+    struct api_kept k = {0};
+    if (s->kept == NULL || !s->kept(s->data, database, shard, &k)) {
+        yyjson_mut_obj_add_null(doc, object, "keeper");
+        return;
+    }
+    yyjson_mut_val *out = yyjson_mut_obj_add_obj(doc, object, "keeper");
+    json_text(doc, out, "state", k.state);
+    json_text(doc, out, "durability", k.durability);
+    json_uint64(doc, out, "term", k.term);
+    if (k.id == NULL) {
+        yyjson_mut_obj_add_null(doc, out, "last");
+        return;
+    }
+    yyjson_mut_val *last = yyjson_mut_obj_add_obj(doc, out, "last");
+    json_text(doc, last, "id", k.id);
+    json_text(doc, last, "kind", k.kind);
+    json_text(doc, last, "state", k.step);
+    json_text(doc, last, "reason", k.reason != NULL && k.reason[0] != '\0' ? k.reason : NULL);
+}
+
 /* Ranges and addresses as the routing table has them. */
 static void print_ownership(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct routing_shard *shard)
 {
@@ -137,6 +161,7 @@ static void print_shard(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
     print_load(api, doc, object, primary);
     print_balancer(api, doc, object, db->name, shard->name);
     print_guards(api, doc, object, db->name, shard->name);
+    print_keeper(api, doc, object, db->name, shard->name);
     json_text(doc, object, "operation", op != NULL ? op->id : NULL);
 }
 
@@ -160,18 +185,10 @@ void api_get_shards(struct api_call *call)
     free(items);
 }
 
-void api_get_shard(struct api_call *call)
+static void respond_shard(struct api_call *call, int status, const struct fleet_database *db,
+                          const struct routing_shard *shard)
 {
-    const struct fleet_database *db = api_find_routed(call);
-    if (db == NULL)
-        return;
-    const struct routing_shard *shard = routing_find_shard(db->routing, call->params[1]);
     struct api_decision decision;
-    if (shard == NULL) {
-        http_problem(call->ex, 404, "not_found", "database \"%s\" has no shard \"%s\"", db->name,
-                     call->params[1]);
-        return;
-    }
     yyjson_mut_doc *doc;
     yyjson_mut_val *root = api_object(&doc);
     print_shard(call->api, doc, root, shard, db);
@@ -179,5 +196,43 @@ void api_get_shard(struct api_call *call)
         api_print_decision(doc, yyjson_mut_obj_add_obj(doc, root, "last_decision"), &decision);
     else
         yyjson_mut_obj_add_null(doc, root, "last_decision");
-    api_respond(call, 200, doc);
+    api_respond(call, status, doc);
+}
+
+/* The shard that the path names; NULL if answered. */
+static const struct routing_shard *find_shard(struct api_call *call, const struct fleet_database *db)
+{
+    const struct routing_shard *shard = db != NULL ? routing_find_shard(db->routing, call->params[1]) : NULL;
+    if (db != NULL && shard == NULL)
+        http_problem(call->ex, 404, "not_found", "database \"%s\" has no shard \"%s\"", db->name,
+                     call->params[1]);
+    return shard;
+}
+
+void api_get_shard(struct api_call *call)
+{
+    const struct fleet_database *db = api_find_routed(call);
+    const struct routing_shard *shard = find_shard(call, db);
+    if (shard != NULL)
+        respond_shard(call, 200, db, shard);
+}
+
+void api_post_switchover(struct api_call *call)
+{
+    const struct api_services *s = &call->api->services;
+    char to[API_FILTER_SIZE];
+    struct err err = {0};
+    bool given;
+    if (!api_query_name(call, "to", to, &given) || !api_leads(call))
+        return;
+    const struct fleet_database *db = api_find_routed(call);
+    const struct routing_shard *shard = find_shard(call, db);
+    if (shard == NULL)
+        return;
+    if (s->switchover == NULL)
+        http_problem(call->ex, 422, "unsupported", "shards have no standbys here that could be the primary");
+    else if (s->switchover(s->data, db->name, shard->name, given ? to : NULL, &err) != 0)
+        api_refuse(call, &err);
+    else
+        respond_shard(call, 202, db, shard);
 }

@@ -20,6 +20,7 @@ int command_move(
 int command_back(struct session *s);
 int command_resume(struct session *s);
 int command_migrate(struct session *s);
+int command_switchover(struct session *s);
 int command_route(struct session *s);
 
 /* These need no manager. */

@@ -106,6 +106,10 @@ static const struct args_flag migrate_flags[] = {
     {"dry-run", 0, NULL, "run it on every shard and roll it back", NULL},
     FLAG_WAIT,
     {0}};
+static const struct args_flag switchover_flags[] = {
+    {"to", 0, "INSTANCE", "the new primary (default: the standby that has most)", "instances"},
+    {"wait", 0, NULL, "until clients are sent there", NULL},
+    {0}};
 static const struct args_flag route_flags[] = {FLAG_TABLE, {0}};
 static const struct args_flag check_flags[] = {
     {"config", 'c', "FILE", "the configuration of a manager", "file"},
@@ -278,6 +282,22 @@ const struct cli_command cli_commands[] = {
      .example = "shardherd rebalance s1 --to s2 --wait",
      .act = command_move,
      .flags = rebalance_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "switchover",
+     .summary = "make a standby of a shard its primary",
+     .usage = "switchover SHARD [--to INSTANCE] [--wait]",
+     .details =
+         "For shards with several instances. The old primary stops when everything is on its way, the "
+         "new one\n"
+         "accepts writes when it has the last byte: nothing that was acknowledged is lost, and open "
+         "sessions are\n"
+         "ended. The old one follows. It is given up, and the primary stays, when the standby does not "
+         "get there.",
+     .example = "shardherd switchover s1 --wait\nshardherd switchover shop/s1 --to shop-s1-2 --wait",
+     .act = command_switchover,
+     .flags = switchover_flags,
      .words_least = 1,
      .words_most = 1,
      .completes = "shards"},

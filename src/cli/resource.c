@@ -248,23 +248,33 @@ static int shard_one(struct session *s, const char *word, struct session_reply *
 
 /* ---- instances ---- */
 
-static const struct table_column instance_columns[] = {{"NAME", 0, 0},
-                                                       {"DATABASE", 0, 0},
-                                                       {"SHARD", 0, 0},
-                                                       {"ROLE", 0, 0},
-                                                       {"HEALTH", 0, 0},
-                                                       {"ADDRESS", 0, 0},
-                                                       {"VERSION", 0, 0},
-                                                       {"LAG", 0, 0},
-                                                       {"AGE", 0, 0},
-                                                       {"CONNECTIONS", 1, 0},
-                                                       {"SIZE", 1, 0},
-                                                       {"SOURCE", 1, 0},
-                                                       {"TIMELINE", 1, 0},
-                                                       {"WAL", 1, 0},
-                                                       {"SEEN", 1, 0},
-                                                       {"ERROR", 1, 0},
-                                                       {0}};
+static const struct table_column instance_columns[] = {{"NAME", 0, 0},     {"DATABASE", 0, 0},
+                                                       {"SHARD", 0, 0},    {"ROLE", 0, 0},
+                                                       {"HEALTH", 0, 0},   {"ADDRESS", 0, 0},
+                                                       {"VERSION", 0, 0},  {"LAG", 0, 0},
+                                                       {"AGE", 0, 0},      {"CONNECTIONS", 1, 0},
+                                                       {"SIZE", 1, 0},     {"SOURCE", 1, 0},
+                                                       {"ASSIGNED", 1, 0}, {"REPORTED", 1, 0},
+                                                       {"SYNC", 1, 0},     {"TERM", 1, 0},
+                                                       {"BEHIND", 1, 0},   {"TIMELINE", 1, 0},
+                                                       {"WAL", 1, 0},      {"SEEN", 1, 0},
+                                                       {"ERROR", 1, 0},    {0}};
+
+/* Of one of several: what it is to be, what it is, and whether commits wait for it. */
+static void instance_member(struct table *t, yyjson_val *member)
+{
+    bool there = yyjson_is_obj(member), streams = yyjson_get_bool(yyjson_obj_get(member, "streams"));
+    bool sync = yyjson_get_bool(yyjson_obj_get(member, "sync"));
+    table_cell(t, json_get_text(member, "assigned"));
+    table_cell(t, json_get_text(member, "reported"));
+    table_cell(t, !there || yyjson_get_bool(yyjson_obj_get(member, "primary")) ? ""
+                  : sync && streams                                            ? "sync"
+                  : sync                                                       ? "sync, away"
+                  : streams                                                    ? "async"
+                                                                               : "away");
+    table_cell(t, there ? json_get_text(member, "term") : "");
+    cell_number(t, json_get_number(member, "lag_bytes"), human_bytes, "");
+}
 
 static void instance_row(struct session *s, struct table *t, yyjson_val *item)
 {
@@ -281,6 +291,7 @@ static void instance_row(struct session *s, struct table *t, yyjson_val *item)
                 yyjson_get_int(yyjson_obj_get(item, "max_connections")));
     cell_number(t, json_get_number(item, "database_bytes"), human_bytes, "");
     table_cell(t, json_get_text(item, "source"));
+    instance_member(t, yyjson_obj_get(item, "member"));
     cell_number(t, json_get_number(item, "timeline"), human_count, "");
     table_cell(t, json_get_text(item, "wal_lsn"));
     cell_age(s, t, item, "seen");

@@ -125,7 +125,8 @@ static bool access_equal(const struct instance_access *a, const struct instance_
            same(a->sslrootcert, b->sslrootcert) && same(a->peer_sslrootcert, b->peer_sslrootcert) &&
            same(a->sslcert, b->sslcert) && same(a->sslkey, b->sslkey) &&
            same(a->peer_sslcert, b->peer_sslcert) && same(a->peer_sslkey, b->peer_sslkey) &&
-           a->lent == b->lent;
+           a->lent == b->lent && same(a->agent_host, b->agent_host) && a->agent_port == b->agent_port &&
+           same(a->agent_token, b->agent_token);
 }
 
 static void place_set(struct fleet_instance *instance, const struct found *found)

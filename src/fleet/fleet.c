@@ -78,6 +78,9 @@ void instance_access_copy(struct instance_access *dst, const struct instance_acc
         .peer_sslcert = mem_strdup(src->peer_sslcert),
         .peer_sslkey = mem_strdup(src->peer_sslkey),
         .lent = src->lent,
+        .agent_host = mem_strdup(src->agent_host),
+        .agent_port = src->agent_port,
+        .agent_token = mem_strdup(src->agent_token),
     };
 }
 
@@ -94,6 +97,8 @@ void instance_access_clear(struct instance_access *access)
     free(access->peer_sslrootcert);
     free(access->peer_sslcert);
     free(access->peer_sslkey);
+    free(access->agent_host);
+    mem_wipe_free(access->agent_token);
     *access = (struct instance_access){0};
 }
 

@@ -41,6 +41,11 @@ struct instance_access {
     char *peer_sslcert, *peer_sslkey;
     /* Somebody else's server that the runtime took over: it stays when its shard goes, without our schema. */
     bool lent;
+    /* A member's agent, which takes orders over HTTP from who shows the token (docs/agent.md). NULL, 0: this
+     * is no member. */
+    char *agent_host;
+    int agent_port;
+    char *agent_token; /* a secret */
 };
 
 struct instance_facts {
@@ -63,6 +68,19 @@ struct instance_facts {
     uint64_t errors_total;   /* failed polls */
 };
 
+/* Of one of a shard's several instances: what its keeper knows. Written by the manager, each second and with
+ * each new primary. */
+struct instance_member {
+    bool kept; /* else nothing is known */
+    bool primary, sync, streams, lag_known;
+    uint64_t lag_bytes; /* what it has not on its disk, 0 for a primary */
+    uint64_t heard_ns;  /* last word of its agent */
+    uint64_t term;      /* of the order in force there */
+    char assigned[16];  /* "primary", "standby", ...; "" = its agent is not heard */
+    char reported[16];  /* "primary", "starting", ... */
+    char error[200];
+};
+
 struct fleet_instance {
     struct list node; /* in fleet.instances */
     char *name;       /* unique: "shop-s1-0" */
@@ -74,8 +92,9 @@ struct fleet_instance {
     struct load_ring load;
     struct hist_sparse probe;     /* latency of the load group's poll */
     struct hist_sparse query_age; /* ages of running statements at each activity poll */
-    struct instance_pod *pod;     /* what is said of its pod; NULL = nothing */
-    void *observer;               /* of metrics/: its poller */
+    struct instance_member member;
+    struct instance_pod *pod; /* what is said of its pod; NULL = nothing */
+    void *observer;           /* of metrics/: its poller */
 };
 
 enum auto_mode { AUTO_OFF, AUTO_RECOMMEND, AUTO_ON };
@@ -107,6 +126,7 @@ struct fleet_database {
     struct balance_policy policy;
     unsigned policy_given;   /* bit i: the specification says the i-th setting itself; the others follow the
                                 defaults */
+    unsigned instances;      /* of each shard; 0 = 1 */
     unsigned initial_shards; /* of the specification: automatic merges never go below */
 };
 

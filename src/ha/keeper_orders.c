@@ -23,10 +23,12 @@ static void begin(struct buf *b, uint64_t term, uint64_t seq, const char *role)
                      (unsigned long long)seq, role);
 }
 
-/* Slots are cluster-wide and of few letters. */
+/* Of few letters, at most 63; the end of a member's name is what tells it from the others. */
 static void add_slot(struct buf *b, const struct shard_keeper *k, int i)
 {
-    char *name = mem_printf("shardherd_%.26s_%.26s", k->name, k->shard.instances[i].name);
+    const char *member = k->shard.instances[i].name;
+    size_t length = strlen(member), most = 63 - strlen("shardherd_");
+    char *name = mem_printf("shardherd_%s", length > most ? member + length - most : member);
     for (char *p = name; *p != '\0'; p++)
         if (*p == '-' || *p == '.')
             *p = '_';

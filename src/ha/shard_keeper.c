@@ -396,10 +396,10 @@ static void add_member(struct shard_keeper *k, const struct shard_keeper_options
     struct keeper_member *m = &k->members[i];
     const struct shard_keeper_member *from = &o->members[i];
     const struct member_link_options link = {.name = from->name,
-                                             .host = from->host,
+                                             .host = from->agent_host != NULL ? from->agent_host : from->host,
                                              .http_port = from->http_port,
                                              .port = from->port,
-                                             .token = o->token,
+                                             .token = from->token != NULL ? from->token : o->token,
                                              .tls = o->tls,
                                              .changed = link_changed,
                                              .data = k};

@@ -43,6 +43,8 @@ struct shard_keeper_member {
     const char *name, *host;
     int http_port, port;
     struct shard_keeper_tags tags;
+    const char *agent_host; /* NULL = host */
+    const char *token;      /* secret, of its agent; NULL = options->token */
 };
 
 struct shard_keeper_options {                  /* texts and members are copied */
@@ -51,7 +53,7 @@ struct shard_keeper_options {                  /* texts and members are copied *
     struct store *store;                       /* outlives the keeper */
     const struct shard_keeper_member *members; /* a new record makes the first the primary */
     unsigned count;
-    const char *token; /* secret, of all agents */
+    const char *token; /* secret, of all agents that have none of their own */
     struct tls_context *tls; /* for their interfaces: who signs them, and our certificate; NULL = plain, on loopback. Gets
                                 more references */
     const struct ha_policy *policy;
@@ -97,5 +99,20 @@ void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);
 /* "loading", "standing", "failing" */
 const char *shard_keeper_state(const struct shard_keeper *keeper);
+
+/* One member, as it is known now; texts live until the next turn. */
+struct shard_keeper_view {
+    const struct member_status *status; /* NULL = its agent was not heard of, or is gone */
+    uint64_t heard_ns;
+    bool primary; /* of the newest sync set in the record */
+    bool sync;    /* it is in that set: commits may wait for it */
+    bool streams; /* from that primary, as the primary says */
+    bool lag_known;
+    uint64_t lag_bytes; /* what it has not on its disk yet */
+};
+/* False = no member is named so. */
+bool shard_keeper_view(const struct shard_keeper *keeper, const char *member, struct shard_keeper_view *ret);
+/* It stands, its primary has its sync set in effect, and as many standbys stream as a commit waits for. */
+bool shard_keeper_writable(const struct shard_keeper *keeper);
 
 #endif

@@ -141,7 +141,8 @@ struct spec_shard {
     char *instance; /* static instance to use, NULL = make one */
 };
 
-#define DATABASE_NAME_MAX 32 /* bytes of a database's and of a shard's name */
+#define DATABASE_INSTANCES_MAX 9  /* of a shard: they are told apart by one digit */
+#define DATABASE_NAME_MAX      32 /* bytes of a database's and of a shard's name */
 
 struct database_spec {
     char *name;
@@ -151,8 +152,9 @@ struct database_spec {
         char *name, *key;
     } * tables;
     int table_count;
-    char *schema; /* SQL, NULL = none */
-    char *owner;  /* role, default "app" */
+    int instances; /* of each shard, 1 to DATABASE_INSTANCES_MAX */
+    char *schema;  /* SQL, NULL = none */
+    char *owner;   /* role, default "app" */
     struct balance_policy balance;
     unsigned balance_given; /* bit i: the i-th key of spec.balance was said, the others follow the defaults */
 };
@@ -160,7 +162,8 @@ struct database_spec {
 /*
  * From YAML or JSON text:
  *   apiVersion: shardherd.io/v1alpha1, kind: ShardedDatabase, metadata: {name: shop},
- *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], tables: [{name, key}], schema: "...", owner: app,
+ *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], instances: 1, tables: [{name, key}],
+ *          schema: "...", owner: app,
  *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000,
  * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}}
  *
@@ -174,6 +177,11 @@ struct database_spec {
 int database_spec_parse(const char *text, size_t length, const char *source,
                         const struct balance_policy *defaults, struct database_spec *ret, struct err *err);
 void database_spec_free(struct database_spec *spec);
+/*
+ * Whether its shards can be made here; `kept`: somebody keeps shards of several instances. ERRC_UNSUPPORTED:
+ * it has several, and nobody does; ERRC_INVALID: its names are too long for that.
+ */
+int database_spec_makeable(const struct database_spec *spec, bool kept, struct err *err);
 /*
  * The canonical JSON that is kept in the store under db/<name>/spec: the shards with their ranges one by one,
  * of `balance` what was said. database_spec_parse() with the same defaults gives the same again.

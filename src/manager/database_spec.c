@@ -13,7 +13,8 @@
 #include "manager/config_key.h"
 #include "manager/config_node.h"
 
-#define IDENTIFIER_MAX 63 /* NAMEDATALEN - 1 */
+#define IDENTIFIER_MAX      63 /* NAMEDATALEN - 1 */
+#define INSTANCE_NAMES_MOST 53 /* of both names in "shop-s1-0"; slots are named after it */
 
 struct parsing {
     const char *source;
@@ -325,6 +326,59 @@ static int shards_parse(const struct parsing *p, const struct config_node *spec)
     return rc != 0 ? rc : shards_ranges(p, node);
 }
 
+/* ---- instances ---- */
+
+static int instances_parse(const struct parsing *p, const struct config_node *spec)
+{
+    const struct config_node *node = config_node_get(spec, "instances");
+    int64_t count;
+    char shown[CONFIG_SHOW_SIZE];
+    p->spec->instances = 1;
+    if (node == NULL)
+        return 0;
+    int rc = config_node_want_text(node, p->source, "spec.instances", p->err);
+    if (rc != 0)
+        return rc;
+    config_show(node->text, shown);
+    if (!text_to_int64(node->text, &count) || count < 1)
+        return config_node_fail(node, p->source, p->err,
+                                "spec.instances: \"%s\" is not a number of instances: write 1", shown);
+    if (count > DATABASE_INSTANCES_MAX)
+        return config_node_fail(node, p->source, p->err,
+                                "spec.instances is %s: there can be %d at most for each shard", shown,
+                                DATABASE_INSTANCES_MAX);
+    for (int i = 0; i < p->spec->shard_count && count > 1; i++)
+        if (p->spec->shards[i].instance != NULL)
+            return config_node_fail(node, p->source, p->err,
+                                    "spec.instances is %s, and shard %s names an instance: servers that are "
+                                    "there already have no standbys here, write 1",
+                                    shown, p->spec->shards[i].name);
+    p->spec->instances = (int)count;
+    return 0;
+}
+
+int database_spec_makeable(const struct database_spec *spec, bool kept, struct err *err)
+{
+    size_t longest = 2; /* of shards that moves make */
+    if (spec->instances < 2)
+        return 0;
+    if (!kept)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: shards with standbys are made by the local runtime "
+                       "(runtime.kind: local) only as yet: write 1",
+                       spec->instances);
+    for (int i = 0; i < spec->shard_count; i++) {
+        size_t length = strlen(spec->shards[i].name);
+        longest = length > longest ? length : longest;
+    }
+    if (strlen(spec->name) + longest > INSTANCE_NAMES_MOST)
+        return err_set(err, ERRC_INVALID,
+                       "spec.instances is %d: the names of the database and of a shard may then have %d "
+                       "characters together",
+                       spec->instances, INSTANCE_NAMES_MOST);
+    return 0;
+}
+
 /* ---- tables ---- */
 
 static int table_key(const struct parsing *p, const struct config_node *node, const char *what)
@@ -518,7 +572,7 @@ static int metadata_parse(const struct parsing *p, const struct config_node *roo
 
 static int spec_parse(const struct parsing *p, const struct config_node *root)
 {
-    static const char *const known[] = {"shards", "tables", "schema", "owner", "balance", NULL};
+    static const char *const known[] = {"shards", "instances", "tables", "schema", "owner", "balance", NULL};
     const struct config_node *node = config_node_get(root, "spec");
     if (node == NULL)
         return config_node_fail(root, p->source, p->err, "spec is missing: add spec with shards and tables");
@@ -527,6 +581,8 @@ static int spec_parse(const struct parsing *p, const struct config_node *root)
         rc = config_node_want_keys(node, p->source, known, p->err);
     if (rc == 0)
         rc = shards_parse(p, node);
+    if (rc == 0)
+        rc = instances_parse(p, node);
     if (rc == 0)
         rc = tables_parse(p, node);
     if (rc == 0)

@@ -66,6 +66,8 @@ void database_spec_print(const struct database_spec *spec, struct buf *json)
     yyjson_mut_obj_add_str(doc, metadata, "name", spec->name);
     yyjson_mut_val *body = yyjson_mut_obj_add_obj(doc, root, "spec");
     print_shards(spec, doc, body);
+    if (spec->instances > 1)
+        yyjson_mut_obj_add_int(doc, body, "instances", spec->instances);
     print_tables(spec, doc, body);
     if (spec->schema != NULL)
         yyjson_mut_obj_add_str(doc, body, "schema", spec->schema);

@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/text.h"
 #include "loop/work.h"
 #include "operation/provision.h"
 
@@ -20,6 +21,7 @@ struct secret {
     char *database;
     char *owner;
     char *password;
+    char *members; /* password of the role shardherd on members of a shard; NULL = single instances */
 };
 
 struct databases {
@@ -94,6 +96,7 @@ void databases_free(struct databases *d)
         free(s->database);
         free(s->owner);
         mem_wipe_free(s->password);
+        mem_wipe_free(s->members);
         free(s);
     }
     free(d->directory);
@@ -120,14 +123,19 @@ struct secret_job {
     char *directory;
     char *database, *owner;
     char password[PASSWORD_LENGTH + 1]; /* a proposal; replaced by what the file has */
+    char members[PASSWORD_LENGTH + 1];  /* likewise, in a second line; "" = it needs none */
     struct err err;
     void (*done)(const struct err *err, void *data);
     void *data;
 };
 
+static const char members_start[] = "*:*:*:shardherd:";
+
 static int write_secret(struct secret_job *job)
 {
-    char *line = mem_printf("*:*:%s:%s:%s\n", job->database, job->owner, job->password);
+    bool two = job->members[0] != '\0';
+    char *line = mem_printf("*:*:%s:%s:%s\n%s%s%s", job->database, job->owner, job->password,
+                            two ? members_start : "", job->members, two ? "\n" : "");
     char *temporary = mem_printf("%s.new", job->path);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     size_t length = strlen(line);
@@ -149,6 +157,18 @@ static int write_secret(struct secret_job *job)
     return ok ? 0 : err_set_errno(&job->err, error, "%s", job->path);
 }
 
+/* What is behind the last colon of the line, which may be NULL. */
+static bool take_password(const char *line, char ret[PASSWORD_LENGTH + 1])
+{
+    const char *last = line != NULL ? strrchr(line, ':') : NULL;
+    size_t length = last != NULL ? strcspn(last + 1, "\n") : 0;
+    if (length == 0 || length > PASSWORD_LENGTH)
+        return false;
+    memcpy(ret, last + 1, length);
+    ret[length] = '\0';
+    return true;
+}
+
 static void run_secret(struct work *work)
 {
     struct secret_job *job = work->data;
@@ -164,21 +184,22 @@ static void run_secret(struct work *work)
         write_secret(job);
         return;
     }
-    char *last = fgets(line, sizeof line, file) != NULL ? strrchr(line, ':') : NULL;
+    bool good = take_password(fgets(line, sizeof line, file), job->password);
+    bool second = fgets(line, sizeof line, file) != NULL && text_starts_with(line, members_start);
+    if (good && second && job->members[0] != '\0')
+        good = take_password(line, job->members);
     fclose(file);
-    size_t length = last != NULL ? strcspn(last + 1, "\n") : 0;
-    if (length == 0 || length > PASSWORD_LENGTH)
-        err_set(&job->err, ERRC_CORRUPT, "%s: not a password file of shardherd", job->path);
-    else {
-        memcpy(job->password, last + 1, length);
-        job->password[length] = '\0';
-    }
     explicit_bzero(line, sizeof line);
+    if (!good)
+        err_set(&job->err, ERRC_CORRUPT, "%s: not a password file of shardherd", job->path);
+    else if (!second && job->members[0] != '\0')
+        write_secret(job); /* an older file: with both */
 }
 
 static void secret_job_free(struct secret_job *job)
 {
     explicit_bzero(job->password, sizeof job->password);
+    explicit_bzero(job->members, sizeof job->members);
     free(job->path);
     free(job->directory);
     free(job->database);
@@ -195,9 +216,11 @@ static void secret_done(struct work *work, int code)
         err_set(&job->err, ERRC_CANCELED, "canceled");
     if (job->err.code == ERRC_NONE && find_secret(d, job->database) == NULL) {
         struct secret *s = mem_zalloc(sizeof *s);
-        *s = (struct secret){.database = mem_strdup(job->database),
-                             .owner = mem_strdup(job->owner),
-                             .password = job->path != NULL ? mem_strdup(job->password) : NULL};
+        *s = (struct secret){
+            .database = mem_strdup(job->database),
+            .owner = mem_strdup(job->owner),
+            .password = job->path != NULL ? mem_strdup(job->password) : NULL,
+            .members = job->path != NULL && job->members[0] != '\0' ? mem_strdup(job->members) : NULL};
         list_append(&d->secrets, &s->node);
     }
     void (*done)(const struct err *, void *) = job->done;
@@ -208,7 +231,7 @@ static void secret_done(struct work *work, int code)
     maybe_stopped(d);
 }
 
-static int ensure_secret(struct databases *d, const char *database, const char *owner,
+static int ensure_secret(struct databases *d, const char *database, const char *owner, bool members,
                          void (*done)(const struct err *err, void *data), void *data)
 {
     struct secret_job *job = mem_zalloc(sizeof *job);
@@ -220,6 +243,8 @@ static int ensure_secret(struct databases *d, const char *database, const char *
     job->done = done;
     job->data = data;
     env_random_text(d->loop->env, job->password, PASSWORD_LENGTH);
+    if (members)
+        env_random_text(d->loop->env, job->members, PASSWORD_LENGTH);
     int rc = job_start(d, &job->work, run_secret, secret_done, job);
     if (rc != 0)
         secret_job_free(job);
@@ -257,6 +282,7 @@ void databases_forget(struct databases *d, const char *name)
         free(s->database);
         free(s->owner);
         mem_wipe_free(s->password);
+        mem_wipe_free(s->members);
         free(s);
     } /* else its documents went before this process began, and the file is left */
     if (d->directory == NULL)
@@ -270,7 +296,7 @@ void databases_forget(struct databases *d, const char *name)
     }
 }
 
-int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
+int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
                       struct runtime_spec *ret, struct err *err)
 {
     /* what a move needs of a server, and a subscription that starts at once */
@@ -279,13 +305,15 @@ int databases_spec_of(void *data, const struct fleet_database *db, const char *s
     const struct secret *s = find_secret(d, db->name);
     if (s == NULL)
         return err_set(err, ERRC_UNAVAILABLE, "the password of database %s was not read yet", db->name);
-    snprintf(d->instance_name, sizeof d->instance_name, "%s-%s-0", db->name, shard);
+    snprintf(d->instance_name, sizeof d->instance_name, "%s-%s-%d", db->name, shard, number);
     *ret = (struct runtime_spec){.name = d->instance_name,
                                  .database = db->name,
                                  .shard = shard,
                                  .owner = s->owner,
                                  .owner_password = s->password,
-                                 .settings = settings};
+                                 .settings = settings,
+                                 .member = db->instances > 1,
+                                 .password = s->members};
     return 0;
 }
 
@@ -296,6 +324,7 @@ static void take_spec(struct fleet_database *db, const struct database_spec *spe
     db->policy = spec->balance;
     db->policy_given = spec->balance_given;
     db->initial_shards = (unsigned)spec->shard_count;
+    db->instances = (unsigned)spec->instances;
 }
 
 void databases_set_defaults(struct databases *d, const struct balance_policy *defaults)
@@ -359,7 +388,8 @@ static void take_loaded(struct load_job *job)
     db->spec_revision = job->revision;
     take_spec(db, &job->spec);
     l->outstanding++;
-    if (ensure_secret(l->databases, job->name, job->spec.owner, loaded_one, l) != 0) {
+    if (ensure_secret(l->databases, job->name, job->spec.owner, job->spec.instances > 1, loaded_one, l) !=
+        0) {
         l->outstanding--;
         err_set(&job->err, ERRC_INTERNAL, "no worker");
     }
@@ -608,6 +638,8 @@ static int check_change(const struct database_spec *old, const struct database_s
         if (strcmp(old->tables[i].name, next->tables[i].name) != 0 ||
             strcmp(old->tables[i].key, next->tables[i].key) != 0)
             what = "the tables";
+    if (what == NULL && old->instances != next->instances)
+        what = "the number of instances";
     if (what == NULL && strcmp(old->owner, next->owner) != 0)
         what = "the owner";
     if (what == NULL && !same_text(old->schema, next->schema))
@@ -634,6 +666,8 @@ static void run_compare(struct work *work)
 
 static void apply_go_on(struct applying *a)
 {
+    if (a->err.code == ERRC_NONE && a->create)
+        (void)database_spec_makeable(&a->spec, a->databases->operations->services.drive != NULL, &a->err);
     if (a->err.code != ERRC_NONE)
         apply_end(a, &a->err, NULL);
     else if (a->databases->operations->services.term == 0) {
@@ -641,7 +675,8 @@ static void apply_go_on(struct applying *a)
         apply_end(a, &a->err, NULL);
     } else if (a->dry_run)
         apply_end(a, NULL, NULL);
-    else if (ensure_secret(a->databases, a->spec.name, a->spec.owner, secret_ready, a) != 0) {
+    else if (ensure_secret(a->databases, a->spec.name, a->spec.owner, a->spec.instances > 1, secret_ready,
+                           a) != 0) {
         err_set(&a->err, ERRC_INTERNAL, "no worker");
         apply_end(a, &a->err, NULL);
     }

@@ -51,7 +51,7 @@ int databases_delete(struct databases *d, const char *name, databases_cb cb, voi
 void databases_forget(struct databases *d, const char *name);
 
 /* For operation_services.spec_of; data = struct databases. */
-int databases_spec_of(void *data, const struct fleet_database *db, const char *shard,
+int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
                       struct runtime_spec *ret, struct err *err);
 
 #endif

@@ -144,7 +144,8 @@ static void start(struct keeper *k, struct kept *kept, const struct fleet_databa
     kept->tries++;
     kept->started_ns = 0;
     kept->starting = true;
-    int rc = databases_spec_of(k->options.databases, db, kept->shard, &spec, &err);
+    int rc = databases_spec_of(k->options.databases, db, kept->shard, 0, &spec, &err);
+    spec.name = kept->name;
     spec.must_exist = true;
     if (rc == 0)
         rc = runtime_ensure(k->options.operations->services.runtime, &spec, on_started, kept, &err);
@@ -178,7 +179,7 @@ static void look_at(struct keeper *k, const struct runtime_instance *instance)
     struct kept *kept = kept_get(k, instance);
     if (kept->starting || now < kept->next_ns)
         return;
-    if (instance->pid == 0)
+    if (!runtime_instance_runs(instance))
         start(k, kept, db);
     else
         kept->next_ns = now + LOOK_PAUSE_NS;
@@ -224,7 +225,7 @@ static void forget_gone(struct keeper *k)
     }
 }
 
-void keeper_look(struct keeper *k)
+void keeper_check(struct keeper *k)
 {
     struct runtime *runtime = k->options.operations->services.runtime;
     bool due = false;

@@ -33,7 +33,7 @@ struct keeper_options {
 
 struct keeper *keeper_new(const struct keeper_options *options);
 /* Call it each second. */
-void keeper_look(struct keeper *k);
+void keeper_check(struct keeper *k);
 /* Nothing is started and told any more. */
 void keeper_stop(struct keeper *k);
 /* Not before the runtime was closed. NULL is fine. */

@@ -95,7 +95,7 @@ static void walk_on(struct kdb *k)
         return;
     }
     snprintf(k->walk_shard, sizeof k->walk_shard, "%s", shard);
-    int rc = databases_spec_of(k->all->o.databases, db, shard, &spec, &err);
+    int rc = databases_spec_of(k->all->o.databases, db, shard, 0, &spec, &err);
     spec.must_exist = true;
     if (rc == 0)
         rc = k->walk_stops ? runtime_stop(runtime, spec.name, on_stopped, k, &err)

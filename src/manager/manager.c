@@ -70,6 +70,25 @@ static bool close_operations(struct manager *m)
     return m->operations_ready;
 }
 
+struct ha_shards *manager_take_ha(struct manager *m)
+{
+    struct operation_services *s = &m->operations.services;
+    struct ha_shards *ha = m->ha;
+    m->ha = NULL;
+    s->drive = NULL;
+    s->release = NULL;
+    s->fails_over = NULL;
+    return ha;
+}
+
+static bool close_ha(struct manager *m)
+{
+    struct ha_shards *ha = manager_take_ha(m);
+    if (ha != NULL)
+        ha_shards_close(ha, close_next, m);
+    return ha != NULL;
+}
+
 static bool close_balancer(struct manager *m)
 {
     struct balancer *balancer = m->balancer;
@@ -145,36 +164,38 @@ static bool close_part(struct manager *m, int part)
     case 3:
         return close_operations(m);
     case 4:
-        return close_announcer(m);
+        return close_ha(m);
     case 5:
-        return close_guards(m);
+        return close_announcer(m);
     case 6:
-        return manager_figures_close(m, close_next, m);
+        return close_guards(m);
     case 7:
-        return manager_cluster_close(m, close_next, m);
+        return manager_figures_close(m, close_next, m);
     case 8:
-        return close_discovery(m);
+        return manager_cluster_close(m, close_next, m);
     case 9:
-        return close_server(m, &m->metrics_server);
+        return close_discovery(m);
     case 10:
+        return close_server(m, &m->metrics_server);
+    case 11:
         exposition_close(m->exposition, close_next, m);
         return true;
-    case 11:
+    case 12:
         pollers_close(m->pollers, close_next, m);
         return true;
-    case 12:
-        return close_runtime(m);
     case 13:
-        return manager_kube_close(m, close_next);
+        return close_runtime(m);
     case 14:
-        return manager_kube_close_operations(m, close_next);
+        return manager_kube_close(m, close_next);
     case 15:
-        return manager_kube_close_events(m, close_next);
+        return manager_kube_close_operations(m, close_next);
     case 16:
-        return close_server(m, &m->public_server);
+        return manager_kube_close_events(m, close_next);
     case 17:
-        return close_store(m);
+        return close_server(m, &m->public_server);
     case 18:
+        return close_store(m);
+    case 19:
         return close_kube(m);
     default:
         manager_move(m, MANAGER_STOPPED);
@@ -297,6 +318,12 @@ void manager_kept(const struct keeper_event *e, void *data)
                                   .next_seconds = e->next_seconds,
                                   .error = e->err != NULL ? e->err->message : NULL};
     api_instance_restarted(m->api, &restart);
+}
+
+void manager_member_changed(const struct fleet_instance *instance, void *data)
+{
+    struct manager *m = data;
+    api_instance_changed(m->api, instance);
 }
 
 static void on_sampled(struct fleet_instance *instance, void *data)

@@ -128,6 +128,24 @@ static bool guards(void *data, const char *database, const char *shard, struct a
     return true;
 }
 
+/* ---- shards with standbys ---- */
+
+static bool kept(void *data, const char *database, const char *shard, struct api_kept *ret)
+{
+    struct manager *m = data;
+    return m->ha != NULL && ha_shards_get(m->ha, database, shard, ret);
+}
+
+static int switchover(void *data, const char *database, const char *shard, const char *to, struct err *err)
+{
+    struct manager *m = data;
+    if (manager_now(m) != MANAGER_READY)
+        return not_ready(m, err);
+    if (m->ha == NULL)
+        return err_set(err, ERRC_UNSUPPORTED, "shards have no standbys here that could be the primary");
+    return ha_shards_switch(m->ha, database, shard, to, err);
+}
+
 void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 {
     struct api_decision out;
@@ -215,6 +233,8 @@ void manager_api_init(struct manager *m)
                                     .decision = decision,
                                     .standing = standing,
                                     .guards = guards,
+                                    .kept = kept,
+                                    .switchover = switchover,
                                     .application = manager_cluster_application,
                                     .looks_for_applications = manager_cluster_looks_for_applications,
                                     .component = component,

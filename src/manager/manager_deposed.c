@@ -53,6 +53,7 @@ void manager_depose(struct manager *m)
 {
     struct balancer *balancer = m->balancer;
     struct announcer *announcer = m->announcer;
+    struct ha_shards *ha = manager_take_ha(m);
     manager_move(m, MANAGER_DEPOSED);
     log_event(
         LOG_WARN,
@@ -67,4 +68,6 @@ void manager_depose(struct manager *m)
     loop_timer_init(&m->loop, &m->step, ask, m);
     m->operations_stopped = true;
     operations_stop(&m->operations, operations_gone, m);
+    if (ha != NULL)
+        ha_shards_close(ha, NULL, NULL);
 }

@@ -12,6 +12,7 @@
 #include "manager/balancer.h"
 #include "manager/databases.h"
 #include "manager/guard_watch.h"
+#include "manager/ha_shards.h"
 #include "manager/keeper.h"
 #include "manager/kube_databases.h"
 #include "manager/kube_operations.h"
@@ -81,6 +82,7 @@ struct manager {
     struct balancer *balancer;
     struct announcer *announcer;
     struct keeper *keeper;
+    struct ha_shards *ha; /* NULL = nothing here makes shards of several instances, or it does not lead */
     struct guard_watch *guards;
     struct api *api;
     struct exposition *exposition;
@@ -115,6 +117,9 @@ void manager_routing_changed(void *data, struct fleet_database *db);
 void manager_operation_changed(void *data, struct operation *op);
 void manager_decided(const struct balancer_decision *decision, void *data);
 void manager_kept(const struct keeper_event *event, void *data);
+/* Nobody else calls it from now on; the caller closes it. NULL = there was none. */
+struct ha_shards *manager_take_ha(struct manager *m);
+void manager_member_changed(const struct fleet_instance *instance, void *data);
 
 /* manager_api.c: what the API needs of the manager */
 void manager_api_init(struct manager *m);

@@ -76,6 +76,8 @@ static void on_resumed(const struct err *err, void *data)
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
     }
     manager_move(m, MANAGER_READY);
+    if (m->ha != NULL)
+        ha_shards_look(m->ha);
     manager_kube_run(m);
     log_event(LOG_INFO, "ready", "public", log_num(http_server_port(m->public_server)), "admin",
               log_num(http_server_port(m->admin_server)), "metrics",
@@ -163,18 +165,31 @@ static void on_adopted(const struct err *err, const struct runtime_instance *ins
         start_discovery(m);
 }
 
+/* Who keeps the others of its shard does not wait for it: that may be just what it needs another primary for.
+ */
+static void on_member_adopted(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    (void)data;
+    if (err != NULL)
+        log_event(LOG_ERROR, "an agent could not be started again", "err", err->message, NULL);
+    else
+        log_event(LOG_INFO, "agent started again", "instance", instance->name, NULL);
+}
+
 static void adopt(struct manager *m, const struct runtime_instance *instance)
 {
     const struct fleet_database *db = fleet_find_database(&m->fleet, instance->database);
     struct runtime_spec spec;
     struct err err = {0};
-    if (instance->pid != 0 || db == NULL || db->routing == NULL ||
+    if (runtime_instance_runs(instance) || db == NULL || db->routing == NULL ||
         routing_find_shard(db->routing, instance->shard) == NULL)
         return;
-    int rc = databases_spec_of(m->databases, db, instance->shard, &spec, &err);
+    int rc = databases_spec_of(m->databases, db, instance->shard, 0, &spec, &err);
+    spec.name = instance->name;
     spec.must_exist = true;
-    if (rc == 0 && runtime_ensure(m->runtime, &spec, on_adopted, m, &err) == 0)
-        m->adopting++;
+    if (rc == 0 &&
+        runtime_ensure(m->runtime, &spec, spec.member ? on_member_adopted : on_adopted, m, &err) == 0)
+        m->adopting += !spec.member;
     else
         log_event(LOG_ERROR, "an instance could not be started again", "instance", instance->name, "err",
                   err.message, NULL);
@@ -216,6 +231,30 @@ static void on_databases(const struct err *err, void *data)
 
 /* ---- store, lease, runtime ---- */
 
+static bool fails_over(void *data, const char *database, const char *shard)
+{
+    return ha_shards_fails_over(data, database, shard);
+}
+
+/* Whoever makes members has to keep them. */
+static void start_ha(struct manager *m)
+{
+    struct operation_services *s = &m->operations.services;
+    const struct ha_shards_options options = {.loop = &m->loop,
+                                              .store = m->store,
+                                              .fleet = &m->fleet,
+                                              .operations = &m->operations,
+                                              .changed = manager_member_changed,
+                                              .data = m};
+    if (m->runtime == NULL || !m->runtime->backend->members)
+        return;
+    m->ha = ha_shards_new(&options);
+    s->drive = ha_shards_drive;
+    s->release = ha_shards_release;
+    s->fails_over = fails_over;
+    s->drive_data = m->ha;
+}
+
 void manager_runtime_opened(struct manager *m, const struct err *why)
 {
     struct err err = {0};
@@ -228,6 +267,7 @@ void manager_runtime_opened(struct manager *m, const struct err *why)
         m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
         : strcmp(m->runtime_kind, "local") == 0 ? runtime_local_bin_directory(m->runtime)
                                                 : NULL;
+    start_ha(m);
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)
         fail(m, &err);

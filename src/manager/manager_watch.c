@@ -125,7 +125,9 @@ static void tick(struct loop_timer *timer, void *data)
         judge(m, list_item(node, struct fleet_instance, node));
     }
     if (m->keeper != NULL)
-        keeper_look(m->keeper);
+        keeper_check(m->keeper);
+    if (m->ha != NULL && manager_now(m) == MANAGER_READY)
+        ha_shards_look(m->ha);
     manager_kube_look(m);
     if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
         look_at_file(m);

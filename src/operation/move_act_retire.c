@@ -132,27 +132,68 @@ void act_linger(struct move_op *op)
 struct removal {
     struct move_op *op;
     enum move_action action;
+    char shard[MOVE_NAME_SIZE];
+    int outstanding;
+    struct err err;
 };
+
+static void removal_goes_on(struct removal *removal, const struct err *err)
+{
+    if (err != NULL)
+        err_copy(&removal->err, err);
+    if (--removal->outstanding > 0)
+        return;
+    struct removal done = *removal;
+    free(removal);
+    act_done(done.op, done.action, done.err.code != ERRC_NONE ? &done.err : NULL);
+}
 
 static void on_removed(const struct err *err, void *data)
 {
-    struct removal removal = *(struct removal *)data;
-    free(data);
-    act_done(removal.op, removal.action, err);
+    removal_goes_on(data, err);
 }
 
-static void remove_instance(struct move_op *op, enum move_action action, const char *shard)
+/* Instances that are not there are removed with success. */
+static void remove_all(struct removal *removal)
+{
+    const struct fleet_database *db = op_database(removal->op);
+    int count = db != NULL && db->instances > 1 ? (int)db->instances : 1;
+    removal->outstanding = 1; /* our own, until all were started */
+    for (int i = 0; i < count; i++) {
+        char name[2 * MOVE_NAME_SIZE + 16];
+        struct err err = {0};
+        snprintf(name, sizeof name, "%s-%s-%d", op_record(removal->op)->database, removal->shard, i);
+        removal->outstanding++;
+        if (runtime_remove(op_services(removal->op)->runtime, name, on_removed, removal, &err) != 0)
+            removal_goes_on(removal, &err);
+    }
+    removal_goes_on(removal, NULL);
+}
+
+static void on_released(const struct err *err, void *data)
+{
+    struct removal *removal = data;
+    removal->outstanding = 1;
+    if (err != NULL || removal->op->stopped)
+        removal_goes_on(removal, err);
+    else
+        remove_all(removal);
+}
+
+/* Nobody may start them again, or make another one the primary, while they go. */
+static void remove_instances(struct move_op *op, enum move_action action, const char *shard)
 {
     const struct operation_services *s = op_services(op);
     struct removal *removal = mem_zalloc(sizeof *removal);
     struct err err = {0};
-    char name[2 * MOVE_NAME_SIZE + 4];
-    *removal = (struct removal){op, action};
-    snprintf(name, sizeof name, "%s-%s-0", op_record(op)->database, shard);
+    *removal = (struct removal){.op = op, .action = action, .outstanding = 1};
+    snprintf(removal->shard, sizeof removal->shard, "%s", shard);
     if (s->runtime == NULL) /* a server that was only lent stays; it owns nothing */
-        on_removed(NULL, removal);
-    else if (runtime_remove(s->runtime, name, on_removed, removal, &err) != 0)
-        on_removed(&err, removal);
+        removal_goes_on(removal, NULL);
+    else if (s->release == NULL)
+        remove_all(removal);
+    else if (s->release(s->drive_data, op_record(op)->database, shard, on_released, removal, &err) != 0)
+        removal_goes_on(removal, &err);
 }
 
 void act_retire(struct move_op *op)
@@ -161,7 +202,7 @@ void act_retire(struct move_op *op)
         link_drop(&op->source);
         link_drop(&op->source_marker);
     }
-    remove_instance(op, ACT_RETIRE, op_record(op)->source);
+    remove_instances(op, ACT_RETIRE, op_record(op)->source);
 }
 
 static void target_unlisted(struct unlisting *unlisting, const struct err *err)
@@ -171,7 +212,7 @@ static void target_unlisted(struct unlisting *unlisting, const struct err *err)
     if (err != NULL)
         act_done(done.op, done.action, err);
     else
-        remove_instance(done.op, done.action, done.shard);
+        remove_instances(done.op, done.action, done.shard);
 }
 
 /* It never owned anything: nobody has been sent there for longer than a try of the fence took. */

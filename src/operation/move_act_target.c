@@ -38,10 +38,23 @@ static void publish_target(struct move_op *op, const struct instance_access *acc
         provisioned(&err, op);
 }
 
+static void add_to_fleet(struct move_op *op, const struct runtime_instance *instance)
+{
+    struct fleet *fleet = op_services(op)->fleet;
+    struct fleet_instance *added;
+    if (fleet_find_instance(fleet, instance->name) != NULL ||
+        fleet_add_instance(fleet, instance->name, op_services(op)->runtime->backend->kind, &instance->access,
+                           &added, NULL) != 0)
+        return;
+    free(added->database);
+    free(added->shard);
+    added->database = mem_strdup(op_record(op)->database);
+    added->shard = mem_strdup(op_record(op)->target);
+}
+
 static void on_instance(const struct err *err, const struct runtime_instance *instance, void *data)
 {
     struct move_op *op = data;
-    struct fleet *fleet = op_services(op)->fleet;
     struct err local = {0};
     if (op->stopped)
         return;
@@ -51,18 +64,75 @@ static void on_instance(const struct err *err, const struct runtime_instance *in
         act_done(op, ACT_PROVISION, err != NULL ? err : &local);
         return;
     }
-    if (fleet_find_instance(fleet, instance->name) == NULL) {
-        struct fleet_instance *added;
-        if (fleet_add_instance(fleet, instance->name, op_services(op)->runtime->backend->kind,
-                               &instance->access, &added, &local) == 0) {
-            free(added->database);
-            free(added->shard);
-            added->database = mem_strdup(op_record(op)->database);
-            added->shard = mem_strdup(op_record(op)->target);
-        }
-    }
+    add_to_fleet(op, instance);
     op_set_target(op, &instance->access);
     publish_target(op, &instance->access);
+}
+
+/* `primary`: ensure this one, which is the primary, rather than the instance of that number. */
+static int ensure_target(struct move_op *op, int number, const char *primary, runtime_instance_cb cb,
+                         struct err *err)
+{
+    const struct operation_services *s = op_services(op);
+    struct runtime_spec spec = {0};
+    if (op_database(op) == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "the database was deleted");
+    if (s->spec_of(s->spec_data, op_database(op), op_record(op)->target, number, &spec, err) != 0)
+        return (int)err->code;
+    if (primary != NULL) {
+        spec.name = primary;
+        spec.primary = true;
+    }
+    spec.min_free_bytes = target_room(op);
+    return runtime_ensure(s->runtime, &spec, cb, op, err);
+}
+
+/* ---- with as many instances as the other shards have: first all agents, then one becomes the primary ----
+ */
+
+static void on_primary(const struct err *err, const char *primary, void *data)
+{
+    struct move_op *op = data;
+    struct err local = {0};
+    if (op->stopped)
+        return;
+    if (err == NULL && ensure_target(op, 0, primary, on_instance, &local) == 0)
+        return;
+    act_done(op, ACT_PROVISION, err != NULL ? err : &local);
+}
+
+static void members_go_on(struct move_op *op)
+{
+    const struct operation_services *s = op_services(op);
+    struct err err = op->member_err;
+    if (--op->members_made > 0 || op->stopped)
+        return;
+    err_clear(&op->member_err);
+    if (err.code == ERRC_NONE &&
+        s->drive(s->drive_data, op_record(op)->database, op_record(op)->target, on_primary, op, &err) == 0)
+        return;
+    act_done(op, ACT_PROVISION, &err);
+}
+
+static void on_member(const struct err *err, const struct runtime_instance *instance, void *data)
+{
+    struct move_op *op = data;
+    if (err != NULL)
+        err_copy(&op->member_err, err);
+    else if (!op->stopped)
+        add_to_fleet(op, instance);
+    members_go_on(op);
+}
+
+static void provision_members(struct move_op *op, int count)
+{
+    op->members_made = 1; /* our own, until all were started */
+    for (int i = 0; i < count; i++) {
+        op->members_made++;
+        if (ensure_target(op, i, NULL, on_member, &op->member_err) != 0)
+            op->members_made--;
+    }
+    members_go_on(op);
 }
 
 uint64_t target_room(const struct move_op *op)
@@ -73,7 +143,6 @@ uint64_t target_room(const struct move_op *op)
 void act_provision(struct move_op *op)
 {
     const struct operation_services *s = op_services(op);
-    struct runtime_spec spec = {0};
     struct err err = {0};
     if (!op_record(op)->new_target) {
         act_done(op, ACT_PROVISION, NULL);
@@ -83,9 +152,13 @@ void act_provision(struct move_op *op)
         act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
         return;
     }
-    int rc = s->spec_of(s->spec_data, op_database(op), op_record(op)->target, &spec, &err);
-    spec.min_free_bytes = target_room(op);
-    if (rc != 0 || runtime_ensure(s->runtime, &spec, on_instance, op, &err) != 0)
+    int instances = (int)op_database(op)->instances;
+    if (instances > 1 && s->drive == NULL)
+        act_fail(op, ACT_PROVISION, ERRC_UNSUPPORTED,
+                 "nothing here keeps the standbys that a new shard is to have");
+    else if (instances > 1)
+        provision_members(op, instances);
+    else if (ensure_target(op, 0, NULL, on_instance, &err) != 0)
         act_done(op, ACT_PROVISION, &err);
 }
 

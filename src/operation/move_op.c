@@ -722,11 +722,9 @@ static int check_request(struct operations *ops, const struct move_request *q,
     if (busy != NULL)
         return err_set(err, ERRC_CONFLICT, "operation %s runs on shard %s: wait for it or cancel it",
                        busy->id, busy->shard != NULL ? busy->shard : "(all)");
-    if (fleet_primary(ops->services.fleet, q->database, q->source) == NULL)
-        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", q->source);
-    if (q->target != NULL && fleet_primary(ops->services.fleet, q->database, q->target) == NULL)
-        return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", q->target);
-    return 0;
+    if (move_check_primary(ops, q->database, q->source, err) != 0)
+        return (int)err->code;
+    return q->target != NULL ? move_check_primary(ops, q->database, q->target, err) : 0;
 }
 
 static void fill_record(struct operations *ops, const struct move_request *q, const struct fleet_database *db,

@@ -34,6 +34,13 @@ int move_op_start(struct operations *ops, const struct move_request *request, st
 /* From a journal. Ended ones are only listed. */
 int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);
 
+/*
+ * This shard has another primary, which the routing table names. A move of it that has not come to its fence
+ * goes back: its replication slot stayed with the old one (A7, A12). One that has goes on with the new
+ * server, which says what is true.
+ */
+void move_op_follow_primary(struct operations *ops, const char *database, const char *shard);
+
 bool move_op_is(const struct operation *op);
 /* True if op is a running move into that shard. */
 bool move_op_targets(const struct operation *op, const char *shard);

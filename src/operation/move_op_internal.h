@@ -63,8 +63,10 @@ struct move_op {
     struct process *tool;   /* pg_dump or psql under way */
     uint64_t
         subscription; /* its oid on T once it was seen, for the names of its table synchronisation slots */
-    bool stopped;     /* the process ends or a newer leader exists: outcomes are dropped */
-    bool reported;    /* operation_stopped() was called */
+    int members_made; /* ACT_PROVISION: calls of the runtime under way, for each instance of T */
+    struct err member_err;
+    bool stopped;  /* the process ends or a newer leader exists: outcomes are dropped */
+    bool reported; /* operation_stopped() was called */
     struct loop_timer wait_timer;
     struct loop_timer poll_timer;
     struct loop_timer watch_timer;
@@ -153,6 +155,11 @@ void op_call_ended(struct move_op *op);
 #define END_OLD_BACKENDS                                                                                     \
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
     "current_setting('application_name') AND pid <> pg_backend_pid(); "
+
+/* Whether a move of this shard may begin: its primary is known, and is not being replaced, which would only
+ * send it back. */
+int move_check_primary(const struct operations *ops, const char *database, const char *shard,
+                       struct err *err);
 
 void op_drop_links(struct move_op *op);
 void op_tool_started(struct move_op *op, struct process *tool);

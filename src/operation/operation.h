@@ -32,6 +32,9 @@ const char *operation_status_name(enum operation_status status); /* "running", .
 struct operation;
 struct operations;
 
+/* Once, later. `primary` is valid during the call. */
+typedef void (*operation_driven_cb)(const struct err *err, const char *primary, void *data);
+
 /* What the manager lends to operations. All pointers outlive them. */
 struct operation_services {
     struct loop *loop;
@@ -51,10 +54,29 @@ struct operation_services {
     uint64_t retire_wait_ns; /* how long a server that is taken away waits for its clients to go, at most */
     const char *kill_at; /* tests: end the process with SIGKILL exactly there, or, after "stop:", SIGSTOP it
                             there once; NULL = never */
-    /* Fills what runtime_ensure() needs for a new shard's instance; strings live until the call returns. */
-    int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard,
+    /* Fills what runtime_ensure() needs for the instance of this number, from 0, of a new shard; strings live
+     * until the call returns. */
+    int (*spec_of)(void *spec_data, const struct fleet_database *db, const char *shard, int number,
                    struct runtime_spec *ret, struct err *err);
     void *spec_data;
+    /*
+     * The agents of a shard's members answer, or answered before: from now on they are given orders by
+     * whoever drives shards, and instance 0 is to be the first primary. `done` comes with NULL once there is
+     * a primary that accepts writes, with its name. Idempotent; what is still owed comes before
+     * operations_fini(). NULL = nobody drives shards: none of several instances can be made.
+     */
+    int (*drive)(void *drive_data, const char *database, const char *shard, operation_driven_cb done,
+                 void *data, struct err *err);
+    /*
+     * The instances of this shard (NULL: of all shards of the database) are going to be removed: nobody
+     * orders them about any more, and what was kept of them is forgotten, when `done` comes with NULL. Also
+     * of shards that are not driven. NULL = there is nothing to release.
+     */
+    int (*release)(void *drive_data, const char *database, const char *shard,
+                   void (*done)(const struct err *err, void *data), void *data, struct err *err);
+    /* Another primary is being made for this shard. NULL = never. */
+    bool (*fails_over)(void *drive_data, const char *database, const char *shard);
+    void *drive_data;
     /* The routing table of db was written to the store and replaced in the model. */
     void (*routing_changed)(void *data, struct fleet_database *db);
     /* State or progress of op changed; also called once at its end. */

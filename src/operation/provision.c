@@ -24,9 +24,10 @@
 static const struct sm_state states[PROVISION_STATE_COUNT] = {
     [PROVISION_PLANNED] = {"planned", SM_NEXT(PROVISION_INSTANCES), false},
     [PROVISION_INSTANCES] = {"instances",
-                             SM_NEXT(PROVISION_SCHEMA) | SM_NEXT(PROVISION_ROUTING) |
-                                 SM_NEXT(PROVISION_FAILED),
+                             SM_NEXT(PROVISION_PRIMARIES) | SM_NEXT(PROVISION_SCHEMA) |
+                                 SM_NEXT(PROVISION_ROUTING) | SM_NEXT(PROVISION_FAILED),
                              false},
+    [PROVISION_PRIMARIES] = {"primaries", SM_NEXT(PROVISION_SCHEMA) | SM_NEXT(PROVISION_FAILED), false},
     [PROVISION_SCHEMA] = {"schema", SM_NEXT(PROVISION_ROUTING) | SM_NEXT(PROVISION_FAILED), false},
     [PROVISION_ROUTING] = {"routing", SM_NEXT(PROVISION_DONE) | SM_NEXT(PROVISION_FAILED), false},
     [PROVISION_DONE] = {"done", 0, true},
@@ -223,6 +224,13 @@ static void enter(struct provision *p, enum provision_state state)
     journal(p);
 }
 
+/* Of each shard that is made. */
+static int instances_of(const struct provision *p)
+{
+    const struct fleet_database *db = fleet_find_database(services(p)->fleet, p->op.database);
+    return db != NULL && db->instances > 1 ? (int)db->instances : 1;
+}
+
 static void step_ended(struct provision *p)
 {
     if (p->outstanding > 0 || p->stopped)
@@ -233,8 +241,17 @@ static void step_ended(struct provision *p)
         failed(p, &err);
         return;
     }
-    enter(p,
-          (enum provision_state)sm_now(&p->sm) == PROVISION_INSTANCES ? PROVISION_SCHEMA : PROVISION_ROUTING);
+    switch ((enum provision_state)sm_now(&p->sm)) {
+    case PROVISION_INSTANCES:
+        enter(p, instances_of(p) > 1 ? PROVISION_PRIMARIES : PROVISION_SCHEMA);
+        break;
+    case PROVISION_PRIMARIES:
+        enter(p, PROVISION_SCHEMA);
+        break;
+    default:
+        enter(p, PROVISION_ROUTING);
+        break;
+    }
 }
 
 /* ---- instances ---- */
@@ -284,18 +301,44 @@ static void on_instance(const struct err *err, const struct runtime_instance *ma
                                &made->access, &instance, &p->step_error);
         if (instance != NULL)
             own_instance(p, call.shard, instance);
-        set_link(p, call.shard, &made->access);
+        if (!made->member || (enum provision_state)sm_now(&p->sm) == PROVISION_PRIMARIES)
+            set_link(p, call.shard, &made->access);
         if (p->outstanding > 0)
             maybe_kill(p, "amid");
     }
     step_ended(p);
 }
 
-static int ensure_shard(struct provision *p, struct provisioned_shard *shard, struct err *err)
+/* `primary`: its name; NULL = as the runtime makes the instance of this number. */
+static int ensure_instance(struct provision *p, struct provisioned_shard *shard, int number,
+                           const char *primary, struct err *err)
 {
     const struct operation_services *s = services(p);
     const struct fleet_database *db = fleet_find_database(s->fleet, p->op.database);
     struct runtime_spec spec = {0};
+    if (db == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s was deleted", p->op.database);
+    if (s->spec_of(s->spec_data, db, shard->name, number, &spec, err) != 0)
+        return (int)err->code;
+    if (primary != NULL) {
+        spec.name = primary;
+        spec.primary = true;
+    }
+    struct shard_call *call = mem_alloc(sizeof *call);
+    *call = (struct shard_call){p, shard};
+    p->outstanding++;
+    if (runtime_ensure(s->runtime, &spec, on_instance, call, err) != 0) {
+        p->outstanding--;
+        free(call);
+        return err_wrap(err, "shard %s", shard->name);
+    }
+    return 0;
+}
+
+static int ensure_shard(struct provision *p, struct provisioned_shard *shard, struct err *err)
+{
+    const struct operation_services *s = services(p);
+    int count = instances_of(p), rc = 0;
     if (shard->instance != NULL) {
         struct fleet_instance *instance = fleet_find_instance(s->fleet, shard->instance);
         if (instance == NULL)
@@ -315,19 +358,13 @@ static int ensure_shard(struct provision *p, struct provisioned_shard *shard, st
     if (s->runtime == NULL)
         return err_set(err, ERRC_UNSUPPORTED, "shard %s: no runtime is configured that could make it",
                        shard->name);
-    if (db == NULL)
-        return err_set(err, ERRC_NOT_FOUND, "database %s was deleted", p->op.database);
-    if (s->spec_of(s->spec_data, db, shard->name, &spec, err) != 0)
-        return (int)err->code;
-    struct shard_call *call = mem_alloc(sizeof *call);
-    *call = (struct shard_call){p, shard};
-    p->outstanding++;
-    if (runtime_ensure(s->runtime, &spec, on_instance, call, err) != 0) {
-        p->outstanding--;
-        free(call);
-        return err_wrap(err, "shard %s", shard->name);
-    }
-    return 0;
+    if (count > 1 && s->drive == NULL)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "shard %s: nothing drives shards of several instances here: write instances: 1",
+                       shard->name);
+    for (int i = 0; i < count && rc == 0; i++)
+        rc = ensure_instance(p, shard, i, NULL, err);
+    return rc;
 }
 
 static void run_instances(struct provision *p)
@@ -337,6 +374,45 @@ static void run_instances(struct provision *p)
     for (int i = 0; i < p->shard_count; i++)
         if (ensure_shard(p, &p->shards[i], &err) != 0)
             p->step_error = err;
+    p->outstanding--;
+    step_ended(p);
+}
+
+/* ---- primaries ---- */
+
+static void on_primary(const struct err *err, const char *primary, void *data)
+{
+    struct shard_call call = *(struct shard_call *)data;
+    struct provision *p = call.p;
+    struct err local = {0};
+    free(data);
+    if (!p->stopped && err == NULL && ensure_instance(p, call.shard, 0, primary, &local) != 0)
+        err = &local;
+    p->outstanding--;
+    if (p->stopped)
+        return;
+    if (err != NULL) {
+        p->step_error = *err;
+        err_wrap(&p->step_error, "primary of shard %s", call.shard->name);
+    }
+    step_ended(p);
+}
+
+static void run_primaries(struct provision *p)
+{
+    const struct operation_services *s = services(p);
+    p->outstanding = 1; /* our own, until all were started */
+    for (int i = 0; i < p->shard_count; i++) {
+        if (p->shards[i].linked)
+            continue;
+        struct shard_call *call = mem_alloc(sizeof *call);
+        *call = (struct shard_call){p, &p->shards[i]};
+        p->outstanding++;
+        if (s->drive(s->drive_data, p->op.database, p->shards[i].name, on_primary, call, &p->step_error) == 0)
+            continue;
+        p->outstanding--;
+        free(call);
+    }
     p->outstanding--;
     step_ended(p);
 }
@@ -517,6 +593,14 @@ static void run_state(struct provision *p)
             retire_instances(p);
         else
             run_instances(p);
+        break;
+    case PROVISION_PRIMARIES:
+        if (services(p)->drive != NULL) {
+            run_primaries(p);
+        } else { /* resumed by a manager that cannot: told there */
+            p->sm.now = PROVISION_INSTANCES;
+            run_state(p);
+        }
         break;
     case PROVISION_SCHEMA:
         run_schema(p);

@@ -1,11 +1,13 @@
 /*
  * provision: the operation that makes the shards of a new database, and the one that takes a database away.
  *
- * PLANNED -> INSTANCES (all shards' instances at once) -> SCHEMA (shardherd's schema, the initial SQL, the
- * distributed tables and guards, shard by shard) -> ROUTING (epoch 1 is published) -> DONE.
- * Every step is idempotent: after a crash the whole is run again from INSTANCES. A failure that retrying
- * cannot mend (the initial SQL is wrong) ends in FAILED with the instances left for inspection; deleting the
- * database removes them. Retire: PLANNED -> INSTANCES (removed) -> ROUTING (documents removed) -> DONE.
+ * PLANNED -> INSTANCES (all shards' instances at once) -> PRIMARIES (with several instances for each shard:
+ * whoever drives shards makes one of them the primary, which then gets role and database) -> SCHEMA
+ * (shardherd's schema, the initial SQL, the distributed tables and guards, shard by shard) -> ROUTING (epoch
+ * 1 is published) -> DONE. Every step is idempotent: after a crash the whole is run again from INSTANCES. A
+ * failure that retrying cannot mend (the initial SQL is wrong) ends in FAILED with the instances left for
+ * inspection; deleting the database removes them. Retire: PLANNED -> INSTANCES (removed) -> ROUTING
+ * (documents removed) -> DONE.
  */
 #ifndef OPERATION_PROVISION_H
 #define OPERATION_PROVISION_H

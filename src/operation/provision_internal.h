@@ -9,6 +9,7 @@
 enum provision_state {
     PROVISION_PLANNED,
     PROVISION_INSTANCES, /* waits for the runtime, all shards side by side */
+    PROVISION_PRIMARIES, /* waits for who drives the shards, then for the runtime, all shards side by side */
     PROVISION_SCHEMA,    /* waits for SQL on all shards side by side */
     PROVISION_ROUTING,   /* waits for the store */
     PROVISION_DONE,

@@ -112,7 +112,8 @@ static int resume_root(struct operations *ops, yyjson_val *root, int64_t revisio
     text_to_int64(created, &p->op.created_us);
     p->owner_role = mem_strdup(yyjson_get_str(yyjson_obj_get(root, "owner")));
     p->schema = mem_strdup(yyjson_get_str(yyjson_obj_get(root, "schema")));
-    p->sm.now = state;
+    /* agents that were to get a primary may have ended with the machine: they are ensured again */
+    p->sm.now = state == PROVISION_PRIMARIES ? PROVISION_INSTANCES : state;
     if (message != NULL && message[0] != '\0')
         err_set(&p->op.error, ERRC_INTERNAL, "%s", message);
     int rc = p->retiring ? 0 : parse_shards(yyjson_obj_get(root, "shards"), p, err);

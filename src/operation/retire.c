@@ -114,7 +114,7 @@ static struct provisioned_shard *place_of(struct provision *p, const char *insta
     return NULL;
 }
 
-void retire_instances(struct provision *p)
+static void remove_all(struct provision *p)
 {
     int count = 0;
     list_each(node, &services(p)->fleet->instances)
@@ -137,6 +137,28 @@ void retire_instances(struct provision *p)
             remove_one(p, instance, shard);
     }
     instance_gone(p, NULL);
+}
+
+static void on_released_all(const struct err *err, void *data)
+{
+    struct provision *p = data;
+    if (p->stopped)
+        return;
+    if (err != NULL)
+        provision_step_failed(p, err);
+    else
+        remove_all(p);
+}
+
+/* Nobody starts them again, or makes another one the primary, while they go one after the other. */
+void retire_instances(struct provision *p)
+{
+    const struct operation_services *s = services(p);
+    struct err err = {0};
+    if (s->release == NULL)
+        remove_all(p);
+    else if (s->release(s->drive_data, p->op.database, NULL, on_released_all, p, &err) != 0)
+        provision_step_failed(p, &err);
 }
 
 /* ---- documents ---- */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -86,14 +87,11 @@ static void on_server_exit(const struct process_result *result, void *data)
     free(server);
 }
 
-int local_server_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
-                       const char *path, struct local_server **ret, struct err *err)
+static int server_start(struct local *local, const char *const *argv, const struct local_user *user,
+                        const char *path, struct local_server **ret, struct err *err)
 {
     struct local_server *server = mem_zalloc(sizeof *server);
-    char *program = mem_printf("%s/postgres", binary->directory);
-    char *data = mem_printf("%s/data", path);
     char *log = mem_printf("%s/log", path);
-    const char *argv[] = {program, "-D", data, NULL};
     const struct process_options options = {.argv = argv,
                                             .directory = path,
                                             .output_path = log,
@@ -102,8 +100,6 @@ int local_server_start(struct local *local, const struct local_binary *binary, c
                                             .detached = true};
     server->local = local;
     int rc = process_start(local->loop, &options, on_server_exit, server, &server->process, err);
-    free(program);
-    free(data);
     free(log);
     if (rc != 0) {
         free(server);
@@ -113,6 +109,75 @@ int local_server_start(struct local *local, const struct local_binary *binary, c
     local->open++;
     *ret = server;
     return 0;
+}
+
+int local_server_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
+                       const char *path, struct local_server **ret, struct err *err)
+{
+    char *program = mem_printf("%s/postgres", binary->directory);
+    char *data = mem_printf("%s/data", path);
+    const char *argv[] = {program, "-D", data, NULL};
+    int rc = server_start(local, argv, user, path, ret, err);
+    free(program);
+    free(data);
+    return rc;
+}
+
+/* Where the server's socket goes: beside the data, unless that path is too long for one. */
+static char *socket_directory(const char *path)
+{
+    char *own = mem_printf("%s/member", path);
+    if (strlen(own) + sizeof "/.s.PGSQL.65535" <= sizeof((struct sockaddr_un *)NULL)->sun_path)
+        return own;
+    free(own);
+    return mem_strdup("/tmp");
+}
+
+int local_agent_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
+                      const struct local_record *record, struct local_server **ret, struct err *err)
+{
+    char *path = local_path(local->directory, "", record->name, NULL);
+    char *data = local_data_path(local->directory, record->name, true);
+    char *token = mem_printf("%s/token", path), *password = mem_printf("%s/password", path);
+    char *settings = mem_printf("%s/settings", path), *run = socket_directory(path);
+    char *port = mem_printf("%d", record->port), *agent_port = mem_printf("%d", record->agent_port);
+    const char *argv[] = {local->program,
+                          "agent",
+                          "--member",
+                          record->name,
+                          "--data",
+                          data,
+                          "--token-file",
+                          token,
+                          "--bin",
+                          binary->directory,
+                          "--password-file",
+                          password,
+                          "--run",
+                          run,
+                          "--settings",
+                          settings,
+                          "--listen",
+                          record->host,
+                          "--port",
+                          port,
+                          "--http-address",
+                          LOCAL_AGENT_ADDRESS,
+                          "--http-port",
+                          agent_port,
+                          "--stop-timeout",
+                          "30s",
+                          NULL};
+    int rc = server_start(local, argv, user, path, ret, err);
+    free(path);
+    free(data);
+    free(token);
+    free(password);
+    free(settings);
+    free(run);
+    free(port);
+    free(agent_port);
+    return rc;
 }
 
 /* ---- list ---- */
@@ -144,6 +209,22 @@ static void list_add(struct list_op *l, const char *name)
     l->records[l->count++] = record;
 }
 
+/* All are looked for at once: there may be many. */
+static void list_agents(struct list_op *l)
+{
+    struct local_agents agents = {0};
+    bool scanned = false;
+    for (int i = 0; i < l->count; i++) {
+        if (!l->records[i].member)
+            continue;
+        if (!scanned)
+            local_agents_scan(&agents);
+        scanned = true;
+        local_agents_find(&agents, l->op.local->directory, &l->records[i]);
+    }
+    local_agents_clear(&agents);
+}
+
 static void list_run(struct work *work)
 {
     struct list_op *l = work->data;
@@ -158,6 +239,7 @@ static void list_run(struct work *work)
         if (text_is_name(entry->d_name))
             list_add(l, entry->d_name);
     closedir(dir);
+    list_agents(l);
 }
 
 void local_instance_view(const struct local_record *record, const char *data_path,
@@ -167,7 +249,8 @@ void local_instance_view(const struct local_record *record, const char *data_pat
     union {
         const char *read;
         char *write;
-    } user = {.read = LOCAL_SUPERUSER}, dbname = {.read = own ? record->database : "postgres"};
+    } user = {.read = LOCAL_SUPERUSER}, dbname = {.read = own ? record->database : "postgres"},
+      agent_host = {.read = record->member ? LOCAL_AGENT_ADDRESS : NULL};
     *ret = (struct runtime_instance){
         .name = record->name,
         .database = record->database,
@@ -176,9 +259,14 @@ void local_instance_view(const struct local_record *record, const char *data_pat
                    .port = record->port,
                    .user = user.write,
                    .password = record->password,
-                   .dbname = dbname.write},
+                   .dbname = dbname.write,
+                   .agent_host = agent_host.write,
+                   .agent_port = record->agent_port,
+                   .agent_token = record->token},
         .data_directory = data_path,
         .pid = record->pid,
+        .member = record->member,
+        .agent_pid = record->agent_pid,
     };
 }
 
@@ -187,7 +275,7 @@ static void list_answer(struct list_op *l)
     struct runtime_instance *views = mem_array((size_t)l->count + 1, sizeof *views);
     char **paths = mem_array((size_t)l->count + 1, sizeof *paths);
     for (int i = 0; i < l->count; i++) {
-        paths[i] = local_path(l->op.local->directory, "", l->records[i].name, "data");
+        paths[i] = local_data_path(l->op.local->directory, l->records[i].name, l->records[i].member);
         local_instance_view(&l->records[i], paths[i], &views[i]);
     }
     bool failed = l->err.code != ERRC_NONE;
@@ -250,6 +338,7 @@ static void local_free(struct local *local)
     free(local->directory);
     free(local->address);
     free(local->user_name);
+    free(local->program);
     free(local);
 }
 
@@ -299,7 +388,19 @@ static const struct runtime_backend backend = {
     .space = local_space,
     .close = local_close,
     .offer = local_offer,
+    .members = true,
 };
+
+/* The path of now: after an upgrade agents are started from the new file in our place. */
+static char *own_program(void)
+{
+    char path[PATH_MAX];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (n <= 0)
+        return mem_strdup("shardherd");
+    path[n] = '\0';
+    return mem_strdup(path);
+}
 
 /* mkdir -p; a new directory is ours alone, or as root such that the servers' user can pass. */
 static int directory_make(const char *path, char **ret, struct err *err)
@@ -352,6 +453,7 @@ int runtime_local_open(struct loop *loop, const struct runtime_local_options *o,
     local->address = mem_strdup(o->address != NULL ? o->address : LOCAL_ADDRESS);
     local->first_port = o->first_port != 0 ? o->first_port : LOCAL_FIRST_PORT;
     local->user_name = mem_strdup(o->user);
+    local->program = o->program != NULL ? mem_strdup(o->program) : own_program();
     local->settle.run = on_settled;
     local->settle.data = local;
     list_init(&local->ops);

@@ -11,6 +11,14 @@
  *   owner-password   of the application's role, mode 0600, if it has one
  *   log              what the server says, mode 0600, cut when it grows beyond LOCAL_LOG_MAX
  *
+ * A member of a shard of several instances has an agent (docs/agent.md), whose log it then is, and instead of
+ * data/, shardherd.conf and pg_hba.conf:
+ *
+ *   member/          all that the agent writes, and owned by its user: data/, when somebody ordered that
+ * there be any, and beside it data.order, data.marks, data.lock, data.pgpass, data.kept settings included by
+ * the server's configuration, written anew before each start of the agent token            what callers of
+ * the agent show; like `password` readable by the agent's user
+ *
  * A directory that is being made or deleted has the name ".new-<name>" or ".old-<name>" for a moment, so that
  * no crash leaves an instance that looks whole. One that is "creating" in its instance.json was never used.
  *
@@ -33,6 +41,9 @@
 #include "loop/work.h"
 #include "runtime/runtime.h"
 
+struct http_client;
+struct http_call;
+
 #define LOCAL_SUPERUSER         "shardherd"
 #define LOCAL_ADDRESS           "127.0.0.1"
 #define LOCAL_FIRST_PORT        25432
@@ -40,6 +51,8 @@
 #define LOCAL_LOG_MAX           (64ll << 20)
 #define LOCAL_OLDEST_VERSION    15
 #define LOCAL_PASSWORD_LENGTH   32
+#define LOCAL_TOKEN_LENGTH      40
+#define LOCAL_AGENT_ADDRESS     "127.0.0.1" /* where agents are spoken to: the token crosses no network */
 #define LOCAL_BINARIES_MAX      16
 #define LOCAL_TERM_TRIES        30 /* of 100 ms: orphans that end by SIGTERM give their shared memory back */
 #define LOCAL_START_TIMEOUT_NS  (60 * ENV_NS_PER_S)
@@ -59,11 +72,12 @@ struct local {
     char *address;
     int first_port;
     char *user_name; /* as root: who runs the servers, NULL = "postgres", else "nobody" */
+    char *program;   /* shardherd, as the agents of members */
     struct local_binary binaries[LOCAL_BINARIES_MAX];
     int binary_count;
     pthread_mutex_t ports; /* held by the worker job that picks a port, until it is in instance.json */
     struct list ops;       /* every local_op not answered yet, in order of arrival */
-    struct list servers;   /* postmasters that we started */
+    struct list servers;   /* postmasters and agents that we started */
     int open;              /* ops and servers that still hold memory */
     bool closing;
     void (*closed)(void *data);
@@ -104,8 +118,13 @@ struct local_record {
     bool creating;
     char *password;       /* of the superuser; NULL while creating */
     char *owner_password; /* NULL = none */
-    int major;            /* from data/PG_VERSION, 0 = none */
+    int major;            /* from data/PG_VERSION, else what its agent was given; 0 = none */
     int pid;              /* of the living postmaster, 0 = none */
+    /* of a member */
+    bool member;
+    int agent_port;
+    char *token;
+    int agent_pid, watch_pid; /* of the living agent and its watchdog, 0 = none; by local_agents_find() */
 };
 void local_record_clear(struct local_record *record);
 /* Worker. ERRC_NOT_FOUND: no such directory. ERRC_REFUSED: not ours. ERRC_CORRUPT: unreadable. */
@@ -113,6 +132,8 @@ int local_record_load(const char *directory, const char *name, struct local_reco
 /* Worker. Writes <path>/instance.json durably, without the secrets. */
 int local_record_save(const char *path, const struct local_record *record, struct err *err);
 
+/* The data directory of an instance. free() it. */
+char *local_data_path(const char *directory, const char *name, bool member);
 /* "<directory>/<prefix><name>/<leaf>"; leaf may be NULL. free() it. */
 char *local_path(const char *directory, const char *prefix, const char *name, const char *leaf);
 /* Worker. Writes a new file through a temporary one, durably; replaces. */
@@ -149,6 +170,52 @@ int local_port_try(const char *address, int port, struct err *err);
 /* Worker. "pid 4711 (nginx)" or "an unknown process". */
 void local_port_holder(int port, char *ret, size_t size);
 
+/* ---- agents (local_agents.c) ---- */
+
+struct local_agent_seen;
+struct local_agents {
+    struct local_agent_seen *all;
+    int count;
+};
+/* Worker. Every agent that runs on this machine as a member, whosoever it is. */
+void local_agents_scan(struct local_agents *ret);
+void local_agents_clear(struct local_agents *agents);
+/* Fills agent_pid and watch_pid of a member with what was seen and runs as the owner of its directory. */
+void local_agents_find(const struct local_agents *agents, const char *directory, struct local_record *record);
+/* Worker. Both for one. */
+void local_agent_look(const char *directory, struct local_record *record);
+/*
+ * Worker. How many agents and watchdogs of this member there are; `number` != 0: signals an agent. A process
+ * that a manager had just forked when it was killed becomes an agent after the member was looked at.
+ */
+int local_agent_strays(const char *directory, const char *name, int number);
+/* True if pid is an agent, or the watchdog of one, with this data directory. Reads /proc only. */
+bool local_agent_alive(int pid, const char *data);
+
+/*
+ * Asks the agent of a member for its status until it is given, by whoever holds the token.
+ */
+struct local_contact {
+    struct sm sm;
+    struct local *local;
+    const struct local_record *record; /* agent_port, token, name; agent_pid = watch that process */
+    const char *data_path;             /* set by the caller */
+    uint64_t deadline_ns;
+    struct http_client *client;
+    struct http_call *call;
+    struct loop_timer timer;
+    struct err err;
+    void (*done)(struct local_contact *contact, const struct err *err, void *data);
+    void *data;
+};
+/* Embed it, zeroed. done comes once, later; ERRC_TIMEOUT when it did not answer by the deadline, ERRC_CLOSED
+ * when agent_pid ended. */
+void local_contact_start(struct local_contact *contact, struct local *local,
+                         const struct local_record *record,
+                         void (*done)(struct local_contact *, const struct err *, void *), void *data);
+/* done follows with this error. */
+void local_contact_cancel(struct local_contact *contact, const struct err *why);
+
 /* ---- programs (local_binaries.c) ---- */
 
 int local_binaries_search(struct local *local, const char *directory, struct err *err);
@@ -156,6 +223,8 @@ int local_binaries_search(struct local *local, const char *directory, struct err
 int local_version_parse(const char *text);
 /* The program to use: major 0 = the newest. ERRC_UNSUPPORTED with the remedy when there is none. */
 const struct local_binary *local_binaries_pick(const struct local *local, int major, struct err *err);
+/* The same with all that an agent runs: pg_basebackup and pg_rewind as well. */
+const struct local_binary *local_binaries_pick_member(const struct local *local, int major, struct err *err);
 
 /* ---- configuration texts (local_config.c), pure ---- */
 
@@ -163,17 +232,21 @@ int local_settings_check(const char *const *settings, struct err *err);
 void local_config_text(struct buf *out, const struct local_record *record, const char *hba_path, int major,
                        char *const *settings);
 void local_hba_text(struct buf *out, const char *address);
+/* What a member's server is told besides what its agent tells it. */
+void local_member_text(struct buf *out, int major, char *const *settings);
 
 /* ---- ending a server (local_halt.c) ---- */
 
 /*
  * Sends SIGINT, after 30 s SIGQUIT, and (force) after 10 s SIGKILL; immediate starts with SIGQUIT.
- * Embed it; `done` comes once, later: NULL, or ERRC_TIMEOUT when the server does not end.
+ * An agent gets SIGTERM, after 45 s SIGKILL, and is gone when its watchdog is, which ends what the server
+ * left. Embed it; `done` comes once, later: NULL, or ERRC_TIMEOUT when the server does not end.
  */
 struct local_halt {
     struct sm sm;
     struct local *local;
-    int pid;
+    int pid, watch_pid; /* of an agent's watchdog */
+    bool agent;
     char *data_path;
     bool force;
     uint64_t deadline_ns;
@@ -184,6 +257,9 @@ struct local_halt {
 void local_halt_start(struct local_halt *halt, struct local *local, int pid, const char *data_path,
                       bool immediate, bool force,
                       void (*done)(struct local_halt *, const struct err *, void *), void *data);
+void local_halt_agent(struct local_halt *halt, struct local *local, const struct local_record *record,
+                      const char *data_path, void (*done)(struct local_halt *, const struct err *, void *),
+                      void *data);
 /* Stops waiting; the signal stays sent, done does not come. Idempotent, legal when never started. */
 void local_halt_abandon(struct local_halt *halt);
 
@@ -233,7 +309,7 @@ int local_space(struct runtime *rt, const char *name, runtime_space_cb cb, void 
 void local_instance_view(const struct local_record *record, const char *data_path,
                          struct runtime_instance *ret);
 
-/* A postmaster that we started: tells its early death to whoever waits for it. */
+/* A postmaster or an agent that we started: tells its early death to whoever waits for it. */
 struct local_server {
     struct list node;
     struct local *local;
@@ -244,5 +320,8 @@ struct local_server {
 /* Starts data/ detached; on success *ret lives until the postmaster ends or the runtime closes. */
 int local_server_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
                        const char *path, struct local_server **ret, struct err *err);
+/* The same for the agent of a member, which starts no server before somebody orders it. */
+int local_agent_start(struct local *local, const struct local_binary *binary, const struct local_user *user,
+                      const struct local_record *record, struct local_server **ret, struct err *err);
 
 #endif

@@ -107,6 +107,12 @@ static int too_old(const struct local *local, const struct local_binary *newest,
         newest->version / 10000, newest->version % 10000, newest->directory, LOCAL_OLDEST_VERSION);
 }
 
+static bool version_fits(const struct local_binary *b, int major)
+{
+    int its = b->version / 10000;
+    return b->version > 0 && (major == 0 ? its >= LOCAL_OLDEST_VERSION : its == major);
+}
+
 const struct local_binary *local_binaries_pick(const struct local *local, int major, struct err *err)
 {
     const struct local_binary *newest = NULL;
@@ -117,9 +123,7 @@ const struct local_binary *local_binaries_pick(const struct local *local, int ma
             continue;
         if (newest == NULL || b->version > newest->version)
             newest = b;
-        int its = b->version / 10000;
-        if ((major == 0 ? its >= LOCAL_OLDEST_VERSION : its == major) &&
-            (fit == NULL || b->version > fit->version))
+        if (version_fits(b, major) && (fit == NULL || b->version > fit->version))
             fit = b;
     }
     if (fit == NULL)
@@ -127,18 +131,32 @@ const struct local_binary *local_binaries_pick(const struct local *local, int ma
     return fit;
 }
 
-/* A directory with the servers' programs need not hold the clients' (links to some of them in a PATH). */
+/* A directory with a server need not hold the other programs (links to some of them in a PATH). */
+static bool has_both(const struct local_binary *b, const char *one, const char *other)
+{
+    return has_program(b->directory, one) && has_program(b->directory, other);
+}
+
+const struct local_binary *local_binaries_pick_member(const struct local *local, int major, struct err *err)
+{
+    const struct local_binary *any = local_binaries_pick(local, major, err), *fit = NULL;
+    for (int i = 0; any != NULL && i < local->binary_count; i++) {
+        const struct local_binary *b = &local->binaries[i];
+        if (version_fits(b, major) && has_both(b, "pg_basebackup", "pg_rewind") &&
+            (fit == NULL || b->version > fit->version))
+            fit = b;
+    }
+    if (any != NULL && fit == NULL)
+        err_set(err, ERRC_UNSUPPORTED,
+                "%s lacks pg_basebackup or pg_rewind, which a shard of several instances needs: name the bin "
+                "directory of a whole PostgreSQL",
+                any->directory);
+    return fit;
+}
+
 static bool has_clients(const struct local_binary *b)
 {
-    static const char *const programs[] = {"pg_dump", "psql"};
-    for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++) {
-        char *path = mem_printf("%s/%s", b->directory, programs[i]);
-        bool there = access(path, X_OK) == 0;
-        free(path);
-        if (!there)
-            return false;
-    }
-    return true;
+    return has_both(b, "pg_dump", "psql");
 }
 
 const char *runtime_local_bin_directory(const struct runtime *rt)

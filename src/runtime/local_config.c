@@ -83,6 +83,20 @@ void local_config_text(struct buf *out, const struct local_record *record, const
         buf_printf(out, "%s\n", *settings);
 }
 
+void local_member_text(struct buf *out, int major, char *const *settings)
+{
+    buf_add_text(out, "# Written by shardherd before each start of the agent; changes made here are lost.\n"
+                      "shared_buffers = '128MB'\n"
+                      "max_sync_workers_per_subscription = 4\n"
+                      "synchronous_commit = on\n"
+                      "log_min_duration_statement = -1\n"
+                      "log_checkpoints = off\n");
+    if (major >= 18)
+        buf_add_text(out, "max_active_replication_origins = 20\n");
+    for (; settings != NULL && *settings != NULL; settings++)
+        buf_printf(out, "%s\n", *settings);
+}
+
 void local_hba_text(struct buf *out, const char *address)
 {
     bool loopback = text_starts_with(address, "127.") || strcmp(address, "::1") == 0;

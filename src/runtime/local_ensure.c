@@ -19,6 +19,9 @@
  *                    +--absent----------> PROBE --> PREPARE --> INITDB --> CONFIGURE --^
  *                    +--half-made--> [HALT -->] WIPE --> PROBE
  *
+ *  A member has no INITDB; instead: PREPARE --> CONFIGURE --> AGENT --> [the primary: VERIFIER --> LOGIN -->]
+ *  COMMIT, and whole with its agent running: LOOK --> AGENT.
+ *
  *  CONFIGURE --port taken, instance new--> REPICK --> CONFIGURE
  *  any failure --> [AUTOPSY -->] (made by this operation? [UNDO_HALT -->] UNDO_WIPE -->) DONE
  *
@@ -29,6 +32,7 @@
  * HALT waits for the postmaster of a half-made instance to end.
  * LOGIN waits for local_login: the server lets us in, role and database are there; the early exit of the
  *   server ends it. One that ran before and dies now is started: back to PROBE.
+ * AGENT waits likewise for local_contact: the agent shows the status of this member.
  * UNDO_HALT waits for the exit of the server that we started, or for the timer, which kills it.
  */
 enum {
@@ -43,6 +47,7 @@ enum {
     REPICK,
     VERIFIER,
     LOGIN,
+    AGENT,
     COMMIT,
     AUTOPSY,
     UNDO_HALT,
@@ -57,18 +62,25 @@ enum {
 static const struct sm_state states[STATES] = {
     [QUEUED] = {"queued", SM_NEXT(LOOK) | SM_NEXT(DONE), false},
     [LOOK] = {"look",
-              SM_NEXT(HALT) | SM_NEXT(WIPE) | SM_NEXT(PROBE) | SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) | FAILS,
+              SM_NEXT(HALT) | SM_NEXT(WIPE) | SM_NEXT(PROBE) | SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) |
+                  SM_NEXT(AGENT) | FAILS,
               false},
     [HALT] = {"halt", SM_NEXT(WIPE) | FAILS, false},
     [WIPE] = {"wipe", SM_NEXT(WIPE) | SM_NEXT(PROBE) | FAILS, false},
     [PROBE] = {"probe", SM_NEXT(PROBE) | SM_NEXT(PREPARE) | SM_NEXT(CONFIGURE) | FAILS, false},
-    [PREPARE] = {"prepare", SM_NEXT(INITDB) | FAILS, false},
+    [PREPARE] = {"prepare", SM_NEXT(INITDB) | SM_NEXT(CONFIGURE) | FAILS, false},
     [INITDB] = {"initdb", SM_NEXT(INITDB) | SM_NEXT(CONFIGURE) | FAILS, false},
     [CONFIGURE] = {"configure",
-                   SM_NEXT(CONFIGURE) | SM_NEXT(REPICK) | SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) | FAILS, false},
+                   SM_NEXT(CONFIGURE) | SM_NEXT(REPICK) | SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) |
+                       SM_NEXT(AGENT) | FAILS,
+                   false},
     [REPICK] = {"repick", SM_NEXT(CONFIGURE) | FAILS, false},
     [VERIFIER] = {"verifier", SM_NEXT(LOGIN) | FAILS, false},
     [LOGIN] = {"login", SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) | FAILS, false},
+    [AGENT] = {"agent",
+               SM_NEXT(VERIFIER) | SM_NEXT(LOGIN) | SM_NEXT(COMMIT) | SM_NEXT(AUTOPSY) | SM_NEXT(PROBE) |
+                   FAILS,
+               false},
     [COMMIT] = {"commit", FAILS, false},
     [AUTOPSY] = {"autopsy", SM_NEXT(REPICK) | FAILS, false},
     [UNDO_HALT] = {"undo-halt", SM_NEXT(UNDO_WIPE), false},
@@ -83,7 +95,9 @@ static void ensure_free(struct ensure *e)
     local_record_clear(&e->record);
     mem_wipe_free(e->owner_password);
     mem_wipe_free(e->login.verifier);
+    mem_wipe_free(e->password);
     explicit_bzero(e->new_password, sizeof e->new_password);
+    explicit_bzero(e->new_token, sizeof e->new_token);
     for (char **line = e->settings; line != NULL && *line != NULL; line++)
         free(*line);
     free((void *)e->settings);
@@ -100,7 +114,7 @@ static void server_let_go(struct ensure *e)
 {
     if (e->server == NULL)
         return;
-    e->record.pid = (int)process_pid(e->server->process);
+    *(e->record.member ? &e->record.agent_pid : &e->record.pid) = (int)process_pid(e->server->process);
     e->server->exited = NULL;
     if (e->op.local->closing)
         process_release(e->server->process);
@@ -130,7 +144,7 @@ static void enter_undo_wipe(struct ensure *e);
 static void enter_undo_halt(struct ensure *e)
 {
     sm_move(&e->sm, UNDO_HALT);
-    (void)process_signal(e->server->process, SIGQUIT);
+    (void)process_signal(e->server->process, e->record.member ? SIGTERM : SIGQUIT);
     loop_timer_start(&e->timer, UNDO_GRACE_NS);
 }
 
@@ -198,17 +212,20 @@ static void enter_repick(struct ensure *e);
 static void autopsy_done(struct work *work, int code)
 {
     struct ensure *e = work->data;
-    bool port_lost = strstr(e->reason, "could not create any TCP/IP sockets") != NULL;
+    bool port_lost = strstr(e->reason, "could not create any TCP/IP sockets") != NULL ||
+                     (e->record.member && strstr(e->reason, "cannot listen on") != NULL);
     if (code == 0 && !e->op.canceled && port_lost && !e->exists && e->ports_tried < PORT_TRIES) {
         enter_repick(e);
         return;
     }
     struct err err = {0};
-    err_set(&err, ERRC_IO, "PostgreSQL ended while it started: %s (%s/log)",
+    err_set(&err, ERRC_IO, "%s ended while it started: %s (%s/log)",
+            e->record.member ? "the agent" : "PostgreSQL",
             e->reason[0] != '\0' ? e->reason : "it logged nothing", e->path);
     if (port_lost) {
         err.code = ERRC_CONFLICT;
-        err_wrap(&err, "port %d on %s is taken", e->record.port, e->record.host);
+        err_wrap(&err, "port %d on %s is taken", e->record.member ? e->record.agent_port : e->record.port,
+                 e->record.member ? LOCAL_AGENT_ADDRESS : e->record.host);
     }
     if (e->op.canceled)
         fail_canceled(e);
@@ -219,6 +236,7 @@ static void autopsy_done(struct work *work, int code)
 static void on_server_exit(const struct process_result *result, void *data)
 {
     struct ensure *e = data;
+    const char *what = e->record.member ? "the agent" : "PostgreSQL";
     struct err err = {0};
     e->server = NULL;
     if (sm_now(&e->sm) == UNDO_HALT) {
@@ -226,20 +244,25 @@ static void on_server_exit(const struct process_result *result, void *data)
         return;
     }
     if (result->term_signal != 0)
-        err_set(&err, ERRC_CLOSED, "PostgreSQL was ended by signal %d", result->term_signal);
+        err_set(&err, ERRC_CLOSED, "%s was ended by signal %d", what, result->term_signal);
     else
-        err_set(&err, ERRC_CLOSED, "PostgreSQL ended with exit code %d", result->exit_code);
+        err_set(&err, ERRC_CLOSED, "%s ended with exit code %d", what, result->exit_code);
     if (sm_now(&e->sm) == LOGIN)
         local_login_cancel(&e->login, &err);
+    else if (sm_now(&e->sm) == AGENT)
+        local_contact_cancel(&e->contact, &err);
 }
 
-static void on_login(struct local_login *login, const struct err *err, void *data)
+static void enter_verifier(struct ensure *e);
+
+/* The end of LOGIN and of AGENT. */
+static void reached(struct ensure *e, const struct err *err)
 {
-    (void)login;
-    struct ensure *e = data;
-    bool died = err != NULL && e->server == NULL && err->code == ERRC_CLOSED && !e->op.canceled;
-    if (died && e->record.pid != 0) {
-        e->record.pid = 0; /* it ran when we looked, and does not any more: start it */
+    int *pid = e->record.member ? &e->record.agent_pid : &e->record.pid;
+    bool watched = !e->record.member || sm_now(&e->sm) == AGENT;
+    bool died = watched && err != NULL && e->server == NULL && err->code == ERRC_CLOSED && !e->op.canceled;
+    if (died && *pid != 0) {
+        *pid = 0; /* it ran when we looked, and does not any more: start it */
         enter_probe(e);
     } else if (died)
         enter_job(e, AUTOPSY, ensure_autopsy, autopsy_done);
@@ -249,17 +272,56 @@ static void on_login(struct local_login *login, const struct err *err, void *dat
         enter_job(e, COMMIT, ensure_commit, commit_done);
 }
 
+static void on_contact(struct local_contact *contact, const struct err *err, void *data)
+{
+    (void)contact;
+    struct ensure *e = data;
+    if (err == NULL && e->primary)
+        enter_verifier(e);
+    else
+        reached(e, err);
+}
+
+static void on_login(struct local_login *login, const struct err *err, void *data)
+{
+    (void)login;
+    reached(data, err);
+}
+
+/* Server or agent, unless it runs. False: it failed, which is told. */
+static bool started(struct ensure *e)
+{
+    struct local *local = e->op.local;
+    struct err err = {0};
+    int rc = 0;
+    if ((e->record.member ? e->record.agent_pid : e->record.pid) != 0)
+        return true;
+    if (e->record.member)
+        rc = local_agent_start(local, e->binary, &e->user, &e->record, &e->server, &err);
+    else
+        rc = local_server_start(local, e->binary, &e->user, e->path, &e->server, &err);
+    if (rc != 0) {
+        fail(e, &err);
+        return false;
+    }
+    e->server->exited = on_server_exit;
+    e->server->data = e;
+    return true;
+}
+
+static void enter_agent(struct ensure *e)
+{
+    if (!started(e))
+        return;
+    sm_move(&e->sm, AGENT);
+    e->contact.data_path = e->data_path;
+    local_contact_start(&e->contact, e->op.local, &e->record, on_contact, e);
+}
+
 static void enter_login(struct ensure *e)
 {
-    struct err err = {0};
-    if (e->record.pid == 0) {
-        if (local_server_start(e->op.local, e->binary, &e->user, e->path, &e->server, &err) != 0) {
-            fail(e, &err);
-            return;
-        }
-        e->server->exited = on_server_exit;
-        e->server->data = e;
-    }
+    if (!e->record.member && !started(e)) /* the server of a member is its agent's */
+        return;
     sm_move(&e->sm, LOGIN);
     e->login.data_path = e->data_path;
     local_login_start(&e->login, e->op.local, &e->record, on_login, e);
@@ -306,7 +368,7 @@ static void port_refused(struct ensure *e)
     struct err err = {0};
     err_set(&err, ERRC_CONFLICT,
             "its port %d on %s is taken by %s: end that, or remove the instance and create it anew",
-            e->record.port, e->record.host, e->reason);
+            e->taken_port, e->record.host, e->reason);
     fail(e, &err);
 }
 
@@ -322,6 +384,8 @@ static void configure_done(struct work *work, int code)
         err_set(&err, ERRC_CONFLICT, "%d processes of an earlier server still work in %s", e->orphans,
                 e->data_path);
         fail(e, &err);
+    } else if (!e->port_taken && e->record.member) {
+        enter_agent(e);
     } else if (!e->port_taken) {
         enter_verifier(e);
     } else if (e->exists || e->ports_tried >= PORT_TRIES) {
@@ -419,7 +483,11 @@ static void enter_initdb(struct ensure *e)
 static void prepare_done(struct work *work, int code)
 {
     struct ensure *e = work->data;
-    if (job_ended_well(e, code))
+    if (!job_ended_well(e, code))
+        return;
+    if (e->record.member)
+        enter_configure(e);
+    else
         enter_initdb(e);
 }
 
@@ -454,7 +522,9 @@ static bool version_ask(struct ensure *e)
 static void probed(struct ensure *e)
 {
     struct err err = {0};
-    e->binary = local_binaries_pick(e->op.local, e->exists ? e->record.major : 0, &err);
+    int major = e->exists ? e->record.major : e->shard_major;
+    e->binary = e->member ? local_binaries_pick_member(e->op.local, major, &err)
+                          : local_binaries_pick(e->op.local, major, &err);
     if (e->binary == NULL)
         fail(e, &err);
     else if (e->exists)
@@ -536,17 +606,26 @@ static void on_halted(struct local_halt *halt, const struct err *err, void *data
 static void enter_halt(struct ensure *e)
 {
     sm_move(&e->sm, HALT);
+    if (e->record.agent_pid != 0 || e->record.watch_pid != 0) {
+        local_halt_agent(&e->halt, e->op.local, &e->record, e->data_path, on_halted, e);
+        return;
+    }
     local_halt_start(&e->halt, e->op.local, e->record.pid, e->data_path, true, true, on_halted, e);
 }
 
 static bool belongs(struct ensure *e)
 {
     const struct local_record *r = &e->record;
-    if (strcmp(r->database, e->database) == 0 && strcmp(r->shard, e->shard) == 0)
+    bool same_place = strcmp(r->database, e->database) == 0 && strcmp(r->shard, e->shard) == 0;
+    if (same_place && r->member == e->member)
         return true;
     struct err err = {0};
-    err_set(&err, ERRC_CONFLICT, "it exists for database \"%s\", shard \"%s\": choose another name",
-            r->database, r->shard);
+    if (same_place)
+        err_set(&err, ERRC_CONFLICT, "it exists as %s of its shard: choose another name",
+                r->member ? "one of several" : "the only one");
+    else
+        err_set(&err, ERRC_CONFLICT, "it exists for database \"%s\", shard \"%s\": choose another name",
+                r->database, r->shard);
     fail(e, &err);
     return false;
 }
@@ -557,7 +636,7 @@ static bool possible(struct ensure *e)
     struct err err = {0};
     if (e->must_exist && !e->exists)
         err_set(&err, ERRC_NOT_FOUND, "there is no such instance");
-    else if (e->exists && e->record.major == 0)
+    else if (e->exists && e->record.major == 0 && !e->record.member)
         err_set(&err, ERRC_CORRUPT,
                 "its data directory %s is missing or empty: restore it, or remove the instance",
                 e->data_path);
@@ -574,7 +653,7 @@ static void look_done(struct work *work, int code)
     if (!job_ended_well(e, code) || !possible(e))
         return;
     if (e->leftover && !e->exists) {
-        if (e->record.pid != 0)
+        if (e->record.pid != 0 || e->record.agent_pid != 0 || e->record.watch_pid != 0)
             enter_halt(e);
         else
             enter_wipe(e);
@@ -586,7 +665,9 @@ static void look_done(struct work *work, int code)
         free(e->record.owner);
         e->record.owner = mem_strdup(e->owner);
     }
-    if (e->exists && e->record.pid != 0)
+    if (e->exists && e->member && e->record.agent_pid != 0)
+        enter_agent(e);
+    else if (e->exists && !e->member && e->record.pid != 0)
         enter_verifier(e);
     else
         enter_probe(e);
@@ -637,6 +718,8 @@ static void cancel(struct local_op *op)
         process_cancel(e->process);
     else if (sm_now(&e->sm) == LOGIN)
         local_login_cancel(&e->login, &err);
+    else if (sm_now(&e->sm) == AGENT)
+        local_contact_cancel(&e->contact, &err);
 }
 
 static char **settings_copy(const char *const *settings)
@@ -658,6 +741,9 @@ static void spec_copy(struct ensure *e, const struct runtime_spec *spec)
     e->owner_password = e->owner[0] != '\0' ? mem_strdup(spec->owner_password) : NULL;
     e->settings = settings_copy(spec->settings);
     e->must_exist = spec->must_exist;
+    e->member = spec->member;
+    e->primary = spec->member && spec->primary;
+    e->password = spec->member ? mem_strdup(spec->password) : NULL;
     e->min_free_bytes = spec->min_free_bytes != 0 ? spec->min_free_bytes : LOCAL_MIN_FREE;
 }
 
@@ -673,8 +759,9 @@ int local_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_in
     struct ensure *e = mem_zalloc(sizeof *e);
     spec_copy(e, spec);
     e->path = local_path(local->directory, "", spec->name, NULL);
-    e->data_path = local_path(local->directory, "", spec->name, "data");
+    e->data_path = local_data_path(local->directory, spec->name, spec->member);
     env_random_text(local->loop->env, e->new_password, LOCAL_PASSWORD_LENGTH);
+    env_random_text(local->loop->env, e->new_token, LOCAL_TOKEN_LENGTH);
     e->cb = cb;
     e->data = data;
     sm_init(&e->sm, states, STATES, QUEUED, NULL, NULL);

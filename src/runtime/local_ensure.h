@@ -13,7 +13,8 @@ struct ensure {
     struct loop_timer timer;
     struct local_halt halt;
     struct local_login login;
-    struct process *process; /* that runs now: --version or initdb */
+    struct local_contact contact; /* a member's, instead of login */
+    struct process *process;      /* that runs now: --version or initdb */
     struct local_server *server;
 
     /* the spec, copied */
@@ -21,6 +22,8 @@ struct ensure {
     char **settings;
     uint64_t min_free_bytes;
     bool must_exist;
+    bool member, primary;
+    char *password; /* a member's */
 
     /* found out on the way */
     struct local_user user;
@@ -30,12 +33,15 @@ struct ensure {
     char *path;    /* <directory>/<name> */
     char *data_path;
     char new_password[LOCAL_PASSWORD_LENGTH + 1];
+    char new_token[LOCAL_TOKEN_LENGTH + 1];
+    int shard_major; /* of PostgreSQL in other members of its shard; 0 = there are none */
     const struct local_binary *binary;
     int probing;       /* index of the program whose version is asked */
     bool plain_locale; /* C.UTF-8 was refused */
     int orphans;
     bool port_taken;
-    int tries; /* of what the present state repeats */
+    int taken_port; /* which of them */
+    int tries;      /* of what the present state repeats */
     int ports_tried;
     char reason[256]; /* last words of the server in its log */
 
@@ -58,7 +64,7 @@ void ensure_configure(struct work *work);
 void ensure_repick(struct work *work);
 /* Worker: the SCRAM verifier of the owner's password, if it is new. */
 void ensure_verifier(struct work *work);
-/* Worker: the owner's password, then instance.json says "ready". */
+/* Worker: a new password of the owner, or of a member's shard, then instance.json says "ready". */
 void ensure_commit(struct work *work);
 /* Worker: what the log says about the server's end. */
 void ensure_autopsy(struct work *work);

@@ -18,6 +18,11 @@ char *local_path(const char *directory, const char *prefix, const char *name, co
                       leaf != NULL ? leaf : "");
 }
 
+char *local_data_path(const char *directory, const char *name, bool member)
+{
+    return local_path(directory, "", name, member ? "member/data" : "data");
+}
+
 static int write_all(int fd, const char *bytes, size_t length)
 {
     while (length > 0) {

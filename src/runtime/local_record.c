@@ -21,6 +21,7 @@ void local_record_clear(struct local_record *record)
     free(record->host);
     mem_wipe_free(record->password);
     mem_wipe_free(record->owner_password);
+    mem_wipe_free(record->token);
     *record = (struct local_record){0};
 }
 
@@ -37,6 +38,11 @@ int local_record_save(const char *path, const struct local_record *record, struc
     yyjson_mut_obj_add_str(doc, root, "owner", record->owner);
     yyjson_mut_obj_add_str(doc, root, "host", record->host);
     yyjson_mut_obj_add_int(doc, root, "port", record->port);
+    if (record->member) {
+        yyjson_mut_obj_add_bool(doc, root, "member", true);
+        yyjson_mut_obj_add_int(doc, root, "agent_port", record->agent_port);
+        yyjson_mut_obj_add_int(doc, root, "major", record->major);
+    }
     char *text = yyjson_mut_write(doc, YYJSON_WRITE_PRETTY, NULL);
     yyjson_mut_doc_free(doc);
     if (text == NULL)
@@ -48,7 +54,7 @@ int local_record_save(const char *path, const struct local_record *record, struc
     return rc;
 }
 
-static char *member(yyjson_val *root, const char *key)
+static char *text_of(yyjson_val *root, const char *key)
 {
     const char *text = yyjson_get_str(yyjson_obj_get(root, key));
     return text != NULL ? mem_strdup(text) : NULL;
@@ -61,14 +67,20 @@ static int fill(struct local_record *record, yyjson_val *root, const char *file,
     const char *state = yyjson_get_str(yyjson_obj_get(root, "state"));
     int64_t port = yyjson_get_sint(yyjson_obj_get(root, "port"));
     record->creating = state == NULL || strcmp(state, "ready") != 0;
-    record->database = member(root, "database");
-    record->shard = member(root, "shard");
-    record->owner = member(root, "owner");
-    record->host = member(root, "host");
+    int64_t agent_port = yyjson_get_sint(yyjson_obj_get(root, "agent_port"));
+    record->database = text_of(root, "database");
+    record->shard = text_of(root, "shard");
+    record->owner = text_of(root, "owner");
+    record->host = text_of(root, "host");
+    record->member = yyjson_get_bool(yyjson_obj_get(root, "member"));
     if (record->database == NULL || record->shard == NULL || record->owner == NULL || record->host == NULL ||
         port < 1 || port > 65535)
         return err_set(err, ERRC_CORRUPT, "%s lacks a name, the host or the port", file);
+    if (record->member && (agent_port < 1 || agent_port > 65535))
+        return err_set(err, ERRC_CORRUPT, "%s lacks the port of the agent", file);
     record->port = (int)port;
+    record->agent_port = record->member ? (int)agent_port : 0;
+    record->major = (int)yyjson_get_sint(yyjson_obj_get(root, "major"));
     return 0;
 }
 
@@ -108,11 +120,16 @@ static int first_number(const char *directory, const char *name, const char *lea
 
 static void look_around(const char *directory, const char *name, struct local_record *record)
 {
-    record->major = first_number(directory, name, "data/PG_VERSION");
+    const char *version = record->member ? "member/data/PG_VERSION" : "data/PG_VERSION";
+    int major = first_number(directory, name, version);
+    if (major != 0 || !record->member)
+        record->major = major;
+    record->token = record->member ? first_line(directory, name, "token") : NULL;
     record->password = first_line(directory, name, "password");
     record->owner_password = first_line(directory, name, "owner-password");
-    int pid = first_number(directory, name, "data/postmaster.pid");
-    char *data = local_path(directory, "", name, "data");
+    int pid =
+        first_number(directory, name, record->member ? "member/data/postmaster.pid" : "data/postmaster.pid");
+    char *data = local_data_path(directory, name, record->member);
     if (pid != 0 && local_pid_alive(pid, data))
         record->pid = pid;
     free(data);
@@ -142,6 +159,8 @@ int local_record_load(const char *directory, const char *name, struct local_reco
         look_around(directory, name, &record);
         if (!record.creating && record.password == NULL)
             rc = err_set(&fault, ERRC_CORRUPT, "%s/password cannot be read", path);
+        else if (!record.creating && record.member && record.token == NULL)
+            rc = err_set(&fault, ERRC_CORRUPT, "%s/token cannot be read", path);
     }
     free(path);
     free(file);

@@ -34,8 +34,12 @@ static int free_of(const struct space_op *s, const char *folder, uint64_t *ret, 
 static void space_run(struct work *work)
 {
     struct space_op *s = work->data;
-    if (free_of(s, "data", &s->space.data_free, &s->err) == 0)
+    struct err none = {0};
+    if (free_of(s, "data", &s->space.data_free, &none) == 0)
         (void)free_of(s, "data/pg_wal", &s->space.wal_free, &s->err);
+    else if (free_of(s, "member", &s->space.data_free, &s->err) == 0 && /* where its data will be */
+             free_of(s, "member/data/pg_wal", &s->space.wal_free, &none) == ERRC_NOT_FOUND)
+        s->space.wal_free = s->space.data_free;
 }
 
 static void space_answer(struct space_op *s)

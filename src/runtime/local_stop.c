@@ -16,7 +16,7 @@
  *
  * QUEUED waits for earlier operations on the instance.
  * LOOK waits for a worker that reads instance.json.
- * HALT waits for the postmaster to end (local_halt).
+ * HALT waits for the postmaster, or a member's agent, to end (local_halt).
  * DELETE waits for a worker that moves the directory aside and deletes it; while processes still work in it,
  * it waits for its timer and tries again.
  */
@@ -88,10 +88,12 @@ static void delete_run(struct work *work)
     char *path = local_path(directory, "", s->op.name, NULL);
     char *old = local_path(directory, ".old-", s->op.name, NULL);
     char *new = local_path(directory, ".new-", s->op.name, NULL);
-    char *data = local_path(directory, "", s->op.name, "data");
+    char *data = local_data_path(directory, s->op.name, s->record.member);
     /* backends of a killed postmaster, or the initdb of a killed manager */
-    s->orphans =
-        s->record.name != NULL ? local_orphans(data, s->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL) : 0;
+    int number = s->tries < LOCAL_TERM_TRIES ? SIGTERM : SIGKILL;
+    s->orphans = s->record.name != NULL ? local_orphans(data, number) : 0;
+    if (s->record.member)
+        s->orphans += local_agent_strays(directory, s->op.name, number);
     int rc = s->orphans > 0 ? ERRC_CONFLICT : local_tree_delete(old, &s->err);
     if (rc == 0)
         rc = local_tree_delete(new, &s->err);
@@ -146,12 +148,20 @@ static void on_halted(struct local_halt *halt, const struct err *err, void *data
         enter_delete(s);
 }
 
+static bool has_agent(const struct stop_op *s)
+{
+    return s->record.agent_pid != 0 || s->record.watch_pid != 0;
+}
+
 static void enter_halt(struct stop_op *s)
 {
     sm_move(&s->sm, HALT);
-    char *data = local_path(s->op.local->directory, "", s->op.name, "data");
-    local_halt_start(&s->halt, s->op.local, s->record.pid, data, s->record.creating, s->removing, on_halted,
-                     s);
+    char *data = local_data_path(s->op.local->directory, s->op.name, s->record.member);
+    if (has_agent(s))
+        local_halt_agent(&s->halt, s->op.local, &s->record, data, on_halted, s);
+    else
+        local_halt_start(&s->halt, s->op.local, s->record.pid, data, s->record.creating, s->removing,
+                         on_halted, s);
     free(data);
 }
 
@@ -162,6 +172,8 @@ static void look_run(struct work *work)
     struct stop_op *s = work->data;
     if (local_record_load(s->op.local->directory, s->op.name, &s->record, &s->err) == ERRC_NOT_FOUND)
         err_clear(&s->err);
+    else if (s->record.member)
+        local_agent_look(s->op.local->directory, &s->record);
 }
 
 static void look_done(struct work *work, int code)
@@ -171,7 +183,7 @@ static void look_done(struct work *work, int code)
         err_set(&s->err, ERRC_CANCELED, "the runtime was closed");
     if (s->err.code != ERRC_NONE)
         finish(s, NULL);
-    else if (s->record.pid != 0)
+    else if (s->record.pid != 0 || has_agent(s))
         enter_halt(s);
     else if (s->removing)
         enter_delete(s); /* also what an interrupted removal left */

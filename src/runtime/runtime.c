@@ -16,7 +16,17 @@ int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_
                    struct err *err)
 {
     int rc = name_check(spec->name, err);
+    if (rc == 0 && spec->member && !rt->backend->members)
+        rc = err_set(err, ERRC_UNSUPPORTED, "instance %s: the %s runtime makes one instance for each shard",
+                     spec->name, rt->backend->kind);
+    if (rc == 0 && spec->member && (spec->password == NULL || spec->password[0] == '\0'))
+        rc = err_set(err, ERRC_INVALID, "instance %s: a member needs the password of its shard", spec->name);
     return rc != 0 ? rc : rt->backend->ensure(rt, spec, cb, data, err);
+}
+
+bool runtime_instance_runs(const struct runtime_instance *instance)
+{
+    return instance->member ? instance->agent_pid != 0 : instance->pid != 0;
 }
 
 int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err)

@@ -26,6 +26,15 @@ struct runtime_spec {
     const char *const *settings; /* "name = value" lines for postgresql.conf, NULL-terminated, or NULL */
     uint64_t min_free_bytes;     /* refuse when the disk has less; 0 = 512 MiB */
     bool must_exist;             /* ERRC_NOT_FOUND rather than make it: it held rows */
+    /*
+     * One of a shard's several instances. What is made is its agent, which then waits for orders: ensure
+     * succeeds when the agent answers, with or without a server. Owner and database are made once there is a
+     * primary, by ensuring that one with `primary`.
+     */
+    bool member;
+    bool primary; /* a member that was ordered to be the primary: also waits until its server lets us in, and
+                     makes owner and database there */
+    const char *password; /* a member's: of the role "shardherd", the same for all members of the shard */
 };
 
 struct runtime_instance {
@@ -33,11 +42,16 @@ struct runtime_instance {
     const char *database;
     const char *shard;
     struct instance_access access;
-    const char *data_directory; /* local only, else NULL */
+    const char *data_directory; /* local only, else NULL; a member's may not be there yet */
     int pid;                    /* postmaster, 0 = not running or unknown; in a container 1 */
+    bool member;                /* access.agent_... is set */
+    int agent_pid;              /* a member's, 0 = not running */
     int64_t
         due_us; /* wall clock: ensure it again then, a password or certificate is to be renewed; 0 = never */
 };
+
+/* Nothing is to be started again: a member runs when its agent does, which may have no server. */
+bool runtime_instance_runs(const struct runtime_instance *instance);
 
 typedef void (*runtime_instance_cb)(const struct err *err, const struct runtime_instance *instance,
                                     void *data);
@@ -72,17 +86,18 @@ struct runtime_backend {
     int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
+    bool members;                                                           /* it can make them */
 };
 
 struct runtime {
     const struct runtime_backend *backend;
 };
 
-/* Creates if missing, starts if stopped, waits until it accepts connections; the instance is in the answer.
- */
+/* Creates if missing, starts if stopped, waits until it accepts connections (a member: until its agent
+ * answers); the instance is in the answer. ERRC_UNSUPPORTED: this runtime makes no members. */
 int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_instance_cb cb, void *data,
                    struct err *err);
-/* Fast shutdown; success if it was not running. */
+/* Fast shutdown, of a member's agent as well; success if it was not running. */
 int runtime_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 /* Stops and deletes data and secrets of exactly this instance; success if it does not exist. */
 int runtime_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
@@ -99,7 +114,8 @@ void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 /* ---- local processes ---- */
 
 struct runtime_local_options {
-    /* Holds <name>/{data,instance.json,password,owner-password,log}; made if missing, 0700, as root 0711. */
+    /* Holds <name>/{data,instance.json,password,owner-password,log}, of a member
+     * <name>/{member/data,token,...}; made if missing, 0700, as root 0711. */
     const char *directory;
     const char
         *bin_directory;  /* with initdb and postgres; NULL = search (newest of PATH, /usr/lib/postgresql) */
@@ -110,6 +126,7 @@ struct runtime_local_options {
      */
     int first_port;
     const char *user; /* as root: run servers as this user; NULL = "postgres" if it exists, else "nobody" */
+    const char *program; /* shardherd, which is also the agent; NULL = the program that runs */
 };
 /*
  * Looks for programs and makes the directory, so it touches the disk: call it at start-up. ERRC_NOT_FOUND

@@ -278,7 +278,7 @@ class Rig:
             wait_until(lambda name=shard["name"]: self.listeners(name) == [], what="the end of listening")
             left = self.sql(
                 shard["name"],
-                "SELECT 'slot', slot_name::text FROM pg_replication_slots UNION ALL "
+                "SELECT 'slot', slot_name::text FROM pg_replication_slots WHERE slot_type = 'logical' UNION ALL "
                 "SELECT 'subscription', subname FROM pg_subscription UNION ALL "
                 "SELECT 'publication', pubname FROM pg_publication WHERE pubname <> 'shardherd_sample' UNION ALL "
                 "SELECT 'gate', move FROM shardherd.gate UNION ALL "

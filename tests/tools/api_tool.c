@@ -311,9 +311,10 @@ static int fake_remove(struct runtime *rt, const char *name, runtime_done_cb cb,
     return runtime_later(NULL, cb, data);
 }
 
-static int spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
-                   struct err *err)
+static int spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
+                   struct runtime_spec *ret, struct err *err)
 {
+    (void)number;
     (void)data, (void)err;
     *ret = (struct runtime_spec){.name = "none", .database = db->name, .shard = shard, .owner = "app"};
     return 0;

@@ -30,8 +30,9 @@ static struct fleet_instance *add(struct fleet *fleet, const char *name, const c
  * connection. */
 static void test_access_is_copied_whole(void **state)
 {
-    char texts[][24] = {"host",    "user",   "password",         "dbname",       "sslmode",    "sslrootcert",
-                        "sslcert", "sslkey", "peer_sslrootcert", "peer_sslcert", "peer_sslkey"};
+    char texts[][24] = {"host",        "user",       "password",   "dbname",           "sslmode",
+                        "sslrootcert", "sslcert",    "sslkey",     "peer_sslrootcert", "peer_sslcert",
+                        "peer_sslkey", "agent_host", "agent_token"};
     (void)state;
     const struct instance_access from = {.host = texts[0],
                                          .port = 7,
@@ -45,18 +46,23 @@ static void test_access_is_copied_whole(void **state)
                                          .peer_sslrootcert = texts[8],
                                          .peer_sslcert = texts[9],
                                          .peer_sslkey = texts[10],
+                                         .agent_host = texts[11],
+                                         .agent_token = texts[12],
+                                         .agent_port = 8,
                                          .lent = true};
     struct instance_access to;
     instance_access_copy(&to, &from);
-    char *const copied[] = {to.host,        to.user,    to.password, to.dbname,           to.sslmode,
-                            to.sslrootcert, to.sslcert, to.sslkey,   to.peer_sslrootcert, to.peer_sslcert,
-                            to.peer_sslkey};
-    assert_int_equal(sizeof from, sizeof copied + 2 * sizeof(char *)); /* a new member belongs in here */
+    char *const copied[] = {
+        to.host,        to.user,       to.password,   to.dbname,           to.sslmode,
+        to.sslrootcert, to.sslcert,    to.sslkey,     to.peer_sslrootcert, to.peer_sslcert,
+        to.peer_sslkey, to.agent_host, to.agent_token};
+    assert_int_equal(sizeof from, sizeof copied + 3 * sizeof(char *)); /* a new member belongs in here */
     for (size_t i = 0; i < sizeof copied / sizeof copied[0]; i++) {
         assert_string_equal(copied[i], texts[i]);
         assert_ptr_not_equal(copied[i], texts[i]);
     }
     assert_int_equal(to.port, 7);
+    assert_int_equal(to.agent_port, 8);
     assert_true(to.lent);
     instance_access_clear(&to);
     assert_null(to.sslkey);

@@ -66,6 +66,32 @@ static char *read_source(const char *name)
 
 /* ---- what it means ---- */
 
+static void expect_makeable(const char *text, bool kept, enum err_code code)
+{
+    struct database_spec spec = good(text);
+    struct err err = {0};
+    assert_int_equal(database_spec_makeable(&spec, kept, &err), code);
+    assert_int_equal(err.code, code);
+    database_spec_free(&spec);
+}
+
+static void test_instances(void **state)
+{
+    (void)state;
+    expect_makeable(HEAD "spec:\n  shards: 1\n" TABLES, false, ERRC_NONE);
+    expect_makeable(HEAD "spec:\n  shards: 1\n  instances: 3\n" TABLES, false, ERRC_UNSUPPORTED);
+    expect_makeable(HEAD "spec:\n  shards: 1\n  instances: 9\n" TABLES, true, ERRC_NONE);
+    /* names of 32 letters each, as of a single instance, are too many for a replication slot */
+    expect_makeable("apiVersion: shardherd.io/v1alpha1\nkind: ShardedDatabase\n"
+                    "metadata: {name: a2345678901234567890123456789012}\n"
+                    "spec:\n  shards: [{name: b234567890123456789012}]\n  instances: 2\n" TABLES,
+                    true, ERRC_INVALID);
+    expect_makeable("apiVersion: shardherd.io/v1alpha1\nkind: ShardedDatabase\n"
+                    "metadata: {name: a2345678901234567890123456789012}\n"
+                    "spec:\n  shards: [{name: b23456789012345678901}]\n  instances: 2\n" TABLES,
+                    true, ERRC_NONE);
+}
+
 static void test_least(void **state)
 {
     (void)state;
@@ -76,6 +102,7 @@ static void test_least(void **state)
     assert_int_equal(spec.shard_count, 1);
     expect_range(&spec.shards[0], "s1", INT64_MIN, INT64_MAX);
     assert_null(spec.shards[0].instance);
+    assert_int_equal(spec.instances, 1);
     assert_int_equal(spec.table_count, 1);
     assert_string_equal(spec.tables[0].name, "public.orders");
     assert_string_equal(spec.tables[0].key, "customer_id");
@@ -392,6 +419,12 @@ static const struct {
      "d.yaml:6:22: unknown key \"kye\" (did you mean \"key\"?)"},
     {SPEC("  shards: 2\n  tables:\n  - {name: Orders, key: a}\n  - {name: public.orders, key: b}\n"),
      "d.yaml:8:5: spec.tables[1]: table public.orders is there already, in line 7: remove one of them"},
+    {SPEC("  shards: 2\n  instances: 10\n" TABLES),
+     "d.yaml:6:14: spec.instances is 10: there can be 9 at most for each shard"},
+    {SPEC("  shards: 2\n  instances: 0\n" TABLES),
+     "d.yaml:6:14: spec.instances: \"0\" is not a number of instances: write 1"},
+    {SPEC("  shards: 2\n  instances: [1]\n" TABLES),
+     "d.yaml:6:14: spec.instances is a list: write a single value"},
     {SPEC("  shards: 2\n" TABLES "  schema: [a]\n"),
      "d.yaml:7:11: spec.schema is a list: write a single value"},
     {SPEC("  shards: 2\n" TABLES "  schema: \"\\0\"\n"),
@@ -485,7 +518,8 @@ static void test_schema_and_docs(void **state)
     assert_non_null(doc);
     yyjson_val *root = yyjson_doc_get_root(doc), *spec = property(root, "spec");
     expect_members(root, (const char *const[]){"apiVersion", "kind", "metadata", "spec", NULL});
-    expect_members(spec, (const char *const[]){"shards", "tables", "schema", "owner", "balance", NULL});
+    expect_members(
+        spec, (const char *const[]){"shards", "instances", "tables", "schema", "owner", "balance", NULL});
     expect_members(yyjson_obj_get(property(spec, "tables"), "items"),
                    (const char *const[]){"name", "key", NULL});
     yyjson_val *list = yyjson_arr_get(yyjson_obj_get(property(spec, "shards"), "oneOf"), 1);
@@ -521,6 +555,7 @@ int main(void)
         cmocka_unit_test(test_defaults_given),
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_instances),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_sample),

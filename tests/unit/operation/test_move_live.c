@@ -46,9 +46,10 @@ static const char schema[] =
     "CREATE TABLE events_old PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2025-01-01');"
     "CREATE TABLE events_new PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2030-01-01')";
 
-static int spec_of(void *data, const struct fleet_database *db, const char *shard, struct runtime_spec *ret,
-                   struct err *err)
+static int spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
+                   struct runtime_spec *ret, struct err *err)
 {
+    (void)number;
     struct rig *rig = data;
     (void)err;
     snprintf(rig->instance, sizeof rig->instance, "%s-%s-0", db->name, shard);

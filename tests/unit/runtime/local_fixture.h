@@ -37,6 +37,10 @@ struct answer {
     int port;
     int pid;
     int count;
+    bool member;
+    int agent_port;
+    int agent_pid;
+    char token[64];
 };
 
 struct fixture {
@@ -44,6 +48,7 @@ struct fixture {
     struct runtime *rt;
     char directory[128];
     char bin[512];
+    char program[512]; /* shardherd of this build */
     int port;
 };
 
@@ -56,6 +61,10 @@ static inline void fixture_init(struct fixture *f)
     assert_int_equal(chmod(f->directory, 0711), 0);
     assert_int_equal(loop_init(&f->loop, env_system(), &err), 0);
     assert_true(pg_server_find(f->bin, sizeof f->bin));
+    ssize_t n = readlink("/proc/self/exe", f->program, sizeof f->program - 32);
+    assert_true(n > 0);
+    f->program[n] = '\0';
+    snprintf(strrchr(f->program, '/'), 32, "/../shardherd"); /* beside the folder of the tests */
     f->port = 12000 + (getpid() * 7) % 10000;
 }
 
@@ -63,7 +72,7 @@ static inline void fixture_open(struct fixture *f)
 {
     struct err err = {0};
     const struct runtime_local_options o = {
-        .directory = f->directory, .bin_directory = f->bin, .first_port = f->port};
+        .directory = f->directory, .bin_directory = f->bin, .first_port = f->port, .program = f->program};
     if (runtime_local_open(&f->loop, &o, &f->rt, &err) != 0)
         fail_msg("%s", err.message);
 }
@@ -145,6 +154,14 @@ static inline int fixture_teardown(void **state)
     DIR *dir = opendir(f->directory);
     const struct dirent *entry;
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
+        struct local_record member = {.name = (char *)(uintptr_t)entry->d_name, .member = true};
+        local_agent_look(f->directory, &member);
+        if (entry->d_name[0] != '.' && member.agent_pid != 0)
+            kill(member.agent_pid, SIGKILL);
+        for (int i = 0; i < 500 && entry->d_name[0] != '.' && member.agent_pid + member.watch_pid != 0; i++) {
+            pg_server_wait_ms(20);
+            local_agent_look(f->directory, &member);
+        }
         char *data = local_path(f->directory, "", entry->d_name, "data");
         for (int i = 0; entry->d_name[0] != '.' && i < 100 && local_orphans(data, SIGKILL) > 0; i++)
             pg_server_wait_ms(20);
@@ -172,8 +189,12 @@ static inline void on_instance(const struct err *err, const struct runtime_insta
     snprintf(a->host, sizeof a->host, "%s", i->access.host);
     snprintf(a->password, sizeof a->password, "%s", i->access.password);
     snprintf(a->data, sizeof a->data, "%s", i->data_directory);
+    snprintf(a->token, sizeof a->token, "%s", i->access.agent_token != NULL ? i->access.agent_token : "");
     a->port = i->access.port;
     a->pid = i->pid;
+    a->member = i->member;
+    a->agent_port = i->access.agent_port;
+    a->agent_pid = i->agent_pid;
 }
 
 static inline void on_done(const struct err *err, void *data)

@@ -1,0 +1,117 @@
+/* The members of a kept shard: who they are in the fleet, and making one anew that is missing. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "manager/ha_shards_impl.h"
+
+#define AGAIN_NS (10 * ENV_NS_PER_S) /* after a member could not be made */
+
+bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance)
+{
+    return instance->access.agent_host != NULL && strcmp(instance->database, k->database) == 0 &&
+           strcmp(instance->shard, k->shard) == 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct shard_keeper_member *x = a, *y = b;
+    return strcmp(x->name, y->name);
+}
+
+unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX])
+{
+    unsigned count = 0;
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (!ha_shards_owner(k, i) || count == HA_INSTANCES_MAX)
+            continue;
+        members[count++] = (struct shard_keeper_member){.name = i->name,
+                                                        .host = i->access.host,
+                                                        .http_port = i->access.agent_port,
+                                                        .port = i->access.port,
+                                                        .agent_host = i->access.agent_host,
+                                                        .token = i->access.agent_token};
+    }
+    qsort(members, count, sizeof *members, by_name);
+    return count;
+}
+
+char *ha_members_text(const struct shard_keeper_member *members, unsigned count)
+{
+    struct buf text = {0};
+    for (unsigned i = 0; i < count; i++)
+        (void)buf_printf(&text, "%s %s %d %s %d %s\n", members[i].name, members[i].host, members[i].port,
+                         members[i].agent_host, members[i].http_port,
+                         members[i].token != NULL ? members[i].token : "");
+    return buf_take(&text);
+}
+
+/* ---- making ---- */
+
+struct making {
+    struct ha_shards *all;
+    char *database, *shard, *name;
+};
+
+static void add(struct making *m, const struct runtime_instance *made)
+{
+    struct fleet_instance *instance;
+    if (fleet_find_instance(m->all->o.fleet, made->name) != NULL ||
+        fleet_add_instance(m->all->o.fleet, made->name, m->all->o.operations->services.runtime->backend->kind,
+                           &made->access, &instance, NULL) != 0)
+        return;
+    free(instance->database);
+    free(instance->shard);
+    instance->database = mem_strdup(m->database);
+    instance->shard = mem_strdup(m->shard);
+}
+
+static void on_made(const struct err *err, const struct runtime_instance *made, void *data)
+{
+    struct making *m = data;
+    struct ha_shards *h = m->all;
+    if (err != NULL)
+        log_event(LOG_ERROR, "a member that is missing could not be made", "db", m->database, "shard",
+                  m->shard, "instance", m->name, "err", err->message, NULL);
+    else if (!h->closing)
+        add(m, made);
+    h->making = false;
+    h->make_ns = loop_now(h->o.loop) + (err != NULL ? AGAIN_NS : 0);
+    free(m->database);
+    free(m->shard);
+    free(m->name);
+    free(m);
+    ha_shards_settle(h);
+}
+
+static void make(struct kept_shard *k, const struct runtime_spec *spec)
+{
+    struct ha_shards *h = k->all;
+    struct making *m = mem_alloc(sizeof *m);
+    struct err err = {0};
+    *m = (struct making){h, mem_strdup(k->database), mem_strdup(k->shard), mem_strdup(spec->name)};
+    log_event(LOG_WARN, "a member of the shard is missing and is made anew", "db", k->database, "shard",
+              k->shard, "instance", spec->name, NULL);
+    h->making = true;
+    h->open++;
+    if (runtime_ensure(h->o.operations->services.runtime, spec, on_made, m, &err) != 0)
+        on_made(&err, NULL, m);
+}
+
+/* One at a time. It comes empty: its keeper has it cloned. */
+void ha_members_make(struct kept_shard *k, const struct fleet_database *db)
+{
+    struct ha_shards *h = k->all;
+    const struct operation_services *s = &h->o.operations->services;
+    for (unsigned i = 0; i < db->instances && !h->making && loop_now(h->o.loop) >= h->make_ns; i++) {
+        struct runtime_spec spec = {0};
+        struct err err = {0};
+        if (s->runtime != NULL && s->spec_of(s->spec_data, db, k->shard, (int)i, &spec, &err) == 0 &&
+            fleet_find_instance(h->o.fleet, spec.name) == NULL)
+            make(k, &spec);
+    }
+}

@@ -1,0 +1,55 @@
+/*
+ * ha_shards: the keepers (ha/shard_keeper.h) of all shards that have several instances.
+ *
+ * A shard is kept from ha_shards_drive() on, or, when its database is provisioned already, from the next
+ * ha_shards_look() on, until ha_shards_release() or the end. While this manager does not lead nothing is
+ * kept: whoever deposes it closes the object. The members and their agents are those of the fleet.
+ *
+ * When a shard has another primary its address is written into the routing table, with a new epoch, however
+ * often that has to be tried; a move that publishes at the same moment tries again as well.
+ */
+#ifndef MANAGER_HA_SHARDS_H
+#define MANAGER_HA_SHARDS_H
+
+#include "api/api.h"
+#include "operation/operation.h"
+
+struct ha_shards;
+
+struct ha_shards_options { /* all pointers outlive the object */
+    struct loop *loop;
+    struct store *store;
+    struct fleet *fleet;
+    struct operations *operations;
+    /* What is known of a member (instance->member) changed; not for each byte that it is behind. */
+    void (*changed)(const struct fleet_instance *instance, void *data);
+    void *data;
+};
+
+struct ha_shards *ha_shards_new(const struct ha_shards_options *options);
+/* Every callback that is owed comes before `closed`, with ERRC_CANCELED. Servers stay as they are. Once. */
+void ha_shards_close(struct ha_shards *h, void (*closed)(void *data), void *data);
+
+/* For operation_services; data = struct ha_shards. */
+int ha_shards_drive(void *data, const char *database, const char *shard, operation_driven_cb done,
+                    void *done_data, struct err *err);
+int ha_shards_release(void *data, const char *database, const char *shard,
+                      void (*done)(const struct err *err, void *data), void *done_data, struct err *err);
+
+/* Call it each second: begins to keep what the routing tables list, and notes in the fleet what is known. */
+void ha_shards_look(struct ha_shards *h);
+
+/*
+ * Begins a switchover to this instance, or to the standby that has most (NULL). ERRC_UNSUPPORTED: it is
+ * not kept, or has one instance; ERRC_INVALID: no such standby; ERRC_CONFLICT: not now.
+ */
+int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                     struct err *err);
+
+/* For the API; false = it is not kept. Texts live until the next turn. */
+bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret);
+
+/* Whether a shard is kept and another primary is being made for it just now. */
+bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard);
+
+#endif

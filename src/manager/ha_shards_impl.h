@@ -1,0 +1,61 @@
+/* ha_shards_impl: shared by ha_shards.c and ha_shards_route.c; nobody else includes it. */
+#ifndef MANAGER_HA_SHARDS_IMPL_H
+#define MANAGER_HA_SHARDS_IMPL_H
+
+#include "ha/shard_keeper.h"
+#include "manager/ha_shards.h"
+
+struct ha_shards {
+    struct ha_shards_options o;
+    struct list shards;        /* of struct kept_shard */
+    struct list releases;      /* of struct release */
+    struct loop_timer turn;    /* while somebody waits for a primary, or a table has to follow */
+    struct loop_timer release; /* of 0 ns: releases are looked at */
+    unsigned open;             /* keepers not closed yet, calls of the store, publications */
+    bool making;               /* a member */
+    uint64_t make_ns;          /* not before */
+    unsigned publishing;       /* of them */
+    bool closing;
+    void (*closed)(void *data);
+    void *closed_data;
+    struct loop_task gone;
+};
+
+/*
+ * A shard. `keeper` is NULL until all of its members are known, and again when it was closed; `closing`: its
+ * keeper is being closed, then it goes.
+ */
+struct kept_shard {
+    struct list node;
+    struct ha_shards *all;
+    char *database, *shard;
+    struct shard_keeper *keeper;
+    bool closing;
+    bool again;    /* its keeper is being closed, since its members have changed */
+    char *members; /* that it has, as ha_members_text() tells them: a secret */
+    char *primary; /* the last that was opened, NULL = none yet */
+    uint64_t term; /* of it */
+    struct list waiters;
+};
+
+/* ---- ha_shards_route.c ---- */
+/* True: a table does not name the primary yet, and will be written, or is being written. */
+bool ha_shards_follow(struct ha_shards *h);
+/* What the keeper knows of its members goes into the fleet. */
+void ha_shards_note(const struct kept_shard *k);
+
+/* ---- ha_members.c ---- */
+bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance);
+/* In the order of their numbers, which have one digit. Texts are the fleet's. Returns how many. */
+unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
+/* All that a keeper has to know of them: a secret, to be freed. */
+char *ha_members_text(const struct shard_keeper_member *members, unsigned count);
+/* Makes one that the fleet does not have. */
+void ha_members_make(struct kept_shard *k, const struct fleet_database *db);
+
+/* ---- ha_shards.c ---- */
+void ha_shards_turn_soon(struct ha_shards *h);
+/* The last thing that was open has ended: the object may go. */
+void ha_shards_settle(struct ha_shards *h);
+
+#endif
