@@ -400,6 +400,78 @@ def test_cancelled_commits(shard):
         connection.execute("INSERT INTO t VALUES (9)")
 
 
+def until_it_fails(primary, stop_standby):
+    """A session commits one row after the other; the standby is stopped. Seconds from then to the session's error."""
+    stopped, commits = [], []
+    with primary.connect() as connection:
+        timer = threading.Timer(0.3, lambda: (stopped.append(time.monotonic()), stop_standby(), stopped.append(time.monotonic())))
+        timer.start()
+        with pytest.raises(psycopg.OperationalError):
+            while True:
+                connection.execute("INSERT INTO t VALUES (1)")
+                commits.append(time.monotonic())
+                assert not stopped or time.monotonic() < stopped[0] + 20
+        failed = time.monotonic()
+        timer.join()
+    return failed - stopped[0], [at for at in commits if at > stopped[1] + 0.1]  # what was on its way
+
+
+def report(what, seconds):
+    ordered = sorted(seconds)
+    print(f"{what}: {len(ordered)} runs, median {ordered[len(ordered) // 2]:.3f} s, longest {ordered[-1]:.3f} s")
+
+
+@pytest.mark.slow
+def test_cancelled_commits_measured(shard):
+    """How long a commit can wait, and so be cancelled and acknowledged falsely, after the last standby is gone or silent."""
+    a, b = shard.of("ab", sync={"need": 1, "members": ["b"]})
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+
+    def receiver_gone():
+        b.process.kill()
+        b.process.wait()
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def receiver_silent():
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def back():
+        if b.process.poll() is not None:
+            b.start()  # it follows by itself
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: any(s["state"] == "streaming" for s in a.status()["standbys"]), 30, "streaming")
+
+    gone, silent = [], []
+    for _ in range(12):
+        seconds, late = until_it_fails(a, receiver_gone)
+        assert late == []
+        gone.append(seconds)
+        back()
+    for _ in range(4):
+        seconds, late = until_it_fails(a, receiver_silent)
+        assert late == []
+        silent.append(seconds)
+        back()
+    report("the last standby's server killed", gone)
+    report("the last standby frozen", silent)
+    assert max(gone) < 1.0  # half of it, and a slow machine
+    assert max(silent) < 4.5  # wal_sender_timeout counts from the last word
+    for after in (0.1, 0.4):
+        receiver_gone()
+        print(f"cancelled after {after} s: {hung_commits(a, after, 10)} of 10 acknowledged falsely, the standby gone")
+        back()
+    receiver_silent()
+    print(f"cancelled after 1 s: {hung_commits(a, 1.0, 6)} of 6 acknowledged falsely, from when the standby fell silent")
+    back()
+
+
 def login(member, **more):
     return psycopg.connect(
         host="127.0.0.1", port=member.port, user="app", password="app", dbname="postgres", autocommit=True, **more
