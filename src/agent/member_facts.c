@@ -204,7 +204,8 @@ static void facts_ask(struct member *m)
         "'RecoveryWalStream')), "
         "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint, "
         "current_setting('shardherd.settings', true), "
-        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us */
+        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us
+         */
         "CASE WHEN current_setting('shardherd.held', true) = 'on' THEN (SELECT count(pg_terminate_backend("
         "pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM "
         "'" AGENT_SUPERUSER "') END, "
@@ -282,10 +283,9 @@ static void connect_server(struct member *m)
 {
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
-    m->conn =
-        conn_make(m, &events,
-                  "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
-                  "-c default_transaction_read_only=off");
+    m->conn = conn_make(m, &events,
+                        "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
+                        "-c default_transaction_read_only=off");
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);

@@ -1,7 +1,7 @@
 /*
- * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a primary
- * that was started anew, and one that acknowledges alone, is confirmed only after the store, or every other
- * member, has said so at a moment after we heard of it.
+ * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a
+ * primary that was started anew, and one that acknowledges alone, is confirmed only after the store, or every
+ * other member, has said so at a moment after we heard of it.
  */
 #include <string.h>
 
@@ -34,8 +34,8 @@ static void read_done(const struct err *err, const struct store_entry *entry, vo
     keeper_turn_soon(k);
 }
 
-/* None of them has heard of a later term, and each was heard after the primary: who made another one would have asked
- * at least one of them. */
+/* None of them has heard of a later term, and each was heard after the primary: who made another one would
+ * have asked at least one of them. */
 static bool peers_say_so(const struct shard_keeper *k)
 {
     uint64_t term = ha_newest(&k->record.op.ha)->term;
