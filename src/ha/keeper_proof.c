@@ -8,6 +8,8 @@
 #include "base/log.h"
 #include "ha/keeper_impl.h"
 
+#define PEERS_NS (1100 * ENV_NS_PER_MS) /* statuses come each second */
+
 static void proved(struct shard_keeper *k)
 {
     member_link_proved(k->members[k->proof_of].link, k->proof_clock);
@@ -48,6 +50,16 @@ static bool peers_say_so(const struct shard_keeper *k)
     return k->shard.count > 1;
 }
 
+/* For a lease, which is not urgent, the next words of the others will do, which cost nothing. */
+static bool peers_will_say(const struct shard_keeper *k)
+{
+    const struct member_status *primary = keeper_status(k, k->proof_of);
+    bool urgent = primary == NULL || !primary->confirmed || k->shard.count == 1;
+    for (unsigned i = 0; i < k->shard.count; i++)
+        urgent |= keeper_status(k, (int)i) == NULL;
+    return !urgent && loop_now(k->loop) < k->proof_ns + PEERS_NS;
+}
+
 void keeper_prove(struct shard_keeper *k)
 {
     int primary = ha_newest(&k->record.op.ha)->primary;
@@ -63,6 +75,6 @@ void keeper_prove(struct shard_keeper *k)
     }
     if (peers_say_so(k))
         proved(k);
-    else if (!k->proving && !k->calling)
+    else if (!k->proving && !k->calling && !peers_will_say(k))
         k->proving = store_get(k->store, k->key, read_done, k, NULL) == 0;
 }

@@ -398,6 +398,50 @@ def restart(herd, **environment):
     until(herd, lambda: herd.primary()[0] is not None, 30, "the primary")
 
 
+@pytest.fixture
+def couple(shardherd, tool):
+    """Two members and their keeper: alone the primary acknowledges by a lease."""
+    shard = make_shard(shardherd, DEFAULT)
+    members = [shard.member(name) for name in "ab"]
+    keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
+    try:
+        yield keeper
+        keeper.stop()
+    finally:
+        if keeper.process.poll() is None:
+            keeper.kill()
+        for member in members:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+@pytest.mark.slow
+def test_alone_by_a_lease(couple):
+    """The standby is gone and excluded: the primary goes on while the store confirms its term, and no longer."""
+    a, b = couple.members
+    until(couple, lambda: couple.primary() == ("a", 1), 30, "the first primary")
+    streaming(couple, "b")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE w (id bigint)")
+    node_dies(b)
+    until(couple, lambda: a.value("SHOW synchronous_standby_names") == "", 20, "it to be excluded")
+    writer = Writer([a])
+    time.sleep(6)  # longer than a lease
+    assert writer.longest_pause() < 2, dump(couple.members, couple)
+    couple.kill()
+    killed = time.monotonic()
+    until(couple, lambda: a.status()["reported"] == "fenced", 10, "the lease to run out")
+    assert max(writer.times) - killed < 4.2
+    print(f"the last commit {max(writer.times) - killed:.3f} s after the keeper's death")
+    couple.start()
+    count = len(writer.acknowledged)
+    until(couple, lambda: len(writer.acknowledged) > count + 50, 20, "writes again")
+    b.start()
+    until(couple, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")', 30, "a sync set with it")
+    writer.end()
+    assert lost(a, writer) == []
+
+
 @pytest.mark.slow
 def test_member_that_is_to_go(herd):
     """It leaves the sync set, then it is stopped, and nobody can order it to life again, not even a failover."""
