@@ -242,7 +242,7 @@ bool member_lease_held(const struct member *m);
  * that it stood still for so long has its order confirmed anew before it starts a primary again: meanwhile
  * another may be one. Called by a timer and wherever a primary begins or ends.
  */
-#define MEMBER_TURN_NS (4 * ENV_NS_PER_S)
+#define MEMBER_TURN_NS (10 * ENV_NS_PER_S) /* an overloaded machine is not to make an outage of it */
 void member_turn(struct member *m);
 
 /* ---- member_inputs.c ---- */
