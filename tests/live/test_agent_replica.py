@@ -525,6 +525,7 @@ def test_closed(shard):
     assert a.refused(2, "primary") == (409, "closed")
     a.stop()
     a.start()
+    a.settled("stopped")  # it has read what it is
     assert a.refused(9, "standby") == (409, "closed")
     assert a.lease(1)[0] == 409
     a.no_server()
