@@ -269,7 +269,8 @@ static void settings_text(struct buf *out, const struct agent_options *o)
 
 static void hba_text(struct buf *out, const struct agent_options *o, bool tls)
 {
-    const char *type = tls ? "hostssl" : "host", *more = o->client_certificates ? " clientcert=verify-ca" : "";
+    const char *type = tls ? "hostssl" : "host",
+               *more = o->client_certificates ? " clientcert=verify-ca" : "";
     const char *who = o->held ? AGENT_SUPERUSER : "all";
     (void)buf_add_text(out,
                        "# Written by the shardherd agent before each start; changes made here are lost.\n"

@@ -24,8 +24,9 @@ static void part(struct buf *out, const char *name, const char *value)
     (void)buf_addc(out, '\'');
 }
 
-/* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be issued for.
- * We show no certificate: that there is no such file keeps libpq from looking for one in the home directory. */
+/* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be
+ * issued for. We show no certificate: that there is no such file keeps libpq from looking for one in the home
+ * directory. */
 static void upstream_tls(struct buf *out, const struct agent_options *o)
 {
     char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *none = mem_printf("%s.crt", o->data);

@@ -12,7 +12,8 @@
 #define FACTS_NS (1 * ENV_NS_PER_S)
 #define SOON_NS  (20 * ENV_NS_PER_MS)  /* while it starts or is promoted, or an order is carried out */
 #define HELD_NS  (100 * ENV_NS_PER_MS) /* while nobody is to be in it */
-#define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: after at most 0.3 s */
+#define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: */
+#define SHORT_NS (100 * ENV_NS_PER_MS) /* so long after the first, together at most 0.25 s */
 
 static void connect_server(struct member *m);
 
@@ -31,6 +32,8 @@ static void guard_answered(struct pg_conn *conn, const struct pg_reply *reply, v
     if (conn != m->conn || reply->err != NULL)
         return;
     m->guard_short = pg_value_bool(reply, 0, 0) ? m->guard_short + 1 : 0;
+    if (m->guard_short > 0)
+        loop_timer_start(&m->guard_timer, SHORT_NS);
     if (pg_value_int64(reply, 0, 1, &ended) && ended > 0) {
         m->guard_ended += (uint64_t)ended;
         log_event(LOG_ERROR, "commits that waited for standbys which do not stream were ended", "sessions",
@@ -201,7 +204,8 @@ static void facts_ask(struct member *m)
         "'RecoveryWalStream')), "
         "(extract(epoch FROM clock_timestamp() - w.last_msg_receipt_time) * 1000)::bigint, "
         "current_setting('shardherd.settings', true), "
-        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us */
+        /* our own setting says that the postmaster lets nobody else in any more: it loads before it tells us
+         */
         "CASE WHEN current_setting('shardherd.held', true) = 'on' THEN (SELECT count(pg_terminate_backend("
         "pid)) FROM pg_stat_activity WHERE backend_type = 'client backend' AND usename IS DISTINCT FROM "
         "'" AGENT_SUPERUSER "') END, "
@@ -279,10 +283,9 @@ static void connect_server(struct member *m)
 {
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
-    m->conn =
-        conn_make(m, &events,
-                  "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
-                  "-c default_transaction_read_only=off");
+    m->conn = conn_make(m, &events,
+                        "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
+                        "-c default_transaction_read_only=off");
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);

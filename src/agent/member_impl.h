@@ -79,13 +79,13 @@ struct member_facts {
     bool complete;     /* `flushed` is all that is on disk: not so while a standby reads what it has */
     int64_t silent_ms; /* since the upstream's last word, -1 = none */
     int64_t timeline, receivers;
-    int64_t strangers;  /* sessions that were ended because it is held */
+    int64_t strangers;           /* sessions that were ended because it is held */
     char mark[MEMBER_MARK_SIZE]; /* of the settings that the server has loaded, "" = none */
-    uint64_t at_ns;   /* loop time of the answer */
-    unsigned applied; /* how many configurations were loaded when it was asked */
+    uint64_t at_ns;              /* loop time of the answer */
+    unsigned applied;            /* how many configurations were loaded when it was asked */
     char written[TEXT_LSN_SIZE], flushed[TEXT_LSN_SIZE], replayed[TEXT_LSN_SIZE];
     char wal_from[TEXT_LSN_SIZE]; /* the oldest LSN of which there is log */
-    char receiver[32]; /* state of the WAL receiver, "" = there is none */
+    char receiver[32];            /* state of the WAL receiver, "" = there is none */
     char upstream[300];
     char *standbys; /* JSON */
 };
@@ -185,8 +185,8 @@ void member_ordered(struct member *m);
 void member_changed(struct member *m);
 
 /* ---- member_config.c: on workers, but for the first ---- */
-/* The settings that the order makes; to be freed. The last line is their mark, which tells the server's answer
- * that they were loaded. */
+/* The settings that the order makes; to be freed. The last line is their mark, which tells the server's
+ * answer that they were loaded. */
 char *member_settings(const struct member *m);
 /* Whether this is the mark of these settings. */
 bool member_settings_marked(const char *settings, const char *mark);
@@ -238,11 +238,11 @@ bool member_lease_renew(struct member *m, uint64_t heard);
 bool member_lease_held(const struct member *m);
 
 /*
- * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS. An agent that finds that it
- * stood still for so long has its order confirmed anew before it starts a primary again: meanwhile another may be
- * one. Called by a timer and wherever a primary begins or ends.
+ * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS. An agent that finds
+ * that it stood still for so long has its order confirmed anew before it starts a primary again: meanwhile
+ * another may be one. Called by a timer and wherever a primary begins or ends.
  */
-#define MEMBER_TURN_NS (4 * ENV_NS_PER_S)
+#define MEMBER_TURN_NS (10 * ENV_NS_PER_S) /* an overloaded machine is not to make an outage of it */
 void member_turn(struct member *m);
 
 /* ---- member_inputs.c ---- */

@@ -25,7 +25,8 @@ static void add_number(struct buf *b, const char *name, uint64_t number)
 bool member_ready(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    return m->facts.known && !m->ending && !m->order.held && (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
+    return m->facts.known && !m->ending && !m->order.held &&
+           (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
 }
 
 bool member_applied(const struct member *m)

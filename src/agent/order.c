@@ -342,8 +342,8 @@ int marks_save(const char *data, const struct marks *m, struct err *err)
                      "{\"primary\":%s,\"rewinding\":%s,\"rewound\":\"%llu\",\"cloned\":\"%llu\","
                      "\"cloned_seq\":\"%llu\",\"primary_term\":\"%llu\",\"labels\":[",
                      m->primary ? "true" : "false", m->rewinding ? "true" : "false",
-                     (unsigned long long)m->rewound, (unsigned long long)m->cloned, (unsigned long long)m->cloned_seq,
-                     (unsigned long long)m->primary_term);
+                     (unsigned long long)m->rewound, (unsigned long long)m->cloned,
+                     (unsigned long long)m->cloned_seq, (unsigned long long)m->primary_term);
     for (unsigned i = 0; i < m->label_count; i++)
         (void)buf_printf(&b, "%s[\"%u\",\"%llu\"]", i > 0 ? "," : "", (unsigned)m->labels[i].timeline,
                          (unsigned long long)m->labels[i].term);

@@ -32,11 +32,11 @@ struct order {
     uint32_t timeline;          /* which the upstream began as the primary of this term; 0 = not said */
     enum order_rejoin rejoin;
     /* primary */
-    bool initialize; /* make the data directory if there is none */
-    bool closed;     /* stopped, fenced: for good; see order_parse() */
+    bool initialize;  /* make the data directory if there is none */
+    bool closed;      /* stopped, fenced: for good; see order_parse() */
     bool closed_said; /* whether the document says so, or that it is not */
-    bool held;       /* nobody but AGENT_SUPERUSER is let in yet */
-    int sync_need;   /* a commit waits for so many of sync[]; 0 = for none */
+    bool held;        /* nobody but AGENT_SUPERUSER is let in yet */
+    int sync_need;    /* a commit waits for so many of sync[]; 0 = for none */
     int sync_count, slot_count;
     char sync[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE];
     char slots[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE]; /* physical slots to make */
@@ -46,8 +46,8 @@ struct order {
 
 const char *order_role_name(enum order_role role);
 
-/* A document as POST /v1/assign takes it. Who has an order with closed takes no other that does not say whether it
- * is closed. ERRC_INVALID names what is wrong; unknown keys are. */
+/* A document as POST /v1/assign takes it. Who has an order with closed takes no other that does not say
+ * whether it is closed. ERRC_INVALID names what is wrong; unknown keys are. */
 int order_parse(const char *json, size_t length, struct order *ret, struct err *err);
 /* The same document, without "heard"; to be freed. */
 char *order_text(const struct order *o);

@@ -1,10 +1,11 @@
 /*
  * watchdog: a child of the agent that ends PostgreSQL when the agent does not.
  *
- * It holds two deadlines in memory that both share, that of the lease and that by which the agent has to turn again. Shortly before the deadline it sends SIGQUIT to
- * the postmaster, and just before it SIGKILL to all of PostgreSQL, whether the agent runs, is stopped by a
- * signal or hangs. When the agent dies it ends PostgreSQL and the agent's helper program at once, and then
- * itself. It holds the lock of the data directory until then, as it was opened before it was forked.
+ * It holds two deadlines in memory that both share, that of the lease and that by which the agent has to turn
+ * again. Shortly before the deadline it sends SIGQUIT to the postmaster, and just before it SIGKILL to all of
+ * PostgreSQL, whether the agent runs, is stopped by a signal or hangs. When the agent dies it ends PostgreSQL
+ * and the agent's helper program at once, and then itself. It holds the lock of the data directory until
+ * then, as it was opened before it was forked.
  *
  * Deadlines are of env_boot_ns(): steps of the wall clock do not matter, and a sleep of the machine counts.
  */

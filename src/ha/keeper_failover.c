@@ -7,18 +7,19 @@
 #include "operation/operation.h"
 
 #define CHECKPOINT_NS (120 * ENV_NS_PER_S) /* of one try */
-#define SETTLE_NS (30 * ENV_NS_PER_S)
-#define FENCE_NS   (15 * ENV_NS_PER_S) /* a fast stop, and its start as a standby */
-#define DRAIN_NS   (3 * ENV_NS_PER_S)
-#define CONFIRM_NS (1 * ENV_NS_PER_S)
-#define FETCH_NS   (10 * ENV_NS_PER_S)
-#define PROMOTE_NS (10 * ENV_NS_PER_S)
-#define REPOINT_NS (2 * ENV_NS_PER_S)
-#define DEPOSED_NS (100 * ENV_NS_PER_MS) /* an agent knows more than the record that was read last */
+#define SETTLE_NS     (30 * ENV_NS_PER_S)
+#define FENCE_NS      (15 * ENV_NS_PER_S) /* a fast stop, and its start as a standby */
+#define DRAIN_NS      (3 * ENV_NS_PER_S)
+#define CONFIRM_NS    (1 * ENV_NS_PER_S)
+#define FETCH_NS      (10 * ENV_NS_PER_S)
+#define PROMOTE_NS    (10 * ENV_NS_PER_S)
+#define REPOINT_NS    (2 * ENV_NS_PER_S)
+#define DEPOSED_NS    (100 * ENV_NS_PER_MS) /* an agent knows more than the record that was read last */
 
 static const uint64_t bounds[FO_COUNT] = {
-    [FO_CHECKPOINT] = CHECKPOINT_NS, [FO_SETTLE] = SETTLE_NS, [FO_FENCE] = FENCE_NS,     [FO_DRAIN] = DRAIN_NS,     [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
-    [FO_PROMOTE] = PROMOTE_NS, [FO_REPOINT] = REPOINT_NS, [FO_OPEN] = PROMOTE_NS,
+    [FO_CHECKPOINT] = CHECKPOINT_NS, [FO_SETTLE] = SETTLE_NS,   [FO_FENCE] = FENCE_NS,
+    [FO_DRAIN] = DRAIN_NS,           [FO_CONFIRM] = CONFIRM_NS, [FO_FETCH] = FETCH_NS,
+    [FO_PROMOTE] = PROMOTE_NS,       [FO_REPOINT] = REPOINT_NS, [FO_OPEN] = PROMOTE_NS,
 };
 
 static void maybe_kill(struct shard_keeper *k, const char *moment)

@@ -51,7 +51,7 @@ struct shard_keeper {
     struct shard_record record; /* as it is in the store */
     int64_t revision;           /* 0 = it is not there */
     bool loaded;
-    bool proving;                /* a read for keeper_prove() is under way */
+    bool proving;                   /* a read for keeper_prove() is under way */
     uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
     int proof_of;
     bool calling;                /* a call of the store is under way */
@@ -70,9 +70,9 @@ struct shard_keeper {
     enum failover_action action;
     uint64_t deadline_ns, action_ns;
     const char *kill_at; /* tests */
-    uint64_t settling; /* term for which settle() was called, 0 = it has answered */
+    uint64_t settling;   /* term for which settle() was called, 0 = it has answered */
     struct err settle_err;
-    bool begun;        /* the present action has asked for what it waits for */
+    bool begun;           /* the present action has asked for what it waits for */
     char before_life[24]; /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
     uint64_t before;
     struct loop_timer wait;
@@ -92,7 +92,8 @@ void keeper_stand(struct shard_keeper *k);
 void keeper_reload(struct shard_keeper *k);
 
 /* ---- keeper_proof.c ---- */
-/* What the primary's link waits for: that no later term was claimed, by the store or by every other member. */
+/* What the primary's link waits for: that no later term was claimed, by the store or by every other member.
+ */
 void keeper_prove(struct shard_keeper *k);
 
 /* ---- keeper_facts.c ---- */

@@ -7,7 +7,8 @@
 #include "base/mem.h"
 #include "ha/keeper_impl.h"
 
-#define REWIND_NS (5 * ENV_NS_PER_S) /* a rewind or a receiver may fail for so long, e.g. while its upstream starts */
+#define REWIND_NS                                                                                            \
+    (5 * ENV_NS_PER_S) /* a rewind or a receiver may fail for so long, e.g. while its upstream starts */
 
 static void want(struct shard_keeper *k, int i, uint64_t term, struct buf *order, bool lease)
 {
@@ -103,7 +104,8 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, boo
 /* It has an order to follow under this term. */
 static bool is_follower(const struct member_status *s, uint64_t term)
 {
-    return s->term == term && s->seq >= SEQ_FOLLOW && s->seq < SEQ_RETIRED && strcmp(s->assigned, "standby") == 0;
+    return s->term == term && s->seq >= SEQ_FOLLOW && s->seq < SEQ_RETIRED &&
+           strcmp(s->assigned, "standby") == 0;
 }
 
 static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
@@ -157,22 +159,24 @@ static bool speaks_for_itself(const struct member_status *s)
 }
 
 /* It follows, but the log that it needs next is not kept any more. */
-static bool is_left_behind(const struct shard_keeper *k, const struct ha_config *c, const struct member_status *s)
+static bool is_left_behind(const struct shard_keeper *k, const struct ha_config *c,
+                           const struct member_status *s)
 {
     const struct member_status *primary = keeper_status(k, c->primary);
     return s->known && !s->primary && strcmp(s->receiver, "streaming") != 0 && primary != NULL &&
            primary->primary && primary->wal_from > s->flushed;
 }
 
-/* What goes on failing is followed by a clone: a rewind (the log that it needs is gone, say), or a receiver. */
+/* What goes on failing is followed by a clone: a rewind (the log that it needs is gone, say), or a receiver.
+ */
 static void see_failing(struct shard_keeper *k, int i, const struct ha_config *c,
                         const struct member_status *s)
 {
     struct keeper_member *m = &k->members[i];
     uint64_t now = loop_now(k->loop);
     bool clones = m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0);
-    bool fails = s->known ? is_left_behind(k, c, s)
-                          : s->diverged && strcmp(s->reported, "failed") == 0 && !clones;
+    bool fails =
+        s->known ? is_left_behind(k, c, s) : s->diverged && strcmp(s->reported, "failed") == 0 && !clones;
     if (s->known && !fails)
         m->failed_ns = 0;
     else if (m->failed_ns == 0 && fails)

@@ -1,12 +1,14 @@
 /*
- * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a primary
- * that was started anew, and one that acknowledges alone, is confirmed only after the store, or every other
- * member, has said so at a moment after we heard of it.
+ * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a
+ * primary that was started anew, and one that acknowledges alone, is confirmed only after the store, or every
+ * other member, has said so at a moment after we heard of it.
  */
 #include <string.h>
 
 #include "base/log.h"
 #include "ha/keeper_impl.h"
+
+#define PEERS_NS (1100 * ENV_NS_PER_MS) /* statuses come each second */
 
 static void proved(struct shard_keeper *k)
 {
@@ -34,8 +36,8 @@ static void read_done(const struct err *err, const struct store_entry *entry, vo
     keeper_turn_soon(k);
 }
 
-/* None of them has heard of a later term, and each was heard after the primary: who made another one would have asked
- * at least one of them. */
+/* None of them has heard of a later term, and each was heard after the primary: who made another one would
+ * have asked at least one of them. */
 static bool peers_say_so(const struct shard_keeper *k)
 {
     uint64_t term = ha_newest(&k->record.op.ha)->term;
@@ -46,6 +48,16 @@ static bool peers_say_so(const struct shard_keeper *k)
             return false;
     }
     return k->shard.count > 1;
+}
+
+/* For a lease, which is not urgent, the next words of the others will do, which cost nothing. */
+static bool peers_will_say(const struct shard_keeper *k)
+{
+    const struct member_status *primary = keeper_status(k, k->proof_of);
+    bool urgent = primary == NULL || !primary->confirmed || k->shard.count == 1;
+    for (unsigned i = 0; i < k->shard.count; i++)
+        urgent |= keeper_status(k, (int)i) == NULL;
+    return !urgent && loop_now(k->loop) < k->proof_ns + PEERS_NS;
 }
 
 void keeper_prove(struct shard_keeper *k)
@@ -63,6 +75,6 @@ void keeper_prove(struct shard_keeper *k)
     }
     if (peers_say_so(k))
         proved(k);
-    else if (!k->proving && !k->calling)
+    else if (!k->proving && !k->calling && !peers_will_say(k))
         k->proving = store_get(k->store, k->key, read_done, k, NULL) == 0;
 }

@@ -350,7 +350,8 @@ static bool order_due(const struct member_link *l)
 {
     bool proved = !l->guarded || (l->waits_clock == 0 && !l->order_lease) ||
                   (l->proved_clock != 0 && l->proved_clock >= l->waits_clock);
-    return l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired && proved;
+    return l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired &&
+           proved;
 }
 
 static void request_next(struct member_link *l)

@@ -338,7 +338,7 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
 
 void shard_keeper_settled(struct shard_keeper *k, uint64_t term, const struct err *err)
 {
-    if (k->settling != term || term == 0)
+    if (k->settling != term || term == 0 || sm_now(&k->sm) == KEEPER_CLOSED)
         return;
     k->settling = 0;
     err_clear(&k->settle_err);
@@ -361,7 +361,7 @@ int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct sh
                      struct err *err)
 {
     int i = shard_record_find(&k->record, member);
-    if (i < 0)
+    if (i < 0 || sm_now(&k->sm) == KEEPER_CLOSED)
         return err_set(err, ERRC_NOT_FOUND, "shard %s has no member %s", k->name, member);
     set_tags(k, i, tags);
     keeper_turn_soon(k);
@@ -378,7 +378,8 @@ bool shard_keeper_retired(const struct shard_keeper *k, const char *member)
 void shard_keeper_maintenance(struct shard_keeper *k, bool on)
 {
     k->shard.maintenance = on;
-    keeper_turn_soon(k);
+    if (sm_now(&k->sm) != KEEPER_CLOSED)
+        keeper_turn_soon(k);
 }
 
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)

@@ -11,9 +11,9 @@
  * knows a later term, reads it anew and goes on from what it says. Nothing but the record is remembered over
  * a restart; orders are given again, which changes nothing.
  *
- * With options->settle a promoted instance is held: it lets nobody in but shardherd's own role until its guards are
- * said to be settled. A promoted instance may lack a fence or an opening that its predecessor had, so what it
- * owns has to be compared with the store before it accepts a write.
+ * With options->settle a promoted instance is held: it lets nobody in but shardherd's own role until its
+ * guards are said to be settled. A promoted instance may lack a fence or an opening that its predecessor had,
+ * so what it owns has to be compared with the store before it accepts a write.
  */
 #ifndef HA_SHARD_KEEPER_H
 #define HA_SHARD_KEEPER_H
@@ -35,7 +35,8 @@ struct shard_keeper_tags {
     bool no_failover; /* it counts for the quorum, but is not promoted */
     bool no_sync;     /* it is in no sync set */
     bool delayed;     /* it replays late on purpose: not promoted */
-    bool retiring;    /* it is to go: in no sync set, not promoted; then stopped, and its agent takes no order any more */
+    bool retiring;    /* it is to go: in no sync set, not promoted; then stopped, and its agent takes no order
+                         any more */
     int priority;     /* of equally advanced ones the higher is promoted */
 };
 
@@ -53,23 +54,24 @@ struct shard_keeper_options {                  /* texts and members are copied *
     struct store *store;                       /* outlives the keeper */
     const struct shard_keeper_member *members; /* a new record makes the first the primary */
     unsigned count;
-    const char *token; /* secret, of all agents that have none of their own */
-    struct tls_context *tls; /* for their interfaces: who signs them, and our certificate; NULL = plain, on loopback. Gets
-                                more references */
+    const char *token;       /* secret, of all agents that have none of their own */
+    struct tls_context *tls; /* for their interfaces: who signs them, and our certificate; NULL = plain, on
+                                loopback. Gets more references */
     const struct ha_policy *policy;
     /* The members' clients are to go to this one. Called for each primary that was opened, also once after a
      * start; NULL = nobody wants to know. */
     void (*route)(const char *primary, uint64_t term, void *data);
     /* Guards, gate and control row of this new primary are to become those of the store
      * (shardherd.settle_promoted() in operation/shard.sql), by sessions of the role shardherd that set
-     * default_transaction_read_only = off and, as nobody follows yet, synchronous_commit = local; then shard_keeper_settled() is to be called, also
-     * when it failed. Comes again for the same term after a failure, 30 s without an answer, or a restart. NULL =
-     * there is nothing to settle, and promoted instances are not held. */
+     * default_transaction_read_only = off and, as nobody follows yet, synchronous_commit = local; then
+     * shard_keeper_settled() is to be called, also when it failed. Comes again for the same term after a
+     * failure, 30 s without an answer, or a restart. NULL = there is nothing to settle, and promoted
+     * instances are not held. */
     void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
-    /* Tests: as in operation/operation.h. Places are "failover:before:A" and "failover:after:A" (A has succeeded
-     * or failed, which nobody was told yet), "switchover:..." likewise; A is an action of operation/failover.h, or
-     * the state whose record is written. */
+    /* Tests: as in operation/operation.h. Places are "failover:before:A" and "failover:after:A" (A has
+     * succeeded or failed, which nobody was told yet), "switchover:..." likewise; A is an action of
+     * operation/failover.h, or the state whose record is written. */
     const char *kill_at;
 };
 
@@ -88,11 +90,11 @@ void shard_keeper_settled(struct shard_keeper *keeper, uint64_t term, const stru
 /* From now on; not remembered over a restart. ERRC_NOT_FOUND: there is no such member. */
 int shard_keeper_tag(struct shard_keeper *keeper, const char *member, const struct shard_keeper_tags *tags,
                      struct err *err);
-/* A retiring member has stopped and takes no orders any more: it can be removed. What was acknowledged does not rely
- * on it. A primary does not retire: switch over first. */
+/* A retiring member has stopped and takes no orders any more: it can be removed. What was acknowledged does
+ * not rely on it. A primary does not retire: switch over first. */
 bool shard_keeper_retired(const struct shard_keeper *keeper, const char *member);
-/* While it is on nothing is decided (F2): no failover, no change of the sync set. Orders and leases go on, and so
- * does a failover that has begun; a switchover may be asked for. Not remembered over a restart. */
+/* While it is on nothing is decided (F2): no failover, no change of the sync set. Orders and leases go on,
+ * and so does a failover that has begun; a switchover may be asked for. Not remembered over a restart. */
 void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
 
 /* The record as last read or written; NULL before. */

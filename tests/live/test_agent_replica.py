@@ -400,6 +400,86 @@ def test_cancelled_commits(shard):
         connection.execute("INSERT INTO t VALUES (9)")
 
 
+def until_it_fails(primary, stop_standby):
+    """A session commits one row after the other; the standby is stopped. Seconds from then to the session's error."""
+    stopped, commits = [], []
+
+    def stop():
+        stopped.append(time.monotonic())
+        stop_standby()
+        stopped.append(time.monotonic())
+
+    with primary.connect() as connection:
+        timer = threading.Timer(0.3, stop)
+        timer.start()
+        with pytest.raises(psycopg.OperationalError):
+            while True:
+                connection.execute("INSERT INTO t VALUES (1)")
+                commits.append(time.monotonic())
+                assert not stopped or time.monotonic() < stopped[0] + 20
+        failed = time.monotonic()
+        timer.join()
+    return failed - stopped[0], [at for at in commits if at > stopped[1] + 0.1]  # what was on its way
+
+
+def report(what, seconds):
+    ordered = sorted(seconds)
+    print(f"{what}: {len(ordered)} runs, median {ordered[len(ordered) // 2]:.3f} s, longest {ordered[-1]:.3f} s")
+
+
+@pytest.mark.slow
+def test_cancelled_commits_measured(shard):
+    """How long a commit can wait, and so be cancelled and acknowledged falsely, after the last standby is gone."""
+    a, b = shard.of("ab", sync={"need": 1, "members": ["b"]})
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t (id int)")
+
+    def receiver_gone():
+        b.process.kill()
+        b.process.wait()
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def receiver_silent():
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def back():
+        if b.process.poll() is not None:
+            b.start()  # it follows by itself
+        for pid in servers_of(b.data):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'b'"
+        wait_until(lambda: a.value(streams) == 1, 30, "streaming")
+        time.sleep(0.5)  # until the guard has seen it as well
+
+    gone, silent = [], []
+    for _ in range(12):
+        seconds, late = until_it_fails(a, receiver_gone)
+        assert late == []
+        gone.append(seconds)
+        back()
+    for _ in range(4):
+        seconds, late = until_it_fails(a, receiver_silent)
+        assert late == []
+        silent.append(seconds)
+        back()
+    report("the last standby's server killed", gone)
+    report("the last standby frozen", silent)
+    assert sorted(gone)[len(gone) // 2] < 0.5  # the longest is what this machine makes of it
+    assert max(silent) < 4.5  # wal_sender_timeout counts from the last word
+    for after in (0.1, 0.4):
+        receiver_gone()
+        print(f"cancelled after {after} s: {hung_commits(a, after, 10)} of 10 acknowledged falsely, the standby gone")
+        back()
+    receiver_silent()
+    print(f"cancelled after 1 s: {hung_commits(a, 1.0, 6)} of 6 acknowledged falsely, from when it fell silent")
+    back()
+
+
 def login(member, **more):
     return psycopg.connect(
         host="127.0.0.1", port=member.port, user="app", password="app", dbname="postgres", autocommit=True, **more
@@ -438,13 +518,14 @@ def test_held(shard):
 
 
 def test_closed(shard):
-    """Who is being removed takes no order any more, of no term and over a restart, until one says that it is not closed."""
+    """Who is being removed takes no order any more, of no term, over a restart, until one says it is not closed."""
     (a,) = shard.of("a")
     assert a.refused(1, "standby", closed=True) == (400, "invalid")
     assert a.assign(1, "stopped", seq=9, closed=True).settled("stopped")["closed"] is True
     assert a.refused(2, "primary") == (409, "closed")
     a.stop()
     a.start()
+    a.settled("stopped")  # it has read what it is
     assert a.refused(9, "standby") == (409, "closed")
     assert a.lease(1)[0] == 409
     a.no_server()

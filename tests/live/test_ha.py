@@ -249,6 +249,7 @@ def test_switchover_settles_guards_before_it_opens(herd):
         assert writer.execute("SELECT count(*) FROM w").fetchone()[0] == 2
 
 
+@pytest.mark.slow
 def test_two_deaths_and_a_keeper_killed_between(herd):
     """Each primary dies in turn, and the keeper with it: the next one goes on from the record."""
     begun(herd)
@@ -332,6 +333,7 @@ def test_keeper_killed_at_each_step(herd, kind):
     crash_all(herd, cells)
 
 
+@pytest.mark.slow
 def test_standby_dies_and_comes_back(herd):
     """The sync set goes on without it, recorded first; it comes back into it."""
     begun(herd)
@@ -396,6 +398,51 @@ def restart(herd, **environment):
     until(herd, lambda: herd.primary()[0] is not None, 30, "the primary")
 
 
+@pytest.fixture
+def couple(shardherd, tool):
+    """Two members and their keeper: alone the primary acknowledges by a lease."""
+    shard = make_shard(shardherd, DEFAULT)
+    members = [shard.member(name) for name in "ab"]
+    keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
+    try:
+        yield keeper
+        keeper.stop()
+    finally:
+        if keeper.process.poll() is None:
+            keeper.kill()
+        for member in members:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+@pytest.mark.slow
+def test_alone_by_a_lease(couple):
+    """The standby is gone and excluded: the primary goes on while the store confirms its term, and no longer."""
+    a, b = couple.members
+    until(couple, lambda: couple.primary() == ("a", 1), 30, "the first primary")
+    streaming(couple, "b")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE w (id bigint)")
+    node_dies(b)
+    until(couple, lambda: a.value("SHOW synchronous_standby_names") == "", 20, "it to be excluded")
+    writer = Writer([a])
+    time.sleep(6)  # longer than a lease
+    assert writer.longest_pause() < 2, dump(couple.members, couple)
+    couple.kill()
+    killed = time.monotonic()
+    until(couple, lambda: a.status()["reported"] == "fenced", 10, "the lease to run out")
+    assert max(writer.times) - killed < 4.2
+    print(f"the last commit {max(writer.times) - killed:.3f} s after the keeper's death")
+    couple.start()
+    count = len(writer.acknowledged)
+    until(couple, lambda: len(writer.acknowledged) > count + 50, 20, "writes again")
+    b.start()
+    until(couple, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")', 30, "a sync set with it")
+    writer.end()
+    assert lost(a, writer) == []
+
+
+@pytest.mark.slow
 def test_member_that_is_to_go(herd):
     """It leaves the sync set, then it is stopped, and nobody can order it to life again, not even a failover."""
     begun(herd)
@@ -406,8 +453,12 @@ def test_member_that_is_to_go(herd):
     assert a.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")'
     c.no_server()
     assert c.refused(99, "primary") == (409, "closed")
-    until(herd, lambda: a.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots") == "shardherd_s1_b",
-          20, "its slot to go")
+    until(
+        herd,
+        lambda: a.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots") == "shardherd_s1_b",
+        20,
+        "its slot to go",
+    )
     node_dies(a)
     until(herd, lambda: herd.primary() == ("b", 2), 30, "another primary")
     a.start()
@@ -418,6 +469,7 @@ def test_member_that_is_to_go(herd):
     assert lost(b, writer) == []
 
 
+@pytest.mark.slow
 def test_maintenance_and_tags(herd):
     """Nothing is decided while it is on; then the one that is preferred is promoted, and who may not be is not."""
     begun(herd)
@@ -487,6 +539,7 @@ def frozen_node(herd, a, old, record_property):
     assert lost(new, rest) == []
 
 
+@pytest.mark.slow
 def test_frozen_agent(herd, record_property):
     """Only the agent stands still: its watchdog ends the server, another is primary, and it does not come back by
     itself: its order has to be confirmed anew."""
@@ -514,6 +567,7 @@ def test_frozen_agent(herd, record_property):
     assert lost(by_name(herd, name), writer) == []
 
 
+@pytest.mark.slow
 def test_postmaster_killed(herd, record_property):
     """It is started again in its place: nobody else becomes the primary."""
     begun(herd)
@@ -559,6 +613,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 def test_random_faults(herd):
     """One fault after the other, at a random member, at a random moment; all come back, and nothing is lost."""
     seed = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
@@ -584,6 +639,7 @@ def test_random_faults(herd):
     assert lost(by_name(herd, herd.primary()[0]), writer) == [], f"seed {seed}"
 
 
+@pytest.mark.slow
 def test_later_orders_by_hand(herd):
     """A member knows a later term than the record: the failover claims terms until it is obeyed again."""
     begun(herd)

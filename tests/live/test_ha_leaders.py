@@ -36,7 +36,8 @@ def pair(shardherd, tool):
                 keepers.append(keeper)
             yield keepers
             for keeper in keepers:
-                keeper.kill()
+                if keeper.process is not None:
+                    keeper.kill()
     finally:
         for keeper in keepers:
             if keeper.process is not None and keeper.process.poll() is None:

@@ -4,14 +4,14 @@
  *
  *   ha_tool STORE TOKEN_FILE SHARD NAME=HOST:HTTP_PORT:PORT...
  *
- * STORE is a file of SQLite, or the URL of an etcd; with that and HA_TOOL_HOLDER it waits until it leads, prints "leader
- * HOLDER TERM", and ends when it does not any more.
+ * STORE is a file of SQLite, or the URL of an etcd; with that and HA_TOOL_HOLDER it waits until it leads,
+ * prints "leader HOLDER TERM", and ends when it does not any more.
  *
  * The first member is the primary of a new shard. Prints "primary NAME TERM" for each primary that was
  * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
- * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it is;
- * with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h.
- * HA_TOOL_TAGS: see has_tag(). HA_TOOL_MAINTENANCE: nothing is decided.
+ * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it
+ * is; with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h. HA_TOOL_TAGS: see
+ * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -275,8 +275,8 @@ int main(int argc, char **argv)
     if (loop_init(&t->loop, env_system(), &err) != 0 ||
         loop_signal_start(&t->loop, &t->term, SIGTERM, terminated, t, &err) != 0 ||
         loop_signal_start(&t->loop, &t->usr1, SIGUSR1, switch_over, t, &err) != 0 ||
-        loop_signal_start(&t->loop, &t->usr2, SIGUSR2, settled, t, &err) != 0 ||
-        read_tls(t, &err) != 0 || store_open(t, argv[1], &err) != 0) {
+        loop_signal_start(&t->loop, &t->usr2, SIGUSR2, settled, t, &err) != 0 || read_tls(t, &err) != 0 ||
+        store_open(t, argv[1], &err) != 0) {
         (void)fprintf(stderr, "%s\n", err.message);
         return 1;
     }

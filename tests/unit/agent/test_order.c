@@ -29,6 +29,9 @@ static void test_there_and_back(void **state)
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"standby\",\"rejoin\":\"auto\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"fenced\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"stopped\"}",
+        "{\"term\":\"8\",\"seq\":\"9\",\"role\":\"stopped\",\"closed\":true}",
+        "{\"term\":\"8\",\"seq\":\"4\",\"role\":\"primary\",\"initialize\":false,\"lease_ms\":0,"
+        "\"sync\":{\"need\":0,\"members\":[]},\"slots\":[],\"held\":true}",
     };
     (void)state;
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
@@ -60,6 +63,8 @@ static void test_refused(void **state)
         {"{\"term\":1,\"role\":\"fenced\",\"crown\":1}", "\"crown\""},
         {"{\"term\":1,\"role\":\"fenced\",\"upstream\":{\"host\":\"a\",\"port\":1}}", "standby"},
         {"{\"term\":1,\"role\":\"standby\",\"initialize\":true}", "primary"},
+        {"{\"term\":1,\"role\":\"standby\",\"held\":true}", "primary"},
+        {"{\"term\":1,\"role\":\"standby\",\"closed\":true}", "stopped or fenced"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a' x='\",\"port\":1}}", "upstream.host"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\"}}", "upstream"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1,\"slot\":\"S\"}}", "slot"},
@@ -91,6 +96,33 @@ static void test_order_of_orders(void **state)
     assert_int_equal(order_compare(&a, &b), 1);
 }
 
+static void test_closed_is_said_or_not(void **state)
+{
+    struct order o;
+    struct err err = {0};
+    (void)state;
+    assert_int_equal(parse("{\"term\":1,\"role\":\"stopped\"}", &o, &err), 0);
+    assert_false(o.closed || o.closed_said);
+    assert_int_equal(parse("{\"term\":1,\"role\":\"primary\",\"closed\":false}", &o, &err), 0);
+    assert_true(!o.closed && o.closed_said);
+    assert_int_equal(parse("{\"term\":1,\"role\":\"fenced\",\"closed\":true}", &o, &err), 0);
+    assert_true(o.closed && o.closed_said);
+}
+
+static void test_copies(void **state)
+{
+    struct order o = {.term = 3, .seq = 2};
+    struct marks m = {.cloned = 3, .cloned_seq = 2};
+    (void)state;
+    assert_true(marks_cloned(&m, &o));
+    o.seq = 3; /* once more */
+    assert_false(marks_cloned(&m, &o));
+    m.cloned_seq = UINT64_MAX; /* of an older agent */
+    assert_true(marks_cloned(&m, &o));
+    o.term = 4;
+    assert_false(marks_cloned(&m, &o));
+}
+
 static void file_put(const char *data, const char *suffix, const char *text)
 {
     char *path = mem_printf("%s.%s", data, suffix);
@@ -106,7 +138,7 @@ static void test_files(void **state)
     char folder[] = "/tmp/order-XXXXXX";
     struct order o = {.term = 1};
     struct marks m = {.primary = true},
-                 wanted = {.primary = true, .rewinding = true, .rewound = 3, .cloned = 4};
+                 wanted = {.primary = true, .rewinding = true, .rewound = 3, .cloned = 4, .cloned_seq = 6};
     struct err err = {0};
     (void)state;
     assert_non_null(mkdtemp(folder));
@@ -123,6 +155,7 @@ static void test_files(void **state)
     assert_true(m.primary && m.rewinding);
     assert_int_equal(m.rewound, 3);
     assert_int_equal(m.cloned, 4);
+    assert_int_equal(m.cloned_seq, 6);
     /* a term that cannot be read is no term 0, nor are marks that cannot be read none */
     file_put(data, "order", "{\"term\":");
     assert_int_equal(order_load(data, &o, &err), ERRC_CORRUPT);
@@ -141,10 +174,9 @@ static void test_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_there_and_back),
-        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_order_of_orders),
-        cmocka_unit_test(test_files),
+        cmocka_unit_test(test_there_and_back),  cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_order_of_orders), cmocka_unit_test(test_closed_is_said_or_not),
+        cmocka_unit_test(test_copies),          cmocka_unit_test(test_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

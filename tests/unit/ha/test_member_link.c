@@ -271,8 +271,8 @@ static void test_guarded(void **state)
     assert_false(member_link_wants_proof(rig->link, &clock, &heard));
     /* a lease reaches as far as what was proved, which is too long ago */
     run_for(rig->f, 2000 * ENV_NS_PER_MS);
-    member_link_want(rig->link,
-                     "{\"term\":\"5\",\"seq\":\"4\",\"role\":\"primary\",\"lease_ms\":1500}", true);
+    member_link_want(rig->link, "{\"term\":\"5\",\"seq\":\"4\",\"role\":\"primary\",\"lease_ms\":1500}",
+                     true);
     member_link_lease(rig->link, 5);
     run_for(rig->f, 300 * ENV_NS_PER_MS);
     assert_false(member_link_taken(rig->link));
