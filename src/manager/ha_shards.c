@@ -525,5 +525,10 @@ void ha_shards_close(struct ha_shards *h, void (*closed)(void *data), void *data
         kept_close(list_item(node, struct kept_shard, node));
     }
     releases_go_on(h);
+    list_each(other, &h->o.fleet->instances)
+    {
+        struct fleet_instance *instance = list_item(other, struct fleet_instance, node);
+        instance->member = (struct instance_member){0}; /* from now on it may be otherwise */
+    }
     closed_maybe(h);
 }
