@@ -45,6 +45,14 @@ bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *conf
     return s != NULL && s->term == config->term && s->seq == seq && s->settled && s->known && s->primary;
 }
 
+bool keeper_followed(const struct shard_keeper *k, const struct ha_config *config)
+{
+    unsigned streaming = 0;
+    for (unsigned i = 0; i < k->shard.count; i++)
+        streaming += (config->members & HA_BIT(i)) != 0 && k->shard.instances[i].streams;
+    return streaming >= config->k;
+}
+
 static void standby_facts(struct shard_keeper *k, const struct member_status *primary, unsigned i)
 {
     struct ha_instance *x = &k->shard.instances[i];

@@ -238,12 +238,8 @@ static void settle_turn(struct shard_keeper *k)
 static void repoint_turn(struct shard_keeper *k)
 {
     const struct ha_config *c = chosen(k);
-    unsigned streaming = 0;
     keeper_order_followers(k, c);
-    for (unsigned i = 0; i < k->shard.count; i++)
-        if ((c->members & HA_BIT(i)) != 0 && k->shard.instances[i].streams)
-            streaming++;
-    if (streaming >= c->k) {
+    if (keeper_followed(k, c)) {
         complete(k, NULL);
         return;
     }

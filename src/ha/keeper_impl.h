@@ -108,6 +108,8 @@ bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term)
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
 /* The primary of this config is one, and has the config in effect: held, or open for its clients. */
 bool keeper_in_effect(const struct shard_keeper *k, const struct ha_config *config, bool held);
+/* As many of its standbys stream as a commit waits for. */
+bool keeper_followed(const struct shard_keeper *k, const struct ha_config *config);
 void keeper_look(struct shard_keeper *k);
 
 /* ---- keeper_orders.c ---- */

@@ -27,10 +27,6 @@ bool shard_keeper_view(const struct shard_keeper *k, const char *member, struct 
 bool shard_keeper_writable(const struct shard_keeper *k)
 {
     const struct ha_config *newest = ha_newest(&k->record.op.ha);
-    unsigned streaming = 0;
-    if (!k->loaded || sm_now(&k->sm) != KEEPER_STANDING || !keeper_in_effect(k, newest, false))
-        return false;
-    for (unsigned i = 0; i < k->shard.count; i++)
-        streaming += (newest->members & HA_BIT(i)) != 0 && k->shard.instances[i].streams;
-    return streaming >= newest->k;
+    return k->loaded && sm_now(&k->sm) == KEEPER_STANDING && keeper_in_effect(k, newest, false) &&
+           keeper_followed(k, newest);
 }

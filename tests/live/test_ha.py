@@ -101,11 +101,11 @@ def dump(members, keeper):
     return "\n".join(["", keeper.log()[-6000:], *(f"--- {m.name}\n{m.log()[-3000:]}" for m in members)])
 
 
-@pytest.fixture
-def herd(shardherd, tool):
-    """Three members that stream, with a table, and their keeper."""
+@contextlib.contextmanager
+def kept(shardherd, tool, names):
+    """Members that stream, with a table; -> their keeper."""
     shard = make_shard(shardherd, DEFAULT)
-    members = [shard.member(name) for name in "abc"]
+    members = [shard.member(name) for name in names]
     keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
     try:
         yield keeper
@@ -116,6 +116,13 @@ def herd(shardherd, tool):
         for member in members:
             member.destroy()
         shutil.rmtree(shard.directory)
+
+
+@pytest.fixture
+def herd(shardherd, tool):
+    """Three members and their keeper."""
+    with kept(shardherd, tool, "abc") as keeper:
+        yield keeper
 
 
 def keep_logs(keeper, label):
@@ -401,18 +408,8 @@ def restart(herd, **environment):
 @pytest.fixture
 def couple(shardherd, tool):
     """Two members and their keeper: alone the primary acknowledges by a lease."""
-    shard = make_shard(shardherd, DEFAULT)
-    members = [shard.member(name) for name in "ab"]
-    keeper = Keeper(tool("ha_tool"), shard.directory, members).start()
-    try:
+    with kept(shardherd, tool, "ab") as keeper:
         yield keeper
-        keeper.stop()
-    finally:
-        if keeper.process.poll() is None:
-            keeper.kill()
-        for member in members:
-            member.destroy()
-        shutil.rmtree(shard.directory)
 
 
 @pytest.mark.slow
