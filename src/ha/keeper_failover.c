@@ -280,10 +280,25 @@ static bool is_stale(struct shard_keeper *k)
     return false;
 }
 
+bool keeper_failover_leads(const struct shard_keeper *k)
+{
+    return sm_now(&k->sm) == KEEPER_FAILING && k->acting && k->action != FO_JOURNAL &&
+           failover_now(&k->f) >= FAILOVER_PROMOTE;
+}
+
+void keeper_failover_overtaken(struct shard_keeper *k)
+{
+    struct err err = {0};
+    (void)err_set(&err, ERRC_STALE, "shard %s: another manager has written the record", k->name);
+    complete(k, &err);
+}
+
 void keeper_failover_turn(struct shard_keeper *k)
 {
     if (!k->acting || k->action == FO_JOURNAL || is_stale(k))
         return;
+    if (keeper_failover_leads(k))
+        keeper_prove(k);
     if (k->action >= FO_PROMOTE && is_lost(k))
         return;
     switch (k->action) {
@@ -377,7 +392,8 @@ static void deposed(struct failover_driver *driver)
 
 void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed)
 {
-    for (unsigned i = 0; i < k->shard.count; i++) /* each step is preceded by a write of the record */
+    for (unsigned i = 0; i < k->shard.count;
+         i++) /* each step is preceded by a write of the record; see keeper_proof.c */
         member_link_guard(k->members[i].link, false);
     k->driver = (struct failover_driver){act, changed, ended, deposed};
     sm_move(&k->sm, KEEPER_FAILING);

@@ -54,6 +54,7 @@ struct shard_keeper {
     bool proving;                   /* a read for keeper_prove() is under way */
     uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
     int proof_of;
+    int64_t proof_revision;      /* of the record when that read began */
     bool calling;                /* a call of the store is under way */
     struct shard_record writing; /* what is being written */
     uint64_t written_for;        /* epoch of ... */
@@ -127,5 +128,9 @@ void keeper_order_followers(struct shard_keeper *k, const struct ha_config *conf
 void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed);
 void keeper_failover_turn(struct shard_keeper *k);
 void keeper_failover_written(struct shard_keeper *k, const struct err *err);
+/* The failover has chosen, and what it does now relies on the record as it is. */
+bool keeper_failover_leads(const struct shard_keeper *k);
+/* ... which somebody else has written meanwhile. */
+void keeper_failover_overtaken(struct shard_keeper *k);
 
 #endif

@@ -1,7 +1,9 @@
 /*
  * Is this still the record? A keeper that stood still, or is not the leader any more, does not know. So a
  * primary that was started anew, and one that acknowledges alone, is confirmed only after the store, or every
- * other member, has said so at a moment after we heard of it.
+ * other member, has said so at a moment after we heard of it. The same when it is just being promoted to
+ * acknowledge alone: whoever claimed the next term has waited for the leases that were given until then, not
+ * for ours.
  */
 #include <string.h>
 
@@ -16,6 +18,19 @@ static void proved(struct shard_keeper *k)
     k->proof_clock = 0;
 }
 
+static bool is_asked(const struct shard_keeper *k)
+{
+    return sm_now(&k->sm) == KEEPER_STANDING ? !k->calling : keeper_failover_leads(k);
+}
+
+static void overtaken(struct shard_keeper *k)
+{
+    if (sm_now(&k->sm) == KEEPER_STANDING)
+        keeper_reload(k);
+    else
+        keeper_failover_overtaken(k);
+}
+
 static void read_done(const struct err *err, const struct store_entry *entry, void *data)
 {
     struct shard_keeper *k = data;
@@ -27,12 +42,12 @@ static void read_done(const struct err *err, const struct store_entry *entry, vo
     if (err != NULL && err->code != ERRC_NOT_FOUND)
         log_event(LOG_WARN, "the store does not say whether the record stands", "shard", k->name, "err",
                   err->message, NULL);
-    else if (k->proof_clock == 0 || k->calling || sm_now(&k->sm) != KEEPER_STANDING)
+    else if (k->proof_clock == 0 || k->proof_revision != k->revision || !is_asked(k))
         return; /* it was proved otherwise, or something else goes on */
     else if (err == NULL && entry->revision == k->revision)
         proved(k);
     else
-        keeper_reload(k);
+        overtaken(k);
     keeper_turn_soon(k);
 }
 
@@ -54,7 +69,8 @@ static bool peers_say_so(const struct shard_keeper *k)
 static bool peers_will_say(const struct shard_keeper *k)
 {
     const struct member_status *primary = keeper_status(k, k->proof_of);
-    bool urgent = primary == NULL || !primary->confirmed || k->shard.count == 1;
+    bool urgent =
+        sm_now(&k->sm) == KEEPER_FAILING || primary == NULL || !primary->confirmed || k->shard.count == 1;
     for (unsigned i = 0; i < k->shard.count; i++)
         urgent |= keeper_status(k, (int)i) == NULL;
     return !urgent && loop_now(k->loop) < k->proof_ns + PEERS_NS;
@@ -75,6 +91,8 @@ void keeper_prove(struct shard_keeper *k)
     }
     if (peers_say_so(k))
         proved(k);
-    else if (!k->proving && !k->calling && !peers_will_say(k))
+    else if (!k->proving && !k->calling && !peers_will_say(k)) {
+        k->proof_revision = k->revision;
         k->proving = store_get(k->store, k->key, read_done, k, NULL) == 0;
+    }
 }

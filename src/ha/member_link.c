@@ -96,8 +96,11 @@ static void take_status(struct member_link *l, const char *text, size_t length)
         return;
     }
     enum ha_server server = member_status_server(&status);
-    if (strcmp(l->status.life, status.life) != 0)
+    if (strcmp(l->status.life, status.life) != 0) {
         l->waits_clock = 0;
+        if (status.clock < l->status.clock)
+            l->proved_clock = 0; /* its machine was started anew, and its clock with it */
+    }
     if (status.confirmed)
         l->waits_clock = 0;
     else if (l->waits_clock == 0)
@@ -313,10 +316,10 @@ static void post(struct member_link *l, enum request request, const char *path, 
     free(url);
 }
 
-/* How far by its clock it is known that what we say is still so. */
+/* How far by its clock it is known that what we say is still so: as far as a lease may count from. */
 static uint64_t known_clock(const struct member_link *l)
 {
-    return l->guarded && l->proved_clock < l->status.clock ? l->proved_clock : l->status.clock;
+    return l->proved_clock < l->status.clock ? l->proved_clock : l->status.clock;
 }
 
 static void post_order(struct member_link *l)
@@ -348,8 +351,8 @@ static bool lease_due(const struct member_link *l)
 
 static bool order_due(const struct member_link *l)
 {
-    bool proved = !l->guarded || (l->waits_clock == 0 && !l->order_lease) ||
-                  (l->proved_clock != 0 && l->proved_clock >= l->waits_clock);
+    bool needs = l->order_lease || (l->guarded && l->waits_clock != 0);
+    bool proved = !needs || (l->proved_clock != 0 && l->proved_clock >= l->waits_clock);
     return l->order != NULL && !member_link_taken(l) && l->stale.code == ERRC_NONE && !l->status.retired &&
            proved;
 }
@@ -384,6 +387,8 @@ void member_link_want(struct member_link *l, const char *order, bool with_lease)
 {
     if (order != NULL && l->order != NULL && strcmp(order, l->order) == 0)
         return;
+    if (with_lease && !l->order_lease)
+        l->proved_clock = 0; /* what was known of an earlier lease is too old for this one */
     free(l->order);
     l->order = mem_strdup(order);
     l->order_number++;
@@ -420,11 +425,11 @@ void member_link_guard(struct member_link *l, bool on)
 
 bool member_link_wants_proof(const struct member_link *l, uint64_t *clock, uint64_t *heard_ns)
 {
-    bool waits = l->waits_clock != 0 && l->proved_clock < l->waits_clock;
+    bool waits = l->guarded && l->waits_clock != 0 && l->proved_clock < l->waits_clock;
     bool leases = l->order_lease && l->status.clock > l->proved_clock + ENV_NS_PER_S / 2;
     *clock = l->status.clock;
     *heard_ns = l->heard_ns;
-    return l->guarded && l->heard_ns != 0 && !l->closed && (waits || leases);
+    return l->heard_ns != 0 && !l->closed && (waits || leases);
 }
 
 void member_link_proved(struct member_link *l, uint64_t clock)

@@ -49,10 +49,10 @@ const struct err *member_link_stale(const struct member_link *link);
 void member_link_lease(struct member_link *link, uint64_t term);
 
 /*
- * While it is guarded, the order that is wanted is delivered to an agent that waits for a confirmation (it
- * was started anew, or stood still), and a lease is renewed, only as far as is proved: that no later term was
- * claimed at a moment after the agent's clock said so. member_link_wants_proof() tells of which clock a proof
- * is waited for (false: of none), and when we heard it by our own clock.
+ * An order with a lease is delivered, and a lease renewed, only as far as is proved: that no later term was
+ * claimed at a moment after the agent's clock said so. While it is guarded, so is any order that is wanted
+ * when the agent waits for a confirmation (it was started anew, or stood still). member_link_wants_proof()
+ * tells of which clock a proof is waited for (false: of none), and when we heard it by our own clock.
  */
 void member_link_guard(struct member_link *link, bool on);
 bool member_link_wants_proof(const struct member_link *link, uint64_t *clock, uint64_t *heard_ns);

@@ -1,6 +1,6 @@
 /*
  * failover: the operation that gives a shard another primary: after the loss of the one it had, or on purpose
- * (switchover). Nothing calls it yet: see docs/high-availability.md.
+ * (switchover). See docs/high-availability.md.
  *
  * This file is the core, as move.h is of a move: a state machine that orders actions and reacts to their
  * outcomes, without I/O and without a clock. A `struct failover_driver` performs the actions and reports each
@@ -9,14 +9,17 @@
  *
  * States, and what wakes the ones that wait:
  *
- *   PLANNED --+-----------> CLAIM --+------------> CONFIRM ---+---------> CHOSEN --> PROMOTE --> SETTLE -->
- * REPOINT |             ^ ^     |               ^ | ^     |            ^          |           |           |
- *             +-> PREPARE --+ |     +--> FENCE -----+ | |     +-> LEASE ---+          |           | OPEN | |
- * v |                             |           |           | CANCELED     |                     FETCH | |
- * ROUTE
- *                             +-------------------------------------------------------+-----------+- ...
- * -----+ (the winner does not do it, or is lost: a new term)                         | DONE
+ *   PLANNED --> [PREPARE] --> CLAIM --> [FENCE] --> CONFIRM --> [LEASE] --> CHOSEN
+ *      |            |          ^                     ^  |                     |
+ *      +------------+----> CANCELED                  |  v                     v
+ *                              |                    FETCH                  PROMOTE --> SETTLE --+
+ *                              |                                              |           |     |
+ *                              |                  DONE <-- ROUTE <-- OPEN <-- REPOINT <---------+
+ *                              |                             |         |         |
+ *                              +-----------------------------+---------+---------+
+ *                              the winner does not do it, or is lost: a new term
  *
+ *   [PREPARE] and [FENCE] of a switchover only; [LEASE] where only time says that the old primary is silent.
  *   Every state waits for the outcome of its actions. Before CLAIM nothing is changed. CONFIRM is tried until
  * a quorum has confirmed, however long: also the old primary may come back, confirm and be promoted again.
  * From PROMOTE on, a winner that fails several times, or of which failover_lost() tells, is given up: under a
@@ -27,7 +30,10 @@
  * takes a term that nobody else has, confirmations are binding and of that term, and the winner's config is
  * in the record before the winner is told to promote. So whoever claims a later term knows of every primary
  * that may ever have acknowledged, and has to satisfy its config. What an older leader still sends is either
- * refused by its term or harmless. docs/protocol/failover.pml says the same to spin.
+ * refused by its term or harmless: nobody acknowledges by it without those who have confirmed a later term.
+ * Who may acknowledge alone has no such helpers, so its lease, the first one too, counts from a proof of the
+ * term that whoever performs FO_PROMOTE brings. docs/protocol/failover.pml and lease.pml say the same to
+ * spin.
  *
  * Recovery: a resumed failover first writes its journal, so that who led before cannot write it any more.
  * Once CHOSEN is written it goes on with that winner and that term; before, it claims the next.
@@ -71,7 +77,8 @@ enum failover_action {
     FO_CONFIRM, /* ask every instance to confirm record.ha.term; complete with what came within a bound, or as
                    soon as ha_choose() names somebody and nobody who was heard lately is missing */
     FO_FETCH,   /* choice.winner receives from choice.donor up to choice.position */
-    FO_PROMOTE, /* choice.winner, under the term; it accepts no writes yet */
+    FO_PROMOTE, /* choice.winner, under the term; it accepts no writes yet. With a choice.config.k of 0 it
+                   gets a lease, which counts from a moment at which the record was still of this term */
     FO_SETTLE,  /* ranges that left the shard are fenced, moves of it told to copy again */
     FO_REPOINT, /* the config's members follow the winner; bounded in time */
     FO_OPEN,    /* the winner acknowledges by its config, and only by it */

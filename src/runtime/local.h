@@ -189,7 +189,10 @@ void local_agent_look(const char *directory, struct local_record *record);
  * that a manager had just forked when it was killed becomes an agent after the member was looked at.
  */
 int local_agent_strays(const char *directory, const char *name, int number);
-/* True if pid is an agent, or the watchdog of one, with this data directory. Reads /proc only. */
+/*
+ * True if pid is an agent, or the watchdog of one, with this data directory, also when it is just ending and
+ * still holds its files and ports. Reads /proc only.
+ */
 bool local_agent_alive(int pid, const char *data);
 
 /*

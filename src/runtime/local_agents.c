@@ -5,6 +5,7 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,11 +158,25 @@ int local_agent_strays(const char *directory, const char *name, int number)
     return count;
 }
 
+/*
+ * A process that ends gives its memory back first, and its command line with it, then its files and ports,
+ * then its working directory: until that is gone it holds what a successor needs. A zombie has neither.
+ */
+static bool is_ending(int pid, const char *data)
+{
+    char path[64], target[PATH_MAX]; /* it works in the folder of its member */
+    snprintf(path, sizeof path, "/proc/%d/cwd", pid);
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    return n > 0 && (size_t)n < strlen(data) && memcmp(target, data, (size_t)n) == 0 &&
+           strcmp(data + n, "/member/data") == 0;
+}
+
 bool local_agent_alive(int pid, const char *data)
 {
     char *line = mem_alloc(LINE_MAX_BYTES);
-    const char *found = data_of(line, line_read(pid, line));
-    bool alive = found != NULL && strcmp(found, data) == 0;
+    size_t length = line_read(pid, line);
+    const char *found = data_of(line, length);
+    bool alive = length > 0 ? found != NULL && strcmp(found, data) == 0 : is_ending(pid, data);
     free(line);
     return alive;
 }

@@ -15,9 +15,9 @@ sys.path.insert(0, str(REPO / "tests" / "kube"))
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def pair(shardherd, tool):
-    """Three members, and two keepers: the first leads."""
+@contextlib.contextmanager
+def kept_by_two(shardherd, tool, names, **environment):
+    """Members, and two keepers over one etcd that were not started yet."""
     from control_plane import build_programs
     from etcd_cluster import EtcdCluster
 
@@ -29,10 +29,10 @@ def pair(shardherd, tool):
     keepers = []
     try:
         with EtcdCluster(shard.directory / "etcd") as etcd:
-            members = [shard.member(name) for name in "abc"]
+            members = [shard.member(name) for name in names]
             for name in ("one", "two"):
                 keeper = Keeper(tool("ha_tool"), shard.directory, members, etcd.url(), name)
-                keeper.environment = {"HA_TOOL_HOLDER": name}
+                keeper.environment = {key: value or name for key, value in environment.items()}
                 keepers.append(keeper)
             yield keepers
             for keeper in keepers:
@@ -46,6 +46,13 @@ def pair(shardherd, tool):
         for member in shard.made:
             member.destroy()
         shutil.rmtree(shard.directory)
+
+
+@pytest.fixture
+def pair(shardherd, tool):
+    """Three members, and two keepers: the first leads."""
+    with kept_by_two(shardherd, tool, "abc", HA_TOOL_HOLDER="") as keepers:
+        yield keepers
 
 
 def leads(keeper, timeout=30):
@@ -139,3 +146,34 @@ def test_leader_paused_within_a_failover(pair, place):
     in_order(two.members, two, term)
     writer.end()
     assert lost(by_name(two, name), writer) == []
+
+
+def test_paused_before_it_promotes_who_would_acknowledge_alone(shardherd, tool):
+    """Meanwhile another one has promoted it, lost it, waited for its lease and promoted the other instance. What the
+    paused one still wants would make two that acknowledge alone: its lease needs a proof, and the store has none."""
+    with kept_by_two(shardherd, tool, "ab", HA_TOOL_ASYNC="1") as (one, two):
+        one.environment["SHARDHERD_TEST_KILL_AT"] = "stop:failover:before:promote"
+        a, b = (by_name(one, name) for name in "ab")
+        one.start()
+        until(one, lambda: one.primary() == ("a", 1), 30, "the first primary")
+        streaming(one, "b")
+        node_dies(a)
+        until(one, lambda: "stopping here" in one.log(), 30, "the first keeper to stop")
+        two.start()
+        until(two, lambda: two.primary() == ("b", 2), 30, "the promotion")
+        a.start()
+        streaming(two, "a")
+        node_dies(b)
+        until(two, lambda: two.primary() == ("a", 3), 30, "the next promotion")
+        two.process.send_signal(signal.SIGSTOP)
+        a.process.send_signal(signal.SIGSTOP)  # as if it were cut off from the first keeper, which it could tell
+        b.start()
+        one.process.send_signal(signal.SIGCONT)
+        until(one, lambda: "another manager has written the record" in one.log(), 10, "the first keeper to notice")
+        seen = b.status()
+        assert seen["reported"] != "primary", seen
+        one.kill()
+        a.process.send_signal(signal.SIGCONT)
+        two.process.send_signal(signal.SIGCONT)
+        until(two, lambda: two.primary()[1] >= 3, 30, "a primary")
+        in_order([a, b], two, two.primary()[1])

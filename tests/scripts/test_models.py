@@ -20,6 +20,7 @@ MODELS = {
         "CHOSEN_LATE",
         "TOO_EARLY",
     ],
+    "lease": ["NO_WAIT", "NO_COMPARE", "NO_PROOF", "FROM_ARRIVAL"],
     "rollback": ["NO_ORIGIN", "NOT_FLUSHED", "BACKWARD", "NO_PROOF", "NO_TERM", "NO_TIMELINE", "NO_MARKER"],
 }
 

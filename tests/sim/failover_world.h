@@ -35,11 +35,13 @@ enum bug {
     BUG_BY_TIMELINE, /* the most advanced by the timeline's number */
     BUG_NO_LEASE,    /* the lease of the old primary is not waited for */
     BUG_CHOSEN_LATE, /* the winner is told to promote before its config is in the record */
+    BUG_NO_PROOF, /* a primary that acknowledges alone is promoted without asking whether the term is passed
+                   */
     BUG_COUNT
 };
-static const char *const bug_names[] = {"none",        "no_quorum",  "no_record",  "no_term",   "excluded",
-                                        "forgets",     "stale_read", "old_config", "too_early", "no_compare",
-                                        "by_timeline", "no_lease",   "chosen_late"};
+static const char *const bug_names[] = {"none",        "no_quorum",  "no_record",   "no_term",   "excluded",
+                                        "forgets",     "stale_read", "old_config",  "too_early", "no_compare",
+                                        "by_timeline", "no_lease",   "chosen_late", "no_proof"};
 
 struct entry {
     int term;
@@ -437,9 +439,11 @@ static bool node_confirm(struct world *w, struct node *n, int term, struct ha_co
     return true;
 }
 
-static bool node_promote(struct world *w, struct node *n, int term, const struct ha_config *config)
+/* Its first lease reaches until `lease_until`: of a time that is over it takes no order. */
+static bool node_promote(struct world *w, struct node *n, int term, const struct ha_config *config,
+                         int lease_until)
 {
-    if (!obeys(n, term))
+    if (!obeys(n, term) || (config->k == 0 && w->clock >= lease_until))
         return false;
     if (n->is_primary && n->primary_term == term)
         return n->up;
@@ -452,7 +456,7 @@ static bool node_promote(struct world *w, struct node *n, int term, const struct
     n->open = false;
     n->ended_at = 0;
     n->follows = -1;
-    n->lease_until = w->clock + LEASE;
+    n->lease_until = lease_until;
     n->acknowledged = n->length;
     append(n, term, 0);
     n->config = *config;
@@ -515,6 +519,10 @@ static void world_init(struct world *w, uint64_t seed, enum bug bug)
         w->policy.k = 2;
     if (roll(w, 4) == 0)
         w->policy.durability = (enum ha_durability)roll(w, 3);
+    if (bug == BUG_NO_PROOF) { /* it is about who acknowledges alone */
+        w->count = 2;
+        w->policy.durability = HA_ASYNC;
+    }
     struct ha_record ha;
     ha_record_init(&ha, &w->policy, 0, (HA_BIT(w->count) - 1) & ~HA_BIT(0));
     failover_record_init(&w->doc, &ha);

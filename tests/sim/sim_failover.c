@@ -7,8 +7,10 @@
  * acknowledged commit, or after his successor did. In the end everything is repaired, and then there must be
  * one primary, with everybody behind it.
  *
- * sim_failover                     SEEDS seeds from a random one on, and then each planted fault, which must
- * be found sim_failover SEED [COUNT] [BUG]  those seeds; a single one tells its story
+ * sim_failover
+ *     SEEDS seeds from a random one on, and then each planted fault, which must be found
+ * sim_failover SEED [COUNT] [BUG]
+ *     those seeds; a single one tells its story
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -38,6 +40,8 @@ struct call {
     int until;      /* FO_WAIT */
     int due;        /* it takes effect then at the earliest */
     int tries;
+    bool proved; /* FO_PROMOTE of one that acknowledges alone: the record was of its term at `proof` */
+    int proof;
     struct failover_outcome outcome;
 };
 
@@ -229,6 +233,22 @@ static void fetch(struct sim *s, struct manager *m, struct call *c)
             receive(to, from);
 }
 
+/* Who acknowledges alone is promoted for as long as a lease from when the record was seen to be still so. */
+static bool prove(struct sim *s, struct call *c)
+{
+    if (c->proved)
+        return true;
+    c->proved = true;
+    c->proof = s->w.clock;
+    if (c->action == FO_PROMOTE && roll(&s->w, 4) == 0) /* the manager stands still before it sends it */
+        c->due = s->w.clock + (int)roll(&s->w, 500);
+    if (c->action != FO_PROMOTE || c->choice.config.k != 0 || s->w.bug == BUG_NO_PROOF)
+        return true;
+    if (s->w.doc.ha.term > c->record.ha.term)
+        fail(c, ERRC_STALE, "the record is of a later term");
+    return c->outcome.err.code != ERRC_NONE;
+}
+
 static void at_winner(struct sim *s, struct manager *m, struct call *c)
 {
     struct node *n = &s->w.nodes[c->choice.winner];
@@ -242,7 +262,7 @@ static void at_winner(struct sim *s, struct manager *m, struct call *c)
         return;
     }
     bool leads = n->up && n->is_primary && n->primary_term == term;
-    if (c->action == FO_PROMOTE && !node_promote(&s->w, n, term, &c->choice.config))
+    if (c->action == FO_PROMOTE && !node_promote(&s->w, n, term, &c->choice.config, c->proof + LEASE))
         fail(c, ERRC_UNAVAILABLE, "the winner does not promote");
     else if (c->action != FO_PROMOTE && !leads)
         fail(c, ERRC_UNAVAILABLE, "the winner is down");
@@ -302,7 +322,10 @@ static bool operation_takes_effect(struct sim *s, struct manager *m, struct call
     case FO_CHECKPOINT:
         return true;
     default:
-        at_winner(s, m, c);
+        if (!prove(s, c))
+            return false;
+        if (c->outcome.err.code == ERRC_NONE)
+            at_winner(s, m, c);
         return true;
     }
 }
@@ -523,7 +546,8 @@ static void advance(struct sim *s, struct manager *m)
     int first = (int)roll(&s->w, CALLS);
     for (int i = 0; i < CALLS; i++) {
         struct call *c = &m->calls[(first + i) % CALLS];
-        bool late = faulty(s) && c->kind != CALL_OPERATION && s->w.clock < c->due;
+        bool may_be_late = c->kind != CALL_OPERATION || c->action == FO_PROMOTE;
+        bool late = faulty(s) && may_be_late && s->w.clock < c->due;
         if (!c->used || late || (m->paused && c->executed))
             continue;
         if (answer_is_lost(s, m, c))

@@ -262,6 +262,8 @@ int main(int argc, char **argv)
         read_tags(&t->members[i]);
     char *token = read_token(argv[2]), *key = mem_printf("ha/%s", argv[3]);
     ha_policy_defaults(&t->policy, t->options.count);
+    if (getenv("HA_TOOL_ASYNC") != NULL)
+        t->policy.durability = HA_ASYNC;
     t->options.name = argv[3];
     t->options.key = key;
     t->options.members = t->members;
