@@ -237,8 +237,10 @@ static void test_a_shard_of_three(void **state)
     fixture_open(f);
     shard_make(f, m);
     ask_member(&m[0], "CREATE TABLE t AS SELECT 1 AS x");
-    ask_until(&m[1], "SELECT count(*) FROM t", "1");
-    ask_until(&m[2], "SELECT count(*) FROM t", "1");
+    for (int i = 1; i < 3; i++) { /* what is flushed there is replayed a little later */
+        ask_until(&m[i], "SELECT count(to_regclass('t'))", "1");
+        ask_until(&m[i], "SELECT count(*) FROM t", "1");
+    }
     check_secrets(f, &m[0]);
     check_secrets(f, &m[1]);
     check_restart(f, m);
