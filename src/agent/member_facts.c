@@ -81,10 +81,16 @@ static void guard_fired(struct loop_timer *timer, void *data)
 static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void *data)
 {
     struct member *m = data;
-    if (conn != m->conn || reply->err == NULL)
+    int64_t in_use = 0;
+    if (conn != m->conn)
         return;
-    log_event(LOG_ERROR, "slots of standbys could not be made or dropped", "err", reply->err->message, NULL);
-    m->slots_for = 0; /* again */
+    if (reply->err != NULL)
+        log_event(LOG_ERROR, "slots of standbys could not be made or dropped", "err", reply->err->message,
+                  NULL);
+    else
+        (void)pg_value_int64(reply, 0, 2, &in_use);
+    if (reply->err != NULL || in_use > 0) /* its standby is just ending */
+        m->slots_for = 0;                 /* again */
 }
 
 /* Makes the order's, and drops those of ours that it no longer names, as they would hold the log for ever. A
@@ -92,11 +98,12 @@ static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void 
 static void slots_settle(struct member *m)
 {
     static const char sql[] =
-        "SELECT (SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots WHERE slot_type "
-        "= "
-        "'physical' AND NOT active AND slot_name LIKE 'shardherd\\_%' AND slot_name <> ALL ($1::text[])), "
+        "WITH o AS MATERIALIZED (SELECT slot_name, active FROM pg_replication_slots WHERE slot_type = "
+        "'physical' AND slot_name LIKE 'shardherd\\_%' AND slot_name <> ALL ($1::text[])) "
+        "SELECT (SELECT count(pg_drop_replication_slot(slot_name)) FROM o WHERE NOT active), "
         "(SELECT count(pg_create_physical_replication_slot(n, true)) FROM unnest($1::text[]) n WHERE NOT "
-        "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = n))";
+        "EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = n)), "
+        "(SELECT count(*) FROM o WHERE active)";
     struct buf names = {0};
     if (m->slots_for == m->orders || m->order.role == ORDER_NONE)
         return;

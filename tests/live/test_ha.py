@@ -452,7 +452,7 @@ def test_member_that_is_to_go(herd):
     assert c.refused(99, "primary") == (409, "closed")
     until(
         herd,
-        lambda: a.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots") == "shardherd_s1_b",
+        lambda: a.value("SELECT string_agg(slot_name, ' ') FROM pg_replication_slots") == "shardherd_b",
         20,
         "its slot to go",
     )
