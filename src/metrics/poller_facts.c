@@ -105,6 +105,7 @@ void facts_failed(struct poller *p, const struct err *err)
     struct instance_facts *facts = &p->instance->facts;
     facts->failed_ns = loop_now(p->pollers->loop);
     facts->errors_total++;
+    facts->refused = err->code == ERRC_AUTH || err->code == ERRC_TLS;
     size_t n = strnlen(err->message, sizeof facts->error - 1);
     memcpy(facts->error, err->message, n);
     facts->error[n] = '\0';
