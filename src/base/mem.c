@@ -23,6 +23,23 @@ void mem_share_heap(void)
 #endif
 }
 
+bool mem_settle(struct mem_use *use, size_t least)
+{
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+    size_t now = mallinfo2().uordblks;
+    bool fallen = use->most > now && use->most - now >= least;
+    if (fallen)
+        (void)malloc_trim(0);
+    if (fallen || now > use->most)
+        use->most = now;
+    return fallen;
+#else
+    (void)use;
+    (void)least;
+    return false;
+#endif
+}
+
 void *mem_alloc(size_t size)
 {
     return checked(malloc(size > 0 ? size : 1));

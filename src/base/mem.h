@@ -8,6 +8,7 @@
 #ifndef BASE_MEM_H
 #define BASE_MEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /*
@@ -16,6 +17,18 @@
  * behind in one after the other.
  */
 void mem_share_heap(void);
+
+/*
+ * For whoever looks now and then: when at least `least` bytes less are in use than at the most that was seen
+ * since the last time, free pages go back to the system, also those that lie between others. (By itself the C
+ * library gives back the end of the heap only, and what lasts comes to lie there in a burst.) True if it was
+ * so; that takes some milliseconds for tens of megabytes, and a look some 0.1. Never where the C library
+ * cannot tell.
+ */
+struct mem_use {
+    size_t most; /* in use at a look */
+};
+bool mem_settle(struct mem_use *use, size_t least);
 
 void *mem_alloc(size_t size);               /* uninitialised */
 void *mem_zalloc(size_t size);              /* zeroed */

@@ -52,6 +52,7 @@ struct instance_facts {
     uint64_t seen_ns;   /* last successful poll, 0 = never */
     uint64_t failed_ns; /* last failed poll, 0 = never */
     char error[256];    /* of the last failed poll, without secrets */
+    bool refused;       /* ... which was about who we or they are: a password, a certificate */
     enum instance_role role;
     enum instance_health health;
     int server_version; /* 150018 */

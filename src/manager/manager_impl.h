@@ -3,6 +3,7 @@
 #define MANAGER_MANAGER_IMPL_H
 
 #include "api/api.h"
+#include "base/mem.h"
 #include "base/sm.h"
 #include "discovery/discovery.h"
 #include "health/health.h"
@@ -89,6 +90,7 @@ struct manager {
     struct http_server *public_server, *admin_server, *metrics_server;
     struct loop_signal on_term, on_int, on_hup;
     struct loop_timer tick; /* each second */
+    struct mem_use memory;
     struct loop_timer step; /* start-up: looks again */
     struct list seen;       /* seen_instance */
     int adopting;

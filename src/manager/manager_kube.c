@@ -73,10 +73,10 @@ bool manager_kube_close_events(struct manager *m, void (*closed)(void *data))
 }
 
 /* data: the databases, as for the runtime's other questions. */
-static bool polls_fail(void *data, const char *instance)
+static bool polls_refused(void *data, const char *instance)
 {
     const struct fleet_instance *found = fleet_find_instance(kube_databases_fleet(data), instance);
-    return found != NULL && found->facts.failed_ns > found->facts.seen_ns;
+    return found != NULL && found->facts.failed_ns > found->facts.seen_ns && found->facts.refused;
 }
 
 int manager_kube_runtime(struct manager *m, struct err *err)
@@ -88,7 +88,7 @@ int manager_kube_runtime(struct manager *m, struct err *err)
                                                        .directory = directory,
                                                        .database = kube_databases_get,
                                                        .progress = kube_databases_progress,
-                                                       .doubted = polls_fail,
+                                                       .doubted = polls_refused,
                                                        .cnpg = strcmp(m->runtime_kind, "cnpg") == 0,
                                                        .data = m->kube_databases};
     int rc = runtime_kubernetes_open(&m->loop, &options, &m->runtime, err);

@@ -8,8 +8,10 @@
 #include "base/mem.h"
 #include "manager/manager_impl.h"
 
-#define TICK_NS     ENV_NS_PER_S
-#define FILE_CHECKS 2 /* the file is looked at every so many ticks */
+#define TICK_NS       ENV_NS_PER_S
+#define FILE_CHECKS   2  /* the file is looked at every so many ticks */
+#define MEMORY_CHECKS 5u /* and the memory */
+#define MEMORY_LEAST  (1u << 20)
 
 /* The facts of the last tick, to see restarts and changed roles. */
 struct seen_instance {
@@ -129,6 +131,8 @@ static void tick(struct loop_timer *timer, void *data)
     if (m->ha != NULL && manager_now(m) == MANAGER_READY)
         ha_shards_look(m->ha);
     manager_kube_look(m);
+    if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % MEMORY_CHECKS == 0)
+        (void)mem_settle(&m->memory, MEMORY_LEAST);
     if (m->loop.env->monotonic_ns(m->loop.env) / TICK_NS % file_checks == 0)
         look_at_file(m);
 }

@@ -21,7 +21,7 @@ static bool stale(const struct poller *p, enum poll_group group, uint64_t render
     const struct pollers_options *o = &p->pollers->options;
     if (!p->up && now - p->down_ns > STALE_PERIODS * o->period_ns[POLL_LOAD])
         return true;
-    return now - rendered_ns > STALE_PERIODS * o->period_ns[group] + o->deadline_ns;
+    return now - rendered_ns > STALE_PERIODS * poller_period(p, group) + o->deadline_ns;
 }
 
 /* What a query's block shows of an instance; NULL = nothing. */

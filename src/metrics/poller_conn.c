@@ -17,6 +17,7 @@
 #define SLOT_INSTANCES   4
 #define SLOTS_LEAST      5                    /* in a period of the load group */
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
+#define ALONE_PERIODS    5                    /* of the replication group, see poller_period() */
 #define GOLDEN           0.6180339887498949   /* multiples of it spread evenly, however many there are */
 
 #define SESSION_OPTIONS                                                                                      \
@@ -185,6 +186,7 @@ static void groups_reset(struct poller *p)
     for (int q = 0; q < QUERIES; q++)
         p->slots[q].in_flight = false;
     p->base.at_ns = 0;
+    p->alone = false;
 }
 
 /*
@@ -311,6 +313,8 @@ static void run_ended(struct poller *p, enum poll_group g)
     }
     if (g == POLL_LOAD && !group->failed)
         p->values_ns = group->success_ns;
+    if (g == POLL_REPLICATION)
+        p->alone = !group->failed && p->followers == 0;
 }
 
 /* A load poll succeeded: the instance lives. */
@@ -347,6 +351,8 @@ static bool slot_take(struct poller *p, struct poller_slot *slot, const struct p
         slot->failed = !facts_take_load(p, reply, slot->took_ns);
     else
         facts_take(p, slot->query, reply);
+    if (slot->query == QUERY_STAT_REPLICATION || slot->query == QUERY_REPLICATION_SLOTS)
+        p->followers += (unsigned)pg_rows(reply);
     poller_text_take(p, slot, reply);
     return !slot->failed;
 }
@@ -386,6 +392,8 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     bool slow = g == POLL_SIZES || g == POLL_SETTINGS || slow_in_flight(p);
     group->failed = false;
     group->started_ns = now;
+    if (g == POLL_REPLICATION)
+        p->followers = 0;
     for (int q = 0; q < QUERIES; q++) {
         const struct query *query = query_get((enum query_id)q);
         const char *sql = query->group == g ? query_sql(query, p->server_version) : NULL;
@@ -419,11 +427,19 @@ static uint64_t slot_of(const struct pollers *pollers)
     return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
 }
 
+/* A primary that nobody follows has no lag, and three of four queries a second would only say so. */
+uint64_t poller_period(const struct poller *p, enum poll_group g)
+{
+    uint64_t period = p->pollers->options.period_ns[g];
+    bool seldom = g == POLL_REPLICATION && p->alone && !p->recovering && period != POLL_OFF;
+    return seldom ? period * ALONE_PERIODS : period;
+}
+
 /* The next moment after `now` that is this instance's in the period. */
 static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now)
 {
     uint64_t load = p->pollers->options.period_ns[POLL_LOAD];
-    uint64_t period = p->pollers->options.period_ns[g];
+    uint64_t period = poller_period(p, g);
     if (period == POLL_OFF)
         return UINT64_MAX;
     uint64_t slot = slot_of(p->pollers);

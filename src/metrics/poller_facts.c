@@ -66,7 +66,10 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     if (pg_rows(reply) != 1 || PQnfields(reply->results[reply->count - 1]) < LOAD_COLUMNS ||
         pg_value(reply, 0, LOAD_RECOVERING) == NULL)
         return false;
-    p->recovering = pg_value_bool(reply, 0, LOAD_RECOVERING);
+    bool recovering = pg_value_bool(reply, 0, LOAD_RECOVERING);
+    if (recovering != p->recovering)
+        p->groups[POLL_REPLICATION].due_ns = 0; /* another period, and other queries */
+    p->recovering = recovering;
     struct loop *loop = p->pollers->loop;
     struct fleet_instance *instance = p->instance;
     struct instance_facts *facts = &instance->facts;
@@ -105,6 +108,7 @@ void facts_failed(struct poller *p, const struct err *err)
     struct instance_facts *facts = &p->instance->facts;
     facts->failed_ns = loop_now(p->pollers->loop);
     facts->errors_total++;
+    facts->refused = err->code == ERRC_AUTH || err->code == ERRC_TLS;
     size_t n = strnlen(err->message, sizeof facts->error - 1);
     memcpy(facts->error, err->message, n);
     facts->error[n] = '\0';

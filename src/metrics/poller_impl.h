@@ -90,6 +90,8 @@ struct poller {
     unsigned failures;  /* connects that failed in a row */
     int server_version; /* of the present or last connection */
     bool recovering;    /* by the last load poll */
+    unsigned followers; /* senders and slots that the last run of the replication group found */
+    bool alone;         /* it found none */
     uint64_t connects;
     struct poller_base base;
     struct poller_group groups[POLL_GROUPS];
@@ -138,6 +140,8 @@ void poller_reconnect(struct poller *p);
 /* All groups become due. */
 void poller_hurry(struct poller *p);
 bool poller_address_changed(const struct poller *p);
+/* How often it is asked this group's queries. */
+uint64_t poller_period(const struct poller *p, enum poll_group g);
 /* Renders labels anew if shard or database changed; true if so. */
 bool poller_relabel(struct poller *p);
 

@@ -6,42 +6,113 @@
 #include "base/mem.h"
 
 #define LABELS_MAX     8
-#define LINE_EXTRA     72 /* braces, blank, value and line end */
+#define VALUE_MAX      64 /* bytes of a number */
 #define DYNAMIC_PREFIX "pg_settings_"
 
 /* ---- samples ---- */
 
-void samples_begin(struct samples_builder *b)
-{
-    *b = (struct samples_builder){.text.limit = RENDER_TEXT_MAX};
-}
+/*
+ * A family's samples are records in `values`: by how many label sets further the sample's is than the one of
+ * the record before (the first: than the first set), as a number with seven bits a byte, the lowest first;
+ * the length of the value, a byte; the value as it is printed. The first label set is the member's, which
+ * stand before those of each other set.
+ */
 
-void samples_end(struct samples_builder *b)
+struct builder {
+    struct buf labels; /* as in samples.bytes */
+    uint32_t *ends;
+    size_t sets, sets_room;
+    struct buf values;
+    unsigned last_set; /* of the family's last record */
+    uint32_t *lengths;
+    unsigned families, families_room;
+    size_t before; /* length of the texts of all families that are complete */
+    size_t length; /* of the one that is being collected */
+};
+
+/* The set is what was added to `labels` since the last call. */
+static void builder_end_set(struct builder *b)
 {
-    if (b->families == b->capacity) {
-        b->capacity = b->capacity > 0 ? b->capacity * 2 : 32;
-        b->offsets = mem_resize(b->offsets, b->capacity, sizeof *b->offsets);
+    if (b->sets == b->sets_room) {
+        b->sets_room = b->sets_room * 2 + 16;
+        b->ends = mem_resize(b->ends, b->sets_room, sizeof *b->ends);
     }
-    b->offsets[b->families++] = (uint32_t)b->text.length; /* where it ends */
+    b->ends[b->sets++] = (uint32_t)b->labels.length;
 }
 
-struct samples *samples_take(struct samples_builder *b)
+static void builder_begin_samples(struct builder *b, const char *member_labels)
 {
-    /* one block: the header, the text, the offsets */
-    size_t text_at = sizeof(struct samples);
-    size_t offsets_at = (text_at + b->text.length + 7) / 8 * 8;
-    struct samples *s = mem_alloc(offsets_at + (b->families + 1) * sizeof *s->offsets);
-    s->users = 1;
-    s->families = b->families;
-    s->offsets = (uint32_t *)(void *)((char *)s + offsets_at);
-    if (b->text.length > 0)
-        memcpy(s->text, b->text.data, b->text.length);
-    s->offsets[0] = 0;
+    *b = (struct builder){.labels.limit = RENDER_TEXT_MAX};
+    buf_add_text(&b->labels, member_labels);
+    builder_end_set(b);
+}
+
+static void builder_end_family(struct builder *b)
+{
+    if (b->families == b->families_room) {
+        b->families_room = b->families_room * 2 + 32;
+        b->lengths = mem_resize(b->lengths, b->families_room, sizeof *b->lengths);
+    }
+    b->lengths[b->families++] = (uint32_t)b->length;
+    b->before += b->length;
+    b->length = 0;
+    b->last_set = 0;
+}
+
+/* What stands between a name and a value. */
+static size_t labels_length(const uint32_t *ends, size_t set)
+{
+    size_t member = ends[0], own = set > 0 ? ends[set] - ends[set - 1] : 0;
+    return member + own > 0 ? member + own + (member > 0 && own > 0) + 2 : 0;
+}
+
+static void add_number(struct buf *out, unsigned number)
+{
+    for (; number >= 128; number >>= 7)
+        buf_addc(out, (char)(number | 128));
+    buf_addc(out, (char)number);
+}
+
+/* False, and nothing added: the value is none, or there is no room. */
+static bool builder_add(struct builder *b, size_t name_length, unsigned set, const char *value)
+{
+    size_t start = b->values.length, line = name_length + labels_length(b->ends, set) + 2;
+    if (RENDER_TEXT_MAX - b->before - b->length < line + VALUE_MAX)
+        return false;
+    add_number(&b->values, set - b->last_set);
+    size_t at = b->values.length;
+    buf_addc(&b->values, 0);
+    if (!metric_add_value(&b->values, value)) {
+        b->values.length = start;
+        return false;
+    }
+    size_t length = b->values.length - at - 1;
+    b->values.data[at] = (char)length;
+    b->last_set = set;
+    b->length += line + length;
+    return true;
+}
+
+/* One block: the header, the numbers, the texts. */
+static struct samples *builder_end(struct builder *b, const struct query *query,
+                                   const struct dynamic_families *dynamic)
+{
+    size_t numbers = b->families + b->sets, texts = b->labels.length + b->values.length;
+    struct samples *s = mem_alloc(sizeof *s + texts + sizeof(uint32_t) + numbers * sizeof(uint32_t));
+    size_t numbers_at = (texts + sizeof(uint32_t) - 1) / sizeof(uint32_t) * sizeof(uint32_t);
+    *s = (struct samples){.users = 1, .families = b->families, .query = query, .dynamic = dynamic};
+    memcpy(s->bytes, buf_text(&b->labels), b->labels.length);
+    s->values = s->bytes + b->labels.length;
+    memcpy(s->bytes + b->labels.length, buf_text(&b->values), b->values.length);
+    s->ends = (uint32_t *)(void *)(s->bytes + numbers_at);
+    memcpy(s->ends, b->ends, b->sets * sizeof *s->ends);
+    s->lengths = s->ends + b->sets;
     if (b->families > 0)
-        memcpy(s->offsets + 1, b->offsets, b->families * sizeof *s->offsets);
-    buf_free(&b->text);
-    free(b->offsets);
-    b->offsets = NULL;
+        memcpy(s->lengths, b->lengths, b->families * sizeof *s->lengths);
+    buf_free(&b->labels);
+    buf_free(&b->values);
+    free(b->ends);
+    free(b->lengths);
     return s;
 }
 
@@ -139,6 +210,67 @@ static int dynamic_find(struct dynamic_families *d, const char *name, const stru
     return (int)d->count - 1;
 }
 
+/* ---- text ---- */
+
+void samples_reader_init(struct samples_reader *r, const struct samples *s)
+{
+    *r = (struct samples_reader){.samples = s, .at = s->values};
+}
+
+static unsigned take_number(const char **at)
+{
+    unsigned number = 0, shift = 0;
+    unsigned char byte;
+    do {
+        byte = (unsigned char)*(*at)++;
+        number |= (byte & 127u) << shift;
+        shift += 7;
+    } while (byte >= 128);
+    return number;
+}
+
+static char *put(char *to, const char *text, size_t length)
+{
+    memcpy(to, text, length);
+    return to + length;
+}
+
+static char *put_labels(char *to, const struct samples *s, unsigned set)
+{
+    size_t member = s->ends[0], start = set > 0 ? s->ends[set - 1] : 0,
+           own = set > 0 ? s->ends[set] - start : 0;
+    if (member + own == 0)
+        return to;
+    *to++ = '{';
+    to = put(to, s->bytes, member);
+    if (member > 0 && own > 0)
+        *to++ = ',';
+    to = put(to, s->bytes + start, own);
+    *to++ = '}';
+    return to;
+}
+
+uint32_t samples_reader_next(struct samples_reader *r, char *to)
+{
+    const struct samples *s = r->samples;
+    unsigned family = r->family++, set = 0;
+    uint32_t length = s->lengths[family];
+    if (length == 0)
+        return 0;
+    const struct metric_span name = metric_span(s->dynamic != NULL ? s->dynamic->families[family].name
+                                                                   : s->query->columns[family].family.name);
+    for (const char *end = to + length; to < end;) {
+        set += take_number(&r->at);
+        size_t value = (unsigned char)*r->at++;
+        to = put_labels(put(to, name.text, name.length), s, set);
+        *to++ = ' ';
+        to = put(to, r->at, value);
+        *to++ = '\n';
+        r->at += value;
+    }
+    return length;
+}
+
 /* ---- duplicates ---- */
 
 struct seen {
@@ -171,13 +303,12 @@ static bool seen_before(struct seen *seen, const char *text, size_t n)
 
 /* ---- rows with labels ---- */
 
-/* Rendered label sets of all rows, for the columns named in `labels`. */
+/* The label sets of all rows, for the columns named in `labels`. */
 struct label_sets {
     const char *labels; /* what they were made for; compared by pointer */
-    struct buf text;
-    size_t *ends;
-    bool *duplicate;
-    int last; /* column that was rendered, -1 = none */
+    unsigned first;     /* number of the first row's */
+    bool *left_out;     /* by row: it was there before, or has no room */
+    int last;           /* column that was taken, -1 = none */
 };
 
 struct label_column {
@@ -213,55 +344,44 @@ static size_t label_columns(const PGresult *result, const char *labels, struct l
     return n;
 }
 
-static void label_sets_make(struct label_sets *sets, const PGresult *result, const char *labels,
-                            const char *member_labels)
+static void label_sets_make(struct label_sets *sets, struct builder *b, const PGresult *result,
+                            const char *labels)
 {
     struct label_column columns[LABELS_MAX];
     size_t column_count = label_columns(result, labels, columns);
     struct seen seen;
     seen_init(&seen, (size_t)PQntuples(result));
     sets->labels = labels;
-    buf_reset(&sets->text);
+    sets->first = (unsigned)b->sets;
     for (int row = 0; row < PQntuples(result); row++) {
-        size_t start = sets->text.length;
-        buf_add_text(&sets->text, member_labels);
+        size_t start = b->labels.length;
         for (size_t c = 0; c < column_count; c++) {
             const char *value = columns[c].number >= 0 ? PQgetvalue(result, row, columns[c].number) : NULL;
-            if (sets->text.length > start)
-                buf_addc(&sets->text, ',');
-            metric_add_label(&sets->text, columns[c].name, value);
+            if (c > 0)
+                buf_addc(&b->labels, ',');
+            metric_add_label(&b->labels, columns[c].name, value);
         }
-        sets->ends[row] = sets->text.length;
-        sets->duplicate[row] = seen_before(&seen, sets->text.data + start, sets->text.length - start);
+        bool whole = !b->labels.overflowed;
+        b->labels.overflowed = false;
+        sets->left_out[row] =
+            !whole || seen_before(&seen, buf_text(&b->labels) + start, b->labels.length - start);
+        if (sets->left_out[row])
+            b->labels.length = start;
+        builder_end_set(b);
     }
     free(seen.table);
 }
 
-static bool add_sample(struct buf *out, struct metric_span name, struct metric_span labels, const char *value)
+static void render_column(struct builder *b, const struct query_column *column, const PGresult *result,
+                          struct label_sets *sets, uint64_t *dropped)
 {
-    size_t start = out->length;
-    if (out->limit - start < name.length + labels.length + LINE_EXTRA)
-        return false;
-    metric_add_start(out, name, labels, (struct metric_span){"", 0});
-    bool ok = metric_add_value(out, value);
-    if (ok && buf_addc(out, '\n') && !out->overflowed)
-        return true;
-    out->length = start; /* no half line */
-    out->overflowed = false;
-    return false;
-}
-
-static void render_column(struct samples_builder *b, const struct query_column *column,
-                          const PGresult *result, struct label_sets *sets, uint64_t *dropped)
-{
-    const struct metric_span name = metric_span(column->family.name);
+    size_t name_length = strlen(column->family.name);
     int number = column_number(result, column->column, sets->last);
     for (int row = 0; number >= 0 && row < PQntuples(result); row++) {
         if (PQgetisnull(result, row, number))
             continue;
-        size_t start = row > 0 ? sets->ends[row - 1] : 0;
-        const struct metric_span labels = {sets->text.data + start, sets->ends[row] - start};
-        if (sets->duplicate[row] || !add_sample(&b->text, name, labels, PQgetvalue(result, row, number)))
+        if (sets->left_out[row] ||
+            !builder_add(b, name_length, sets->first + (unsigned)row, PQgetvalue(result, row, number)))
             (*dropped)++;
     }
     sets->last = number;
@@ -270,23 +390,19 @@ static void render_column(struct samples_builder *b, const struct query_column *
 static struct samples *render_columns(const struct query *query, const PGresult *result,
                                       const char *member_labels, uint64_t *dropped)
 {
-    size_t rows = (size_t)PQntuples(result);
-    struct samples_builder b;
+    struct builder b;
     struct label_sets sets = {.last = -1,
-                              .ends = mem_array(rows + 1, sizeof *sets.ends),
-                              .duplicate = mem_array(rows + 1, sizeof *sets.duplicate)};
-    samples_begin(&b);
+                              .left_out = mem_array((size_t)PQntuples(result) + 1, sizeof *sets.left_out)};
+    builder_begin_samples(&b, member_labels);
     for (size_t c = 0; c < query->column_count; c++) {
         const struct query_column *column = &query->columns[c];
         if (sets.labels == NULL || strcmp(sets.labels, column->labels) != 0)
-            label_sets_make(&sets, result, column->labels, member_labels);
+            label_sets_make(&sets, &b, result, column->labels);
         render_column(&b, column, result, &sets, dropped);
-        samples_end(&b);
+        builder_end_family(&b);
     }
-    buf_free(&sets.text);
-    free(sets.ends);
-    free(sets.duplicate);
-    return samples_take(&b);
+    free(sets.left_out);
+    return builder_end(&b, query, NULL);
 }
 
 /* ---- lines that are families ---- */
@@ -347,18 +463,16 @@ static struct samples *render_dynamic(const PGresult *result, const char *member
     const char **values = mem_array(RENDER_DYNAMIC_MAX, sizeof *values);
     char *text = mem_strdup(PQntuples(result) > 0 && PQnfields(result) > 0 ? PQgetvalue(result, 0, 0) : "");
     settings_place(text, values, dynamic, dropped);
-    const struct metric_span labels = metric_span(member_labels);
-    struct samples_builder b;
-    samples_begin(&b);
+    struct builder b;
+    builder_begin_samples(&b, member_labels);
     for (unsigned f = 0; f < dynamic->count; f++) {
-        if (values[f] != NULL &&
-            !add_sample(&b.text, metric_span(dynamic->families[f].name), labels, values[f]))
+        if (values[f] != NULL && !builder_add(&b, strlen(dynamic->families[f].name), 0, values[f]))
             (*dropped)++;
-        samples_end(&b);
+        builder_end_family(&b);
     }
     free((void *)values);
     free(text);
-    return samples_take(&b);
+    return builder_end(&b, NULL, dynamic);
 }
 
 struct samples *render_result(const struct query *query, const PGresult *result, const char *member_labels,

@@ -70,11 +70,6 @@ const char *block_family(const struct text_block *block, unsigned family, size_t
 
 /* ---- turning round ---- */
 
-static uint32_t family_length(const struct samples *s, unsigned family)
-{
-    return s->offsets[family + 1] - s->offsets[family];
-}
-
 /* Sets where each family starts and ends. */
 static void places_find(struct block_builder *b, unsigned families)
 {
@@ -82,7 +77,7 @@ static void places_find(struct block_builder *b, unsigned families)
     b->places = mem_array(families, sizeof *b->places);
     for (unsigned i = 0; i < BLOCK_INSTANCES; i++)
         for (unsigned f = 0; b->sources[i] != NULL && f < b->sources[i]->families; f++)
-            b->places[f] += family_length(b->sources[i], f);
+            b->places[f] += b->sources[i]->lengths[f];
     ends_reserve(block, families);
     uint32_t total = 0;
     for (unsigned f = 0; f < families; f++) {
@@ -116,12 +111,10 @@ bool builder_step(struct block_builder *b)
         b->next++;
     if (b->next < BLOCK_INSTANCES) {
         struct samples *s = b->sources[b->next];
-        for (unsigned f = 0; f < s->families; f++) {
-            uint32_t length = family_length(s, f);
-            if (length > 0) /* no text at all has no memory either */
-                memcpy(b->block->text.data + b->places[f], s->text + s->offsets[f], length);
-            b->places[f] += length;
-        }
+        struct samples_reader reader;
+        samples_reader_init(&reader, s);
+        for (unsigned f = 0; f < s->families; f++)
+            b->places[f] += samples_reader_next(&reader, b->block->text.data + b->places[f]);
         b->sources[b->next++] = NULL;
         samples_free(s);
     }

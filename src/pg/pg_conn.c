@@ -6,6 +6,7 @@
 #include "pg/pg_conn.h"
 
 #include <assert.h>
+#include <openssl/ssl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -277,10 +278,20 @@ static void step_run(struct work *work)
     conn->step = PQstatus(conn->pg) == CONNECTION_BAD ? PGRES_POLLING_FAILED : PGRES_POLLING_WRITING;
 }
 
+/* OpenSSL keeps 34 KB of buffers with a connection, or takes them when there is something to read or write.
+ */
+static void release_buffers(struct pg_conn *conn)
+{
+    SSL *ssl = PQsslStruct(conn->pg, "OpenSSL");
+    if (ssl != NULL)
+        SSL_set_mode(ssl, SSL_MODE_RELEASE_BUFFERS);
+}
+
 static void connect_succeeded(struct pg_conn *conn)
 {
     pg_pace_release(&conn->pace);
     loop_timer_stop(&conn->connect_timer);
+    release_buffers(conn);
     PQsetErrorVerbosity(conn->pg, PQERRORS_DEFAULT);
     PQsetnonblocking(conn->pg, 1);
     sm_move(&conn->sm, PG_READY);

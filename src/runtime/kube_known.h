@@ -4,8 +4,8 @@
  *
  * A watch on the StatefulSets (metadata only) tells when to look again; what was made or removed by ourselves
  * is looked at again in any case. Secrets cannot be watched without the right to list them. Ours change by
- * our own doing, so what was read of them holds until then, or until the polls of the instance fail; others'
- * are read again every ten minutes.
+ * our own doing, so what was read of them holds until then, or until the polls of the instance are refused;
+ * others' are read again every ten minutes.
  */
 #ifndef RUNTIME_KUBE_KNOWN_H
 #define RUNTIME_KUBE_KNOWN_H

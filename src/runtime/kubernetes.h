@@ -65,8 +65,8 @@ struct runtime_kubernetes_options {
      */
     void (*progress)(void *data, const char *instance, const char *message);
     /*
-     * Whether what is known of the instance may be wrong, since its polls fail: runtime_list() then reads its
-     * Secrets again. May be NULL.
+     * Whether what is known of the instance may be wrong, since its polls are refused (a password, a
+     * certificate; not that nobody answers): runtime_list() then reads its Secrets again. May be NULL.
      */
     bool (*doubted)(void *data, const char *instance);
     void *data;

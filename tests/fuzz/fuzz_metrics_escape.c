@@ -97,13 +97,18 @@ static void check_settings(const char *name, const char *unit, const char *value
     uint64_t dropped = 0;
     metric_add_label(&labels, "member", label);
     struct samples *s = render_result(&query, result, buf_text(&labels), families, &dropped);
-    uint32_t length = s->offsets[s->families];
-    need(length > 0 || dropped > 0 || line[0] == '\n');
+    struct samples_reader reader;
+    samples_reader_init(&reader, s);
+    size_t length = 0;
     for (unsigned f = 0; f < s->families; f++) {
-        const char *text = s->text + s->offsets[f];
-        uint32_t n = s->offsets[f + 1] - s->offsets[f];
+        char *text = mem_alloc(s->lengths[f]);
+        uint32_t n = samples_reader_next(&reader, text);
+        length += n;
+        need(n == s->lengths[f]);
         need(n == 0 || (strncmp(text, "pg_settings_", 12) == 0 && memchr(text, '\n', n) == text + n - 1));
+        free(text);
     }
+    need(length > 0 || dropped > 0 || line[0] == '\n');
     samples_free(s);
     dynamic_families_free(families);
     buf_free(&labels);

@@ -69,6 +69,38 @@ static void test_query_rate(void **state)
     fixture_close(&f);
 }
 
+/* Runs of the replication group while the load group runs `loads` times; they have the same period. */
+static double replication_runs(struct fixture *f, int loads)
+{
+    struct pollers_counts before, after;
+    int sampled = f->sampled;
+    pollers_count(f->pollers, &before);
+    assert_true(WAIT_UNTIL(f, 20000, f->sampled >= sampled + loads));
+    pollers_count(f->pollers, &after);
+    return (double)(after.polls - before.polls) - (f->sampled - sampled);
+}
+
+/* Nobody follows the server: what replicates is asked for every fifth time, until there is a slot. */
+static void test_a_server_alone_is_asked_less(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    const struct pollers_options options = {.period_ns = {50 * MS, 50 * MS, POLL_OFF, POLL_OFF, POLL_OFF}};
+    fixture_open(&f, &options);
+    add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= 10));
+    double alone = replication_runs(&f, 50);
+    assert_true(alone >= 4 && alone <= 16);
+    assert_int_equal(
+        pg_server_sql(&server, "postgres", "SELECT pg_create_physical_replication_slot('follower')"), 0);
+    assert_true(WAIT_UNTIL(&f, 10000, replication_runs(&f, 10) >= 8));
+    assert_true(replication_runs(&f, 50) >= 45);
+    assert_int_equal(pg_server_sql(&server, "postgres", "SELECT pg_drop_replication_slot('follower')"), 0);
+    fixture_close(&f);
+}
+
 static void test_a_wrong_password(void **state)
 {
     (void)state;
@@ -86,6 +118,7 @@ static void test_a_wrong_password(void **state)
     assert_true(f.last_down.code == ERRC_AUTH);
     assert_null(strstr(i->facts.error, "not-this-one"));
     assert_true(i->facts.failed_ns > i->facts.seen_ns);
+    assert_true(i->facts.refused); /* so that its password is looked up again */
     free(i->access.password);
     i->access.password = mem_strdup(server.password);
     assert_true(WAIT_UNTIL(&f, 10000, f.ups == 1)); /* the next attempt takes the present one */
@@ -111,6 +144,7 @@ static void test_a_restart_is_seen(void **state)
     assert_true(f.down_ns - killed < PERIOD_MS * MS);
     assert_true(
         WAIT_UNTIL(&f, 10000, i->facts.errors_total >= 6)); /* long enough for the back-off to have grown */
+    assert_false(i->facts.refused);
     assert_true(pg_server_boot(&server));
     const uint64_t ready = loop_clock(&f.loop);
     assert_true(WAIT_UNTIL(&f, 10000, f.ups == 2));
@@ -276,10 +310,15 @@ static int group_stop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_facts_and_load),   cmocka_unit_test(test_query_rate),
-        cmocka_unit_test(test_a_wrong_password), cmocka_unit_test(test_a_restart_is_seen),
-        cmocka_unit_test(test_the_set_changes),  cmocka_unit_test(test_forgotten_in_an_event),
-        cmocka_unit_test(test_closed_at_once),   cmocka_unit_test(test_many_come_back_at_once),
+        cmocka_unit_test(test_facts_and_load),
+        cmocka_unit_test(test_query_rate),
+        cmocka_unit_test(test_a_server_alone_is_asked_less),
+        cmocka_unit_test(test_a_wrong_password),
+        cmocka_unit_test(test_a_restart_is_seen),
+        cmocka_unit_test(test_the_set_changes),
+        cmocka_unit_test(test_forgotten_in_an_event),
+        cmocka_unit_test(test_closed_at_once),
+        cmocka_unit_test(test_many_come_back_at_once),
     };
     return cmocka_run_group_tests(tests, group_start, group_stop);
 }

@@ -39,12 +39,32 @@ static const struct query_column columns_table[] = {
 static const struct query table_query = {.name = "x", .columns = columns_table, .column_count = 4};
 static const char *const table_columns[] = {"name", "kind", "hits", "misses", "one"};
 
+/* The text of all families; family k's ends at ends[k]. */
+static char *text_of(const struct samples *s, size_t *ends)
+{
+    size_t length = 0, at = 0;
+    for (unsigned f = 0; f < s->families; f++)
+        length += s->lengths[f];
+    char *text = malloc(length + 1);
+    struct samples_reader r;
+    samples_reader_init(&r, s);
+    for (unsigned f = 0; f < s->families; f++) {
+        assert_int_equal(samples_reader_next(&r, text + at), s->lengths[f]);
+        at += s->lengths[f];
+        ends[f] = at;
+    }
+    text[length] = '\0';
+    return text;
+}
+
 static void check_family(const struct samples *s, unsigned family, const char *expected)
 {
+    size_t ends[RENDER_DYNAMIC_MAX];
     assert_true(family < s->families);
-    size_t n = s->offsets[family + 1] - s->offsets[family];
-    char *text = strndup(s->text + s->offsets[family], n);
-    assert_string_equal(text, expected);
+    char *text = text_of(s, ends);
+    size_t start = family > 0 ? ends[family - 1] : 0;
+    text[ends[family]] = '\0';
+    assert_string_equal(text + start, expected);
     free(text);
 }
 
@@ -86,6 +106,74 @@ static void test_duplicates_and_bad_values_are_dropped_and_counted(void **state)
     PQclear(result);
 }
 
+/* Each combination of braces and commas, and a value that PostgreSQL prints otherwise. */
+static void test_labels_of_the_member_and_of_the_row(void **state)
+{
+    (void)state;
+    static const struct query_column columns[] = {{"hits", {"x_hits", METRIC_COUNTER, "h"}, ""},
+                                                  {"misses", {"x_misses", METRIC_COUNTER, "m"}, "name"}};
+    static const struct query query = {.name = "x", .columns = columns, .column_count = 2};
+    const char *const values[] = {"a", "k", "-Infinity", "t", NULL};
+    PGresult *result = make_result(table_columns, 5, values, 1);
+    uint64_t dropped = 0;
+    struct samples *s = render_result(&query, result, MEMBER, NULL, &dropped);
+    check_family(s, 0, "x_hits{" MEMBER "} -Inf\n");
+    check_family(s, 1, "x_misses{" MEMBER ",name=\"a\"} 1\n");
+    samples_free(s);
+    s = render_result(&query, result, "", NULL, &dropped);
+    check_family(s, 0, "x_hits -Inf\n");
+    check_family(s, 1, "x_misses{name=\"a\"} 1\n");
+    assert_true(dropped == 0);
+    samples_free(s);
+    PQclear(result);
+}
+
+/* A table of labels that a peer made long must not become one without end. */
+static void test_label_sets_are_limited(void **state)
+{
+    (void)state;
+    enum { ROWS = 5000 };
+    PGresult *result = make_result(table_columns, 5, NULL, 0);
+    char name[300], one[] = "1";
+    memset(name, 'n', sizeof name);
+    for (int r = 0; r < ROWS; r++) {
+        snprintf(name + 200, sizeof name - 200, "%d", r);
+        assert_true(PQsetvalue(result, r, 0, name, (int)strlen(name)));
+        for (int c = 1; c < 5; c++)
+            assert_true(PQsetvalue(result, r, c, c == 2 || c == 3 ? NULL : one, c == 2 || c == 3 ? -1 : 1));
+    }
+    uint64_t dropped = 0;
+    struct samples *s = render_result(&table_query, result, MEMBER, NULL, &dropped);
+    assert_true((size_t)(s->values - s->bytes) <= RENDER_TEXT_MAX);
+    check_family(s, 0, "");
+    assert_true(dropped == ROWS - 1); /* of the last column, whose rows have one label set all */
+    samples_free(s);
+    PQclear(result);
+}
+
+/* What stays with an instance between two polls is small. */
+static void test_a_sample_takes_few_bytes(void **state)
+{
+    (void)state;
+    enum { ROWS = 300 };
+    PGresult *result = make_result(table_columns, 5, NULL, 0);
+    char name[32], value[] = "123456";
+    for (int r = 0; r < ROWS; r++) {
+        snprintf(name, sizeof name, "row-%d", r);
+        assert_true(PQsetvalue(result, r, 0, name, (int)strlen(name)));
+        for (int c = 1; c < 5; c++)
+            assert_true(PQsetvalue(result, r, c, value, 6));
+    }
+    uint64_t dropped = 0;
+    size_t ends[4];
+    struct samples *s = render_result(&table_query, result, MEMBER, NULL, &dropped);
+    free(text_of(s, ends));
+    const char *end = (const char *)(s->lengths + s->families);
+    assert_true(ends[3] > 2 * ROWS * 60 && end - s->values < 2 * ROWS * 16);
+    samples_free(s);
+    PQclear(result);
+}
+
 static void test_an_empty_result(void **state)
 {
     (void)state;
@@ -112,13 +200,17 @@ static void test_text_is_limited_in_whole_lines(void **state)
     }
     uint64_t dropped = 0;
     struct samples *s = render_result(&table_query, result, MEMBER, NULL, &dropped);
-    size_t length = s->offsets[4];
-    assert_true(length <= RENDER_TEXT_MAX && length > RENDER_TEXT_MAX - 100);
-    assert_true(s->text[length - 1] == '\n');
-    size_t lines = 0;
+    size_t ends[4], lines = 0;
+    char *text = text_of(s, ends);
+    size_t length = ends[3];
+    assert_true(length <= RENDER_TEXT_MAX && length > RENDER_TEXT_MAX - 120);
+    assert_true(text[length - 1] == '\n');
     for (size_t i = 0; i < length; i++)
-        lines += s->text[i] == '\n';
+        lines += text[i] == '\n';
     assert_true(lines + dropped == 3 * ROWS);
+    assert_non_null(
+        strstr(text, "x_hits{" MEMBER ",name=\"row-9999\",kind=\"1\"} 1\n")); /* far from the first */
+    free(text);
     samples_free(s);
     PQclear(result);
 }
@@ -160,7 +252,9 @@ static void test_lines_become_families(void **state)
     assert_string_equal(dynamic_family(d, 2)->name, "pg_settings_c");
     samples_free(s);
     s = render_settings(NULL, d, &dropped);
-    assert_true(dropped == 4 && s->offsets[s->families] == 0);
+    assert_true(dropped == 4);
+    for (unsigned f = 0; f < s->families; f++)
+        check_family(s, f, "");
     samples_free(s);
     dynamic_families_free(d);
 }
@@ -186,6 +280,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_columns_become_families),
         cmocka_unit_test(test_duplicates_and_bad_values_are_dropped_and_counted),
+        cmocka_unit_test(test_labels_of_the_member_and_of_the_row),
+        cmocka_unit_test(test_label_sets_are_limited),
+        cmocka_unit_test(test_a_sample_takes_few_bytes),
         cmocka_unit_test(test_an_empty_result),
         cmocka_unit_test(test_text_is_limited_in_whole_lines),
         cmocka_unit_test(test_lines_become_families),

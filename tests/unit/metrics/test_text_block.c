@@ -12,17 +12,53 @@
 
 #define FAMILIES 7u
 
-/* Instance `number` with some families of some lines: "f<family> i<number> v<version>\n". */
+#define FAMILY(n)                                                                                            \
+    {                                                                                                        \
+        "c" #n, {"f" #n, METRIC_GAUGE, "h"}, "row"                                                           \
+    }
+static const struct query_column columns[FAMILIES] = {FAMILY(0), FAMILY(1), FAMILY(2), FAMILY(3),
+                                                      FAMILY(4), FAMILY(5), FAMILY(6)};
+static const struct query queries[FAMILIES + 1] = {
+    {"q0", .columns = columns, .column_count = 0}, {"q1", .columns = columns, .column_count = 1},
+    {"q2", .columns = columns, .column_count = 2}, {"q3", .columns = columns, .column_count = 3},
+    {"q4", .columns = columns, .column_count = 4}, {"q5", .columns = columns, .column_count = 5},
+    {"q6", .columns = columns, .column_count = 6}, {"q7", .columns = columns, .column_count = 7},
+};
+
+static unsigned lines_of(unsigned number, unsigned family)
+{
+    return (number + family) % 3;
+}
+
+static void set(PGresult *result, unsigned row, unsigned column, unsigned value, bool null)
+{
+    char text[16];
+    int n = snprintf(text, sizeof text, "%u", value);
+    assert_true(PQsetvalue(result, (int)row, (int)column, text, null ? -1 : n));
+}
+
+/* Instance `number` with some families of some lines: f<family>{i="<number>",row="<row>"} <version>. */
 static struct samples *make_samples(unsigned number, unsigned families, unsigned version)
 {
-    struct samples_builder b;
-    samples_begin(&b);
-    for (unsigned f = 0; f < families; f++) {
-        for (unsigned lines = (number + f) % 3; lines > 0; lines--)
-            buf_printf(&b.text, "f%u i%u v%u\n", f, number, version);
-        samples_end(&b);
+    PGresult *result = PQmakeEmptyPGresult(NULL, PGRES_TUPLES_OK);
+    PGresAttDesc attributes[FAMILIES + 1] = {{0}};
+    char names[FAMILIES + 1][8], labels[16];
+    uint64_t dropped = 0;
+    for (unsigned c = 0; c <= FAMILIES; c++) {
+        snprintf(names[c], sizeof names[c], c < FAMILIES ? "c%u" : "row", c);
+        attributes[c].name = names[c];
     }
-    return samples_take(&b);
+    assert_true(PQsetResultAttrs(result, FAMILIES + 1, attributes));
+    for (unsigned row = 0; row < 2; row++) {
+        set(result, row, FAMILIES, row, false);
+        for (unsigned f = 0; f < FAMILIES; f++)
+            set(result, row, f, version, row >= lines_of(number, f));
+    }
+    snprintf(labels, sizeof labels, "i=\"%u\"", number);
+    struct samples *s = render_result(&queries[families], result, labels, NULL, &dropped);
+    assert_true(dropped == 0);
+    PQclear(result);
+    return s;
 }
 
 struct sources {
@@ -54,8 +90,8 @@ static void check_block(const struct text_block *block, unsigned version)
     for (unsigned f = 0; f <= FAMILIES; f++) {
         struct buf expected = {0};
         for (unsigned i = 0; i < BLOCK_INSTANCES; i++)
-            for (unsigned lines = (i + f) % 3; i % 3 != 2 && f < i % (FAMILIES + 1) && lines > 0; lines--)
-                buf_printf(&expected, "f%u i%u v%u\n", f, i, version);
+            for (unsigned row = 0; i % 3 != 2 && f < i % (FAMILIES + 1) && row < lines_of(i, f); row++)
+                buf_printf(&expected, "f%u{i=\"%u\",row=\"%u\"} %u\n", f, i, row, version);
         size_t length;
         const char *text = block_family(block, f, &length);
         assert_int_equal(length, expected.length);
