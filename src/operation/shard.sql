@@ -367,8 +367,8 @@ BEGIN
                    'ENABLE ALWAYS TRIGGER shardherd_fence_update, ENABLE ALWAYS TRIGGER shardherd_fence_delete', name);
 END $$;
 
--- Whether those of one table are there and awake for that range and epoch, and wait for a fence that is still to come. What
--- they were made for is what they were told (see fence_table).
+-- Whether those of one table are there and awake, and of a fence of that range and epoch (no epoch is given twice). What they
+-- were made for is what they were told (see fence_table).
 CREATE OR REPLACE FUNCTION shardherd.is_prepared(name text, range_lo bigint, range_hi bigint, fence_epoch bigint) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT EXISTS (
@@ -378,7 +378,6 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         WHERE tgrelid = name::regclass AND tgenabled = 'A'
         AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete')
         AND (told[n - 4], told[n - 2], told[n - 1]) = (fence_epoch::text, range_lo::text, range_hi::text)
-        AND NOT shardherd.fenced(told[n - 3]::bigint)
         GROUP BY tgargs HAVING count(*) = 3)
 $$;
 
@@ -850,11 +849,11 @@ BEGIN
     IF FOUND OR EXISTS (SELECT FROM shardherd.gate) THEN
         RETURN true;
     END IF;
-    DELETE FROM shardherd.prepared_fence;
     missing := ARRAY(SELECT d.name FROM shardherd.tables d
                      WHERE NOT shardherd.is_prepared(d.name, range_lo, range_hi, new_epoch) ORDER BY d.name);
     names := missing[:coalesce(most::int, cardinality(missing))];
     PERFORM shardherd.lock_tables(names);
+    -- also when there is none: no fence is prepared any more
     PERFORM shardherd.install_guards(NULL, ARRAY(SELECT a FROM shardherd.awake_tables() a WHERE a = ANY (names)));
     SELECT epoch INTO STRICT shard_epoch FROM shardherd.shard;
     FOR t IN SELECT * FROM shardherd.tables WHERE name = ANY (names) ORDER BY name LOOP
