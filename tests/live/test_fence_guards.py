@@ -1,11 +1,15 @@
 """The guards of a fence: prepared before it, passing until its COMMIT, put to sleep when it is settled or given up."""
 
 import itertools
+import os
+import subprocess
 
 import psycopg
 import pytest
 from conftest import VERSIONS
 from guarded import MOST, Shard, open_gate, settle, start_server, with_accounts
+from rig import SCHEMA_COMMAND, Rig
+from test_faults import sql as run_on
 
 pytestmark = pytest.mark.beside
 
@@ -420,3 +424,29 @@ def test_next_fence_is_prepared_step_by_step_over_one_that_is_not_settled(five):
     five.fence(0, middle - 1, old=2, new=3, prepared=False)
     assert awake(five)
     assert everywhere(five, high) == everywhere(five, low) == []
+
+
+def test_manager_prepares_and_settles_all_tables(shardherd):
+    """More than it takes at a time: the fence relies on all of them, and all sleep when it is settled."""
+    names = [f"more{i}" for i in range(5)]
+    schema = subprocess.run([shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True).stdout
+    schema += "".join(f"CREATE TABLE {name} (customer_id bigint PRIMARY KEY);" for name in names)
+    tables = [{"name": f"public.{name}", "key": "customer_id"} for name in ("customers", "orders", *names)]
+    states = "SELECT tgenabled::text, count(*) FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' GROUP BY 1"
+    rig = Rig(shardherd, f"/tmp/shardherd-fence-{os.getpid()}")
+    try:
+        rig.start()
+        rig.make_shop(customers=100, schema=schema, tables=tables)
+        rig.stop()
+        rig.start(env={"SHARDHERD_TEST_KILL_AT": "move:after:open"})
+        op_id = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})["id"]
+        rig.wait_dead()
+        assert run_on(rig, "s2", states) == [("A", len(tables))]
+        rig.start(env={"SHARDHERD_TEST_KILL_AT": "move:after:settle"}, wait=False)
+        rig.wait_dead()
+        assert run_on(rig, "s2", states) == [("D", len(tables))]
+        rig.start()
+        assert rig.wait_operation(op_id)["status"] == "done"
+        rig.assert_consistent()
+    finally:
+        rig.clean_up()
