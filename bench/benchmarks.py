@@ -125,12 +125,16 @@ def process_cpu_ns(pid):
     return int(time.clock_gettime((~pid << 3) | 2) * 1e9)
 
 
+def ended_children_ns(pid):
+    """CPU of a process's children that have ended and were waited for, with theirs, in ticks."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+
+
 def server_cpu_ns(postmaster):
     """CPU of a server: postmaster, its children, and its children that have ended (those in ticks)."""
-    total = process_cpu_ns(postmaster)
-    with open(f"/proc/{postmaster}/stat") as stat:
-        fields = stat.read().rsplit(")", 1)[1].split()
-    total += (int(fields[13]) + int(fields[14])) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+    total = process_cpu_ns(postmaster) + ended_children_ns(postmaster)
     with open(f"/proc/{postmaster}/task/{postmaster}/children") as children:
         for pid in children.read().split():
             with contextlib.suppress(OSError):

@@ -402,28 +402,39 @@ static void rehearsed_once(struct move_op *op, const struct err *err)
     }
 }
 
-static void fence_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void prepare_guards(struct move_op *op);
+
+static void guards_prepared(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
-    (void)reply;
+    if (!pg_value_bool(reply, 0, 0)) {
+        prepare_guards(op);
+        return;
+    }
     calm_begin(&op->calm, op_now(op));
     marker_round_trip(op, SLOW_MARKER_NS, rehearsed_once);
 }
 
 /* Should the table be published meanwhile, for another move, then the fence makes its guards itself. */
-static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+static void prepare_guards(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
+    if (db == NULL)
+        act_fail(op, ACT_REHEARSE, ERRC_NOT_FOUND, "the database was deleted");
+    else
+        act_sql(op, &op->source, ACT_REHEARSE, SQL_TIMEOUT_NS, guards_prepared,
+                "SELECT shardherd.prepare_fence(%d, %L, %d, %d, %d, %d)", op_term(op), r->id, r->range.lo,
+                r->range.hi, (int64_t)(db->routing->epoch + 1), (int64_t)GUARDED_AT_ONCE);
+}
+
+static void blockers_seen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
     const char *who = pg_value(reply, 0, 0);
     if (who != NULL)
         act_fail(op, action, ERRC_TIMEOUT, "%s", who);
-    else if (db == NULL)
-        act_fail(op, action, ERRC_NOT_FOUND, "the database was deleted");
     else
-        act_sql(op, &op->source, action, SQL_TIMEOUT_NS, fence_prepared,
-                "SELECT shardherd.prepare_fence(%d, %L, %d, %d, %d)", op_term(op), r->id, r->range.lo,
-                r->range.hi, (int64_t)(db->routing->epoch + 1));
+        prepare_guards(op);
 }
 
 static void look_for_blockers(struct move_op *op, enum move_action action)

@@ -353,12 +353,28 @@ void act_open(struct move_op *op)
 
 /* ---- settling ---- */
 
+static void settle_source(struct move_op *op);
+
+static void source_settled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (pg_value_bool(reply, 0, 0))
+        act_done(op, action, NULL);
+    else
+        settle_source(op);
+}
+
+static void settle_source(struct move_op *op)
+{
+    act_sql(op, &op->source, ACT_SETTLE, SQL_TIMEOUT_NS, source_settled,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle_fence(%d, %L, %d)", op_term(op),
+            op_record(op)->id, (int64_t)GUARDED_AT_ONCE);
+}
+
 static void target_settled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
+    (void)action;
     (void)reply;
-    act_sql(op, &op->source, action, SQL_TIMEOUT_NS, NULL,
-            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle_fence(%d, %L)", op_term(op),
-            op_record(op)->id);
+    settle_source(op);
 }
 
 void act_settle(struct move_op *op)

@@ -367,6 +367,28 @@ BEGIN
                    'ENABLE ALWAYS TRIGGER shardherd_fence_update, ENABLE ALWAYS TRIGGER shardherd_fence_delete', name);
 END $$;
 
+-- Whether those of one table are there and awake, and of a fence of that range and epoch (no epoch is given twice). What they
+-- were made for is what they were told (see fence_table).
+CREATE OR REPLACE FUNCTION shardherd.is_prepared(name text, range_lo bigint, range_hi bigint, fence_epoch bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_trigger,
+                    LATERAL string_to_array(encode(tgargs, 'escape'), '\000') AS a(told),
+                    LATERAL (SELECT cardinality(a.told) AS n) AS l -- the last one is empty; the key, the first, may be anything
+        WHERE tgrelid = name::regclass AND tgenabled = 'A'
+        AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete')
+        AND (told[n - 4], told[n - 2], told[n - 1]) = (fence_epoch::text, range_lo::text, range_hi::text)
+        GROUP BY tgargs HAVING count(*) = 3)
+$$;
+
+-- Distributed tables on which any of them is awake.
+CREATE OR REPLACE FUNCTION shardherd.awake_tables() RETURNS SETOF text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT d.name FROM shardherd.tables d WHERE EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = d.name::regclass AND tgenabled <> 'D'
+        AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete'))
+$$;
+
 -- Whether they are there and awake on every distributed table.
 CREATE OR REPLACE FUNCTION shardherd.fence_is_ready() RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -375,42 +397,52 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete')))
 $$;
 
--- Guards of all distributed tables from shardherd.shard, which the caller has locked or we lock here.
--- gate_move: rows of that gate's range are decided by the gate row; NULL: by the gate that stands here, if any.
-CREATE OR REPLACE FUNCTION shardherd.install_guards(gate_move text DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- What guards are told of a gate whose row decides on its range; '' without one. NULL: of the one that stands here, if any.
+CREATE OR REPLACE FUNCTION shardherd.gate_arguments(gate_move text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    s shardherd.shard;
     g shardherd.gate;
-    t shardherd.tables;
-    move_arguments text := '';
 BEGIN
-    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
     SELECT * INTO g FROM shardherd.gate WHERE move = gate_move OR gate_move IS NULL LIMIT 1;
     IF FOUND THEN
-        move_arguments := format(', %L, %L, %L, %L, %L', g.move, g.lo, g.hi, s.los, s.his);
+        RETURN (SELECT format(', %L, %L, %L, %L, %L', g.move, g.lo, g.hi, s.los, s.his) FROM shardherd.shard s);
     ELSIF gate_move IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('move %s has no gate here', gate_move);
     END IF;
-    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+    RETURN '';
+END $$;
+
+-- Guards of some distributed tables, or of all, from shardherd.shard, which the caller has locked or we lock here.
+DROP FUNCTION IF EXISTS shardherd.install_guards(text); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.install_guards(gate_move text DEFAULT NULL, names text[] DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+    t shardherd.tables;
+    move_arguments text;
+BEGIN
+    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
+    move_arguments := shardherd.gate_arguments(gate_move);
+    FOR t IN SELECT * FROM shardherd.tables WHERE names IS NULL OR name = ANY (names) ORDER BY name LOOP
         PERFORM shardherd.guard_table(t.name, t.key, t.type, s.los, s.his, s.epoch, move_arguments);
     END LOOP;
     DELETE FROM shardherd.prepared_fence; -- its guards sleep now
 END $$;
 
--- Locks all distributed tables (LOCK descends to partitions) as CREATE TRIGGER will, before any of them is touched,
+-- Locks distributed tables (LOCK descends to partitions) as CREATE TRIGGER will, before any of them is touched,
 -- or fails soon: waiting writers queue behind us, and a transaction that writes several tables may hold one and
 -- want another. Below the default deadlock_timeout (1 s), so that the one who gives way is us, never the client; ours
 -- is short, which also makes autovacuum give way. The caller tries again.
-CREATE OR REPLACE FUNCTION shardherd.lock_tables() RETURNS void
+DROP FUNCTION IF EXISTS shardherd.lock_tables(); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.lock_tables(names text[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     started timestamptz := clock_timestamp();
     t text;
 BEGIN
     PERFORM set_config('deadlock_timeout', '5ms', true);
-    FOR t IN SELECT name FROM shardherd.tables ORDER BY name LOOP
+    FOR t IN SELECT name FROM shardherd.tables WHERE names IS NULL OR name = ANY (names) ORDER BY name LOOP
         PERFORM set_config('lock_timeout', greatest(10, 250 - extract(epoch FROM clock_timestamp() - started) * 1000)::int || 'ms',
                            true);
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', t);
@@ -796,32 +828,42 @@ BEGIN
 END $$;
 
 -- On the source, before the fence: its guards, so that the fence has none to make (0.7 ms for each table, and more under
--- load). Nothing is done when they are there; beside a gate the fence makes its own.
+-- load). Nothing is done when they are there; beside a gate the fence makes its own. On `most` tables at a time, since
+-- nobody writes them meanwhile: called again until it answers true. Guards that are awake may be of a fence that is
+-- committed, or of one that was prepared in vain: what the shard owns says it all before they are replaced.
+DROP FUNCTION IF EXISTS shardherd.prepare_fence(bigint, text, bigint, bigint, bigint); -- an older one
 CREATE OR REPLACE FUNCTION shardherd.prepare_fence(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
-                                                   new_epoch bigint) RETURNS void
+                                                   new_epoch bigint, most bigint DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t shardherd.tables;
     shard_epoch bigint;
     after bigint := pg_current_xact_id()::text::bigint;
+    missing text[];
+    names text[];
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
     PERFORM FROM shardherd.prepared_fence
     WHERE move = move_id AND lo = range_lo AND hi = range_hi AND epoch = new_epoch AND shardherd.fence_is_ready();
     IF FOUND OR EXISTS (SELECT FROM shardherd.gate) THEN
-        RETURN;
+        RETURN true;
     END IF;
-    IF NOT EXISTS (SELECT FROM shardherd.prepared_fence) THEN
-        PERFORM shardherd.settle_fence(my_term, move_id); -- guards of a fence that is committed are not to be replaced
-    END IF;
-    PERFORM shardherd.lock_tables();
+    missing := ARRAY(SELECT d.name FROM shardherd.tables d
+                     WHERE NOT shardherd.is_prepared(d.name, range_lo, range_hi, new_epoch) ORDER BY d.name);
+    names := missing[:coalesce(most::int, cardinality(missing))];
+    PERFORM shardherd.lock_tables(names);
+    -- also when there is none: no fence is prepared any more
+    PERFORM shardherd.install_guards(NULL, ARRAY(SELECT a FROM shardherd.awake_tables() a WHERE a = ANY (names)));
     SELECT epoch INTO STRICT shard_epoch FROM shardherd.shard;
-    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+    FOR t IN SELECT * FROM shardherd.tables WHERE name = ANY (names) ORDER BY name LOOP
         PERFORM shardherd.fence_table(t.name, t.key, t.type, range_lo, range_hi, shard_epoch, new_epoch, after);
     END LOOP;
-    INSERT INTO shardherd.prepared_fence (move, lo, hi, epoch) VALUES (move_id, range_lo, range_hi, new_epoch)
-    ON CONFLICT (one) DO UPDATE SET move = excluded.move, lo = excluded.lo, hi = excluded.hi, epoch = excluded.epoch;
+    IF cardinality(names) < cardinality(missing) THEN
+        RETURN false;
+    END IF;
+    INSERT INTO shardherd.prepared_fence (move, lo, hi, epoch) VALUES (move_id, range_lo, range_hi, new_epoch);
+    RETURN true;
 END $$;
 
 -- The rows of fence(). True if its guards were prepared.
@@ -876,17 +918,25 @@ BEGIN
     END IF;
 END $$;
 
--- On the source, after the opening: plain guards in place of a fence's, if there are any.
-CREATE OR REPLACE FUNCTION shardherd.settle_fence(my_term bigint, move_id text) RETURNS void
+-- On the source, after the opening: plain guards in place of a fence's, if there are any. On `most` tables at a time, as
+-- they were prepared: called again until it answers true.
+DROP FUNCTION IF EXISTS shardherd.settle_fence(bigint, text); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.settle_fence(my_term bigint, move_id text, most bigint DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    awake text[];
+    names text[];
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
-    PERFORM FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' AND tgenabled <> 'D';
-    IF FOUND THEN
-        PERFORM shardherd.lock_tables();
-        PERFORM shardherd.install_guards();
+    awake := ARRAY(SELECT a FROM shardherd.awake_tables() a ORDER BY a);
+    IF cardinality(awake) = 0 THEN
+        RETURN true;
     END IF;
+    names := awake[:coalesce(most::int, cardinality(awake))];
+    PERFORM shardherd.lock_tables(names);
+    PERFORM shardherd.install_guards(NULL, names);
+    RETURN cardinality(names) = cardinality(awake);
 END $$;
 
 -- On an instance that was promoted, before it lets clients in: the leader's term, and what the store says for certain

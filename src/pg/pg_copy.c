@@ -1,8 +1,9 @@
 /*
  * COPY by the simple protocol, alone on its connection while it runs.
  *
- * Happy path out: rows are handed on as they arrive, until libpq has no more. Happy path in: bytes queue
- * here, libpq gets the next piece when the kernel took the last one, so that little is buffered twice.
+ * Happy path out: rows are handed on as they arrive, 64 KiB at a time or what has come within some
+ * milliseconds, until libpq has no more. Happy path in: bytes queue here, libpq gets the next piece when the
+ * kernel took the last one, so that little is buffered twice.
  * A server that fails a COPY in the middle says so at once; libpq shows it only after the end of the data.
  * So any input that is not a notice ends the data.
  */
@@ -16,8 +17,12 @@
 #include "pg/pg_impl.h"
 
 #define QUEUE_LIMIT      (1u << 20)
-#define PIECE            (64u << 10)
+#define PIECE            ((64u << 10) - 5) /* with its header what libpq sends at once, without a rest */
 #define DEFAULT_STALL_NS (300 * ENV_NS_PER_S)
+/* out: servers send 8 KiB at a time, and to be woken costs more than to take them */
+#define BATCH_BYTES (64 << 10)
+#define BATCH_NS    (5 * ENV_NS_PER_MS)
+#define TURN_BYTES  (256u << 10) /* then others get their turn */
 
 /*
  * QUEUED --> STARTING --> FLOWING --> ENDING --> OVER       (out)
@@ -65,8 +70,10 @@ struct pg_copy {
     struct err err;
     struct loop_task task; /* goes on outside the user's call */
 
-    bool paused;      /* out */
-    struct buf queue; /* in: bytes from `head` on are still to be sent */
+    bool paused;                   /* out */
+    bool batching;                 /* out: the kernel wakes us for BATCH_BYTES only */
+    struct loop_timer batch_timer; /* takes what is less */
+    struct buf queue;              /* in: bytes from `head` on are still to be sent */
     size_t head;
     bool end_asked;
     char *reason;
@@ -211,16 +218,48 @@ static bool read_while_feeding(struct pg_copy *copy)
 
 /* ---- out ---- */
 
+/* Not on a Unix socket, which wakes for every byte whatever it is told. */
+static void set_batching(struct pg_copy *copy, bool on)
+{
+    if (copy->batching == on || copy->conn->host[0] == '/')
+        return;
+    copy->batching = on;
+    pg_io_wake_at(copy->conn, on ? BATCH_BYTES : 1);
+    if (on)
+        loop_timer_start(&copy->batch_timer, BATCH_NS);
+    else
+        loop_timer_stop(&copy->batch_timer);
+}
+
+static void on_batch_timer(struct loop_timer *timer, void *data)
+{
+    struct pg_copy *copy = data;
+    loop_timer_start(timer, BATCH_NS); /* now: the copy may be gone after it */
+    pg_io_ready(copy->conn, 0, UV_READABLE);
+}
+
+/* libpq takes 16 KiB at a time, and what is left in the kernel may be too little to wake us. */
+static bool take_more(struct pg_copy *copy, uint64_t began)
+{
+    struct pg_conn *conn = copy->conn;
+    return copy->batching && copy->bytes - began < TURN_BYTES && pg_io_unread(conn) &&
+           PQconsumeInput(conn->pg) == 1;
+}
+
 /* True when there is nothing more to do now. */
 static bool read_rows(struct pg_copy *copy)
 {
     struct pg_conn *conn = copy->conn;
+    uint64_t began = copy->bytes;
     while (!copy->paused) {
         char *bytes;
         int n = PQgetCopyData(conn->pg, &bytes, 1);
+        if (n == 0 && take_more(copy, began))
+            continue;
         if (n == 0)
             return true;
         if (n < 0) {
+            set_batching(copy, false);
             sm_move(&copy->sm, COPY_ENDING);
             return false;
         }
@@ -250,9 +289,7 @@ static void on_task(struct loop_task *task, void *data)
         if (sm_now(&copy->sm) == COPY_FEEDING)
             feed(copy);
     } else {
-        conn->got_input = false;
-        pg_io_deliver(conn);
-        pg_io_update(conn);
+        pg_io_ready(conn, 0, 0); /* libpq has rows for which no event will come */
     }
 }
 
@@ -261,6 +298,7 @@ void pg_copy_pause(struct pg_copy *copy)
     copy->paused = true;
     if (sm_now(&copy->sm) != COPY_FLOWING)
         return;
+    set_batching(copy, false);
     copy->conn->read_paused = true;
     pg_io_update(copy->conn);
 }
@@ -274,7 +312,8 @@ void pg_copy_resume(struct pg_copy *copy)
     if (sm_now(&copy->sm) != COPY_FLOWING)
         return;
     copy->conn->read_paused = false;
-    loop_defer(copy->conn->loop, &copy->task); /* libpq may hold rows for which no event will come */
+    set_batching(copy, true);
+    loop_defer(copy->conn->loop, &copy->task);
 }
 
 /* ---- the item ---- */
@@ -327,8 +366,9 @@ static void begin_data(struct pg_copy *copy)
     if ((state == COPY_FEEDING) != copy->in) {
         err_set(&conn->fatal, ERRC_INVALID, "COPY in the wrong direction");
         pg_conn_fail_later(conn);
-    } else if (state == COPY_FLOWING && copy->paused) {
-        conn->read_paused = true;
+    } else if (state == COPY_FLOWING) {
+        conn->read_paused = copy->paused;
+        set_batching(copy, !copy->paused);
     } else if (state == COPY_FEEDING && (copy->queue.length > 0 || copy->end_asked)) {
         feed(copy);
     } else if (state == COPY_FEEDING && copy->on_ready != NULL) {
@@ -368,6 +408,7 @@ static void copy_finish(struct pg_conn *conn, struct pg_item *item, const struct
     struct pg_copy *copy = item->owner;
     if (copy->in == false)
         conn->read_paused = false;
+    set_batching(copy, false);
     loop_timer_stop(&copy->stall_timer);
     loop_task_cancel(&copy->task);
     sm_move(&copy->sm, COPY_OVER);
@@ -401,6 +442,7 @@ static int copy_start(struct pg_conn *conn, const char *sql, pg_copy_done_cb don
     copy->task.run = on_task;
     copy->task.data = copy;
     loop_timer_init(conn->loop, &copy->stall_timer, on_stall_timer, copy);
+    loop_timer_init(conn->loop, &copy->batch_timer, on_batch_timer, copy);
     sm_init(&copy->sm, states, COPY_STATES, COPY_QUEUED, NULL, NULL);
     list_init(&copy->item.node);
     copy->item.ops = &copy_ops;

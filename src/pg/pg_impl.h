@@ -200,6 +200,11 @@ void pg_io_pause(struct pg_conn *conn);
 void pg_io_flush(struct pg_conn *conn);
 /* Polls for what want_write and read_paused say. */
 void pg_io_update(struct pg_conn *conn);
+/* From how many unread bytes on the kernel says that there is something to read; the end of the connection
+ * it says at once. */
+void pg_io_wake_at(const struct pg_conn *conn, int bytes);
+/* The kernel has bytes that libpq has not. */
+bool pg_io_unread(const struct pg_conn *conn);
 /* Delivers what libpq has read already. */
 void pg_io_deliver(struct pg_conn *conn);
 /* Delivers NOTIFY messages only. */

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/mem.h"
@@ -74,6 +75,17 @@ void pg_io_update(struct pg_conn *conn)
         pg_io_pause(conn);
     else if (pg_io_poll(conn, mask) != 0)
         pg_conn_fail_later(conn);
+}
+
+void pg_io_wake_at(const struct pg_conn *conn, int bytes)
+{
+    (void)setsockopt(conn->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
+}
+
+bool pg_io_unread(const struct pg_conn *conn)
+{
+    int bytes = 0;
+    return ioctl(conn->fd, FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 /* TCP_CORK, not MSG_MORE: libpq before 17 writes at each sync. */

@@ -3,19 +3,11 @@
  * (SO_RCVLOWAT) or for the end of the connection, and a timer takes what has come. The timers of all
  * connections stand on common marks, so that one turn serves those that were polled together.
  */
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-
 #include "pg/pg_impl.h"
 
 #define HOLD_BYTES 16384 /* what libpq reads at once */
 #define READS_MAX  64    /* at the end of a deadline: a megabyte */
 #define TURN_NS    (2 * ENV_NS_PER_MS)
-
-static void set_least(const struct pg_conn *conn, int bytes)
-{
-    (void)setsockopt(conn->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, sizeof bytes);
-}
 
 static void hold_on(struct pg_conn *conn)
 {
@@ -27,7 +19,7 @@ static void hold_begin(struct pg_conn *conn)
 {
     conn->holding = true;
     conn->patience_ns = list_item(conn->flight.next, struct pg_item, node)->patience_ns;
-    set_least(conn, HOLD_BYTES);
+    pg_io_wake_at(conn, HOLD_BYTES);
     hold_on(conn);
 }
 
@@ -46,14 +38,8 @@ void pg_patience_update(struct pg_conn *conn)
         hold_begin(conn);
     } else {
         pg_patience_stop(conn);
-        set_least(conn, 1); /* wakes us if something is there already */
+        pg_io_wake_at(conn, 1); /* wakes us if something is there already */
     }
-}
-
-static bool unread(const struct pg_conn *conn)
-{
-    int bytes = 0;
-    return ioctl(conn->fd, FIONREAD, &bytes) == 0 && bytes > 0;
 }
 
 /* Other connections and the rest of the loop wait. */
@@ -67,7 +53,7 @@ void pg_patience_end(struct pg_conn *conn)
     int reads = 0;
     do {
         pg_io_ready(conn, 0, UV_READABLE);
-    } while (conn->holding && ++reads < READS_MAX && unread(conn));
+    } while (conn->holding && ++reads < READS_MAX && pg_io_unread(conn));
 }
 
 void pg_patience_fired(struct loop_timer *timer, void *data)
@@ -76,7 +62,7 @@ void pg_patience_fired(struct loop_timer *timer, void *data)
     bool more = turn_is_long(conn);
     while (!more) {
         pg_io_ready(conn, 0, UV_READABLE);
-        if (!conn->holding || !unread(conn))
+        if (!conn->holding || !pg_io_unread(conn))
             break;
         more = turn_is_long(conn);
     }

@@ -1,11 +1,15 @@
 """The guards of a fence: prepared before it, passing until its COMMIT, put to sleep when it is settled or given up."""
 
 import itertools
+import os
+import subprocess
 
 import psycopg
 import pytest
 from conftest import VERSIONS
 from guarded import MOST, Shard, open_gate, settle, start_server, with_accounts
+from rig import SCHEMA_COMMAND, Rig
+from test_faults import sql as run_on
 
 pytestmark = pytest.mark.beside
 
@@ -313,3 +317,136 @@ def test_promoted_knows_more_than_the_store(accounts):
     refuses(accounts, high, 2)
     open_gate(accounts, move="m2", lo=middle)
     all_pass(accounts, low, high)
+
+
+# ---- many tables: a few at a time ----
+
+EXTRA = ("extra1", "extra2", "extra3", "extra4")
+
+
+@pytest.fixture
+def five(accounts):
+    """Tables beside accounts, with the same keys."""
+    for name in EXTRA:
+        accounts.run(f"CREATE TABLE {name} (k bigint PRIMARY KEY, v int)")
+        accounts.run("SELECT shardherd.add_table(1, %s, 'k')", f"public.{name}")
+    accounts.own([(0, MOST)])
+    for name in EXTRA:
+        accounts.place(f"INSERT INTO {name} (k) SELECT unnest(%s::bigint[])", accounts.owned)
+    return accounts
+
+
+def step(shard, lo, hi, most=2, new=2):
+    """Whether it was the last one, and the tables it locked."""
+    with shard.connect(autocommit=False) as connection:
+        sql = "SELECT shardherd.prepare_fence(1, 'm1', %s, %s, %s, %s)"
+        done = shard.value(sql, lo, hi, new, most, on=connection)
+        return done, locked(shard, connection)
+
+
+def settle_step(shard, most=2):
+    with shard.connect(autocommit=False) as connection:
+        done = shard.value("SELECT shardherd.settle_fence(1, 'm1', %s)", most, on=connection)
+        return done, locked(shard, connection)
+
+
+def locked(shard, connection):
+    rows = shard.run(
+        "SELECT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid() AND mode = 'ShareRowExclusiveLock' "
+        "AND relation IN (SELECT name::regclass FROM shardherd.tables) ORDER BY 1",
+        on=connection,
+    )
+    return [name for (name,) in rows]
+
+
+def everywhere(shard, key):
+    """On which tables a write of the key passes."""
+    passed = []
+    for name in ("accounts", *EXTRA):
+        try:
+            assert shard.run(f"UPDATE {name} SET v = 1 WHERE k = {key}") == 1
+            passed.append(name)
+        except psycopg.Error as error:
+            assert error.sqlstate == "SHR01", error
+    return passed
+
+
+ALL = ["accounts", *EXTRA]
+
+
+def test_fence_is_prepared_and_settled_a_few_tables_at_a_time(five):
+    low, high, middle = halves(five)
+    steps = [step(five, middle, MOST) for _ in range(4)]
+    assert steps == [(False, ALL[:2]), (False, ALL[2:4]), (True, ALL[4:]), (True, [])]
+    assert everywhere(five, low) == everywhere(five, high) == ALL
+    five.fence(middle, MOST, prepared=False)
+    assert awake(five)  # it relied on what was prepared
+    assert everywhere(five, high) == [] and everywhere(five, low) == ALL
+    steps = []
+    while not steps or not steps[-1][0]:
+        steps.append(settle_step(five))
+        assert everywhere(five, high) == [] and everywhere(five, low) == ALL
+    assert steps == [(False, ALL[:2]), (False, ALL[2:4]), (True, ALL[4:])]
+    assert not awake(five) and settle_step(five) == (True, [])
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_fence_that_is_prepared_in_part_is_not_relied_upon(five, before):
+    """Also where all tables had been prepared for another range before."""
+    low, high, middle = halves(five)
+    if before:
+        five.prepare_fence(0, middle - 1)
+    assert step(five, middle, MOST) == (False, ALL[:2])
+    assert everywhere(five, low) == everywhere(five, high) == ALL
+    range_given, given, kept = ((0, middle - 1), low, high) if before else ((middle, MOST), high, low)
+    five.fence(*range_given, prepared=False)
+    assert everywhere(five, given) == [] and everywhere(five, kept) == ALL
+    assert not awake(five)
+
+
+@pytest.mark.parametrize("other", ["range", "epoch"])
+def test_fence_prepared_for_another_is_prepared_anew(five, other):
+    low, high, middle = halves(five)
+    five.prepare_fence(0 if other == "range" else middle, MOST, new=3 if other == "epoch" else 2)
+    assert [step(five, middle, MOST, most=3)[0] for _ in range(2)] == [False, True]
+    five.fence(middle, MOST, prepared=False)
+    assert awake(five)
+    assert everywhere(five, high) == [] and everywhere(five, low) == ALL
+    refuses(five, high, 2)
+
+
+def test_next_fence_is_prepared_step_by_step_over_one_that_is_not_settled(five):
+    low, high, middle = halves(five)
+    five.fence(middle, MOST)
+    for last in (False, False, True):
+        assert step(five, 0, middle - 1, new=3)[0] == last
+        assert everywhere(five, high) == [] and everywhere(five, low) == ALL
+    five.fence(0, middle - 1, old=2, new=3, prepared=False)
+    assert awake(five)
+    assert everywhere(five, high) == everywhere(five, low) == []
+
+
+def test_manager_prepares_and_settles_all_tables(shardherd):
+    """More than it takes at a time: the fence relies on all of them, and all sleep when it is settled."""
+    names = [f"more{i}" for i in range(5)]
+    schema = subprocess.run([shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True).stdout
+    schema += "".join(f"CREATE TABLE {name} (customer_id bigint PRIMARY KEY);" for name in names)
+    tables = [{"name": f"public.{name}", "key": "customer_id"} for name in ("customers", "orders", *names)]
+    states = "SELECT tgenabled::text, count(*) FROM pg_trigger WHERE tgname = 'shardherd_fence_insert' GROUP BY 1"
+    rig = Rig(shardherd, f"/tmp/shardherd-fence-{os.getpid()}")
+    try:
+        rig.start()
+        rig.make_shop(customers=100, schema=schema, tables=tables)
+        rig.stop()
+        rig.start(env={"SHARDHERD_TEST_KILL_AT": "move:after:open"})
+        op_id = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2", "bake": "0s"})["id"]
+        rig.wait_dead()
+        assert run_on(rig, "s2", states) == [("A", len(tables))]
+        rig.start(env={"SHARDHERD_TEST_KILL_AT": "move:after:settle"}, wait=False)
+        rig.wait_dead()
+        assert run_on(rig, "s2", states) == [("D", len(tables))]
+        rig.start()
+        assert rig.wait_operation(op_id)["status"] == "done"
+        rig.assert_consistent()
+    finally:
+        rig.clean_up()

@@ -8,11 +8,13 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 #include <cmocka.h>
 
 #include "base/mem.h"
 #include "pg/pg_conn.h"
+#include "pg/pg_impl.h"
 #include "support/pg_server.h"
 
 #define MS ENV_NS_PER_MS
@@ -193,6 +195,15 @@ static inline const char *query(struct client *c, const char *sql, struct answer
     if (a->err.code != ERRC_NONE)
         fail_msg("%s: %s", sql, a->err.message);
     return a->value;
+}
+
+/* From how many bytes on the kernel wakes us: 1, while answers are wanted at once. */
+static inline int least_bytes(const struct client *c)
+{
+    int bytes = 0;
+    socklen_t length = sizeof bytes;
+    assert_int_equal(getsockopt(c->conn->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, &length), 0);
+    return bytes;
 }
 
 #endif

@@ -158,6 +158,34 @@ static void test_copy_out_paused(void **state)
     buf_free(&c.text);
 }
 
+/* The kernel wakes us for much only; what is less comes all the same, and nothing is read in a pause. */
+static void test_copy_out_in_batches(void **state)
+{
+    struct session *s = *state;
+    static struct copied c = {0};
+    struct pg_copy *copy;
+    assert_int_equal(
+        pg_copy_out(s->source.conn,
+                    "COPY (SELECT repeat('x', 20000), CASE WHEN n = 3 THEN pg_sleep(1) END::text "
+                    "FROM generate_series(1, 3) n) TO STDOUT",
+                    take_rows, take_done, &c, &copy, NULL),
+        0);
+    run_for(&s->f, 500);
+    assert_true(c.rows > 0); /* while the server sleeps, with less than a batch */
+    assert_int_equal(c.done, 0);
+    assert_int_equal(least_bytes(&s->source), 64 << 10);
+    pg_copy_pause(copy);
+    assert_int_equal(least_bytes(&s->source), 1);
+    run_for(&s->f, 1000);
+    assert_true(pg_io_unread(s->source.conn));
+    pg_copy_resume(copy);
+    assert_int_equal(least_bytes(&s->source), 64 << 10);
+    assert_true(wait_count(&s->f, &c.done, 1, 5000));
+    assert_int_equal(c.rows, 3);
+    assert_int_equal(least_bytes(&s->source), 1);
+    buf_free(&c.text);
+}
+
 static void test_copy_out_closed_from_inside(void **state)
 {
     struct session *s = *state;
@@ -503,6 +531,7 @@ int main(void)
         T(test_copy_out),
         T(test_copy_out_errors),
         T(test_copy_out_paused),
+        T(test_copy_out_in_batches),
         T(test_copy_out_closed_from_inside),
         T(test_copy_in),
         T(test_copy_in_refused_in_the_middle),

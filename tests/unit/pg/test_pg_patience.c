@@ -55,15 +55,6 @@ static void send_patient(struct session *s, const char *sql, uint64_t timeout_ns
     assert_int_equal(pg_send(s->c.conn, &r, answer_take, a, NULL), 0);
 }
 
-/* As poll() sees it: patience ends where the kernel wakes us for a single byte. */
-static int least_bytes(const struct session *s)
-{
-    int bytes = 0;
-    socklen_t length = sizeof bytes;
-    assert_int_equal(getsockopt(s->c.conn->fd, SOL_SOCKET, SO_RCVLOWAT, &bytes, &length), 0);
-    return bytes;
-}
-
 static void test_patient_answers_come_together(void **state)
 {
     struct session *s = *state;
@@ -74,14 +65,14 @@ static void test_patient_answers_come_together(void **state)
         snprintf(sql, sizeof sql, "SELECT %d", i);
         send_patient(s, sql, 0, &a[i]);
     }
-    assert_true(s->c.conn->holding && least_bytes(s) > 1);
+    assert_true(s->c.conn->holding && least_bytes(&s->c) > 1);
     assert_true(wait_count(&s->f, &a[19].done, 1, 5000));
     for (int i = 0; i < 20; i++) {
         assert_int_equal(a[i].done, 1);
         assert_int_equal(atoi(a[i].value), i);
         assert_true(a[i].at_ns - start >= PATIENCE - MS); /* though it was there at once */
     }
-    assert_true(!s->c.conn->holding && least_bytes(s) == 1);
+    assert_true(!s->c.conn->holding && least_bytes(&s->c) == 1);
     assert_string_equal(query(&s->c, "SELECT 'as before'", &last), "as before");
 }
 
@@ -99,7 +90,7 @@ static void test_what_is_wanted_at_once_is_not_held(void **state)
     send_patient(s, "SELECT 1", 0, &later);
     assert_true(s->c.conn->holding);
     send_extended(&s->c, "SELECT 2", NULL, &wanted);
-    assert_true(!s->c.conn->holding && least_bytes(s) == 1);
+    assert_true(!s->c.conn->holding && least_bytes(&s->c) == 1);
     assert_true(!loop_timer_armed(&s->c.conn->patience_timer));
     assert_true(wait_count(&s->f, &wanted.done, 1, 5000));
     assert_string_equal(later.value, "1");
