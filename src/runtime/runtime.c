@@ -55,6 +55,22 @@ int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, voi
     return rc != 0 ? rc : rt->backend->space(rt, name, cb, data, err);
 }
 
+void runtime_mark(struct runtime *rt, const char *name, bool primary, uint64_t term)
+{
+    if (rt->backend->mark != NULL && name_check(name, NULL) == 0)
+        rt->backend->mark(rt, name, primary, term);
+}
+
+int runtime_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
+                  struct err *err)
+{
+    int rc = name_check(name, err);
+    if (rc == 0 && rt->backend->renew == NULL)
+        rc = err_set(err, ERRC_UNSUPPORTED, "the %s runtime restarts its instances by itself",
+                     rt->backend->kind);
+    return rc != 0 ? rc : rt->backend->renew(rt, name, looks, cb, data, err);
+}
+
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data)
 {
     rt->backend->close(rt, closed, data);
