@@ -130,8 +130,12 @@ void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret
 
 static void answer(struct kube_ensure *e, const struct err *err, const char *name)
 {
-    struct runtime_instance instance = {
-        .name = name, .database = e->database, .shard = e->shard, .member = e->member, .due_us = e->due_us};
+    struct runtime_instance instance = {.name = name,
+                                        .database = e->database,
+                                        .shard = e->shard,
+                                        .member = e->member,
+                                        .agent_pid = e->member,
+                                        .due_us = e->due_us};
     if (err != NULL) {
         e->cb(err, NULL, e->data);
         return;

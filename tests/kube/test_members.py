@@ -197,6 +197,31 @@ def test_manager_and_primary_are_killed_together(rig, shop):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+def test_a_parameter_that_needs_a_restart(rig, shop):
+    """Standbys first, then a switchover, then the old primary; the load goes on, and nothing is lost."""
+    first = wait_whole(rig)
+    before = {name: pod["metadata"]["uid"] for name, pod in pods(rig).items()}
+    order = []
+
+    def changed():
+        now = {name: pod["metadata"]["uid"] for name, pod in pods(rig).items()}
+        order.extend(name for name in now if now[name] != before[name] and name not in order)
+        return len(order) == 3
+
+    def fault():
+        rig.patch(f"{DATABASES}/shop", {"spec": {"postgresql": {"parameters": {"max_connections": "77"}}}})
+        rig.wait(changed, 120, f"three new pods: {order}")
+
+    report = gap(rig, shop, 90, fault)
+    assert report["longest_write_gap_ms"] < 10000, report
+    assert order[2] == first, order
+    assert wait_whole(rig) != first
+    assert sql(rig, shop, "SHOW max_connections") == "77"
+    rig.wait_database(shards=1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_to_zero_and_back_and_away(rig, shop):
     path = f"{DATABASES}/shop"
     wait_whole(rig)
