@@ -429,6 +429,7 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
         ha_members_make(k, db);
         return;
     }
+    (void)ha_tls_known(k); /* it may have been renewed */
     char *text = k->keeper != NULL ? ha_members_text(k, members, count) : NULL;
     if (text != NULL && strcmp(text, k->members) != 0)
         kept_renew(k);

@@ -57,10 +57,35 @@ static const struct fleet_instance *next_of(const struct kdb *k)
     return best;
 }
 
+/* Changes whenever a shard gets another primary, or an instance is not kept any more. */
+static uint64_t state_of(const struct kdb *k, unsigned *count)
+{
+    uint64_t sum = 0;
+    *count = 0;
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (!is_of(i, k))
+            continue;
+        (*count)++;
+        sum += i->member.primary ? i->member.term : 0;
+    }
+    return sum;
+}
+
 static void pass_begin(struct kdb *k)
 {
+    unsigned count;
     free(k->roll_at);
     k->roll_at = NULL;
+    k->roll_state = state_of(k, &count);
+}
+
+/* All were looked at, and in one order. */
+static bool pass_counts(const struct kdb *k, const struct fleet_database *db)
+{
+    unsigned count;
+    return state_of(k, &count) == k->roll_state && count == db->routing->shard_count * db->instances;
 }
 
 static void hand_over(struct kdb *k, const struct fleet_instance *i)
@@ -130,7 +155,8 @@ void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct f
     k->rolls_for = kept->generation;
     const struct fleet_instance *i = next_of(k);
     if (i == NULL && k->roll_at != NULL) {
-        k->rolled = kept->generation;
+        if (pass_counts(k, db))
+            k->rolled = kept->generation;
         pass_begin(k);
     } else if (i != NULL && is_whole(k, db, i->shard))
         ask(k, i);

@@ -61,6 +61,7 @@ struct kdb {
     char *roll_at;             /* instance that the pass came to, NULL = it begins */
     char roll_asked[64];       /* instance that the runtime is asked for */
     bool rolling;              /* it is */
+    uint64_t roll_state;       /* of the primaries, when the pass began */
     /* what hinders */
     char trouble[64], trouble_text[512];
     bool trouble_final;
