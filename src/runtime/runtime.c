@@ -19,7 +19,8 @@ int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_
     if (rc == 0 && spec->member && !rt->backend->members)
         rc = err_set(err, ERRC_UNSUPPORTED, "instance %s: the %s runtime makes one instance for each shard",
                      spec->name, rt->backend->kind);
-    if (rc == 0 && spec->member && (spec->password == NULL || spec->password[0] == '\0'))
+    if (rc == 0 && spec->member && !rt->backend->passwords &&
+        (spec->password == NULL || spec->password[0] == '\0'))
         rc = err_set(err, ERRC_INVALID, "instance %s: a member needs the password of its shard", spec->name);
     return rc != 0 ? rc : rt->backend->ensure(rt, spec, cb, data, err);
 }

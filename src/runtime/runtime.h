@@ -98,6 +98,7 @@ struct runtime_backend {
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
     bool members;                                                           /* it can make them */
+    bool passwords; /* it makes the password of members itself: that of the specification is not used */
 };
 
 struct runtime {
