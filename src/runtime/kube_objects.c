@@ -609,19 +609,23 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
         add_text(r, requests, "storage", otherwise);
 }
 
-/* Of lists that read nothing but metadata: how many instances the shard was made with. */
-static void members_annotation(struct render *r, mut metadata)
+/* For lists that read nothing but metadata: how many instances the shard was made with. */
+static void members_annotations(struct render *r, mut metadata)
 {
     char *count = mem_printf("%lld", (long long)int_or(r, NULL, "instances", 1));
-    add_text(r, add_object(r, metadata, "annotations"), KUBE_INSTANCES_ANNOTATION, count);
+    char *standby = kube_settings_standby(field(r, "postgresql", "parameters"));
+    mut annotations = add_object(r, metadata, "annotations");
+    add_text(r, annotations, KUBE_INSTANCES_ANNOTATION, count);
+    add_text(r, annotations, KUBE_STANDBY_ANNOTATION, standby);
     free(count);
+    free(standby);
 }
 
 static int stateful_set(struct render *r, const char *settings)
 {
     mut root = begin(r, "apps/v1", "StatefulSet", "");
     if (has_members(r))
-        members_annotation(r, yyjson_mut_obj_get(root, "metadata"));
+        members_annotations(r, yyjson_mut_obj_get(root, "metadata"));
     mut spec = add_object(r, root, "spec");
     char *pods = mem_printf("%s-pods", r->name);
     bool suspended = yyjson_get_bool(field(r, NULL, "suspended"));

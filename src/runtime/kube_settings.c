@@ -1,9 +1,11 @@
 /* postgresql.conf of a shard's pods, and which change of it needs another pod. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
 
 #include "base/buf.h"
+#include "base/text.h"
 #include "runtime/kube_objects.h"
 
 static bool given(yyjson_val *parameters, const char *name)
@@ -120,4 +122,48 @@ void kube_settings_sum(const char *text, char ret[KUBE_SETTINGS_SUM])
             sum = (sum ^ (unsigned char)text[i]) * 1099511628211ull;
     }
     (void)snprintf(ret, KUBE_SETTINGS_SUM, "%016llx", (unsigned long long)sum);
+}
+
+/* ---- what a standby needs as much of as its primary has ---- */
+
+static const struct {
+    const char *name;
+    uint64_t otherwise; /* as the agent, else PostgreSQL has it */
+} standby_settings[] = {{"max_connections", 100},
+                        {"max_wal_senders", 20},
+                        {"max_worker_processes", 32},
+                        {"max_prepared_transactions", 0},
+                        {"max_locks_per_transaction", 64}};
+#define STANDBY_SETTINGS (sizeof standby_settings / sizeof standby_settings[0])
+
+char *kube_settings_standby(yyjson_val *parameters)
+{
+    struct buf text = {0};
+    for (size_t i = 0; i < STANDBY_SETTINGS; i++) {
+        const char *given = yyjson_get_str(yyjson_obj_get(parameters, standby_settings[i].name));
+        uint64_t value = standby_settings[i].otherwise;
+        if (given != NULL)
+            (void)text_to_uint64(given, &value);
+        (void)buf_printf(&text, "%s%llu", i > 0 ? " " : "", (unsigned long long)value);
+    }
+    return buf_take(&text);
+}
+
+int kube_settings_lowered(const char *before, const char *now, struct err *err)
+{
+    for (size_t i = 0; i < STANDBY_SETTINGS; i++) {
+        char *before_end, *now_end;
+        unsigned long long old = strtoull(before, &before_end, 10), new = strtoull(now, &now_end, 10);
+        if (before_end == before || now_end == now)
+            return 0; /* made by somebody who did not write it down */
+        if (new < old)
+            return err_set(
+                err, ERRC_UNSUPPORTED,
+                "spec.postgresql.parameters: %s cannot be lowered from %llu to %llu where shards have "
+                "several instances: a standby does not start with less than its primary has",
+                standby_settings[i].name, old, new);
+        before = before_end;
+        now = now_end;
+    }
+    return 0;
 }

@@ -544,6 +544,17 @@ static void enter_volume(struct kube_ensure *e)
     free(claim);
 }
 
+/* Before anything is applied. */
+static int lowered(const struct kube_ensure *e, const struct k8s_answer *a, struct err *err)
+{
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    int rc =
+        kube_settings_lowered(kube_annotation(yyjson_doc_get_root(doc), KUBE_STANDBY_ANNOTATION),
+                              kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION), err);
+    yyjson_doc_free(doc);
+    return rc;
+}
+
 static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -559,6 +570,8 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     if (a->err != NULL && !kube_answer_missing(a)) {
         kube_ensure_over(e, a->err);
     } else if (e->exists && foreign(e, a, e->op.k->flavour->object, e->set, &err) != 0) {
+        kube_ensure_over(e, &err);
+    } else if (e->exists && e->member && lowered(e, a, &err) != 0) {
         kube_ensure_over(e, &err);
     } else if (!e->exists && e->must_exist) {
         enter_volume(e);

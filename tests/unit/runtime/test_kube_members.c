@@ -183,6 +183,35 @@ static void test_refused(void **state)
     }
 }
 
+static void lowered(const char *before, const char *now, const char *which)
+{
+    struct err err = {0};
+    yyjson_doc *a = yyjson_read(before, strlen(before), 0), *b = yyjson_read(now, strlen(now), 0);
+    char *old = kube_settings_standby(yyjson_doc_get_root(a)),
+         *new = kube_settings_standby(yyjson_doc_get_root(b));
+    int rc = kube_settings_lowered(old, new, &err);
+    assert_int_equal(rc, which != NULL ? ERRC_UNSUPPORTED : 0);
+    if (which != NULL)
+        assert_non_null(strstr(err.message, which));
+    free(old);
+    free(new);
+    yyjson_doc_free(a);
+    yyjson_doc_free(b);
+}
+
+static void test_settings_that_standbys_need(void **state)
+{
+    (void)state;
+    lowered("{}", "{}", NULL);
+    lowered("{}", "{\"max_connections\":\"101\"}", NULL);
+    lowered("{}", "{\"max_connections\":\"99\"}", "max_connections cannot be lowered from 100 to 99");
+    lowered("{\"max_worker_processes\":\"40\"}", "{\"work_mem\":\"1MB\"}", "max_worker_processes");
+    lowered("{\"max_locks_per_transaction\":\"65\",\"max_wal_senders\":\"20\"}",
+            "{\"max_locks_per_transaction\":\"64\",\"max_wal_senders\":\"30\"}", "max_locks_per_transaction");
+    assert_int_equal(kube_settings_lowered("", "100 20 32 0 64", NULL),
+                     0); /* made before it was written down */
+}
+
 /* ---- pods ---- */
 
 static bool started(const char *json)
@@ -258,6 +287,7 @@ int main(void)
         cmocka_unit_test(test_volumes_of_three),
         cmocka_unit_test(test_objects_of_one_have_nothing_of_it),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_settings_that_standbys_need),
         cmocka_unit_test(test_started),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_role_patch),
