@@ -227,7 +227,7 @@ def test_a_parameter_that_needs_a_restart(rig, shop):
         rig.patch(f"{DATABASES}/shop", {"spec": {"postgresql": {"parameters": {"max_connections": "177"}}}})
         rig.wait(changed, 120, f"three new pods: {order}")
 
-    report = gap(rig, shop, 90, fault)
+    report = gap(rig, shop, 45, fault)
     assert report["longest_write_gap_ms"] < 10000, report
     assert order[2] == first, order
     assert wait_whole(rig) != first
