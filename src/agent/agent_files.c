@@ -425,6 +425,7 @@ void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret)
     memset(ret, 0, sizeof *ret);
     ret->settings = sum_of(NULL, settings);
     ret->tls = o->tls != NULL ? sum_of(o->tls, tls) : 0;
+    ret->http_tls = o->http_tls != NULL ? sum_of(o->http_tls, tls) : 0;
     ret->password = sum_of(NULL, password);
     ret->password_text = agent_file_read(o->password_file);
     if (ret->password_text != NULL)

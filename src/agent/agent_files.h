@@ -45,7 +45,7 @@ void agent_pid_file_clear(const struct agent_options *o);
 
 /* What the agent watches. Numbers are checksums; 0 = no such file. */
 struct agent_inputs {
-    uint64_t settings, tls, password;
+    uint64_t settings, tls, password, http_tls;
     char *password_text; /* one line; a secret */
 };
 void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret);

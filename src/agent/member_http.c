@@ -239,8 +239,8 @@ static void handle(struct http_exchange *ex, const struct http_request *request,
         http_problem(ex, 405, "method_not_allowed", "only GET, HEAD and POST");
 }
 
-/* Read once, at the start. With ca.crt callers need a certificate of it as well as the token. */
-static int tls_open(const struct agent_options *o, struct tls_context **ret, struct err *err)
+/* With ca.crt callers need a certificate of it as well as the token. */
+int member_http_tls(const struct agent_options *o, struct tls_context **ret, struct err *err)
 {
     char *certificate = mem_printf("%s/tls.crt", o->http_tls), *key = mem_printf("%s/tls.key", o->http_tls);
     char *ca = mem_printf("%s/ca.crt", o->http_tls);
@@ -278,7 +278,11 @@ int member_http_open(struct member *m, struct err *err)
         return err_set(err, ERRC_INVALID,
                        "a token is not shown in the clear: --http-address %s needs --http-tls",
                        m->o.http_address);
-    int rc = m->o.http_tls != NULL ? tls_open(&m->o, &o.tls, err) : 0;
+    struct agent_inputs now;
+    agent_inputs_read(&m->o, &now); /* before the files: what changes meanwhile is seen to later */
+    m->http_tls = now.http_tls;
+    agent_inputs_clear(&now);
+    int rc = m->o.http_tls != NULL ? member_http_tls(&m->o, &o.tls, err) : 0;
     if (rc == 0)
         rc = http_server_open(&m->loop, &o, handle, m, &m->http, err);
     tls_context_unref(o.tls);

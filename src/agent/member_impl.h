@@ -148,6 +148,8 @@ struct member {
     bool reading;
     struct agent_inputs seen, reading_now; /* the latter is the worker's */
     char *token, *seen_token;              /* secrets */
+    uint64_t http_tls;                     /* checksum of what the HTTP interface shows */
+    struct tls_context *seen_tls;          /* another one, NULL = as it was */
     uint64_t disk_free, disk_size, seen_free, seen_size;
     struct loop_timer inputs_timer;
 
@@ -257,5 +259,7 @@ bool member_settled(const struct member *m);
 bool member_applied(const struct member *m);
 bool member_ready(const struct member *m);
 int member_http_open(struct member *m, struct err *err);
+/* On a worker: what the HTTP interface shows and asks for, from the files. */
+int member_http_tls(const struct agent_options *o, struct tls_context **ret, struct err *err);
 
 #endif

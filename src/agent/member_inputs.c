@@ -4,13 +4,22 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 #include "agent/member_impl.h"
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "loop/tls.h"
 
 #define INPUTS_NS (2 * ENV_NS_PER_S)
+
+/* Nobody but us and our group: in a pod the kubelet gives Secrets to the group of the volumes. */
+static bool is_private(const struct stat *st)
+{
+    mode_t others = st->st_gid == getegid() ? S_IRWXO | S_IWGRP | S_IXGRP : S_IRWXO | S_IRWXG;
+    return (st->st_mode & others) == 0;
+}
 
 char *member_token_read(const char *path, struct err *err)
 {
@@ -18,7 +27,7 @@ char *member_token_read(const char *path, struct err *err)
     char *text = NULL;
     if (stat(path, &st) != 0)
         (void)err_set_errno(err, errno, "cannot read the token file %s", path);
-    else if ((st.st_mode & 077) != 0)
+    else if (!is_private(&st))
         (void)err_set(err, ERRC_INVALID, "the token file %s is open to others: chmod 600 it", path);
     else if ((text = agent_file_read(path)) == NULL)
         (void)err_set(err, ERRC_INVALID, "cannot read the token file %s", path);
@@ -61,11 +70,26 @@ static void inputs_run(struct work *work)
     struct statvfs fs;
     agent_inputs_read(&m->o, &m->reading_now);
     m->seen_token = member_token_read(m->o.token_file, NULL);
+    m->seen_tls = NULL;
+    if (m->o.http_tls != NULL && m->reading_now.http_tls != m->http_tls)
+        (void)member_http_tls(&m->o, &m->seen_tls, NULL); /* half written: the next look finds it whole */
     m->seen_size = 0;
     if (statvfs(m->o.data, &fs) == 0) {
         m->seen_free = (uint64_t)fs.f_bavail * fs.f_frsize;
         m->seen_size = (uint64_t)fs.f_blocks * fs.f_frsize;
     }
+}
+
+static void http_tls_take(struct member *m)
+{
+    if (m->seen_tls == NULL)
+        return;
+    if (sm_now(&m->sm) != MEMBER_ENDED)
+        http_server_set_tls(m->http, m->seen_tls);
+    m->http_tls = m->reading_now.http_tls;
+    tls_context_unref(m->seen_tls);
+    m->seen_tls = NULL;
+    log_event(LOG_INFO, "the certificate of the HTTP interface was changed", NULL);
 }
 
 static void inputs_done(struct work *work, int code)
@@ -81,6 +105,7 @@ static void inputs_done(struct work *work, int code)
         m->token = m->seen_token;
         m->seen_token = NULL;
     }
+    http_tls_take(m);
     if (m->facts.known && m->conn != NULL)
         password_apply(m);
     mem_wipe_free(m->seen.password_text);

@@ -117,6 +117,11 @@ int http_server_port(const struct http_server *server)
     return listener_port(server->listener);
 }
 
+void http_server_set_tls(struct http_server *server, struct tls_context *tls)
+{
+    listener_set_tls(server->listener, tls);
+}
+
 int http_server_connections(const struct http_server *server)
 {
     return server->serving;

@@ -46,6 +46,8 @@ struct http_server_options {
 int http_server_open(struct loop *loop, const struct http_server_options *options, http_handler_cb handler,
                      void *data, struct http_server **ret, struct err *err);
 int http_server_port(const struct http_server *server);
+/* Another certificate, for connections that come from now on; gets a reference. */
+void http_server_set_tls(struct http_server *server, struct tls_context *tls);
 int http_server_connections(const struct http_server *server);
 /* Stops accepting, lets running exchanges end for at most grace_ns, then closes; `closed` runs last. */
 void http_server_close(struct http_server *server, uint64_t grace_ns, void (*closed)(void *data), void *data);

@@ -170,6 +170,15 @@ int listener_port(const struct listener *l)
     return ntohs(((const struct sockaddr_in *)(const void *)&address)->sin_port);
 }
 
+void listener_set_tls(struct listener *l, struct tls_context *tls)
+{
+    if (l->tls == NULL)
+        return;
+    struct tls_context *old = l->tls;
+    l->tls = tls_context_ref(tls);
+    tls_context_unref(old);
+}
+
 static void on_poll_closed(uv_handle_t *handle)
 {
     struct listener *l = handle->data;

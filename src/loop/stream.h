@@ -129,6 +129,8 @@ typedef void (*listener_closed_cb)(struct listener *l, void *data);
 int listener_open(struct loop *loop, const char *address, int port, struct tls_context *tls, listener_cb cb,
                   void *data, struct listener **ret, struct err *err);
 int listener_port(const struct listener *l);
+/* For connections that are accepted from now on; gets a reference. One that listens in plain goes on so. */
+void listener_set_tls(struct listener *l, struct tls_context *tls);
 /* Stops accepting; `closed` (may be NULL) runs once when the memory is about to go. */
 void listener_close(struct listener *l, listener_closed_cb closed, void *data);
 

@@ -364,8 +364,8 @@ int database_spec_makeable(const struct database_spec *spec, bool kept, struct e
         return 0;
     if (!kept)
         return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: shards with standbys are made by the local runtime "
-                       "(runtime.kind: local) only as yet: write 1",
+                       "spec.instances is %d: shards with standbys are made by the local runtime and in "
+                       "Kubernetes (runtime.kind: local, kubernetes) only as yet: write 1",
                        spec->instances);
     for (int i = 0; i < spec->shard_count; i++) {
         size_t length = strlen(spec->shards[i].name);

@@ -40,13 +40,21 @@ unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member me
     return count;
 }
 
-char *ha_members_text(const struct shard_keeper_member *members, unsigned count)
+/* One that listens on loopback, where the local runtime makes agents, speaks in plain. */
+bool ha_members_tls(const struct fleet_instance *instance)
+{
+    return strncmp(instance->access.agent_host, "127.", 4) != 0;
+}
+
+char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count)
 {
     struct buf text = {0};
     for (unsigned i = 0; i < count; i++)
         (void)buf_printf(&text, "%s %s %d %s %d %s\n", members[i].name, members[i].host, members[i].port,
                          members[i].agent_host, members[i].http_port,
                          members[i].token != NULL ? members[i].token : "");
+    if (k->authority != NULL)
+        (void)buf_add_text(&text, k->authority);
     return buf_take(&text);
 }
 

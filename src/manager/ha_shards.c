@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ha/member_status.h"
+#include "loop/tls.h"
 #include "manager/config.h"
 #include "manager/ha_shards_impl.h"
 #include "operation/provision.h"
@@ -76,6 +77,7 @@ static void kept_free(struct kept_shard *k)
     free(k->database);
     free(k->shard);
     free(k->primary);
+    free(k->authority);
     free(k);
 }
 
@@ -126,7 +128,7 @@ static void kept_renew(struct kept_shard *k)
     k->keeper = NULL;
 }
 
-static struct kept_shard *kept_find(const struct ha_shards *h, const char *database, const char *shard)
+struct kept_shard *ha_shards_find(const struct ha_shards *h, const char *database, const char *shard)
 {
     list_each(node, &h->shards)
     {
@@ -139,7 +141,7 @@ static struct kept_shard *kept_find(const struct ha_shards *h, const char *datab
 
 static struct kept_shard *kept_get(struct ha_shards *h, const char *database, const char *shard)
 {
-    struct kept_shard *k = kept_find(h, database, shard);
+    struct kept_shard *k = ha_shards_find(h, database, shard);
     if (k != NULL)
         return k;
     k = mem_zalloc(sizeof *k);
@@ -175,10 +177,18 @@ static void keep(struct kept_shard *k)
     char name[2 * DATABASE_NAME_MAX + 2];
     struct ha_policy policy;
     unsigned count = ha_members_of(k, members);
-    if (k->keeper != NULL || k->closing || k->again || db == NULL || count < db->instances)
+    struct err err = {0};
+    if (k->keeper != NULL || k->closing || k->again || db == NULL || count < db->instances ||
+        !ha_tls_known(k))
         return;
+    struct tls_context *tls = ha_tls_context(k, &err);
+    if (tls == NULL && err.code != ERRC_NONE) {
+        log_event(LOG_ERROR, "the shard cannot be kept", "db", k->database, "shard", k->shard, "err",
+                  err.message, NULL);
+        return;
+    }
     mem_wipe_free(k->members);
-    k->members = ha_members_text(members, count);
+    k->members = ha_members_text(k, members, count);
     ha_policy_defaults(&policy, count);
     snprintf(key, sizeof key, "ha/%s/%s", k->database, k->shard);
     snprintf(name, sizeof name, "%s/%s", k->database, k->shard);
@@ -187,10 +197,12 @@ static void keep(struct kept_shard *k)
                                                  .store = k->all->o.store,
                                                  .members = members,
                                                  .count = count,
+                                                 .tls = tls,
                                                  .policy = &policy,
                                                  .route = on_route,
                                                  .data = k};
     k->keeper = shard_keeper_new(k->all->o.loop, &options);
+    tls_context_unref(tls);
     log_event(LOG_INFO, "the shard is kept", "db", k->database, "shard", k->shard, "instances",
               log_num(count), NULL);
 }
@@ -417,7 +429,8 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
         ha_members_make(k, db);
         return;
     }
-    char *text = k->keeper != NULL ? ha_members_text(members, count) : NULL;
+    (void)ha_tls_known(k); /* it may have been renewed */
+    char *text = k->keeper != NULL ? ha_members_text(k, members, count) : NULL;
     if (text != NULL && strcmp(text, k->members) != 0)
         kept_renew(k);
     mem_wipe_free(text);
@@ -452,7 +465,7 @@ void ha_shards_look(struct ha_shards *h)
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      struct err *err)
 {
-    const struct kept_shard *k = kept_find(h, database, shard);
+    const struct kept_shard *k = ha_shards_find(h, database, shard);
     if (k == NULL || k->keeper == NULL)
         return err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
                        shard, database);
@@ -466,7 +479,7 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
 
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret)
 {
-    const struct kept_shard *k = kept_find(h, database, shard);
+    const struct kept_shard *k = ha_shards_find(h, database, shard);
     if (k == NULL || k->keeper == NULL)
         return false;
     const struct shard_record *r = shard_keeper_record(k->keeper);
@@ -486,7 +499,7 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
 
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard)
 {
-    const struct kept_shard *k = kept_find(h, database, shard);
+    const struct kept_shard *k = ha_shards_find(h, database, shard);
     return k != NULL && k->keeper != NULL && same(shard_keeper_state(k->keeper), "failing");
 }
 

@@ -36,6 +36,9 @@ struct kept_shard {
     char *primary; /* the last that was opened, NULL = none yet */
     uint64_t term; /* of it */
     struct list waiters;
+    char *authority; /* of its agents, PEM; NULL = not read yet, or they are spoken to in plain */
+    bool authority_reading;
+    uint64_t authority_ns; /* when it is read again */
 };
 
 /* ---- ha_shards_route.c ---- */
@@ -49,11 +52,21 @@ bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *in
 /* In the order of their numbers, which have one digit. Texts are the fleet's. Returns how many. */
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
 /* All that a keeper has to know of them: a secret, to be freed. */
-char *ha_members_text(const struct shard_keeper_member *members, unsigned count);
+char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count);
 /* Makes one that the fleet does not have. */
 void ha_members_make(struct kept_shard *k, const struct fleet_database *db);
 
+/* Whether the agent takes no orders but over TLS. */
+bool ha_members_tls(const struct fleet_instance *instance);
+
+/* ---- ha_tls.c ---- */
+/* Reads the authority when it is time; false = it is needed and not known yet. */
+bool ha_tls_known(struct kept_shard *k);
+/* A new reference; NULL without an authority, or err says why. */
+struct tls_context *ha_tls_context(const struct kept_shard *k, struct err *err);
+
 /* ---- ha_shards.c ---- */
+struct kept_shard *ha_shards_find(const struct ha_shards *h, const char *database, const char *shard);
 void ha_shards_turn_soon(struct ha_shards *h);
 /* The last thing that was open has ended: the object may go. */
 void ha_shards_settle(struct ha_shards *h);

@@ -127,6 +127,9 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
     struct instance_member *m = &instance->member;
     if (k->keeper == NULL || !shard_keeper_view(k->keeper, instance->name, &view))
         return;
+    if (k->primary != NULL)
+        runtime_mark(k->all->o.operations->services.runtime, instance->name,
+                     strcmp(k->primary, instance->name) == 0, k->term);
     const struct member_status *s = view.status;
     const struct instance_member old = *m;
     *m = (struct instance_member){.kept = true,

@@ -66,6 +66,7 @@ void kdb_free(struct kdb *k)
     free(k->wrote);
     free(k->checked);
     free(k->writing);
+    free(k->roll_at);
     free(k);
 }
 
@@ -262,7 +263,8 @@ static void apply_spec(struct kdb *k, const struct kube_object_kept *kept, const
     struct err err = {0};
     struct applying *a = mem_alloc(sizeof *a);
     *a = (struct applying){k, kept->generation};
-    int rc = kube_spec_print(kept, db != NULL ? db->spec_json : NULL, k->schema, &text, &err);
+    bool members = k->all->o.operations->services.drive != NULL;
+    int rc = kube_spec_print(kept, db != NULL ? db->spec_json : NULL, k->schema, members, &text, &err);
     sm_move(&k->sm, KDB_APPLY);
     if (rc == 0)
         rc = databases_apply(k->all->o.databases, k->name, buf_text(&text), text.length, k->all->o.defaults,
@@ -383,8 +385,10 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
         kdb_walk(k, kept);
     else if (!kept->suspended && k->due_us != 0 && loop_wall(k->all->loop) >= k->due_us)
         kdb_renew(k, kept);
-    else if (!kept->suspended)
+    else if (!kept->suspended) {
+        kdb_roll(k, kept, db);
         kdb_scale(k, kept, db);
+    }
 }
 
 /* A deletion does not wait for a walk. */

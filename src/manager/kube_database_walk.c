@@ -83,6 +83,21 @@ static const char *shard_after(const struct routing *routing, const char *name)
     return NULL;
 }
 
+/* Of several instances the primary is ensured: its server has role and password of the application. Who is
+ * not known now gets them with the next pass. */
+static void name_primary(const struct kdb *k, const char *shard, struct runtime_spec *spec)
+{
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (spec->member && i->member.kept && i->member.primary && strcmp(i->database, k->name) == 0 &&
+            strcmp(i->shard, shard) == 0) {
+            spec->name = i->name;
+            spec->primary = true;
+        }
+    }
+}
+
 static void walk_on(struct kdb *k)
 {
     const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
@@ -97,6 +112,8 @@ static void walk_on(struct kdb *k)
     snprintf(k->walk_shard, sizeof k->walk_shard, "%s", shard);
     int rc = databases_spec_of(k->all->o.databases, db, shard, 0, &spec, &err);
     spec.must_exist = true;
+    if (rc == 0 && !k->walk_stops)
+        name_primary(k, shard, &spec);
     if (rc == 0)
         rc = k->walk_stops ? runtime_stop(runtime, spec.name, on_stopped, k, &err)
                            : runtime_ensure(runtime, &spec, on_ensured, k, &err);

@@ -56,6 +56,12 @@ struct kdb {
     int64_t walk_due_us; /* the least of its shards', 0 = none */
     char walk_shard[64];
     unsigned walks; /* runtime calls that have not ended; their callbacks may come in any state */
+    /* pods are replaced (kube_database_roll.c) */
+    int64_t rolled, rolls_for; /* generations: nothing is to be replaced any more; of this pass */
+    char *roll_at;             /* instance that the pass came to, NULL = it begins */
+    char roll_asked[64];       /* instance that the runtime is asked for */
+    bool rolling;              /* it is */
+    uint64_t roll_state;       /* of the primaries, when the pass began */
     /* what hinders */
     char trouble[64], trouble_text[512];
     bool trouble_final;
@@ -111,6 +117,9 @@ void kdb_walk(struct kdb *k, const struct kube_object_kept *kept);
 void kdb_renew(struct kdb *k, const struct kube_object_kept *kept);
 /* Asks for splits while there are fewer shards than asked for. */
 void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
+
+/* kube_database_roll.c: replaces what is not as specified, where shards have several instances. */
+void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
 
 /* kube_database_status.c */
 void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept);

@@ -120,7 +120,10 @@ static void begin(struct kop *k, const struct kube_operation_kept *kept)
         return;
     }
     if (strcmp(kept->kind, "switchover") == 0) {
-        ends_without(k, KUBE_OPERATION_REFUSED, "this version has no standbys to switch over to");
+        ends_without(
+            k, KUBE_OPERATION_REFUSED,
+            "an object does not switch over to one of the standbys yet: run shardherd switchover, or "
+            "POST .../shards/SHARD/switchover");
         return;
     }
     if (db == NULL || db->routing == NULL) {

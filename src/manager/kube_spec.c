@@ -125,6 +125,7 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->finalizer = has_finalizer(metadata);
     kept->suspended = yyjson_get_bool(yyjson_obj_get(spec, "suspended"));
     kept->shards = yyjson_get_int(yyjson_obj_get(spec, "shards"));
+    kept->rolls = !yyjson_equals_str(yyjson_obj_get(yyjson_obj_get(spec, "update"), "strategy"), "OnDelete");
     kept->own_certificates = own_certificates(spec);
     keep_schema(kept, yyjson_obj_get(spec, "schema"));
     keep_status(kept, yyjson_obj_get(object, "status"));
@@ -199,7 +200,7 @@ static void print_spec(struct printing *p, yyjson_val *spec, yyjson_val *stored,
     print_copy(p, spec, "balance");
 }
 
-int kube_spec_print(const struct kube_object_kept *kept, const char *stored, const char *schema,
+int kube_spec_print(const struct kube_object_kept *kept, const char *stored, const char *schema, bool members,
                     struct buf *ret, struct err *err)
 {
     yyjson_doc *object = yyjson_read(kept->json, kept->length, 0);
@@ -215,6 +216,8 @@ int kube_spec_print(const struct kube_object_kept *kept, const char *stored, con
     yyjson_mut_obj_add_str(p.doc, metadata, "name", kept->name);
     p.body = yyjson_mut_obj_add_obj(p.doc, root, "spec");
     print_spec(&p, spec, old_spec, schema);
+    if (members)
+        print_copy(&p, spec, "instances");
     size_t length = 0;
     char *text = yyjson_mut_write(p.doc, 0, &length);
     if (text != NULL)

@@ -40,6 +40,7 @@ struct kube_object_kept {
     size_t length;
     int64_t generation;
     bool deleting, suspended, finalizer;
+    bool rolls;                      /* pods that are not as specified are replaced: update.strategy */
     bool own_certificates;           /* TLS with certificates that the runtime makes, also for applications */
     int shards;                      /* spec.shards, 0 = ranges were given */
     char *config_map, *secret, *key; /* where the SQL is, when it is not inline */
@@ -56,9 +57,10 @@ void kube_kept_free(struct kube_object_kept *kept);
 /*
  * The specification as JSON. stored: the one that the store has (NULL: the database is new); its shards and
  * its schema are taken from it, since they change by other ways. schema: the SQL from the ConfigMap or
- * Secret, NULL = what is inline. ERRC_INVALID names the field.
+ * Secret, NULL = what is inline. members: the runtime makes several instances of a shard, and leaves it to us
+ * to keep them. ERRC_INVALID names the field.
  */
-int kube_spec_print(const struct kube_object_kept *kept, const char *stored, const char *schema,
+int kube_spec_print(const struct kube_object_kept *kept, const char *stored, const char *schema, bool members,
                     struct buf *ret, struct err *err);
 
 const char *kube_condition_name(enum kube_condition_type type); /* "Available" */

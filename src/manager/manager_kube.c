@@ -14,6 +14,14 @@ static void on_synced(void *data)
     manager_kube_synced(data);
 }
 
+static int switch_over(void *data, const char *database, const char *shard, struct err *err)
+{
+    struct manager *m = data;
+    if (m->ha == NULL)
+        return err_set(err, ERRC_CONFLICT, "nobody keeps shards yet");
+    return ha_shards_switch(m->ha, database, shard, NULL, err);
+}
+
 void manager_kube_start(struct manager *m)
 {
     const struct k8s_reporter reporter = {.controller = "shardherd.io/manager", .instance = m->holder};
@@ -26,6 +34,7 @@ void manager_kube_start(struct manager *m)
                                                    .events = m->kube_events,
                                                    .defaults = &m->config.balance,
                                                    .synced = on_synced,
+                                                   .switch_over = switch_over,
                                                    .data = m};
     const struct kube_operations_options operations = {
         .client = m->kube, .name_space = m->kube_namespace, .fleet = &m->fleet, .operations = &m->operations};

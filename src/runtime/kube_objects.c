@@ -9,7 +9,6 @@
 #include "base/mem.h"
 
 #define DEFAULT_MEMORY (1ull << 30)
-#define HTTP_PORT      8008
 
 /* What every object of the shard needs at hand. */
 struct render {
@@ -152,67 +151,10 @@ static bool has_tls(const struct render *r)
     return strcmp(text_or(r, "tls", "mode", "on"), "off") != 0;
 }
 
-/* ---- settings ---- */
-
-static bool given(yyjson_val *parameters, const char *name)
+/* Several instances: their agents wait for orders, and the manager says by labels who is the primary. */
+static bool has_members(const struct render *r)
 {
-    return yyjson_obj_get(parameters, name) != NULL;
-}
-
-static void setting(struct buf *out, yyjson_val *parameters, const char *name, const char *value)
-{
-    if (!given(parameters, name))
-        (void)buf_printf(out, "%s = '%s'\n", name, value);
-}
-
-static void setting_kib(struct buf *out, yyjson_val *parameters, const char *name, uint64_t bytes)
-{
-    char text[32];
-    (void)snprintf(text, sizeof text, "%llukB", (unsigned long long)(bytes / 1024));
-    setting(out, parameters, name, text);
-}
-
-static void user_setting(struct buf *out, const char *name, const char *value)
-{
-    (void)buf_printf(out, "%s = '", name);
-    for (; *value != '\0'; value++) {
-        if (*value == '\'' || *value == '\\')
-            (void)buf_addc(out, *value);
-        (void)buf_addc(out, *value == '\n' ? ' ' : *value);
-    }
-    (void)buf_add_text(out, "'\n");
-}
-
-static uint64_t at_least(uint64_t value, uint64_t least)
-{
-    return value > least ? value : least;
-}
-
-void kube_settings(struct buf *out, uint64_t memory, uint64_t wal, yyjson_val *parameters)
-{
-    const uint64_t connections = 100;
-    yyjson_val *key, *value;
-    size_t at, n;
-    (void)buf_add_text(
-        out, "# Made by shardherd from the resources of the pod; spec.postgresql.parameters wins.\n");
-    setting(out, parameters, "max_connections", "100");
-    setting_kib(out, parameters, "shared_buffers", at_least(memory / 4, 16ull << 20));
-    setting_kib(out, parameters, "effective_cache_size", at_least(memory / 4 * 3, 32ull << 20));
-    setting_kib(out, parameters, "work_mem", at_least(memory / 4 / connections, 1ull << 20));
-    setting_kib(out, parameters, "maintenance_work_mem", at_least(memory / 16, 16ull << 20));
-    if (wal > 0) { /* half of its volume: slots and archiving need the rest */
-        setting_kib(out, parameters, "max_wal_size", at_least(wal / 4, 64ull << 20));
-        setting_kib(out, parameters, "max_slot_wal_keep_size", wal / 2);
-    }
-    setting(out, parameters, "checkpoint_completion_target", "0.9");
-    setting(out, parameters, "log_checkpoints", "on");
-    setting(out, parameters, "log_lock_waits", "on");
-    setting(out, parameters, "log_autovacuum_min_duration", "10s");
-    yyjson_obj_foreach(parameters, at, n, key, value)
-    {
-        if (yyjson_is_str(value))
-            user_setting(out, yyjson_get_str(key), yyjson_get_str(value));
-    }
+    return int_or(r, NULL, "instances", 1) > 1;
 }
 
 /* ---- what all objects share ---- */
@@ -377,7 +319,7 @@ static int service(struct render *r, const char *suffix, const char *pod_role)
     mut pods = add_object(r, spec, "selector");
     selector(r, pods);
     if (pod_role != NULL)
-        add_text(r, pods, "shardherd.io/role", pod_role);
+        add_text(r, pods, KUBE_ROLE_LABEL, pod_role);
     service_port(r, spec);
     return finish(r, root, "/api/v1", "services", suffix);
 }
@@ -442,6 +384,8 @@ static void probe(struct render *r, mut container, const char *kind, const char 
     mut get = add_object(r, p, "httpGet");
     add_text(r, get, "path", path);
     add_text(r, get, "port", "agent");
+    if (has_members(r))
+        add_text(r, get, "scheme", "HTTPS");
     add_int(r, p, "periodSeconds", period);
     add_int(r, p, "timeoutSeconds", 5);
     add_int(r, p, "failureThreshold", failures);
@@ -452,7 +396,8 @@ static void probes(struct render *r, mut container)
     int64_t startup = int_or(r, "probes", "startupSeconds", 3600);
     int64_t liveness = int_or(r, "probes", "livenessSeconds", 30);
     int64_t readiness = int_or(r, "probes", "readinessSeconds", 2);
-    probe(r, container, "startupProbe", "/readyz", 1, startup);
+    /* a member has started when its agent answers: its server waits for orders, and may be cloned for long */
+    probe(r, container, "startupProbe", has_members(r) ? "/livez" : "/readyz", 1, startup);
     probe(r, container, "livenessProbe", "/livez", 5, (liveness + 4) / 5);
     probe(r, container, "readinessProbe", "/readyz", readiness, 2);
 }
@@ -464,6 +409,21 @@ static void mount(struct render *r, mut mounts, const char *name, const char *pa
     add_text(r, m, "mountPath", path);
     if (read_only)
         add_bool(r, m, "readOnly", true);
+}
+
+static void member_arguments(struct render *r, mut args)
+{
+    append_text(r, args, "--member=$(POD_NAME)");
+    append_text(r, args, "--token-file=/etc/shardherd/credentials/" KUBE_TOKEN_KEY);
+    append_text(r, args, "--http-address=0.0.0.0");
+    append_text(r, args, "--http-tls=/etc/shardherd/agent");
+}
+
+static void member_environment(struct render *r, mut container)
+{
+    mut name = append_object(r, add_array(r, container, "env"));
+    add_text(r, name, "name", "POD_NAME");
+    add_text(r, add_object(r, add_object(r, name, "valueFrom"), "fieldRef"), "fieldPath", "metadata.name");
 }
 
 static void arguments(struct render *r, mut container)
@@ -481,6 +441,8 @@ static void arguments(struct render *r, mut container)
         append_text(r, args, "--tls=/etc/shardherd/tls");
     if (strcmp(text_or(r, "tls", "mode", "on"), "mutual") == 0)
         append_text(r, args, "--client-certificates");
+    if (has_members(r))
+        member_arguments(r, args);
 }
 
 static void port(struct render *r, mut ports, const char *name, int64_t number)
@@ -506,10 +468,12 @@ static void container(struct render *r, mut pod)
     add_text(r, c, "image", text_or(r, "postgresql", "image", r->shard->image));
     add_copy(r, c, "imagePullPolicy", field(r, "postgresql", "imagePullPolicy"));
     arguments(r, c);
+    if (has_members(r))
+        member_environment(r, c);
     add_text(r, c, "terminationMessagePolicy", "FallbackToLogsOnError"); /* its last words in its status */
     mut ports = add_array(r, c, "ports");
     port(r, ports, "postgresql", 5432);
-    port(r, ports, "agent", HTTP_PORT);
+    port(r, ports, "agent", KUBE_AGENT_PORT);
     add_copy(r, c, "resources", field(r, NULL, "resources"));
     probes(r, c);
     container_security(r, c);
@@ -521,6 +485,8 @@ static void container(struct render *r, mut pod)
     mount(r, mounts, "credentials", "/etc/shardherd/credentials", true);
     if (has_tls(r))
         mount(r, mounts, "tls", "/etc/shardherd/tls", true);
+    if (has_members(r))
+        mount(r, mounts, "agent", "/etc/shardherd/agent", true);
     if (field(r, "storage", "wal") != NULL)
         mount(r, mounts, "wal", "/var/lib/postgresql/wal", false);
 }
@@ -532,6 +498,21 @@ static mut volume(struct render *r, mut volumes, const char *name)
     return v;
 }
 
+/* The server's certificate again, without the authority: with that at hand the agent would ask its callers
+ * for certificates of it, which probes have none of. */
+static void agent_volume(struct render *r, mut all, const char *name)
+{
+    static const char *const keys[] = {"tls.crt", "tls.key"};
+    mut secret = add_object(r, volume(r, all, "agent"), "secret");
+    add_text(r, secret, "secretName", name);
+    mut items = add_array(r, secret, "items");
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        mut item = append_object(r, items);
+        add_text(r, item, "key", keys[i]);
+        add_text(r, item, "path", keys[i]);
+    }
+}
+
 static void volumes(struct render *r, mut pod)
 {
     mut all = add_array(r, pod, "volumes");
@@ -539,10 +520,15 @@ static void volumes(struct render *r, mut pod)
     add_text(r, add_object(r, volume(r, all, "run"), "emptyDir"), "medium", "Memory");
     (void)add_object(r, volume(r, all, "tmp"), "emptyDir");
     add_text(r, add_object(r, volume(r, all, "settings"), "configMap"), "name", r->name);
-    add_text(r, add_object(r, volume(r, all, "credentials"), "secret"), "secretName", credentials);
+    mut secret = add_object(r, volume(r, all, "credentials"), "secret");
+    add_text(r, secret, "secretName", credentials);
+    if (has_members(r))
+        add_int(r, secret, "defaultMode", 0400); /* agents refuse a token that others may read */
     if (has_tls(r))
         add_text(r, add_object(r, volume(r, all, "tls"), "secret"), "secretName",
                  text_or(r, "tls", "secret", tls));
+    if (has_members(r))
+        agent_volume(r, all, text_or(r, "tls", "secret", tls));
     free(credentials);
     free(tls);
 }
@@ -572,72 +558,17 @@ static void pod_security(struct render *r, mut pod)
     add_copy(r, security, "seLinuxOptions", field(r, "security", "seLinuxOptions"));
 }
 
-/* Whether the agent's reload is enough for this setting; what is not known to be so restarts the pod. */
-static bool reloadable(const char *line)
-{
-    static const char *const starts[] = {"log_",  "checkpoint_", "bgwriter_",       "enable_",   "vacuum_",
-                                         "idle_", "cpu_",        "tcp_keepalives_", "autovacuum"};
-    static const char *const restart[] = {"autovacuum_max_workers", "autovacuum_worker_slots",
-                                          "autovacuum_freeze_max_age", "autovacuum_multixact_freeze_max_age"};
-    static const char *const names[] = {"work_mem",
-                                        "maintenance_work_mem",
-                                        "effective_cache_size",
-                                        "effective_io_concurrency",
-                                        "random_page_cost",
-                                        "seq_page_cost",
-                                        "default_statistics_target",
-                                        "statement_timeout",
-                                        "lock_timeout",
-                                        "max_wal_size",
-                                        "min_wal_size",
-                                        "wal_keep_size",
-                                        "max_slot_wal_keep_size",
-                                        "wal_compression",
-                                        "synchronous_commit",
-                                        "commit_delay",
-                                        "temp_file_limit",
-                                        "deadlock_timeout",
-                                        "TimeZone"};
-    size_t length = strcspn(line, " ");
-    for (size_t i = 0; i < sizeof restart / sizeof restart[0]; i++) {
-        if (strlen(restart[i]) == length && memcmp(line, restart[i], length) == 0)
-            return false;
-    }
-    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
-        if (strncmp(line, starts[i], strlen(starts[i])) == 0)
-            return true;
-    }
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        if (strlen(names[i]) == length && memcmp(line, names[i], length) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* FNV-1a over the settings that need a restart: a pod with others of them is another pod template. */
-static void checksum(char out[17], const char *text)
-{
-    uint64_t sum = 14695981039346656037ull;
-    for (size_t length; *text != '\0'; text += length) {
-        length = strcspn(text, "\n");
-        length += text[length] == '\n';
-        for (size_t i = 0; i < length && !reloadable(text); i++)
-            sum = (sum ^ (unsigned char)text[i]) * 1099511628211ull;
-    }
-    (void)snprintf(out, 17, "%016llx", (unsigned long long)sum);
-}
-
 static void pod_template(struct render *r, mut spec, const char *settings)
 {
     static const char *const scheduling[] = {"nodeSelector", "tolerations", "topologySpreadConstraints",
                                              "priorityClassName"};
-    char sum[17];
+    char sum[KUBE_SETTINGS_SUM];
     mut template = add_object(r, spec, "template"), metadata = add_object(r, template, "metadata");
     labels(r, add_object(r, metadata, "labels"));
     yyjson_val *own = field(r, NULL, "annotations");
     mut annotations = own != NULL ? yyjson_val_mut_copy(r->doc, own) : yyjson_mut_obj(r->doc);
     (void)yyjson_mut_obj_add(metadata, yyjson_mut_str(r->doc, "annotations"), annotations);
-    checksum(sum, settings);
+    kube_settings_sum(settings, sum);
     add_text(r, annotations, "shardherd.io/settings", sum);
     mut pod = add_object(r, template, "spec");
     add_text(r, pod, "serviceAccountName", r->name);
@@ -678,9 +609,23 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
         add_text(r, requests, "storage", otherwise);
 }
 
+/* For lists that read nothing but metadata: how many instances the shard was made with. */
+static void members_annotations(struct render *r, mut metadata)
+{
+    char *count = mem_printf("%lld", (long long)int_or(r, NULL, "instances", 1));
+    char *standby = kube_settings_standby(field(r, "postgresql", "parameters"));
+    mut annotations = add_object(r, metadata, "annotations");
+    add_text(r, annotations, KUBE_INSTANCES_ANNOTATION, count);
+    add_text(r, annotations, KUBE_STANDBY_ANNOTATION, standby);
+    free(count);
+    free(standby);
+}
+
 static int stateful_set(struct render *r, const char *settings)
 {
     mut root = begin(r, "apps/v1", "StatefulSet", "");
+    if (has_members(r))
+        members_annotations(r, yyjson_mut_obj_get(root, "metadata"));
     mut spec = add_object(r, root, "spec");
     char *pods = mem_printf("%s-pods", r->name);
     bool suspended = yyjson_get_bool(field(r, NULL, "suspended"));
@@ -688,8 +633,9 @@ static int stateful_set(struct render *r, const char *settings)
     add_text(r, spec, "serviceName", pods);
     add_text(r, spec, "podManagementPolicy", "Parallel");
     selector(r, add_object(r, add_object(r, spec, "selector"), "matchLabels"));
+    /* who is the primary is not known to Kubernetes, which would replace it at any moment */
     add_text(r, add_object(r, spec, "updateStrategy"), "type",
-             text_or(r, "update", "strategy", "RollingUpdate"));
+             has_members(r) ? "OnDelete" : text_or(r, "update", "strategy", "RollingUpdate"));
     mut retention = add_object(r, spec, "persistentVolumeClaimRetentionPolicy");
     add_text(r, retention, "whenDeleted", r->shard->owns_data ? "Delete" : "Retain");
     add_text(r, retention, "whenScaled", "Retain");
@@ -703,6 +649,19 @@ static int stateful_set(struct render *r, const char *settings)
     return finish(r, root, "/apis/apps/v1", "statefulsets", "");
 }
 
+/* A token is not shown in the clear, and probes have no certificate to show. */
+static int members_check(const struct render *r)
+{
+    const char *mode = text_or(r, "tls", "mode", "on");
+    if (!has_members(r) || strcmp(mode, "on") == 0)
+        return 0;
+    return err_set(
+        r->err, ERRC_UNSUPPORTED,
+        "spec.instances is %d and spec.tls.mode %s: agents of several instances take orders over TLS, and "
+        "show no certificates to each other yet: set it to on",
+        (int)int_or(r, NULL, "instances", 1), mode);
+}
+
 int kube_objects_each(const struct kube_shard *shard, kube_object_cb cb, void *data, struct err *err)
 {
     struct render r = {.shard = shard, .cb = cb, .data = data, .err = err};
@@ -710,16 +669,18 @@ int kube_objects_each(const struct kube_shard *shard, kube_object_cb cb, void *d
     r.doc = yyjson_mut_doc_new(NULL);
     r.name = kube_shard_name(shard);
     bool policy = !yyjson_is_false(field(&r, "network", "policy"));
-    int rc = settings_of(&r, &settings);
+    int rc = members_check(&r);
+    if (rc == 0)
+        rc = settings_of(&r, &settings);
     int (*const first[])(struct render *) = {service_account, role, role_binding, headless_service};
     for (size_t i = 0; rc == 0 && i < sizeof first / sizeof first[0]; i++)
         rc = first[i](&r);
     if (rc == 0)
         rc = config_map(&r, buf_text(&settings));
     if (rc == 0)
-        rc = service(&r, "", NULL);
+        rc = service(&r, "", has_members(&r) ? "primary" : NULL);
     if (rc == 0)
-        rc = service(&r, "-ro", NULL);
+        rc = service(&r, "-ro", has_members(&r) ? "standby" : NULL);
     if (rc == 0 && policy)
         rc = network_policy(&r);
     if (rc == 0)

@@ -6,6 +6,10 @@
  * Everything is named DATABASE-SHARD (the read-only service DATABASE-SHARD-ro, the headless one
  * DATABASE-SHARD-pods) and labelled shardherd.io/database and shardherd.io/shard. Pods satisfy the
  * "restricted" pod security standard.
+ *
+ * With spec.instances above 1 the pods' agents are members (docs/agent.md): the StatefulSet has an annotation
+ * that says how many there are and replaces no pod by itself, and the services select by the label that says
+ * who is the primary (runtime_mark()). With 1 there is nothing of this.
  */
 #ifndef RUNTIME_KUBE_OBJECTS_H
 #define RUNTIME_KUBE_OBJECTS_H
@@ -15,7 +19,14 @@
 
 #include "base/err.h"
 
-#define KUBE_DATA "/var/lib/postgresql/data/pgdata" /* the data directory, in the pods */
+#define KUBE_DATA                 "/var/lib/postgresql/data/pgdata" /* the data directory, in the pods */
+#define KUBE_AGENT_PORT           8008
+#define KUBE_TOKEN_KEY            "agent-token"            /* of the credentials, with several instances */
+#define KUBE_INSTANCES_ANNOTATION "shardherd.io/instances" /* of a StatefulSet; without it there is one */
+#define KUBE_STANDBY_ANNOTATION                                                                              \
+    "shardherd.io/standby-settings"              /* of a StatefulSet: kube_settings_standby() */
+#define KUBE_ROLE_LABEL      "shardherd.io/role" /* of a pod: "primary", "standby" */
+#define KUBE_TERM_ANNOTATION "shardherd.io/term" /* of a pod: whose label it is */
 
 struct yyjson_val;
 struct yyjson_mut_doc;
@@ -59,5 +70,15 @@ bool kube_quantity(const char *text, uint64_t *ret_bytes);
  */
 struct buf;
 void kube_settings(struct buf *out, uint64_t memory_bytes, uint64_t wal_bytes, struct yyjson_val *parameters);
+/* A checksum of those lines that need a restart: the pod template carries it. */
+#define KUBE_SETTINGS_SUM 17
+void kube_settings_sum(const char *settings, char ret[KUBE_SETTINGS_SUM]);
+/*
+ * The settings of which PostgreSQL lets no standby start with less than its primary has, as numbers in a
+ * fixed order. free() it.
+ */
+char *kube_settings_standby(struct yyjson_val *parameters);
+/* ERRC_UNSUPPORTED names the one that is lower than before: whoever restarts first would not come back. */
+int kube_settings_lowered(const char *before, const char *now, struct err *err);
 
 #endif

@@ -110,12 +110,25 @@ static void trouble(yyjson_val *pod, struct kube_pod *ret)
                        text(yyjson_obj_get(pod, "spec"), "nodeName"));
 }
 
+static bool all_started(yyjson_val *status)
+{
+    yyjson_val *one, *all = yyjson_obj_get(status, "containerStatuses");
+    size_t at, n;
+    yyjson_arr_foreach(all, at, n, one)
+    {
+        if (!yyjson_get_bool(yyjson_obj_get(one, "started")))
+            return false;
+    }
+    return yyjson_arr_size(all) > 0;
+}
+
 void kube_pod_read(yyjson_val *pod, struct kube_pod *ret)
 {
     yyjson_val *metadata = yyjson_obj_get(pod, "metadata"), *status = yyjson_obj_get(pod, "status");
     memset(ret, 0, sizeof *ret);
     ret->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     ret->unscheduled = text(yyjson_obj_get(pod, "spec"), "nodeName")[0] == '\0';
+    ret->started = !ret->deleting && all_started(status);
     ret->ready = !ret->deleting && is_true(condition(status, "Ready"));
     (void)snprintf(ret->revision, sizeof ret->revision, "%s",
                    text(yyjson_obj_get(metadata, "labels"), "controller-revision-hash"));

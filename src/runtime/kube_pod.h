@@ -13,6 +13,7 @@ struct kube_pod {
     bool deleting;
     bool unscheduled;  /* has no node yet */
     bool running;      /* but not ready: its agent can be asked */
+    bool started;      /* its startup probe has succeeded: a member's agent answers */
     char address[48];  /* of the pod, "" = none yet */
     char revision[80]; /* label controller-revision-hash */
     char trouble[400]; /* "pod shop-s1-0 is not scheduled: ...", "" when ready */

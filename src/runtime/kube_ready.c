@@ -251,10 +251,13 @@ static void look(struct kube_ready *r)
         return;
     }
     r->missing = MISSING_NOTHING;
-    if (pod->ready)
+    if (r->member && pod->started)
+        finish(r, NULL);
+    else if (pod->ready && !r->member)
         ask(r, mem_printf("/apis/apps/v1/namespaces/%s/statefulsets/%s", r->name_space, r->name), NULL,
             on_set);
-    else if (pod->running && pod->address[0] != '\0')
+    else if (pod->running && !r->member &&
+             pod->address[0] != '\0') /* a member's tells nothing without its token */
         ask_agent(r, pod);
     else
         because(r, pod->trouble);
@@ -322,7 +325,7 @@ void kube_ready_start(struct kube_ready *r)
         .path = path, .selector = selector, .trim = &trim, .changed = changed, .synced = synced, .data = r};
     sm_init(&r->sm, states, STATES, IDLE, NULL, NULL);
     sm_move(&r->sm, WATCHING);
-    r->pod = mem_printf("%s-0", r->name);
+    r->pod = mem_printf("%s-%d", r->name, r->number);
     r->look = (struct loop_task){.run = look_task, .data = r};
     loop_timer_init(loop, &r->tick, ticked, r);
     r->watch = k8s_watch_start(r->client, &options);

@@ -1,6 +1,6 @@
 /*
- * kube_ready: waits until the first pod of a StatefulSet is ready as the StatefulSet now wants it, and says
- * why it is not.
+ * kube_ready: waits until a pod of a StatefulSet is ready as the StatefulSet now wants it (of several
+ * instances: until its agent answers), and says why it is not.
  */
 #ifndef RUNTIME_KUBE_READY_H
 #define RUNTIME_KUBE_READY_H
@@ -23,6 +23,8 @@ struct kube_ready {
     struct http_client *http; /* for the agents in pods that run and do not get ready */
     const char *name_space;
     const char *name; /* of the StatefulSet */
+    int number;       /* of the pod */
+    bool member;      /* one of several instances: its server waits for orders */
     const char *database;
     const char *shard;
     int64_t generation; /* the StatefulSet's, which its controller must have seen */

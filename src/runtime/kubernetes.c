@@ -15,12 +15,21 @@
 #include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_roles.h"
 #include "runtime/kubernetes_impl.h"
 
 #define TIMEOUT_NS (600 * ENV_NS_PER_S)
 #define METADATA   "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 /* ---- the queue of operations ---- */
+
+/* Of two instances: members of one shard are pods of one StatefulSet. */
+static bool same_set(const char *a, const char *b)
+{
+    const char *end_a = strrchr(a, '-'), *end_b = strrchr(b, '-');
+    size_t length = end_a != NULL ? (size_t)(end_a - a) : strlen(a);
+    return length == (end_b != NULL ? (size_t)(end_b - b) : strlen(b)) && memcmp(a, b, length) == 0;
+}
 
 static bool name_is_busy(const struct kubernetes *k, const struct kube_op *op)
 {
@@ -29,7 +38,7 @@ static bool name_is_busy(const struct kubernetes *k, const struct kube_op *op)
         const struct kube_op *other = list_item(node, struct kube_op, node);
         if (other == op)
             return false;
-        if (strcmp(other->name, op->name) == 0)
+        if (same_set(other->name, op->name))
             return true;
     }
     return false;
@@ -64,7 +73,7 @@ void kube_op_end(struct kube_op *op)
     list_each(node, &k->ops)
     {
         struct kube_op *next = list_item(node, struct kube_op, node);
-        if (next->started || strcmp(next->name, op->name) != 0)
+        if (next->started || !same_set(next->name, op->name))
             continue;
         loop_defer(k->loop, &next->task); /* nothing if it is queued already */
         break;
@@ -161,6 +170,12 @@ bool kube_spec_mutual(const struct kube_spec *spec)
     return strcmp(kube_spec_tls(spec), "mutual") == 0;
 }
 
+int kube_spec_instances(const struct kube_spec *spec)
+{
+    yyjson_val *count = yyjson_obj_get(spec->spec, "instances");
+    return yyjson_is_int(count) && yyjson_get_int(count) > 1 ? yyjson_get_int(count) : 1;
+}
+
 bool kube_spec_deletes(const struct kube_spec *spec)
 {
     return yyjson_equals_str(yyjson_obj_get(spec->spec, "deletionPolicy"), "delete");
@@ -177,7 +192,14 @@ bool kube_spec_snapshots(const struct kube_spec *spec)
 char *kube_set_name(const char *instance)
 {
     size_t length = strlen(instance);
-    return length > 2 && strcmp(instance + length - 2, "-0") == 0 ? mem_strndup(instance, length - 2) : NULL;
+    bool fits = length > 2 && instance[length - 2] == '-' && instance[length - 1] >= '0' &&
+                instance[length - 1] <= '9';
+    return fits ? mem_strndup(instance, length - 2) : NULL;
+}
+
+int kube_set_number(const char *instance)
+{
+    return instance[strlen(instance) - 1] - '0';
 }
 
 char *kube_path(const struct kubernetes *k, const char *group, const char *plural, const char *name)
@@ -273,6 +295,20 @@ void kube_access(const struct kubernetes *k, const char *database, const char *s
     };
 }
 
+void kube_access_member(const struct kubernetes *k, const char *instance, const char *token,
+                        struct instance_access *access)
+{
+    char *set = kube_set_name(instance);
+    free(access->host);
+    access->host = mem_printf("%s.%s-pods.%s.svc", instance, set, k->options.name_space);
+    free(set);
+    if (token == NULL)
+        return; /* it cannot be spoken to yet */
+    access->agent_host = mem_strdup(access->host);
+    access->agent_port = KUBE_AGENT_PORT;
+    access->agent_token = mem_strdup(token);
+}
+
 void kube_access_unverified(struct instance_access *access)
 {
     if (access->peer_sslrootcert == NULL)
@@ -327,10 +363,16 @@ static void on_http_closed(void *data)
         closed(closed_data);
 }
 
-static void on_watch_closed(void *data)
+static void on_roles_closed(void *data)
 {
     struct kubernetes *k = data;
     http_client_close(k->http, on_http_closed, k);
+}
+
+static void on_watch_closed(void *data)
+{
+    struct kubernetes *k = data;
+    kube_roles_close(k->roles, on_roles_closed, k);
 }
 
 static void on_settled(struct loop_task *task, void *data)
@@ -369,7 +411,11 @@ static const struct runtime_backend backend = {
     .stop = kube_stop,
     .remove = kube_remove,
     .list = kube_list,
+    .mark = kube_mark,
+    .renew = kube_renew,
     .close = kubernetes_close,
+    .members = true,
+    .passwords = true,
 };
 
 static const struct runtime_backend backend_cnpg = {

@@ -98,6 +98,7 @@ static void ensure_free(struct kube_ensure *e)
     free(e->set);
     mem_wipe_free(e->password);
     mem_wipe_free(e->previous_password);
+    mem_wipe_free(e->token);
     kube_pair_clear(&e->ca);
     kube_pair_clear(&e->client);
     kube_authority_clear(&e->authority);
@@ -119,6 +120,8 @@ void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret
         return;
     }
     kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, ret);
+    if (e->member)
+        kube_access_member(e->op.k, e->op.name, e->token, ret);
     if (e->client.certificate != NULL)
         kube_access_client(e->op.k, e->database, ret);
     if (kube_spec_unverified(&e->spec))
@@ -127,8 +130,12 @@ void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret
 
 static void answer(struct kube_ensure *e, const struct err *err, const char *name)
 {
-    struct runtime_instance instance = {
-        .name = name, .database = e->database, .shard = e->shard, .due_us = e->due_us};
+    struct runtime_instance instance = {.name = name,
+                                        .database = e->database,
+                                        .shard = e->shard,
+                                        .member = e->member,
+                                        .agent_pid = e->member,
+                                        .due_us = e->due_us};
     if (err != NULL) {
         e->cb(err, NULL, e->data);
         return;
@@ -223,10 +230,11 @@ static void enter_login(struct kube_ensure *e)
 static void on_ready(struct kube_ready *ready, const struct err *err, void *data)
 {
     (void)ready;
-    if (err != NULL)
-        kube_ensure_over(data, err);
+    struct kube_ensure *e = data;
+    if (err != NULL || (e->member && !e->primary)) /* role and database come with the primary */
+        kube_ensure_over(e, err);
     else
-        enter_login(data);
+        enter_login(e);
 }
 
 static void ready_progress(const char *message, void *data)
@@ -236,6 +244,10 @@ static void ready_progress(const char *message, void *data)
 
 static void enter_ready(struct kube_ensure *e)
 {
+    if (e->member && e->must_exist && !e->primary) { /* it is made already; who keeps it knows how it is */
+        kube_ensure_over(e, NULL);
+        return;
+    }
     sm_move(&e->sm, READY);
     if (e->op.k->options.cnpg) {
         kube_cnpg_start(e, enter_login);
@@ -245,6 +257,8 @@ static void enter_ready(struct kube_ensure *e)
     e->ready.http = e->op.k->http;
     e->ready.name_space = e->op.k->options.name_space;
     e->ready.name = e->set;
+    e->ready.number = e->number;
+    e->ready.member = e->member;
     e->ready.database = e->database;
     e->ready.shard = e->shard;
     e->ready.generation = e->generation;
@@ -530,6 +544,17 @@ static void enter_volume(struct kube_ensure *e)
     free(claim);
 }
 
+/* Before anything is applied. */
+static int lowered(const struct kube_ensure *e, const struct k8s_answer *a, struct err *err)
+{
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    int rc =
+        kube_settings_lowered(kube_annotation(yyjson_doc_get_root(doc), KUBE_STANDBY_ANNOTATION),
+                              kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION), err);
+    yyjson_doc_free(doc);
+    return rc;
+}
+
 static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -546,6 +571,8 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
         kube_ensure_over(e, a->err);
     } else if (e->exists && foreign(e, a, e->op.k->flavour->object, e->set, &err) != 0) {
         kube_ensure_over(e, &err);
+    } else if (e->exists && e->member && lowered(e, a, &err) != 0) {
+        kube_ensure_over(e, &err);
     } else if (!e->exists && e->must_exist) {
         enter_volume(e);
     } else {
@@ -554,17 +581,42 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
+/* What several instances do not go with. */
+static int members_check(const struct kube_ensure *e, struct err *err)
+{
+    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
+    int count = kube_spec_instances(&e->spec);
+    uint64_t period = 0;
+    if (e->member != (count > 1))
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.instances is %d, and the database was made with %s: it cannot be changed yet, take it "
+            "back and move the ranges to shards of another database",
+            count, e->member ? "more" : "1");
+    if (count == 1)
+        return 0;
+    if (e->number >= count)
+        return err_set(err, ERRC_INVALID, "spec.instances is %d: there is no instance of this number", count);
+    if (every != NULL && text_to_duration(every, &period) && period > 0)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: passwords of several instances are not rotated yet, take "
+                       "spec.credentials.rotation away",
+                       count);
+    if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: what is taken over with spec.adopt has one, set it to 1",
+                       count);
+    return 0;
+}
+
 static int spec_check(const struct kube_ensure *e, struct err *err)
 {
     bool cnpg = e->op.k->options.cnpg;
-    yyjson_val *instances = yyjson_obj_get(e->spec.spec, "instances");
     if (yyjson_get_bool(yyjson_obj_get(e->spec.spec, "suspended")))
         return err_set(err, ERRC_CONFLICT, "database %s is suspended: set spec.suspended to false",
                        e->database);
-    if (!cnpg && yyjson_is_int(instances) && yyjson_get_sint(instances) > 1)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: standbys cannot be made yet, set it to 1",
-                       (int)yyjson_get_sint(instances));
+    if (!cnpg && members_check(e, err) != 0)
+        return (int)err->code;
     if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL && (cnpg || kube_adopt_is_foreign(e)))
         return kube_adopt_spec_check(e, err);
     if (cnpg && kube_spec_mutual(&e->spec))
@@ -622,9 +674,11 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
                 struct err *err)
 {
     struct kubernetes *k = (struct kubernetes *)rt;
-    char *set = mem_printf("%s-%s", spec->database, spec->shard), *name = mem_printf("%s-0", set);
-    bool fits = strcmp(name, spec->name) == 0 && strlen(set) <= 52; /* a pod's name and its revision label */
-    free(name);
+    char *set = mem_printf("%s-%s", spec->database, spec->shard), *own = kube_set_name(spec->name);
+    int number = kube_set_number(spec->name);
+    bool fits = own != NULL && strcmp(own, set) == 0 && (number == 0 || spec->member) &&
+                strlen(set) <= 52; /* a pod's name and its revision label */
+    free(own);
     if (!fits) {
         free(set);
         return err_set(err, ERRC_INVALID,
@@ -638,6 +692,9 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->owner = mem_strdup(spec->owner != NULL ? spec->owner : "app");
     e->given_password = mem_strdup(spec->owner_password);
     e->must_exist = spec->must_exist;
+    e->member = spec->member;
+    e->primary = spec->member && spec->primary;
+    e->number = number;
     e->set = set;
     e->cb = cb;
     e->data = data;

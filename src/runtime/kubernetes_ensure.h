@@ -47,6 +47,9 @@ struct kube_ensure {
     bool exists;               /* the StatefulSet, and it is ours */
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
+    bool member, primary;      /* one of several instances; the one that is the primary */
+    int number;                /* of the pod */
+    char *token;               /* of the agents, with several instances */
     struct kube_pair ca;       /* what issues, or is to be known; key only with an authority of our own */
     char *bundle;              /* ca.crt for everybody; NULL = that of ca */
     struct kube_pair client;   /* our own certificate for the shards; none = they do not ask for one */

@@ -2,7 +2,7 @@
  * kubernetes_impl: what the files of the Kubernetes back end share. Not for other folders.
  *
  * A call on the runtime is a kube_op. It owns at most one request at a time; whoever cancels it gets the
- * request's callback first. Calls on one instance run one after the other.
+ * request's callback first. Calls on instances of one StatefulSet run one after the other.
  */
 #ifndef RUNTIME_KUBERNETES_IMPL_H
 #define RUNTIME_KUBERNETES_IMPL_H
@@ -19,6 +19,7 @@
 
 struct k8s_watch;
 struct kube_known_entry;
+struct kube_roles;
 struct yyjson_doc;
 struct yyjson_val;
 
@@ -48,7 +49,8 @@ struct kubernetes {
     bool changed; /* since the last list began */
     struct kube_known_entry *known;
     int known_count;
-    struct loop_task settle; /* runs `closed` when nothing is left */
+    struct kube_roles *roles; /* kube_roles.h; NULL = nobody was marked yet */
+    struct loop_task settle;  /* runs `closed` when nothing is left */
     bool closing;
     void (*closed)(void *data);
     void *closed_data;
@@ -109,15 +111,17 @@ void kube_spec_clear(struct kube_spec *spec);
 const char *kube_spec_tls(const struct kube_spec *spec);
 /* spec.SECTION.NAME as text, or NULL */
 const char *kube_spec_text(const struct kube_spec *spec, const char *section, const char *name);
-bool kube_spec_mutual(const struct kube_spec *spec);  /* clients need a certificate */
-bool kube_spec_deletes(const struct kube_spec *spec); /* deletionPolicy is "delete" */
+bool kube_spec_mutual(const struct kube_spec *spec);   /* clients need a certificate */
+int kube_spec_instances(const struct kube_spec *spec); /* of each shard */
+bool kube_spec_deletes(const struct kube_spec *spec);  /* deletionPolicy is "delete" */
 /* ... is "snapshot", and the database is being deleted: a shard that goes by itself is no reason for one */
 bool kube_spec_snapshots(const struct kube_spec *spec);
 
 /* ---- names ---- */
 
-/* "shop-s1" of "shop-s1-0"; NULL if it does not end with "-0". */
+/* "shop-s1" of "shop-s1-0", or of another member of it, "shop-s1-2"; NULL if it does not end so. */
 char *kube_set_name(const char *instance);
+int kube_set_number(const char *instance); /* the 2 of the latter */
 char *kube_path(const struct kubernetes *k, const char *group, const char *plural, const char *name);
 #define KUBE_SETS(k, name)    kube_path(k, (k)->flavour->group, (k)->flavour->plural, name)
 #define KUBE_SECRETS(k, name) kube_path(k, "/api/v1", "secrets", name)
@@ -141,6 +145,9 @@ int kube_files_delete(const struct kubernetes *k, const char *database, const ch
 /* How shardherd reaches the shard; all texts are made. */
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,
                  bool tls, struct instance_access *ret);
+/* ... one of several instances: it instead of the service, and its agent. */
+void kube_access_member(const struct kubernetes *k, const char *instance, const char *token,
+                        struct instance_access *access);
 /* ... one that was adopted from somebody else; user: the Secret's. */
 void kube_access_lent(const struct kubernetes *k, const char *database, const char *set,
                       const struct kube_adoption *adoption, const char *user, const char *password,
@@ -160,6 +167,9 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
                 struct err *err);
 int kube_stop(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
 int kube_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *data, struct err *err);
+int kube_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
+               struct err *err);
+void kube_mark(struct runtime *rt, const char *name, bool primary, uint64_t term);
 int kube_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
 
 #endif

@@ -13,6 +13,7 @@
 #include "runtime/kube_certificate.h"
 #include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
 #include "runtime/kubernetes_impl.h"
 
 #define PAGE 200
@@ -41,8 +42,9 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
-    char *version;              /* of the StatefulSet */
-    bool theirs;                /* a Secret of somebody else's was read */
+    char *version; /* of the StatefulSet */
+    bool theirs;   /* a Secret of somebody else's was read */
+    bool member;
     uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
     struct kube_adoption lent;  /* secret NULL: it is our own */
 };
@@ -73,7 +75,8 @@ static void remember(struct list_op *l)
     struct kube_known_entry *entries = mem_array((size_t)l->count + 1, sizeof *entries);
     for (int i = 0; i < l->count; i++) {
         const struct runtime_instance *instance = &l->instances[i];
-        bool whole = instance->access.password != NULL;
+        bool whole = instance->access.password != NULL &&
+                     (!l->texts[i].member || instance->access.agent_token != NULL);
         entries[i] = (struct kube_known_entry){
             .name = mem_strdup(instance->name),
             .database = mem_strdup(instance->database),
@@ -261,6 +264,11 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
                          NULL); /* none: what was made last had TLS, most likely */
     bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
+    if (l->texts[l->at].member) {
+        char *token = kube_secret_value(yyjson_doc_get_root(doc), KUBE_TOKEN_KEY);
+        kube_access_member(l->op.k, i->name, token, &i->access);
+        mem_wipe_free(token);
+    }
     if (kube_spec_unverified(&spec))
         kube_access_unverified(&i->access);
     if (tls) {
@@ -316,6 +324,43 @@ static void password_next(struct list_op *l)
 
 /* ---- StatefulSets ---- */
 
+static void room_make(struct list_op *l)
+{
+    if (l->count < l->capacity)
+        return;
+    l->capacity = l->capacity * 2 + 16;
+    l->instances = mem_resize(l->instances, (size_t)l->capacity, sizeof *l->instances);
+    l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
+}
+
+/* How many instances the StatefulSet was made with, 0 = it is the only one of its shard. */
+static int members_of(yyjson_val *set)
+{
+    const char *text = kube_annotation(set, KUBE_INSTANCES_ANNOTATION);
+    return text[0] >= '2' && text[0] <= '9' && text[1] == '\0' ? text[0] - '0' : 0;
+}
+
+static void instance_add(struct list_op *l, yyjson_val *set, int number, bool member, bool lent)
+{
+    const char *database = kube_label(set, "shardherd.io/database"),
+               *shard = kube_label(set, "shardherd.io/shard"),
+               *version = yyjson_get_str(yyjson_ptr_get(set, "/metadata/resourceVersion"));
+    room_make(l);
+    struct texts *t = &l->texts[l->count];
+    *t = (struct texts){.name = mem_printf("%s-%s-%d", database, shard, number),
+                        .database = mem_strdup(database),
+                        .shard = mem_strdup(shard),
+                        .version = mem_strdup(version != NULL ? version : ""),
+                        .theirs = lent,
+                        .member = member,
+                        .read_ns = loop_now(l->op.k->loop),
+                        .spec_sum = kube_known_sum(l->op.k, database)};
+    if (lent)
+        kube_adoption_read(set, &t->lent);
+    l->instances[l->count++] = (struct runtime_instance){
+        .name = t->name, .database = t->database, .shard = t->shard, .member = member, .agent_pid = member};
+}
+
 static void set_add(struct list_op *l, yyjson_val *set)
 {
     const char *database = kube_label(set, "shardherd.io/database"),
@@ -325,24 +370,9 @@ static void set_add(struct list_op *l, yyjson_val *set)
     char *expected = mem_printf("%s-%s", database, shard);
     bool lent = kube_adopted(set, &owner);
     if (name != NULL && (lent || (strcmp(name, expected) == 0 && kube_is_ours(set, &owner)))) {
-        if (l->count == l->capacity) {
-            l->capacity = l->capacity * 2 + 16;
-            l->instances = mem_resize(l->instances, (size_t)l->capacity, sizeof *l->instances);
-            l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
-        }
-        struct texts *t = &l->texts[l->count];
-        const char *version = yyjson_get_str(yyjson_ptr_get(set, "/metadata/resourceVersion"));
-        *t = (struct texts){.name = mem_printf("%s-0", expected),
-                            .database = mem_strdup(database),
-                            .shard = mem_strdup(shard),
-                            .version = mem_strdup(version != NULL ? version : ""),
-                            .theirs = lent,
-                            .read_ns = loop_now(l->op.k->loop),
-                            .spec_sum = kube_known_sum(l->op.k, database)};
-        if (lent)
-            kube_adoption_read(set, &t->lent);
-        l->instances[l->count++] =
-            (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
+        int members = lent || l->op.k->options.cnpg ? 0 : members_of(set);
+        for (int i = 0; i == 0 || i < members; i++)
+            instance_add(l, set, i, members > 0, lent);
     }
     free(expected);
 }
@@ -400,8 +430,12 @@ static void answer_known(struct list_op *l)
         struct texts *t = &l->texts[i];
         *t = (struct texts){
             .name = mem_strdup(e->name), .database = mem_strdup(e->database), .shard = mem_strdup(e->shard)};
-        l->instances[i] =
-            (struct runtime_instance){.name = t->name, .database = t->database, .shard = t->shard};
+        bool member = e->access.agent_host != NULL;
+        l->instances[i] = (struct runtime_instance){.name = t->name,
+                                                    .database = t->database,
+                                                    .shard = t->shard,
+                                                    .member = member,
+                                                    .agent_pid = member};
         instance_access_copy(&l->instances[i].access, &e->access);
     }
     over(l, NULL);

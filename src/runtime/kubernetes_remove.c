@@ -15,6 +15,7 @@
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_objects.h"
 #include "runtime/kubernetes_remove.h"
 
 /*
@@ -644,6 +645,9 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
         removal_over(m, &err);
     } else if (m->adopted != NULL) {
         removal_release(m);
+    } else if (m->anchor == 0 && kube_set_number(op->name) > 0 &&
+               kube_annotation(root, KUBE_INSTANCES_ANNOTATION)[0] == '\0') {
+        removal_over(m, NULL); /* a shard of one instance has no such pod */
     } else if (m->stopping && m->anchor > 0) {
         removal_over(m, NULL); /* its StatefulSet is gone already */
     } else if (op->k->options.cnpg && (m->stopping || !m->deletes)) {

@@ -12,6 +12,7 @@
 #include "runtime/kubernetes_ensure.h"
 
 #define PASSWORD_LENGTH 32 /* of 32 signs: 160 bits */
+#define TOKEN_LENGTH    40
 #define DAY_S           86400ull
 #define AUTHORITY_S     (3650 * DAY_S)
 #define LEAF_S          (90 * DAY_S)
@@ -240,10 +241,26 @@ static bool credentials_take(struct kube_ensure *e, yyjson_val *secret)
     return true;
 }
 
+/* Beside the password, once: what callers of the members' agents show. */
+static void token_make(struct kube_ensure *e, yyjson_val *secret)
+{
+    char token[TOKEN_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, token, TOKEN_LENGTH);
+    const struct kube_secret_item items[] = {{KUBE_TOKEN_KEY, token}};
+    secret_rewrite(e, secret, items, 1);
+    explicit_bzero(token, sizeof token);
+}
+
 /* The rotation itself comes when we have seen that the server can bear it. */
 static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (credentials_take(e, secret))
+    if (!credentials_take(e, secret))
+        return;
+    mem_wipe_free(e->token);
+    e->token = e->member ? kube_secret_value(secret, KUBE_TOKEN_KEY) : NULL;
+    if (e->member && e->token == NULL)
+        token_make(e, secret);
+    else
         owner_want(e);
 }
 

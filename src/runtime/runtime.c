@@ -19,7 +19,8 @@ int runtime_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_
     if (rc == 0 && spec->member && !rt->backend->members)
         rc = err_set(err, ERRC_UNSUPPORTED, "instance %s: the %s runtime makes one instance for each shard",
                      spec->name, rt->backend->kind);
-    if (rc == 0 && spec->member && (spec->password == NULL || spec->password[0] == '\0'))
+    if (rc == 0 && spec->member && !rt->backend->passwords &&
+        (spec->password == NULL || spec->password[0] == '\0'))
         rc = err_set(err, ERRC_INVALID, "instance %s: a member needs the password of its shard", spec->name);
     return rc != 0 ? rc : rt->backend->ensure(rt, spec, cb, data, err);
 }
@@ -53,6 +54,22 @@ int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, voi
         rc = err_set(err, ERRC_UNSUPPORTED, "the %s runtime does not see its instances' disks",
                      rt->backend->kind);
     return rc != 0 ? rc : rt->backend->space(rt, name, cb, data, err);
+}
+
+void runtime_mark(struct runtime *rt, const char *name, bool primary, uint64_t term)
+{
+    if (rt->backend->mark != NULL && name_check(name, NULL) == 0)
+        rt->backend->mark(rt, name, primary, term);
+}
+
+int runtime_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
+                  struct err *err)
+{
+    int rc = name_check(name, err);
+    if (rc == 0 && rt->backend->renew == NULL)
+        rc = err_set(err, ERRC_UNSUPPORTED, "the %s runtime restarts its instances by itself",
+                     rt->backend->kind);
+    return rc != 0 ? rc : rt->backend->renew(rt, name, looks, cb, data, err);
 }
 
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data)

@@ -76,6 +76,14 @@ struct runtime_space {
 };
 typedef void (*runtime_space_cb)(const struct err *err, const struct runtime_space *space, void *data);
 
+/* Whether an instance runs as it is to be, for runtimes that restart none of several by themselves. */
+enum runtime_renewal {
+    RUNTIME_CURRENT,  /* as specified, and it accepts connections */
+    RUNTIME_OUTDATED, /* as an earlier specification said */
+    RUNTIME_AWAY      /* it ends or begins just now, or that is not known yet: ask again */
+};
+typedef void (*runtime_renew_cb)(const struct err *err, enum runtime_renewal found, void *data);
+
 struct runtime_backend {
     const char *kind; /* "local" */
     int (*ensure)(struct runtime *, const struct runtime_spec *, runtime_instance_cb, void *, struct err *);
@@ -84,9 +92,13 @@ struct runtime_backend {
     int (*list)(struct runtime *, runtime_list_cb, void *, struct err *);
     /* NULL: its instances' disks cannot be seen from here. */
     int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
+    void (*mark)(struct runtime *, const char *name, bool primary, uint64_t term); /* or NULL */
+    int (*renew)(struct runtime *, const char *name, bool looks, runtime_renew_cb, void *,
+                 struct err *); /* or NULL */
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
     bool members;                                                           /* it can make them */
+    bool passwords; /* it makes the password of members itself: that of the specification is not used */
 };
 
 struct runtime {
@@ -108,6 +120,17 @@ int runtime_offer(struct runtime *rt, runtime_offer_cb cb, void *data, struct er
 /* Free space of an instance's disks. ERRC_UNSUPPORTED: this runtime cannot tell; ERRC_NOT_FOUND: it is no
  * instance of this runtime. */
 int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, void *data, struct err *err);
+/*
+ * Who leads says of each member of a shard, at least once a second, whether it is the primary of this term,
+ * so that clients which know only names of the runtime find it. Nothing is promised but that of one shard
+ * never two are marked as primaries, that a mark of a lower term takes no place of one of a higher, and that
+ * what is not said for some seconds is not done any more. Nothing where there are no such names.
+ */
+void runtime_mark(struct runtime *rt, const char *name, bool primary, uint64_t term);
+/* Ends an instance that is outdated, so that it comes back as specified; with `looks` it only says so.
+ * ERRC_UNSUPPORTED (only returned): there is no such need in this runtime. */
+int runtime_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
+                  struct err *err);
 /* The instances go on running. */
 void runtime_close(struct runtime *rt, void (*closed)(void *data), void *data);
 

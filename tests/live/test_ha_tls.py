@@ -85,3 +85,35 @@ def test_both_ways(secured):
     streaming(secured, set("abc") - {name})
     writer.end()
     assert lost(by_name(secured, name), writer) == []
+
+
+def test_renewed_while_it_runs(secured):
+    """What the HTTP interface shows and asks for follows its files; what listens goes on."""
+    a = by_name(secured, "a")
+    life, ours = a.status()["life"], a.tls
+    folder = secured.directory / "agent-tls"
+    secured.certificates.as_secret(folder, tls_crt="theirs-agent.crt", tls_key="theirs-agent.key", ca_crt="theirs.crt")
+    a.tls = caller(secured.certificates, "theirs", "theirs-keeper")
+    wait_until(lambda: a.call("GET", "/v1/status")[0] == 200, 10, "the new certificate")
+    assert a.status()["life"] == life
+    a.tls = ours
+    assert a.call("GET", "/v1/status") == (0, "")
+
+
+def test_a_token_for_the_group(secured):
+    """As the kubelet has it in a pod: the agent's own group may read it, nobody else."""
+    a = by_name(secured, "a")
+    a.process.terminate()
+    a.process.wait(20)
+    token = a.dir / "token"
+    for mode, code in ((0o644, "chmod 600"), (0o660, "chmod 600"), (0o440, None)):
+        token.chmod(mode)
+        if code is None:
+            a.start()
+            assert a.status()["member"] == "a"
+            continue
+        before = len(a.log())
+        with pytest.raises(pytest.fail.Exception):
+            a.start()
+        a.process.wait(20)
+        assert code in a.log()[before:], mode

@@ -81,7 +81,7 @@ static void expect_spec(const char *spec_json, const char *stored, const char *s
     struct err err = {0};
     struct database_spec spec;
     char range[RANGE_TEXT_SIZE];
-    assert_int_equal(kube_spec_print(k, stored, schema, &text, &err), 0);
+    assert_int_equal(kube_spec_print(k, stored, schema, false, &text, &err), 0);
     if (database_spec_parse(buf_text(&text), text.length, "t", NULL, &spec, &err) != 0)
         fail_msg("%s: %s", buf_text(&text), err.message);
     assert_string_equal(spec.name, "shop");
@@ -117,6 +117,31 @@ static void test_translation(void **state)
         "{\"spec\":{\"shards\":[{\"name\":\"s1\",\"range\":\"-9223372036854775808..9223372036854775807\"}],"
         "\"schema\":\"SELECT 1\"}}",
         NULL, 1, "-9223372036854775808..9223372036854775807", "SELECT 1");
+}
+
+/* Where the runtime keeps standbys itself (cnpg), the shards have one instance for us. */
+static void expect_instances(const char *spec_json, bool members, int instances, bool rolls)
+{
+    struct kube_object_kept *k = keep_with("", spec_json, "");
+    struct buf text = {0};
+    struct err err = {0};
+    struct database_spec spec;
+    assert_int_equal(kube_spec_print(k, NULL, NULL, members, &text, &err), 0);
+    assert_int_equal(database_spec_parse(buf_text(&text), text.length, "t", NULL, &spec, &err), 0);
+    assert_int_equal(spec.instances, instances);
+    assert_int_equal(k->rolls, rolls);
+    database_spec_free(&spec);
+    buf_free(&text);
+    kube_kept_free(k);
+}
+
+static void test_instances(void **state)
+{
+    (void)state;
+    expect_instances(",\"shards\":1", true, 1, true);
+    expect_instances(",\"shards\":1,\"instances\":3", true, 3, true);
+    expect_instances(",\"shards\":1,\"instances\":3", false, 1, true);
+    expect_instances(",\"shards\":1,\"instances\":3,\"update\":{\"strategy\":\"OnDelete\"}", true, 3, false);
 }
 
 /* ---- the status ---- */
@@ -367,6 +392,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_kept),
         cmocka_unit_test(test_translation),
+        cmocka_unit_test(test_instances),
         cmocka_unit_test(test_provisioning),
         cmocka_unit_test(test_serving),
         cmocka_unit_test(test_certificates_for_applications),

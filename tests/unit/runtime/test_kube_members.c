@@ -1,0 +1,296 @@
+/* Shards of several instances: their objects, and the label that says who is the primary. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <yyjson.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "runtime/kube_objects.h"
+#include "runtime/kube_pod.h"
+#include "runtime/kube_roles.h"
+
+/* ---- objects ---- */
+
+static int all_of(const struct kube_object *object, void *data, struct err *err)
+{
+    (void)err;
+    char *json = yyjson_mut_val_write(object->root, 0, NULL);
+    buf_printf(data, "%s%s", ((struct buf *)data)->length > 0 ? "," : "[", json);
+    free(json);
+    return 0;
+}
+
+/* The objects as one array. yyjson_doc_free() it; NULL and err when there are none. */
+static yyjson_doc *objects(const char *spec, struct err *err)
+{
+    struct buf text = {0};
+    yyjson_doc *doc = yyjson_read(spec, strlen(spec), 0), *all = NULL;
+    const struct kube_shard shard = {.database = "shop",
+                                     .name_space = "ns",
+                                     .shard = "s1",
+                                     .spec = yyjson_doc_get_root(doc),
+                                     .image = "shardherd:1"};
+    if (kube_objects_each(&shard, all_of, &text, err) == 0) {
+        buf_printf(&text, "]");
+        all = yyjson_read(buf_text(&text), text.length, 0);
+    }
+    buf_free(&text);
+    yyjson_doc_free(doc);
+    return all;
+}
+
+static yyjson_val *object_of(yyjson_doc *all, const char *kind, const char *name)
+{
+    yyjson_val *one;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_doc_get_root(all), at, n, one)
+    {
+        if (yyjson_equals_str(yyjson_obj_get(one, "kind"), kind) &&
+            yyjson_equals_str(yyjson_ptr_get(one, "/metadata/name"), name))
+            return one;
+    }
+    fail_msg("there is no %s %s", kind, name);
+    return NULL;
+}
+
+static void text_is(yyjson_val *object, const char *pointer, const char *expected)
+{
+    const char *found = yyjson_get_str(yyjson_ptr_get(object, pointer));
+    if (expected == NULL)
+        assert_null(found);
+    else {
+        assert_non_null(found);
+        assert_string_equal(found, expected);
+    }
+}
+
+static bool has(yyjson_val *array, const char *text)
+{
+    yyjson_val *one;
+    size_t at, n;
+    yyjson_arr_foreach(array, at, n, one)
+    {
+        if (yyjson_equals_str(one, text))
+            return true;
+    }
+    return false;
+}
+
+#define CONTAINER "/spec/template/spec/containers/0"
+
+static void test_objects_of_three(void **state)
+{
+    struct err err = {0};
+    yyjson_doc *all = objects("{\"instances\":3,\"update\":{\"strategy\":\"RollingUpdate\"}}", &err);
+    (void)state;
+    assert_non_null(all);
+    yyjson_val *set = object_of(all, "StatefulSet", "shop-s1"),
+               *args = yyjson_ptr_get(set, CONTAINER "/args");
+    assert_int_equal(yyjson_get_int(yyjson_ptr_get(set, "/spec/replicas")), 3);
+    text_is(set, "/metadata/annotations/shardherd.io~1instances", "3");
+    text_is(set, "/spec/podManagementPolicy", "Parallel"); /* a pod that is not ready holds up no other */
+    text_is(set, "/spec/updateStrategy/type", "OnDelete");
+    assert_true(has(args, "--member=$(POD_NAME)"));
+    assert_true(has(args, "--token-file=/etc/shardherd/credentials/agent-token"));
+    assert_true(has(args, "--http-tls=/etc/shardherd/agent"));
+    assert_false(has(args, "--client-certificates"));
+    text_is(set, CONTAINER "/env/0/valueFrom/fieldRef/fieldPath", "metadata.name");
+    /* started when its agent answers, ready when its server does */
+    text_is(set, CONTAINER "/startupProbe/httpGet/path", "/livez");
+    text_is(set, CONTAINER "/livenessProbe/httpGet/path", "/livez");
+    text_is(set, CONTAINER "/readinessProbe/httpGet/path", "/readyz");
+    text_is(set, CONTAINER "/readinessProbe/httpGet/scheme", "HTTPS");
+    text_is(object_of(all, "Service", "shop-s1"), "/spec/selector/shardherd.io~1role", "primary");
+    text_is(object_of(all, "Service", "shop-s1-ro"), "/spec/selector/shardherd.io~1role", "standby");
+    text_is(object_of(all, "Service", "shop-s1-pods"), "/spec/selector/shardherd.io~1role", NULL);
+    yyjson_val *budget = object_of(all, "PodDisruptionBudget", "shop-s1");
+    assert_int_equal(yyjson_get_int(yyjson_ptr_get(budget, "/spec/maxUnavailable")), 1);
+    yyjson_doc_free(all);
+}
+
+/* The kubelet shows no certificate: the agent's folder has no authority that it would be asked for one of. */
+static void test_volumes_of_three(void **state)
+{
+    struct err err = {0};
+    yyjson_doc *all = objects("{\"instances\":3}", &err);
+    yyjson_val *volumes =
+        yyjson_ptr_get(object_of(all, "StatefulSet", "shop-s1"), "/spec/template/spec/volumes");
+    yyjson_val *one;
+    size_t at, n;
+    unsigned seen = 0;
+    (void)state;
+    yyjson_arr_foreach(volumes, at, n, one)
+    {
+        if (yyjson_equals_str(yyjson_obj_get(one, "name"), "agent")) {
+            text_is(one, "/secret/secretName", "shop-s1-tls");
+            text_is(one, "/secret/items/0/key", "tls.crt");
+            text_is(one, "/secret/items/1/key", "tls.key");
+            assert_int_equal(yyjson_arr_size(yyjson_ptr_get(one, "/secret/items")), 2);
+            seen++;
+        } else if (yyjson_equals_str(yyjson_obj_get(one, "name"), "credentials")) {
+            assert_int_equal(yyjson_get_int(yyjson_ptr_get(one, "/secret/defaultMode")), 0400);
+            seen++;
+        }
+    }
+    assert_int_equal(seen, 2);
+    yyjson_doc_free(all);
+}
+
+static void test_objects_of_one_have_nothing_of_it(void **state)
+{
+    static const char *const specs[] = {"{}", "{\"instances\":1}",
+                                        "{\"instances\":1,\"tls\":{\"mode\":\"off\"}}"};
+    static const char *const words[] = {"--member",
+                                        "POD_NAME",
+                                        "agent-token",
+                                        "HTTPS",
+                                        "OnDelete",
+                                        "/agent",
+                                        "shardherd.io/instances",
+                                        "shardherd.io/role",
+                                        "defaultMode"};
+    (void)state;
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        struct err err = {0};
+        yyjson_doc *all = objects(specs[i], &err);
+        char *text = yyjson_write(all, YYJSON_WRITE_NOFLAG, NULL);
+        for (size_t j = 0; j < sizeof words / sizeof words[0]; j++)
+            if (strstr(text, words[j]) != NULL)
+                fail_msg("%s in the objects of %s", words[j], specs[i]);
+        free(text);
+        yyjson_doc_free(all);
+    }
+}
+
+static void test_refused(void **state)
+{
+    static const char *const specs[] = {"{\"instances\":3,\"tls\":{\"mode\":\"off\"}}",
+                                        "{\"instances\":2,\"tls\":{\"mode\":\"mutual\"}}"};
+    (void)state;
+    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
+        struct err err = {0};
+        assert_null(objects(specs[i], &err));
+        assert_int_equal(err.code, ERRC_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "spec.tls.mode"));
+    }
+}
+
+static void lowered(const char *before, const char *now, const char *which)
+{
+    struct err err = {0};
+    yyjson_doc *a = yyjson_read(before, strlen(before), 0), *b = yyjson_read(now, strlen(now), 0);
+    char *old = kube_settings_standby(yyjson_doc_get_root(a)),
+         *new = kube_settings_standby(yyjson_doc_get_root(b));
+    int rc = kube_settings_lowered(old, new, &err);
+    assert_int_equal(rc, which != NULL ? ERRC_UNSUPPORTED : 0);
+    if (which != NULL)
+        assert_non_null(strstr(err.message, which));
+    free(old);
+    free(new);
+    yyjson_doc_free(a);
+    yyjson_doc_free(b);
+}
+
+static void test_settings_that_standbys_need(void **state)
+{
+    (void)state;
+    lowered("{}", "{}", NULL);
+    lowered("{}", "{\"max_connections\":\"101\"}", NULL);
+    lowered("{}", "{\"max_connections\":\"99\"}", "max_connections cannot be lowered from 100 to 99");
+    lowered("{\"max_worker_processes\":\"40\"}", "{\"work_mem\":\"1MB\"}", "max_worker_processes");
+    lowered("{\"max_locks_per_transaction\":\"65\",\"max_wal_senders\":\"20\"}",
+            "{\"max_locks_per_transaction\":\"64\",\"max_wal_senders\":\"30\"}", "max_locks_per_transaction");
+    assert_int_equal(kube_settings_lowered("", "100 20 32 0 64", NULL),
+                     0); /* made before it was written down */
+}
+
+/* ---- pods ---- */
+
+static bool started(const char *json)
+{
+    struct kube_pod pod;
+    yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+    kube_pod_read(yyjson_doc_get_root(doc), &pod);
+    yyjson_doc_free(doc);
+    return pod.started;
+}
+
+static void test_started(void **state)
+{
+    (void)state;
+    assert_false(started("{\"status\":{}}"));
+    assert_false(started("{\"status\":{\"containerStatuses\":[{\"started\":false}]}}"));
+    assert_true(started("{\"status\":{\"containerStatuses\":[{\"started\":true}]}}"));
+    assert_false(started("{\"metadata\":{\"deletionTimestamp\":\"2026-01-01T00:00:00Z\"},"
+                         "\"status\":{\"containerStatuses\":[{\"started\":true}]}}"));
+}
+
+static struct kube_pod_role *role_of(const char *metadata)
+{
+    char json[512];
+    (void)snprintf(json, sizeof json, "{\"metadata\":{\"uid\":\"u1\",\"resourceVersion\":\"77\"%s}}",
+                   metadata);
+    yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+    struct kube_pod_role *role = kube_pod_role_read(yyjson_doc_get_root(doc));
+    yyjson_doc_free(doc);
+    return role;
+}
+
+static void differs(const char *metadata, bool primary, uint64_t term, bool expected)
+{
+    struct kube_pod_role *role = role_of(metadata);
+    assert_int_equal(kube_pod_role_differs(role, primary, term), expected);
+    kube_pod_role_free(role);
+}
+
+#define CARRIES(role, term)                                                                                  \
+    ",\"labels\":{\"shardherd.io/role\":\"" role "\"},\"annotations\":{\"shardherd.io/term\":\"" term "\"}"
+
+static void test_roles(void **state)
+{
+    (void)state;
+    differs("", true, 1, true);
+    differs("", false, 1, true);
+    differs(CARRIES("primary", "3"), true, 3, false);
+    differs(CARRIES("primary", "3"), false, 3, true);
+    differs(CARRIES("standby", "3"), false, 3, false);
+    differs(CARRIES("standby", "3"), true, 3, true);
+    differs(CARRIES("standby", "3"), false, 4, true); /* so that nobody of term 3 makes it a primary */
+    differs(CARRIES("standby", "4"), true, 3, false); /* who believes so was deposed */
+    differs(CARRIES("primary", "4"), false, 3, false);
+}
+
+static void test_role_patch(void **state)
+{
+    struct kube_pod_role *role = role_of("");
+    char *patch = kube_pod_role_patch(role, true, 9);
+    (void)state;
+    assert_string_equal(patch, "{\"metadata\":{\"uid\":\"u1\",\"resourceVersion\":\"77\","
+                               "\"labels\":{\"shardherd.io/role\":\"primary\"},"
+                               "\"annotations\":{\"shardherd.io/term\":\"9\"}}}");
+    free(patch);
+    kube_pod_role_free(role);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_objects_of_three),
+        cmocka_unit_test(test_volumes_of_three),
+        cmocka_unit_test(test_objects_of_one_have_nothing_of_it),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_settings_that_standbys_need),
+        cmocka_unit_test(test_started),
+        cmocka_unit_test(test_roles),
+        cmocka_unit_test(test_role_patch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
