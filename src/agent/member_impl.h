@@ -76,6 +76,7 @@ struct member_job {
 
 struct member_facts {
     bool known, recovery, nobody, pending_restart;
+    bool waits;        /* a standby that has read all that is on its disk, and is not fed */
     bool complete;     /* `flushed` is all that is on disk: not so while a standby reads what it has */
     int64_t silent_ms; /* since the upstream's last word, -1 = none */
     int64_t timeline, receivers;
@@ -125,7 +126,7 @@ struct member {
     char *applied_more; /* the last of them */
     struct agent_inputs applied_inputs;
 
-    struct pg_conn *conn, *side;
+    struct pg_conn *conn, *side, *guard;
     unsigned checkpoints; /* that were asked for or follow a promotion, and ended well, in this life */
     bool asking, guarding;
     unsigned asked_applied;
@@ -220,6 +221,16 @@ void member_facts_begin(struct member *m);
 void member_facts_end(struct member *m);
 /* Asks now, rather than when the timer says. */
 void member_facts_soon(struct member *m);
+#define MEMBER_CONN_OPTIONS                                                                                  \
+    "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "                            \
+    "-c default_transaction_read_only=off"
+/* To its socket, as our superuser; data of the events is the member. */
+struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options);
+
+/* ---- member_guard.c ---- */
+void member_guard_init(struct member *m);
+void member_guard_begin(struct member *m);
+void member_guard_end(struct member *m);
 
 /* After a promotion: until its first checkpoint pg_control tells the old timeline, and pg_rewind (before 16)
  * believes it. */

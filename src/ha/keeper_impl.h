@@ -37,6 +37,8 @@ struct keeper_member {
     uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
+    uint64_t failed_at;   /* ... and which log it needs meanwhile */
+    unsigned made;        /* how often it was made anew since it streamed last */
 };
 
 struct shard_keeper {
@@ -44,6 +46,7 @@ struct shard_keeper {
     struct store *store;
     char *name, *key;
     void (*route)(const char *primary, uint64_t term, void *data);
+    void (*failing)(const struct shard_keeper_failover *failover, void *data);
     void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
     struct sm sm;
@@ -61,6 +64,7 @@ struct shard_keeper {
     int rule;                    /* said last, for the log */
     uint64_t stale_for;          /* the record's term when an agent knew a later one */
     uint64_t routed;             /* term of the primary that was told last */
+    uint64_t lost_ns;            /* when the primary was last there; 0 = it is, or nobody knows */
     struct loop_timer timer;
     struct loop_task turn;
 
@@ -127,5 +131,7 @@ void keeper_order_followers(struct shard_keeper *k, const struct ha_config *conf
 void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed);
 void keeper_failover_turn(struct shard_keeper *k);
 void keeper_failover_written(struct shard_keeper *k, const struct err *err);
+/* To whoever wants to know; acknowledges: its new primary accepts writes. */
+void keeper_failover_tell(struct shard_keeper *k, const struct failover_record *record, bool acknowledges);
 
 #endif

@@ -31,6 +31,13 @@ struct shard_keeper_promoted { /* a new primary that lets nobody in but shardher
     uint64_t term;
 };
 
+struct shard_keeper_failover { /* a failover or switchover; texts live until the next turn */
+    const struct failover_record *record;
+    const char *from, *to; /* NULL = not known (any more), or not yet */
+    uint64_t lost_ns;      /* when its primary was last there; 0 = not known, or it is still */
+    bool acknowledges;     /* the new primary accepts writes */
+};
+
 struct shard_keeper_tags {
     bool no_failover; /* it counts for the quorum, but is not promoted */
     bool no_sync;     /* it is in no sync set */
@@ -61,6 +68,9 @@ struct shard_keeper_options {                  /* texts and members are copied *
     /* The members' clients are to go to this one. Called for each primary that was opened, also once after a
      * start; NULL = nobody wants to know. */
     void (*route)(const char *primary, uint64_t term, void *data);
+    /* Where the last failover or switchover is: after a start, with each state and each error, and when its
+     * end is in the record. To tell people; NULL = nobody wants to know. */
+    void (*failing)(const struct shard_keeper_failover *failover, void *data);
     /* Guards, gate and control row of this new primary are to become those of the store
      * (shardherd.settle_promoted() in operation/shard.sql), by sessions of the role shardherd that set
      * default_transaction_read_only = off and, as nobody follows yet, synchronous_commit = local; then

@@ -71,6 +71,7 @@ static void kept_free(struct kept_shard *k)
     {
         answer(list_item(node, struct waiter, node), &err, NULL);
     }
+    ha_shards_unsettle(k);
     list_remove(&k->node);
     mem_wipe_free(k->members);
     free(k->database);
@@ -95,6 +96,7 @@ static void kept_close(struct kept_shard *k)
     if (k->closing)
         return;
     k->closing = true;
+    ha_shards_unsettle(k);
     if (k->again)
         return; /* its keeper is being closed already */
     if (k->keeper == NULL) {
@@ -121,6 +123,7 @@ static void kept_renew(struct kept_shard *k)
 {
     log_event(LOG_INFO, "members of the shard have changed", "db", k->database, "shard", k->shard, NULL);
     k->again = true;
+    ha_shards_unsettle(k);
     k->all->open++;
     shard_keeper_close(k->keeper, keeper_closed_again, k);
     k->keeper = NULL;
@@ -135,6 +138,11 @@ static struct kept_shard *kept_find(const struct ha_shards *h, const char *datab
             return k;
     }
     return NULL;
+}
+
+bool ha_shards_keeps(const struct ha_shards *h, const char *database, const char *shard)
+{
+    return kept_find(h, database, shard) != NULL;
 }
 
 static struct kept_shard *kept_get(struct ha_shards *h, const char *database, const char *shard)
@@ -189,6 +197,9 @@ static void keep(struct kept_shard *k)
                                                  .count = count,
                                                  .policy = &policy,
                                                  .route = on_route,
+                                                 .failing = ha_shards_failing,
+                                                 .settle = ha_shards_promoted,
+                                                 .kill_at = k->all->o.operations->services.kill_at,
                                                  .data = k};
     k->keeper = shard_keeper_new(k->all->o.loop, &options);
     log_event(LOG_INFO, "the shard is kept", "db", k->database, "shard", k->shard, "instances",
@@ -395,13 +406,12 @@ int ha_shards_release(void *data, const char *database, const char *shard,
 
 /* ---- looking ---- */
 
-/* It is made, or goes away: then it is kept by ha_shards_drive(), or no more. */
-static bool is_provisioned(const struct ha_shards *h, const struct fleet_database *db)
+bool ha_shards_provisions(const struct ha_shards *h, const char *database)
 {
     list_each(node, &h->o.operations->list)
     {
         const struct operation *op = list_item(node, struct operation, node);
-        if (op->status == OPERATION_RUNNING && provision_is(op) && same(op->database, db->name))
+        if (op->status == OPERATION_RUNNING && provision_is(op) && same(op->database, database))
             return true;
     }
     return false;
@@ -426,8 +436,10 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
 
 static void look_at(struct ha_shards *h, const struct fleet_database *db)
 {
-    if (db->instances < 2 || db->routing == NULL || is_provisioned(h, db))
+    if (db->instances < 2 || db->routing == NULL || ha_shards_provisions(h, db->name))
         return;
+    (void)ha_shards_count(h, db->name, FAILOVER_KIND_FAILOVER);
+    (void)ha_shards_count(h, db->name, FAILOVER_KIND_SWITCHOVER);
     for (size_t i = 0; i < db->routing->shard_count; i++)
         look_at_shard(kept_get(h, db->name, db->routing->shards[i].name), db);
 }
@@ -444,6 +456,7 @@ void ha_shards_look(struct ha_shards *h)
     {
         ha_shards_note(list_item(again, struct kept_shard, node));
     }
+    ha_shards_tell(h);
     ha_shards_turn_soon(h);
 }
 
@@ -496,6 +509,7 @@ static void gone(struct loop_task *task, void *data)
     void (*closed)(void *) = h->closed;
     void *closed_data = h->closed_data;
     (void)task;
+    ha_shards_forget_counts(h);
     free(h);
     if (closed != NULL)
         closed(closed_data);
@@ -505,8 +519,10 @@ struct ha_shards *ha_shards_new(const struct ha_shards_options *options)
 {
     struct ha_shards *h = mem_zalloc(sizeof *h);
     h->o = *options;
+    h->settle = (struct ha_settle_options){h->o.loop, h->o.fleet, h->o.operations};
     list_init(&h->shards);
     list_init(&h->releases);
+    list_init(&h->counts);
     h->gone = (struct loop_task){.run = gone, .data = h};
     loop_timer_init(h->o.loop, &h->turn, turn, h);
     loop_timer_init(h->o.loop, &h->release, release_later, h);

@@ -3,6 +3,7 @@ that remembers each acknowledged write, and kill -9."""
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -231,6 +232,78 @@ def test_switchover(herd):
     herd.nothing_lost()
 
 
+def failover_metrics(herd):
+    text = herd.fetch("/metrics", port="metrics", raw=True)
+    return dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(("shardherd_failover", "shardherd_shard_un")))
+
+
+def wait_told(herd, kind, known):
+    """The operation of this kind that is not known yet, once it has ended."""
+
+    def look():
+        found = [o for o in herd.operations() if o["kind"] == kind and o["id"] not in known]
+        return found[0] if found and found[0]["status"] != "running" else None
+
+    wait_until(look, 30, f"a {kind} in the list of operations")
+    return look()
+
+
+def test_failovers_are_told(herd):
+    """A switchover, a failover and one whose manager is killed in its midst are operations, counted, with their reason
+    and how long nobody accepted writes."""
+    herd.make()
+    herd.wait_streaming()
+    assert failover_metrics(herd)['shardherd_failovers_total{db="shop",kind="failover",outcome="done"}'] == "0"
+    herd.cli.out("switchover", "s1", "--to", "shop-s1-1", "--wait")
+    switched = wait_told(herd, "switchover", ())
+    assert switched["status"] == switched["state"] == "done", switched
+    assert (switched["record"]["from"], switched["target"]) == ("shop-s1-0", "shop-s1-1"), switched
+    assert "a person asked for it" in switched["record"]["reason"]
+    assert 0 < switched["record"]["write_block_us"] < 10_000_000, switched
+    herd.wait_streaming()
+    herd.stop()
+    herd.start(env={"SHARDHERD_TEST_KILL_AT": "failover:after:promote"})
+    herd.wait_streaming()
+    killed = time.monotonic()
+    herd.kill_node("shop-s1-1")
+    herd.wait_dead()
+    herd.start()
+    failed = wait_told(herd, "failover", ())
+    took = time.monotonic() - killed
+    assert failed["status"] == "done" and failed["record"]["from"] == "shop-s1-1", failed
+    assert failed["target"] == herd.primary()["name"] != "shop-s1-1"
+    assert re.match(r"fail over shard shop/s1: .*\(F1[0-2]\)", failed["record"]["reason"]), failed
+    assert 0.1 < failed["record"]["write_block_us"] / 1e6 <= took, (failed, took)
+    lines = herd.cli.out("get", "operations", "-o", "wide").splitlines()
+    assert any(f"{failed['id']}  failover" in line and " done " in line for line in lines), lines
+    said = herd.cli.out("describe", "operation", failed["id"])
+    assert "Primary before:" in said and "Without writes:" in said and "fail over shard" in said, said
+    numbers = failover_metrics(herd)
+    assert numbers['shardherd_failovers_total{db="shop",kind="failover",outcome="done"}'] == "1", numbers
+    assert float(numbers['shardherd_failover_blocked_seconds_sum{db="shop",kind="failover"}']) > 0.1, numbers
+    assert not [key for key in numbers if "unwritable" in key], numbers
+    refused = herd.cli.run("cancel", failed["id"], code=None)
+    assert refused.returncode != 0, refused
+
+
+def test_promoted_is_settled(herd):
+    """What a promoted instance believes to own is what the store says, before it lets anybody in."""
+    herd.make(shards=2)
+    herd.wait_streaming("s1")
+    owned = "SELECT epoch, los, his FROM shardherd.shard"
+    right = herd.sql("s1", owned)
+    herd.sql("s1", "UPDATE shardherd.shard SET epoch = 0, los = '{}', his = '{}'")  # as one that missed an opening
+    old = herd.primary("s1")["name"]
+    herd.kill_node(old)
+    new = herd.wait_primary(lambda name: name != old, "s1")["name"]
+    assert herd.sql("s1", owned) == right
+    log = herd.log.read_text()
+    assert re.search(f"compared with the store.*instance={new} found=settled", log), herd.tail()
+    herd.wait_streaming("s1")
+    herd.cli.out("switchover", "s1", "--wait")
+    wait_until(lambda: "found=same" in herd.log.read_text(), 30, "a promoted instance that is as it should be")
+
+
 @pytest.mark.slow
 def test_moves(herd):
     """A split makes a shard with standbys of its own. A failover of its source sends a split back; one of either shard
@@ -382,3 +455,4 @@ def herd_kill(herd, shard):
             herd.kill_node(home.name)
             return home.name
     raise AssertionError(f"no primary of {shard}")
+
