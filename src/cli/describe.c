@@ -252,6 +252,9 @@ void describe_shard(struct session *s, yyjson_val *item, struct buf *out)
     line_text(out, 0, "Operation", item, "operation");
     line_text(out, 0, "Instance", yyjson_obj_get(item, "instance"), "name");
     line_text(out, 0, "Health", yyjson_obj_get(item, "instance"), "health");
+    line_text(out, 0, "Keeper", yyjson_obj_get(item, "keeper"), "state");
+    if (yyjson_get_bool(json_get_path(item, "keeper.maintenance")))
+        line(out, 0, "Maintenance", "on: nothing is decided");
     line_number(out, 0, "Size", json_get_number(yyjson_obj_get(item, "instance"), "database_bytes"),
                 human_bytes, "");
     load_section(out, load);

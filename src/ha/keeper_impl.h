@@ -57,14 +57,15 @@ struct shard_keeper {
     bool proving;                   /* a read for keeper_prove() is under way */
     uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
     int proof_of;
-    bool calling;                /* a call of the store is under way */
-    struct shard_record writing; /* what is being written */
-    uint64_t written_for;        /* epoch of ... */
-    struct ha_shard shard;       /* facts, tags, policy */
-    int rule;                    /* said last, for the log */
-    uint64_t stale_for;          /* the record's term when an agent knew a later one */
-    uint64_t routed;             /* term of the primary that was told last */
-    uint64_t lost_ns;            /* when the primary was last there; 0 = it is, or nobody knows */
+    bool calling;                               /* a call of the store is under way */
+    struct shard_record writing;                /* what is being written */
+    uint64_t written_for;                       /* epoch of ... */
+    struct ha_shard shard;                      /* facts, tags, policy */
+    int rule;                                   /* said last, for the log */
+    uint64_t stale_for;                         /* the record's term when an agent knew a later one */
+    uint64_t routed;                            /* term of the primary that was told last */
+    bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
+    uint64_t lost_ns; /* when the primary was last there; 0 = it is, or nobody knows */
     struct loop_timer timer;
     struct loop_task turn;
 
@@ -94,6 +95,13 @@ void keeper_load(struct shard_keeper *k);
 void keeper_stand(struct shard_keeper *k);
 /* The record may be another by now. */
 void keeper_reload(struct shard_keeper *k);
+
+/* Of the shape of all operations' ids: people see it among them. r->kind is set. */
+void keeper_new_id(struct shard_keeper *k, struct failover_record *r);
+
+/* ---- keeper_person.c ---- */
+/* True: what a person asked for is being written. */
+bool keeper_note_maintenance(struct shard_keeper *k);
 
 /* ---- keeper_proof.c ---- */
 /* What the primary's link waits for: that no later term was claimed, by the store or by every other member.

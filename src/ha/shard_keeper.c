@@ -166,8 +166,7 @@ static void say(struct shard_keeper *k, int rule, const char *sentence)
     k->rule = rule;
 }
 
-/* Of the shape of all operations' ids: people see it among them. */
-static void new_id(struct shard_keeper *k, struct failover_record *r)
+void keeper_new_id(struct shard_keeper *k, struct failover_record *r)
 {
     char random[8];
     env_random_text(k->loop->env, random, sizeof random - 1);
@@ -178,7 +177,7 @@ static void fail_over(struct shard_keeper *k, const struct ha_verdict *verdict)
 {
     struct failover_record r;
     failover_record_init(&r, &k->record.op.ha);
-    new_id(k, &r);
+    keeper_new_id(k, &r);
     r.rule = verdict->rule;
     memcpy(r.reason, verdict->sentence, sizeof r.reason);
     keeper_failover_begin(k, &r, false);
@@ -258,7 +257,7 @@ void keeper_stand(struct shard_keeper *k)
     uint64_t now = loop_now(k->loop);
     const struct ha_config *newest = ha_newest(&k->record.op.ha);
     struct ha_verdict verdict;
-    if (k->calling || is_outdated(k))
+    if (k->calling || is_outdated(k) || keeper_note_maintenance(k))
         return;
     for (int i = 0; i < (int)k->shard.count; i++)
         member_link_guard(k->members[i].link, i == newest->primary);
@@ -349,7 +348,7 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
     failover_record_init(&r, &k->record.op.ha);
     r.kind = FAILOVER_KIND_SWITCHOVER;
     r.target = target;
-    new_id(k, &r);
+    keeper_new_id(k, &r);
     (void)snprintf(r.reason, sizeof r.reason, "a person asked for it: %s to be the primary of shard %s",
                    k->record.names[target], k->name);
     keeper_facts(k);
@@ -394,13 +393,6 @@ bool shard_keeper_retired(const struct shard_keeper *k, const char *member)
     int i = shard_record_find(&k->record, member);
     const struct member_status *s = i >= 0 ? keeper_status(k, i) : NULL;
     return s != NULL && s->retired && s->settled;
-}
-
-void shard_keeper_maintenance(struct shard_keeper *k, bool on)
-{
-    k->shard.maintenance = on;
-    if (sm_now(&k->sm) != KEEPER_CLOSED)
-        keeper_turn_soon(k);
 }
 
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)

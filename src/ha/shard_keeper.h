@@ -104,8 +104,17 @@ int shard_keeper_tag(struct shard_keeper *keeper, const char *member, const stru
  * not rely on it. A primary does not retire: switch over first. */
 bool shard_keeper_retired(const struct shard_keeper *keeper, const char *member);
 /* While it is on nothing is decided (F2): no failover, no change of the sync set. Orders and leases go on,
- * and so does a failover that has begun; a switchover may be asked for. Not remembered over a restart. */
+ * and so does a failover that has begun; a switchover or a failover may be asked for. It is so from when the
+ * record says it (record->maintenance), which is when the keeper stands; until then a restart forgets it. */
 void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
+
+/*
+ * A failover because a person says so, to this member. ERRC_REFUSED: no quorum of those who helped
+ * acknowledge is heard, and the message says what would be lost; with allow_loss it begins all the same, or
+ * the one that waits for that quorum goes on with this member. Nothing is lost where a quorum is heard,
+ * allowed or not. ERRC_CONFLICT: the primary is there, or not now; ERRC_UNAVAILABLE: the member is not heard.
+ */
+int shard_keeper_fail_over(struct shard_keeper *keeper, const char *to, bool allow_loss, struct err *err);
 
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);

@@ -462,19 +462,45 @@ void ha_shards_look(struct ha_shards *h)
 
 /* ---- from outside ---- */
 
-int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
-                     struct err *err)
+/* NULL: err says that nobody keeps it. */
+static struct shard_keeper *keeper_of(const struct ha_shards *h, const char *database, const char *shard,
+                                      struct err *err)
 {
     const struct kept_shard *k = kept_find(h, database, shard);
     if (k == NULL || k->keeper == NULL)
-        return err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
-                       shard, database);
+        (void)err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
+                      shard, database);
+    return k != NULL ? k->keeper : NULL;
+}
+
+int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on, struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    if (keeper == NULL)
+        return (int)err->code;
+    shard_keeper_maintenance(keeper, on);
+    return 0;
+}
+
+int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                        bool allow_loss, struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    return keeper != NULL ? shard_keeper_fail_over(keeper, to, allow_loss, err) : (int)err->code;
+}
+
+int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                     struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    if (keeper == NULL)
+        return (int)err->code;
     const struct operation *busy = operations_running_on(h->o.operations, database, shard);
     if (busy != NULL) /* a failover has to be; this has not */
         return err_set(err, ERRC_CONFLICT,
                        "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
                        busy->id, shard);
-    return shard_keeper_switch(k->keeper, to, err);
+    return shard_keeper_switch(keeper, to, err);
 }
 
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret)
@@ -488,6 +514,7 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
         return true;
     ret->durability = ha_durability_name(r->op.ha.durability);
     ret->term = r->op.ha.term;
+    ret->maintenance = r->maintenance;
     if (r->op.id[0] == '\0')
         return true;
     ret->id = r->op.id;

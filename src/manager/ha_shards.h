@@ -47,6 +47,13 @@ void ha_shards_look(struct ha_shards *h);
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      struct err *err);
 
+/* Maintenance mode on or off; it is so when ha_shards_get() says it. ERRC_UNSUPPORTED: it is not kept. */
+int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on,
+                       struct err *err);
+/* See shard_keeper_fail_over(). ERRC_UNSUPPORTED: it is not kept. */
+int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                        bool allow_loss, struct err *err);
+
 /* For the API; false = it is not kept. Texts live until the next turn. */
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret);
 

@@ -234,7 +234,11 @@ def test_switchover(herd):
 
 def failover_metrics(herd):
     text = herd.fetch("/metrics", port="metrics", raw=True)
-    return dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(("shardherd_failover", "shardherd_shard_un")))
+    return dict(
+        line.rsplit(" ", 1)
+        for line in text.splitlines()
+        if line.startswith(("shardherd_failover", "shardherd_shard_un"))
+    )
 
 
 def wait_told(herd, kind, known):
@@ -253,7 +257,8 @@ def test_failovers_are_told(herd):
     and how long nobody accepted writes."""
     herd.make()
     herd.wait_streaming()
-    assert failover_metrics(herd)['shardherd_failovers_total{db="shop",kind="failover",outcome="done"}'] == "0"
+    numbers = failover_metrics(herd)
+    assert numbers.get('shardherd_failovers_total{db="shop",kind="failover",outcome="done"}') == "0", numbers
     herd.cli.out("switchover", "s1", "--to", "shop-s1-1", "--wait")
     switched = wait_told(herd, "switchover", ())
     assert switched["status"] == switched["state"] == "done", switched
@@ -284,6 +289,71 @@ def test_failovers_are_told(herd):
     assert not [key for key in numbers if "unwritable" in key], numbers
     refused = herd.cli.run("cancel", failed["id"], code=None)
     assert refused.returncode != 0, refused
+
+
+def freeze(herd, name):
+    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def go_on(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_maintenance(herd):
+    """While it is on nobody is promoted, also by the next manager; then at once."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    assert "in maintenance" in herd.cli.out("maintenance", "s1", "on")
+    herd.stop()
+    herd.start()
+    wait_until(
+        lambda: (herd.fetch("/v1/databases/shop/shards/s1")["keeper"] or {}).get("maintenance"), 30, "maintenance"
+    )
+    assert "on: nothing is decided" in herd.cli.out("describe", "shard", "s1")
+    pids = freeze(herd, first)
+    time.sleep(6)  # longer than a silent primary is waited for
+    assert herd.primary()["name"] == first and not [o for o in herd.operations() if o["kind"] == "failover"]
+    assert "not in maintenance" in herd.cli.out("maintenance", "shop/s1", "off")
+    herd.wait_primary(lambda name: name != first)
+    go_on(pids)
+    herd.wait_streaming()
+    assert herd.cli.run("maintenance", "s1", "perhaps", code=2).stderr
+
+
+@pytest.mark.slow
+def test_forced_failover(herd):
+    """Primary and a standby are gone, so that no quorum confirms: a person hears what would be lost, and can say that
+    it may be. Who comes back follows."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    gone, left = [i["name"] for i in herd.instances() if i["name"] != first]
+    there = herd.cli.run("failover", "s1", "--to", left, code=None)
+    assert there.returncode != 0 and "switch over" in there.stderr, there
+    frozen = [*freeze(herd, first), *freeze(herd, gone)]
+    wait_until(lambda: "(F8)" in herd.log.read_text(), 30, "it to be said that a quorum is missing")
+    refused = herd.cli.run("failover", "s1", "--to", left, code=None)
+    assert refused.returncode != 0, refused
+    assert re.search(
+        rf"1 of the 2 standbys that helped {first} acknowledge .* are heard, and 2 must be", refused.stderr
+    )
+    assert "would be lost" in refused.stderr and "--allow-data-loss" in refused.stderr
+    assert herd.cli.run("failover", "s1", "--to", left, "--allow-data-loss", code=None).returncode != 0
+    assert herd.primary()["name"] == first
+    herd.cli.out("failover", "s1", "--to", left, "--allow-data-loss", "--confirm", "s1", "--wait")
+    assert herd.primary()["name"] == left
+    forced = wait_told(herd, "failover", ())
+    assert forced["status"] == "done" and "allowed to lose data" in forced["record"]["reason"], forced
+    go_on(frozen)
+    herd.wait_streaming(timeout=90)
+    assert herd.primary()["name"] == left
 
 
 def test_promoted_is_settled(herd):
@@ -455,4 +525,3 @@ def herd_kill(herd, shard):
             herd.kill_node(home.name)
             return home.name
     raise AssertionError(f"no primary of {shard}")
-
