@@ -116,12 +116,17 @@ static int target_owns(const struct move_claim *claim, struct range_set *ranges,
     return range_set_remove(ranges, &claim->range, err);
 }
 
-/* False: the table does not list the shard, so that nothing is certain, or err is set. */
-static bool owned(const struct ha_settle *s, struct range_set *ranges, uint64_t *epoch, struct err *err)
+/* NULL = the table does not list it: it is being made, or goes away, and owns nothing. */
+static const struct routing_shard *listed(const struct ha_settle *s)
 {
     const struct fleet_database *db = fleet_find_database(s->o->fleet, s->database);
-    const struct routing_shard *shard =
-        db != NULL && db->routing != NULL ? routing_find_shard(db->routing, s->shard) : NULL;
+    return db != NULL && db->routing != NULL ? routing_find_shard(db->routing, s->shard) : NULL;
+}
+
+/* False: there is nothing to settle, or err is set. */
+static bool owned(const struct ha_settle *s, struct range_set *ranges, uint64_t *epoch, struct err *err)
+{
+    const struct routing_shard *shard = listed(s);
     struct move_claim claim;
     if (shard == NULL)
         return false;
@@ -145,6 +150,16 @@ static void add_bounds(struct buf *sql, const struct range_set *ranges, bool hi)
 
 /* ---- the new primary ---- */
 
+/* The target of a move may not have got that far yet. What owns something has our tables. */
+static void without_tables(struct ha_settle *s)
+{
+    const struct routing_shard *shard = listed(s);
+    struct err err = {0};
+    if (shard != NULL && shard->ranges.count > 0)
+        err_set(&err, ERRC_CORRUPT, "it has no tables of shardherd, and the store says that it owns ranges");
+    end(s, err.code != ERRC_NONE ? &err : NULL);
+}
+
 static void on_settled(const struct pg_reply *reply, void *data)
 {
     struct ha_settle *s = data;
@@ -155,7 +170,11 @@ static void on_settled(const struct pg_reply *reply, void *data)
         return;
     }
     const PGresult *last = reply->results[reply->count - 1];
-    const char *found = PQntuples(last) == 1 ? PQgetvalue(last, 0, 0) : "nothing";
+    if (PQntuples(last) == 0) {
+        without_tables(s);
+        return;
+    }
+    const char *found = PQgetvalue(last, 0, 0);
     log_event(strcmp(found, "settled") == 0 ? LOG_WARN : LOG_INFO,
               "what the promoted instance owns was compared with the store", "db", s->database, "shard",
               s->shard, "instance", s->primary, "found", found, NULL);
@@ -191,15 +210,17 @@ static void on_looked(const struct pg_reply *reply, void *data)
     struct ha_settle *s = data;
     if (s->over)
         return;
+    bool is_bare = reply->err != NULL ? err_is_sql(reply->err, "3D000") : !pg_value_bool(reply, 0, 0);
+    if (is_bare) {
+        without_tables(s);
+        return;
+    }
     if (reply->err != NULL) {
         end(s, reply->err);
         return;
     }
     const char *comment = pg_value(reply, 0, 1);
-    if (!pg_value_bool(reply, 0, 0))
-        end(s, NULL); /* it has no tables of ours yet */
-    else
-        settle(s, comment == NULL || strcmp(comment, shard_sql_comment()) != 0);
+    settle(s, comment == NULL || strcmp(comment, shard_sql_comment()) != 0);
 }
 
 static bool connect_to(struct ha_settle *s, struct link *link, const struct instance_access *access)
@@ -272,8 +293,10 @@ static void begin(struct loop_task *task, void *data)
     if (s->o->operations->services.term == 0) {
         err_set(&err, ERRC_CANCELED, "this manager does not lead any more");
         end(s, &err);
-    } else if (move_op_claims(s->o->operations, s->database, s->shard, &claim) &&
-               strcmp(claim.source, s->shard) == 0 && !claim.left)
+    } else if (listed(s) == NULL)
+        end(s, NULL);
+    else if (move_op_claims(s->o->operations, s->database, s->shard, &claim) &&
+             strcmp(claim.source, s->shard) == 0 && !claim.left)
         ask(s, &claim);
     else
         look(s);
