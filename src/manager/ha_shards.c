@@ -202,6 +202,8 @@ static void keep(struct kept_shard *k)
                                                  .kill_at = k->all->o.operations->services.kill_at,
                                                  .data = k};
     k->keeper = shard_keeper_new(k->all->o.loop, &options);
+    (void)ha_shards_count(k->all, k->database, FAILOVER_KIND_FAILOVER); /* from 0 on */
+    (void)ha_shards_count(k->all, k->database, FAILOVER_KIND_SWITCHOVER);
     log_event(LOG_INFO, "the shard is kept", "db", k->database, "shard", k->shard, "instances",
               log_num(count), NULL);
 }
@@ -438,8 +440,6 @@ static void look_at(struct ha_shards *h, const struct fleet_database *db)
 {
     if (db->instances < 2 || db->routing == NULL || ha_shards_provisions(h, db->name))
         return;
-    (void)ha_shards_count(h, db->name, FAILOVER_KIND_FAILOVER);
-    (void)ha_shards_count(h, db->name, FAILOVER_KIND_SWITCHOVER);
     for (size_t i = 0; i < db->routing->shard_count; i++)
         look_at_shard(kept_get(h, db->name, db->routing->shards[i].name), db);
 }
