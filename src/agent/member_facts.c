@@ -83,7 +83,6 @@ static void facts_take(struct member *m, const struct pg_reply *reply)
     f->silent_ms = -1;
     (void)pg_value_int64(reply, 0, 12, &f->silent_ms);
     copy(f->wal_from, sizeof f->wal_from, pg_value(reply, 0, 15));
-    f->waits = pg_value_bool(reply, 0, 16) && strcmp(f->receiver, "streaming") != 0;
     copy(f->mark, sizeof f->mark, pg_value(reply, 0, 13));
     f->strangers = 0;
     (void)pg_value_int64(reply, 0, 14, &f->strangers);
@@ -158,9 +157,7 @@ static void facts_ask(struct member *m)
         "(SELECT '0/0'::pg_lsn + (('x' || substr(n, 1, 8))::bit(32)::bigint * 4294967296 + "
         "('x' || substr(n, 9, 8))::bit(32)::bigint * (SELECT setting::bigint FROM pg_settings WHERE name = "
         "'wal_segment_size')) FROM (SELECT min(substr(name, 9)) n FROM pg_ls_waldir() WHERE name ~ "
-        "'^[0-9A-F]{24}$') w), "
-        "EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'startup' AND wait_event = "
-        "'RecoveryRetrieveRetryInterval') "
+        "'^[0-9A-F]{24}$') w) "
         "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",

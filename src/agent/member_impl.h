@@ -76,7 +76,6 @@ struct member_job {
 
 struct member_facts {
     bool known, recovery, nobody, pending_restart;
-    bool waits;        /* a standby that has read all that is on its disk, and is not fed */
     bool complete;     /* `flushed` is all that is on disk: not so while a standby reads what it has */
     int64_t silent_ms; /* since the upstream's last word, -1 = none */
     int64_t timeline, receivers;

@@ -73,19 +73,17 @@ static void add_cgroup(struct buf *b)
     add_number(b, "oom_kills", f.oom_kills);
 }
 
-/* The log that a standby needs next and does not have. One that lets nobody in yet reads what it has first:
- * then it goes on from segment to segment. */
+/* The segment that a standby which lets nobody in yet reads, or would begin with: it goes on from one to the
+ * next, unless it does not have what follows. */
 static void add_waits_at(struct buf *b, const struct member *m)
 {
     char text[TEXT_LSN_SIZE];
     uint64_t at = m->control.redo;
-    if (m->facts.known && m->facts.waits) {
-        add_text(b, "waits_at", m->facts.replayed);
-    } else if (sm_now(&m->sm) == MEMBER_STARTING && !m->as_primary && m->order.host[0] != '\0') {
-        (void)recovery_segment(m->server, m->o.data, &at);
-        text_from_lsn(at, text);
-        add_text(b, "waits_at", text);
-    }
+    if (sm_now(&m->sm) != MEMBER_STARTING || m->facts.known || m->as_primary || m->order.host[0] == '\0')
+        return;
+    (void)recovery_segment(m->server, m->o.data, &at);
+    text_from_lsn(at, text);
+    add_text(b, "waits_at", text);
 }
 
 static void add_facts(struct buf *b, struct member *m)

@@ -160,14 +160,13 @@ static bool speaks_for_itself(const struct member_status *s)
     return s->diverged;
 }
 
-/* The log that it needs next is not kept any more. It may have received more than it can read: the log of the
- * record that it reads next begins earlier. */
+/* The log that it needs next is not kept any more. */
 static bool is_left_behind(const struct shard_keeper *k, const struct ha_config *c,
                            const struct member_status *s)
 {
     const struct member_status *primary = keeper_status(k, c->primary);
     bool follows = s->known ? !s->primary : strcmp(s->reported, "starting") == 0;
-    uint64_t needed = s->known && (s->waits_at == 0 || s->flushed < s->waits_at) ? s->flushed : s->waits_at;
+    uint64_t needed = s->known ? s->flushed : s->waits_at;
     return follows && needed != 0 && strcmp(s->receiver, "streaming") != 0 && primary != NULL &&
            primary->primary && primary->wal_from > needed;
 }
