@@ -93,10 +93,10 @@ static void end(struct ha_settle *s, const struct err *err)
 /* ---- what it owns ---- */
 
 /* The range has left the source if its fence is known to be committed, or the other side accepts it. */
-static int source_owns(const struct ha_settle *s, const struct move_claim *claim, struct range_set *ranges,
+static int source_owns(const struct move_claim *claim, bool other_has, struct range_set *ranges,
                        uint64_t *epoch, struct err *err)
 {
-    bool left = claim->left || s->other_has, has = range_set_contains_range(ranges, &claim->range);
+    bool left = claim->left || other_has, has = range_set_contains_range(ranges, &claim->range);
     if (left && has)
         return err_set(err, ERRC_CONFLICT, "the range of move %s has left it, and the routing table differs",
                        claim->id);
@@ -116,6 +116,17 @@ static int target_owns(const struct move_claim *claim, struct range_set *ranges,
     return range_set_remove(ranges, &claim->range, err);
 }
 
+int ha_settle_owned(const struct routing_shard *shard, const struct move_claim *claim, bool other_has,
+                    struct range_set *ret, uint64_t *ret_epoch, struct err *err)
+{
+    range_set_copy(ret, &shard->ranges);
+    *ret_epoch = shard->epoch;
+    if (claim == NULL)
+        return 0;
+    return strcmp(claim->source, shard->name) == 0 ? source_owns(claim, other_has, ret, ret_epoch, err)
+                                                   : target_owns(claim, ret, ret_epoch, err);
+}
+
 /* NULL = the table does not list it: it is being made, or goes away, and owns nothing. */
 static const struct routing_shard *listed(const struct ha_settle *s)
 {
@@ -128,15 +139,9 @@ static bool owned(const struct ha_settle *s, struct range_set *ranges, uint64_t 
 {
     const struct routing_shard *shard = listed(s);
     struct move_claim claim;
-    if (shard == NULL)
-        return false;
-    range_set_copy(ranges, &shard->ranges);
-    *epoch = shard->epoch;
-    if (!move_op_claims(s->o->operations, s->database, s->shard, &claim))
-        return true;
-    int rc = strcmp(claim.source, s->shard) == 0 ? source_owns(s, &claim, ranges, epoch, err)
-                                                 : target_owns(&claim, ranges, epoch, err);
-    return rc == 0;
+    bool is_claimed = move_op_claims(s->o->operations, s->database, s->shard, &claim);
+    return shard != NULL &&
+           ha_settle_owned(shard, is_claimed ? &claim : NULL, s->other_has, ranges, epoch, err) == 0;
 }
 
 static void add_bounds(struct buf *sql, const struct range_set *ranges, bool hi)

@@ -10,6 +10,7 @@
 #ifndef MANAGER_HA_SETTLE_H
 #define MANAGER_HA_SETTLE_H
 
+#include "operation/move_op.h"
 #include "operation/operation.h"
 
 struct ha_settle;
@@ -34,5 +35,13 @@ struct ha_settle *ha_settle_begin(const struct ha_settle_options *options, const
                                   const struct ha_settle_done *done);
 /* Without settled() from now on; closed() follows. Twice is harmless until closed() has run. */
 void ha_settle_close(struct ha_settle *settle);
+
+/*
+ * What this shard owns for certain, of which the table says `shard`. claim NULL: no move of it is at its
+ * fence; other_has: the claim's target accepts the range. *ret (empty before) is to be freed. ERRC_CONFLICT:
+ * table and servers contradict each other.
+ */
+int ha_settle_owned(const struct routing_shard *shard, const struct move_claim *claim, bool other_has,
+                    struct range_set *ret, uint64_t *ret_epoch, struct err *err);
 
 #endif
