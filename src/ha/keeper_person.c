@@ -86,12 +86,17 @@ static int refuse(const struct shard_keeper *k, int to, const struct ha_config *
 /* It waits for a quorum that does not come. What is allowed is in the record before anybody is promoted. */
 static int allow_in_failing(struct shard_keeper *k, int to, struct err *err)
 {
+    static const char allowed[] = "; then a person allowed to lose data";
+    char *reason = k->f.record.reason;
+    size_t length = strlen(reason);
     if (failover_now(&k->f) != FAILOVER_CONFIRM)
         return err_set(err, ERRC_CONFLICT, "shard %s is being failed over (%s): again in a moment", k->name,
                        failover_state_name(failover_now(&k->f)));
     log_event(LOG_WARN, "a person allows the failover to lose data", "shard", k->name, "op", k->f.record.id,
               "instance", k->shard.instances[to].name, NULL);
     k->f.record.target = k->f.record.allow_loss = to;
+    if (strstr(reason, allowed) == NULL) /* what does not fit is left out: the log has it */
+        (void)snprintf(reason + length, sizeof k->f.record.reason - length, "%s", allowed);
     keeper_turn_soon(k);
     return 0;
 }
