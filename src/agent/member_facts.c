@@ -1,5 +1,5 @@
 /* What the server says of itself: over one connection to its socket, each second, and often while something
- * is expected of it. The guard of commits that wait for standbys which are not there is here as well. */
+ * is expected of it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,68 +12,12 @@
 #define FACTS_NS (1 * ENV_NS_PER_S)
 #define SOON_NS  (20 * ENV_NS_PER_MS)  /* while it starts or is promoted, or an order is carried out */
 #define HELD_NS  (100 * ENV_NS_PER_MS) /* while nobody is to be in it */
-#define GUARD_NS (150 * ENV_NS_PER_MS) /* commits end at the second poll in a row: */
-#define SHORT_NS (100 * ENV_NS_PER_MS) /* so long after the first, together at most 0.25 s */
 
 static void connect_server(struct member *m);
 
 static void soon(struct member *m)
 {
     loop_timer_start(&m->facts_timer, SOON_NS);
-}
-
-/* ---- the guard ---- */
-
-static void guard_answered(struct pg_conn *conn, const struct pg_reply *reply, void *data)
-{
-    struct member *m = data;
-    int64_t ended = 0;
-    m->guarding = false;
-    if (conn != m->conn || reply->err != NULL)
-        return;
-    m->guard_short = pg_value_bool(reply, 0, 0) ? m->guard_short + 1 : 0;
-    if (m->guard_short > 0)
-        loop_timer_start(&m->guard_timer, SHORT_NS);
-    if (pg_value_int64(reply, 0, 1, &ended) && ended > 0) {
-        m->guard_ended += (uint64_t)ended;
-        log_event(LOG_ERROR, "commits that waited for standbys which do not stream were ended", "sessions",
-                  log_num(ended), NULL);
-        member_changed(m);
-    }
-}
-
-/*
- * PostgreSQL acknowledges a commit whose wait for its standby is cancelled. A session that is ended gets an
- * error instead. Statement: $1 the names, $2 how many of them are needed, $3 whether to end who waits.
- */
-static void guard_fired(struct loop_timer *timer, void *data)
-{
-    struct member *m = data;
-    struct buf names = {0};
-    char need[16];
-    loop_timer_start(timer, GUARD_NS);
-    if (sm_now(&m->sm) != MEMBER_PRIMARY || m->order.sync_need == 0 || m->guarding || m->conn == NULL ||
-        !pg_conn_ready(m->conn))
-        return;
-    for (int i = 0; i < m->order.sync_count; i++)
-        (void)buf_printf(&names, "%c%s", i == 0 ? '{' : ',', m->order.sync[i]);
-    (void)buf_addc(&names, '}');
-    (void)snprintf(need, sizeof need, "%d", m->order.sync_need);
-    const char *const params[] = {buf_text(&names), need, m->guard_short > 0 ? "true" : "false"};
-    const struct pg_request request = {
-        .sql =
-            "WITH s AS (SELECT count(DISTINCT application_name) < $2::int AS short FROM pg_stat_replication "
-            "WHERE state = 'streaming' AND application_name = ANY ($1::text[])) "
-            "SELECT short, CASE WHEN short AND $3::bool THEN (SELECT count(pg_terminate_backend(pid)) "
-            "FROM pg_stat_activity WHERE wait_event = 'SyncRep') END FROM s",
-        .extended = true,
-        .prepared = "guard",
-        .param_count = 3,
-        .params = params,
-        .timeout_ns = 5 * ENV_NS_PER_S,
-    };
-    m->guarding = pg_send(m->conn, &request, guard_answered, m, NULL) == 0;
-    buf_free(&names);
 }
 
 /* ---- slots ---- */
@@ -237,8 +181,7 @@ static void facts_ask(struct member *m)
 
 static void conn_drop(struct member *m)
 {
-    m->facts.known = m->asking = m->guarding = false;
-    m->guard_short = 0;
+    m->facts.known = m->asking = false;
     if (m->conn != NULL)
         pg_conn_close(m->conn, NULL, NULL);
     m->conn = NULL;
@@ -272,7 +215,7 @@ static void lost(struct pg_conn *conn, const struct err *err, void *data)
     soon(m);
 }
 
-static struct pg_conn *conn_make(struct member *m, const struct pg_conn_events *events, const char *options)
+struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options)
 {
     const struct pg_target target = {
         .host = m->o.run,
@@ -290,9 +233,7 @@ static void connect_server(struct member *m)
 {
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
-    m->conn = conn_make(m, &events,
-                        "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "
-                        "-c default_transaction_read_only=off");
+    m->conn = member_conn_make(m, &events, MEMBER_CONN_OPTIONS);
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);
@@ -334,7 +275,7 @@ void member_checkpoint(struct member *m)
 {
     static const struct pg_conn_events events = {side_connected, NULL, NULL};
     side_drop(m);
-    m->side = conn_make(m, &events, NULL);
+    m->side = member_conn_make(m, &events, NULL);
     if (pg_conn_connect(m->side, NULL) != 0)
         side_drop(m);
 }
@@ -362,14 +303,14 @@ static void facts_fired(struct loop_timer *timer, void *data)
 void member_facts_init(struct member *m)
 {
     loop_timer_init(&m->loop, &m->facts_timer, facts_fired, m);
-    loop_timer_init(&m->loop, &m->guard_timer, guard_fired, m);
+    member_guard_init(m);
 }
 
 void member_facts_begin(struct member *m)
 {
     m->slots_for = 0;
     soon(m);
-    loop_timer_start(&m->guard_timer, GUARD_NS);
+    member_guard_begin(m);
 }
 
 void member_facts_soon(struct member *m)
@@ -383,5 +324,5 @@ void member_facts_end(struct member *m)
     conn_drop(m);
     side_drop(m);
     loop_timer_stop(&m->facts_timer);
-    loop_timer_stop(&m->guard_timer);
+    member_guard_end(m);
 }

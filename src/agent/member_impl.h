@@ -125,7 +125,7 @@ struct member {
     char *applied_more; /* the last of them */
     struct agent_inputs applied_inputs;
 
-    struct pg_conn *conn, *side;
+    struct pg_conn *conn, *side, *guard;
     unsigned checkpoints; /* that were asked for or follow a promotion, and ended well, in this life */
     bool asking, guarding;
     unsigned asked_applied;
@@ -222,6 +222,16 @@ void member_facts_begin(struct member *m);
 void member_facts_end(struct member *m);
 /* Asks now, rather than when the timer says. */
 void member_facts_soon(struct member *m);
+#define MEMBER_CONN_OPTIONS                                                                                  \
+    "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "                            \
+    "-c default_transaction_read_only=off"
+/* To its socket, as our superuser; data of the events is the member. */
+struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options);
+
+/* ---- member_guard.c ---- */
+void member_guard_init(struct member *m);
+void member_guard_begin(struct member *m);
+void member_guard_end(struct member *m);
 
 /* After a promotion: until its first checkpoint pg_control tells the old timeline, and pg_rewind (before 16)
  * believes it. */

@@ -3,6 +3,7 @@
 
 #include "agent/cgroup.h"
 #include "agent/member_impl.h"
+#include "agent/recovery.h"
 #include "base/buf.h"
 #include "base/mem.h"
 
@@ -72,6 +73,19 @@ static void add_cgroup(struct buf *b)
     add_number(b, "oom_kills", f.oom_kills);
 }
 
+/* The segment that a standby which lets nobody in yet reads, or would begin with: it goes on from one to the
+ * next, unless it does not have what follows. */
+static void add_waits_at(struct buf *b, const struct member *m)
+{
+    char text[TEXT_LSN_SIZE];
+    uint64_t at = m->control.redo;
+    if (sm_now(&m->sm) != MEMBER_STARTING || m->facts.known || m->as_primary || m->order.host[0] == '\0')
+        return;
+    (void)recovery_segment(m->server, m->o.data, &at);
+    text_from_lsn(at, text);
+    add_text(b, "waits_at", text);
+}
+
 static void add_facts(struct buf *b, struct member *m)
 {
     const struct member_facts *f = &m->facts;
@@ -133,6 +147,7 @@ char *member_status_text(struct member *m)
     add_number(&b, "commits_ended", m->guard_ended);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
     add_lease(&b, m);
+    add_waits_at(&b, m);
     add_facts(&b, m);
     if (m->disk_size > 0) {
         add_number(&b, "disk_size", m->disk_size);

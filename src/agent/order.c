@@ -396,6 +396,7 @@ void control_read(const char *data, struct control *ret)
     struct {
         uint64_t system_id;
         uint32_t version, catalog, state;
+        uint64_t time, checkpoint, redo;
     } head;
     char *path = mem_printf("%s/global/pg_control", data);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -403,6 +404,7 @@ void control_read(const char *data, struct control *ret)
     if (fd >= 0 && read(fd, &head, sizeof head) == (ssize_t)sizeof head) {
         ret->system_id = head.system_id;
         ret->state = head.state;
+        ret->redo = head.redo;
     }
     if (fd >= 0)
         (void)close(fd);

@@ -86,6 +86,7 @@ enum control_state { CONTROL_SHUT = 1, CONTROL_SHUT_STANDBY = 2 };
 struct control {
     uint64_t system_id; /* 0 = not readable */
     uint32_t state;
+    uint64_t redo; /* where recovery begins */
 };
 void control_read(const char *data, struct control *ret);
 

@@ -73,6 +73,7 @@ struct api_kept {
     const char *state;      /* "loading", "standing", "failing" */
     const char *durability; /* "required", ...; NULL = the record was not read yet, and the rest is 0 */
     uint64_t term;
+    bool maintenance; /* nothing is decided about it */
     /* the last change of its primary; id NULL = there was none yet */
     const char *id, *kind, *step, *reason;
 };
@@ -139,6 +140,12 @@ struct api_services {
     bool (*kept)(void *data, const char *database, const char *shard, struct api_kept *ret);
     /* Begins to make `to` the primary (NULL: the standby that has most). Optional. */
     int (*switchover)(void *data, const char *database, const char *shard, const char *to, struct err *err);
+    /* Maintenance of a shard; it is so when kept() says it. Optional. */
+    int (*maintain)(void *data, const char *database, const char *shard, bool on, struct err *err);
+    /* Makes `to` the primary of a shard whose primary is gone. ERRC_REFUSED says what would be lost.
+     * Optional. */
+    int (*fail_over)(void *data, const char *database, const char *shard, const char *to, bool allow_loss,
+                     struct err *err);
     /* The n-th application, by id; false = no more. Optional, with looks_for_applications(). */
     bool (*application)(void *data, unsigned n, struct api_application *ret);
     bool (*looks_for_applications)(void *data);

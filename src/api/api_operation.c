@@ -7,6 +7,7 @@
 #include "api/api_impl.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/failover_op.h"
 #include "operation/migrate.h"
 #include "operation/move_op.h"
 #include "operation/provision.h"
@@ -35,6 +36,11 @@ void api_operation_state(const struct operation *op, char out[API_STATE_SIZE])
         state = provision_state_name(op);
     else if (migrate_is(op))
         state = migrate_state_name(op);
+    else if (failover_op_is(op)) {
+        struct failover_op_facts facts;
+        failover_op_facts(op, &facts);
+        state = facts.state;
+    }
     snprintf(out, API_STATE_SIZE, "%s", state);
 }
 
@@ -43,7 +49,10 @@ static double progress_of(const struct operation *op, const char *state, double 
     static const struct {
         const char *state;
         double reached;
-    } provision[] = {{"instances", 0.1}, {"primaries", 0.4}, {"schema", 0.7}, {"routing", 0.9}};
+    } steps[] = {{"instances", 0.1}, {"primaries", 0.4}, {"schema", 0.7},  {"routing", 0.9}, /* provision */
+                 {"claim", 0.1},     {"fence", 0.2},     {"confirm", 0.3}, {"fetch", 0.4},   /* failover */
+                 {"lease", 0.5},     {"chosen", 0.5},    {"promote", 0.6}, {"settle", 0.7},
+                 {"repoint", 0.8},   {"open", 0.8},      {"route", 0.9}};
     *ret_eta = (double)NAN;
     if (op->status == OPERATION_DONE)
         return 1;
@@ -51,9 +60,9 @@ static double progress_of(const struct operation *op, const char *state, double 
         return move_op_progress(op, ret_eta);
     if (migrate_is(op))
         return migrate_progress(op);
-    for (size_t i = 0; i < sizeof provision / sizeof provision[0]; i++)
-        if (strcmp(provision[i].state, state) == 0)
-            return provision[i].reached;
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
+        if (strcmp(steps[i].state, state) == 0)
+            return steps[i].reached;
     return 0;
 }
 

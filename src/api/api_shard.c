@@ -115,6 +115,7 @@ static void print_keeper(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_
     json_text(doc, out, "state", k.state);
     json_text(doc, out, "durability", k.durability);
     json_uint64(doc, out, "term", k.term);
+    yyjson_mut_obj_add_bool(doc, out, "maintenance", k.maintenance);
     if (k.id == NULL) {
         yyjson_mut_obj_add_null(doc, out, "last");
         return;
@@ -215,6 +216,62 @@ void api_get_shard(struct api_call *call)
     const struct routing_shard *shard = find_shard(call, db);
     if (shard != NULL)
         respond_shard(call, 200, db, shard);
+}
+
+/* NULL if answered. */
+static const struct routing_shard *shard_to_change(struct api_call *call, struct fleet_database **ret_db)
+{
+    if (!api_leads(call))
+        return NULL;
+    *ret_db = api_find_routed(call);
+    return find_shard(call, *ret_db);
+}
+
+static void no_standbys(struct api_call *call)
+{
+    http_problem(call->ex, 422, "unsupported", "shards have no standbys here that could be the primary");
+}
+
+void api_post_failover(struct api_call *call)
+{
+    const struct api_services *s = &call->api->services;
+    char to[API_FILTER_SIZE];
+    struct fleet_database *db = NULL;
+    struct err err = {0};
+    bool given, allow;
+    if (!api_query_name(call, "to", to, &given) || !api_query_flag(call, "allowDataLoss", &allow))
+        return;
+    const struct routing_shard *shard = shard_to_change(call, &db);
+    if (shard == NULL)
+        return;
+    if (!given)
+        http_problem(call->ex, 400, "invalid", "to names the instance that is to be the primary");
+    else if (s->fail_over == NULL)
+        no_standbys(call);
+    else if (s->fail_over(s->data, db->name, shard->name, to, allow, &err) != 0)
+        api_refuse(call, &err);
+    else
+        respond_shard(call, 202, db, shard);
+}
+
+void api_post_maintenance(struct api_call *call)
+{
+    const struct api_services *s = &call->api->services;
+    struct fleet_database *db = NULL;
+    struct err err = {0};
+    char text[8];
+    bool on;
+    if (api_query_get(call, "on", text, sizeof text) == QUERY_WRONG || !api_query_flag(call, "on", &on))
+        return;
+    const struct routing_shard *shard = shard_to_change(call, &db);
+    if (shard == NULL)
+        return;
+    if (s->maintain == NULL)
+        no_standbys(call);
+    else if (s->maintain(s->data, db->name, shard->name, on, &err) != 0)
+        api_refuse(call, &err);
+    else
+        respond_shard(call, 202, db, shard);
 }
 
 void api_post_switchover(struct api_call *call)

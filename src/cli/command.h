@@ -21,6 +21,8 @@ int command_back(struct session *s);
 int command_resume(struct session *s);
 int command_migrate(struct session *s);
 int command_switchover(struct session *s);
+int command_failover(struct session *s);
+int command_maintenance(struct session *s);
 int command_route(struct session *s);
 
 /* These need no manager. */

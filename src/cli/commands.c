@@ -110,6 +110,12 @@ static const struct args_flag switchover_flags[] = {
     {"to", 0, "INSTANCE", "the new primary (default: the standby that has most)", "instances"},
     {"wait", 0, NULL, "until clients are sent there", NULL},
     {0}};
+static const struct args_flag failover_flags[] = {
+    {"to", 0, "INSTANCE", "the new primary", "instances"},
+    {"allow-data-loss", 0, NULL, "although writes that were acknowledged are lost", NULL},
+    {"confirm", 0, "SHARD", "with --allow-data-loss: the shard's name again", "shards"},
+    {"wait", 0, NULL, "until clients are sent there", NULL},
+    {0}};
 static const struct args_flag route_flags[] = {FLAG_TABLE, {0}};
 static const struct args_flag check_flags[] = {
     {"config", 'c', "FILE", "the configuration of a manager", "file"},
@@ -300,6 +306,37 @@ const struct cli_command cli_commands[] = {
      .flags = switchover_flags,
      .words_least = 1,
      .words_most = 1,
+     .completes = "shards"},
+    {.name = "failover",
+     .summary = "make a standby the primary of a shard whose primary is gone",
+     .usage = "failover SHARD --to INSTANCE [--allow-data-loss --confirm SHARD] [--wait]",
+     .details =
+         "A shard is failed over by itself when enough of its instances confirm; \"shardherd describe "
+         "shard\" and the\n"
+         "manager's log say why it is not. This is for when the others do not come back: it is refused, "
+         "and says what\n"
+         "would be lost, unless --allow-data-loss is given. An old primary that still reaches its "
+         "standbys goes on\n"
+         "until it hears of the new one.",
+     .example = "shardherd failover shop/s1 --to shop-s1-2\n"
+                "shardherd failover shop/s1 --to shop-s1-2 --allow-data-loss --confirm s1 --wait",
+     .act = command_failover,
+     .flags = failover_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "maintenance",
+     .summary = "let nothing be decided about a shard, while somebody works on it",
+     .usage = "maintenance SHARD on|off",
+     .details =
+         "For shards with several instances. While it is on there is no failover by itself, and no "
+         "change of who helps\n"
+         "acknowledge: commits may wait. A switchover can be asked for. It outlives the manager, until "
+         "it is switched off.",
+     .example = "shardherd maintenance shop/s1 on\nshardherd maintenance shop/s1 off",
+     .act = command_maintenance,
+     .words_least = 2,
+     .words_most = 2,
      .completes = "shards"},
     {.name = "migrate",
      .summary = "run a script of DDL on all shards of a database",

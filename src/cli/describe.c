@@ -252,6 +252,9 @@ void describe_shard(struct session *s, yyjson_val *item, struct buf *out)
     line_text(out, 0, "Operation", item, "operation");
     line_text(out, 0, "Instance", yyjson_obj_get(item, "instance"), "name");
     line_text(out, 0, "Health", yyjson_obj_get(item, "instance"), "health");
+    line_text(out, 0, "Keeper", yyjson_obj_get(item, "keeper"), "state");
+    if (yyjson_get_bool(json_get_path(item, "keeper.maintenance")))
+        line(out, 0, "Maintenance", "on: nothing is decided");
     line_number(out, 0, "Size", json_get_number(yyjson_obj_get(item, "instance"), "database_bytes"),
                 human_bytes, "");
     load_section(out, load);
@@ -400,6 +403,23 @@ void command_migrated(yyjson_val *op, struct buf *out)
     table_free(&t);
 }
 
+static bool is_failover(yyjson_val *item)
+{
+    const char *kind = json_get_text(item, "kind");
+    return strcmp(kind, "failover") == 0 || strcmp(kind, "switchover") == 0;
+}
+
+static void failover_section(yyjson_val *item, yyjson_val *record, struct buf *out)
+{
+    double blocked = json_get_number(record, "write_block_us");
+    if (!is_failover(item))
+        return;
+    line_text(out, 0, "Primary before", record, "from");
+    line_text(out, 0, "Term", record, "term");
+    if (blocked > 0)
+        line_number(out, 0, "Without writes", blocked / 1e6, human_duration, "");
+}
+
 void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
 {
     yyjson_val *record = yyjson_obj_get(item, "record"), *error = yyjson_obj_get(item, "error");
@@ -427,8 +447,10 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
         linef(out, 0, "Range", "%s..%s", json_get_text(record, "lo"), json_get_text(record, "hi"));
     if (yyjson_get_bool(yyjson_obj_get(record, "dry_run")))
         line(out, 0, "Dry run", "yes");
+    failover_section(item, record, out);
     if (yyjson_get_int(yyjson_obj_get(record, "rule")) > 0)
-        linef(out, 0, "Rule", "R%d", yyjson_get_int(yyjson_obj_get(record, "rule")));
+        linef(out, 0, "Rule", "%s%d", is_failover(item) ? "F" : "R",
+              yyjson_get_int(yyjson_obj_get(record, "rule")));
     if (json_get_text(record, "reason")[0] != '\0')
         line_text(out, 0, "Why", record, "reason");
     if (yyjson_is_obj(error))

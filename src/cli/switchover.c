@@ -1,4 +1,4 @@
-/* shardherd switchover: another primary for a shard, on purpose. */
+/* shardherd switchover, failover, maintenance: what a person does about the primary of a shard. */
 #include <string.h>
 
 #include "base/mem.h"
@@ -27,14 +27,17 @@ static const char *primary_of(yyjson_val *shard)
     return json_get_text(yyjson_obj_get(shard, "instance"), "name");
 }
 
-static int ask(struct session *s, const struct switched *w, struct session_reply *ret)
+/* verb: "/switchover"; more is added to the query. */
+static int ask(struct session *s, const struct switched *w, const char *verb, const char *more,
+               struct session_reply *ret)
 {
     const char *to = args_value(s->args, "to");
     struct buf path = {0};
     path_of(w, &path);
-    buf_add_text(&path, "/switchover");
+    buf_add_text(&path, verb);
+    buf_add_text(&path, more);
     if (to != NULL) {
-        buf_add_text(&path, "?to=");
+        buf_add_text(&path, more[0] != '\0' ? "&to=" : "?to=");
         session_escape(&path, session_bare(to, "instance"));
     }
     const struct session_request request = {
@@ -88,8 +91,7 @@ static int follow(struct session *s, const struct switched *w)
             report_end(s, w, reply.root);
             rc = CLI_OK;
         } else if (read && given_up(w, reply.root))
-            rc = session_fail(s, CLI_CONFLICT,
-                              "shard %s: the switchover was given up, %s is the primary still", w->shard,
+            rc = session_fail(s, CLI_CONFLICT, "shard %s: it was given up, %s is the primary still", w->shard,
                               w->from);
         session_reply_free(&reply);
         if (rc == CLI_TIMEOUT)
@@ -101,25 +103,92 @@ static int follow(struct session *s, const struct switched *w)
     return rc;
 }
 
+static int change(struct session *s, struct switched *w, const char *verb, const char *more,
+                  const char *began)
+{
+    struct session_reply reply;
+    int rc = ask(s, w, verb, more, &reply);
+    if (rc == CLI_OK) {
+        yyjson_val *last = json_get_path(reply.root, "keeper.last");
+        w->from = mem_strdup(primary_of(reply.root));
+        w->before = mem_strdup(json_get_text(last, "id"));
+        if (args_has(s->args, "wait"))
+            rc = follow(s, w);
+        else
+            report(s, w, reply.root, began);
+    }
+    session_reply_free(&reply);
+    free(w->from);
+    free(w->before);
+    return rc;
+}
+
 int command_switchover(struct session *s)
 {
     struct switched w = {0};
-    struct session_reply reply;
+    int rc = session_shard(s, s->args->words[0], w.database, w.shard);
+    return rc != CLI_OK ? rc : change(s, &w, "/switchover", "", ": the switchover began");
+}
+
+int command_failover(struct session *s)
+{
+    struct switched w = {0};
+    const char *confirm = args_value(s->args, "confirm");
+    bool loses = args_has(s->args, "allow-data-loss");
     int rc = session_shard(s, s->args->words[0], w.database, w.shard);
     if (rc != CLI_OK)
         return rc;
-    rc = ask(s, &w, &reply);
-    if (rc == CLI_OK) {
-        yyjson_val *last = json_get_path(reply.root, "keeper.last");
-        w.from = mem_strdup(primary_of(reply.root));
-        w.before = mem_strdup(json_get_text(last, "id"));
-        if (args_has(s->args, "wait"))
-            rc = follow(s, &w);
-        else
-            report(s, &w, reply.root, ": the switchover began");
+    if (args_value(s->args, "to") == NULL)
+        return session_fail(s, CLI_USAGE,
+                            "which instance is to be the primary? --to=INSTANCE; see: shardherd "
+                            "get instances -o wide");
+    if (loses && (confirm == NULL || strcmp(confirm, w.shard) != 0))
+        return session_fail(s, CLI_USAGE,
+                            "writes of shard %s that were acknowledged may be lost by this; without "
+                            "--allow-data-loss it says which; if it is meant: --confirm=%s",
+                            w.shard, w.shard);
+    return change(s, &w, "/failover", loses ? "?allowDataLoss=true" : "", ": the failover began");
+}
+
+/* ---- maintenance ---- */
+
+static int wait_maintained(struct session *s, const struct switched *w, bool on)
+{
+    uint64_t deadline = progress_deadline(s);
+    struct buf path = {0};
+    int rc = CLI_TIMEOUT;
+    path_of(w, &path);
+    while (rc == CLI_TIMEOUT && loop_clock(&s->loop) < deadline) {
+        struct session_reply reply;
+        yyjson_val *now = session_get(s, buf_text(&path), &reply) == CLI_OK
+                              ? json_get_path(reply.root, "keeper.maintenance")
+                              : NULL;
+        if (now != NULL && yyjson_get_bool(now) == on) {
+            report(s, w, reply.root, on ? ": in maintenance, nothing is decided" : ": not in maintenance");
+            rc = CLI_OK;
+        }
+        session_reply_free(&reply);
+        if (rc == CLI_TIMEOUT)
+            session_pause(s, LOOK_NS);
     }
-    session_reply_free(&reply);
-    free(w.from);
-    free(w.before);
+    if (rc == CLI_TIMEOUT)
+        session_fail(s, rc, "shard %s: it could not be written down yet", w->shard);
+    buf_free(&path);
     return rc;
+}
+
+int command_maintenance(struct session *s)
+{
+    struct switched w = {0};
+    struct session_reply reply;
+    const char *word = s->args->words[1];
+    bool on = strcmp(word, "on") == 0;
+    int rc = session_shard(s, s->args->words[0], w.database, w.shard);
+    if (rc != CLI_OK)
+        return rc;
+    if (!on && strcmp(word, "off") != 0)
+        return session_fail(s, CLI_USAGE, "maintenance is on or off, not %s", word);
+    rc = ask(s, &w, "/maintenance", on ? "?on=true" : "?on=false", &reply);
+    session_reply_free(&reply);
+    return rc != CLI_OK ? rc : wait_maintained(s, &w, on);
 }

@@ -82,6 +82,7 @@ static void config_facts(struct shard_keeper *k, const struct ha_config *newest)
 void keeper_facts(struct shard_keeper *k)
 {
     k->shard.record = k->record.op.ha;
+    k->shard.maintenance = k->record.maintenance;
     const struct ha_config *newest = ha_newest(&k->shard.record);
     for (unsigned i = 0; i < k->shard.count; i++)
         member_link_facts(k->members[i].link, &k->shard.instances[i]);

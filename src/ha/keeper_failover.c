@@ -363,10 +363,27 @@ static void act(struct failover_driver *driver, enum failover_action action)
         keeper_turn_soon(k);
 }
 
+void keeper_failover_tell(struct shard_keeper *k, const struct failover_record *r, bool acknowledges)
+{
+    const struct ha_config *newest = ha_newest(&r->ha);
+    bool is_chosen = newest->term == r->ha.term && r->state != FAILOVER_PLANNED &&
+                     r->state != FAILOVER_PREPARE && r->state != FAILOVER_CANCELED;
+    int to = is_chosen ? newest->primary : r->target;
+    struct shard_keeper_failover failover = {.record = r,
+                                             .from = is_chosen ? NULL : k->record.names[newest->primary],
+                                             .to = to >= 0 ? k->record.names[to] : NULL,
+                                             .lost_ns = k->lost_ns,
+                                             .acknowledges = acknowledges};
+    if (k->failing != NULL)
+        k->failing(&failover, k->data);
+}
+
 static void changed(struct failover_driver *driver)
 {
     struct shard_keeper *k = of_driver(driver);
     const struct failover_record *r = &k->f.record;
+    if (r->state != FAILOVER_DONE && r->state != FAILOVER_CANCELED) /* those are told when they are written */
+        keeper_failover_tell(k, r, r->state == FAILOVER_ROUTE);
     log_event(LOG_INFO, "failover", "shard", k->name, "op", r->id, "state", failover_state_name(r->state),
               "term", log_num((long long)r->ha.term), "why",
               k->f.choice.rule != 0 ? k->f.choice.sentence : NULL, "err",
@@ -377,6 +394,8 @@ static void ended(struct failover_driver *driver)
 {
     struct shard_keeper *k = of_driver(driver);
     sm_move(&k->sm, KEEPER_STANDING);
+    keeper_failover_tell(k, &k->record.op, k->f.record.state == FAILOVER_DONE);
+    k->lost_ns = 0;
     keeper_turn_soon(k);
 }
 

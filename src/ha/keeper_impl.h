@@ -37,6 +37,8 @@ struct keeper_member {
     uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
+    uint64_t failed_at;   /* ... and which log it needs meanwhile */
+    unsigned made;        /* how often it was made anew since it streamed last */
 };
 
 struct shard_keeper {
@@ -44,6 +46,7 @@ struct shard_keeper {
     struct store *store;
     char *name, *key;
     void (*route)(const char *primary, uint64_t term, void *data);
+    void (*failing)(const struct shard_keeper_failover *failover, void *data);
     void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
     struct sm sm;
@@ -54,14 +57,16 @@ struct shard_keeper {
     bool proving;                   /* a read for keeper_prove() is under way */
     uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
     int proof_of;
-    int64_t proof_revision;      /* of the record when that read began */
-    bool calling;                /* a call of the store is under way */
-    struct shard_record writing; /* what is being written */
-    uint64_t written_for;        /* epoch of ... */
-    struct ha_shard shard;       /* facts, tags, policy */
-    int rule;                    /* said last, for the log */
-    uint64_t stale_for;          /* the record's term when an agent knew a later one */
-    uint64_t routed;             /* term of the primary that was told last */
+    int64_t proof_revision;                     /* of the record when that read began */
+    bool calling;                               /* a call of the store is under way */
+    struct shard_record writing;                /* what is being written */
+    uint64_t written_for;                       /* epoch of ... */
+    struct ha_shard shard;                      /* facts, tags, policy */
+    int rule;                                   /* said last, for the log */
+    uint64_t stale_for;                         /* the record's term when an agent knew a later one */
+    uint64_t routed;                            /* term of the primary that was told last */
+    bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
+    uint64_t lost_ns; /* when the primary was last there; 0 = it is, or nobody knows */
     struct loop_timer timer;
     struct loop_task turn;
 
@@ -91,6 +96,13 @@ void keeper_load(struct shard_keeper *k);
 void keeper_stand(struct shard_keeper *k);
 /* The record may be another by now. */
 void keeper_reload(struct shard_keeper *k);
+
+/* Of the shape of all operations' ids: people see it among them. r->kind is set. */
+void keeper_new_id(struct shard_keeper *k, struct failover_record *r);
+
+/* ---- keeper_person.c ---- */
+/* True: what a person asked for is being written. */
+bool keeper_note_maintenance(struct shard_keeper *k);
 
 /* ---- keeper_proof.c ---- */
 /* What the primary's link waits for: that no later term was claimed, by the store or by every other member.
@@ -132,5 +144,7 @@ void keeper_failover_written(struct shard_keeper *k, const struct err *err);
 bool keeper_failover_leads(const struct shard_keeper *k);
 /* ... which somebody else has written meanwhile. */
 void keeper_failover_overtaken(struct shard_keeper *k);
+/* To whoever wants to know; acknowledges: its new primary accepts writes. */
+void keeper_failover_tell(struct shard_keeper *k, const struct failover_record *record, bool acknowledges);
 
 #endif

@@ -7,8 +7,10 @@
 #include "base/mem.h"
 #include "ha/keeper_impl.h"
 
-#define REWIND_NS                                                                                            \
-    (5 * ENV_NS_PER_S) /* a rewind or a receiver may fail for so long, e.g. while its upstream starts */
+/* A rewind or a receiver may fail for so long, e.g. while its upstream starts. */
+#define REWIND_NS (5 * ENV_NS_PER_S)
+#define STILL_NS  (20 * ENV_NS_PER_S)
+#define MADE_MOST 6
 
 static void want(struct shard_keeper *k, int i, uint64_t term, struct buf *order, bool lease)
 {
@@ -158,38 +160,70 @@ static bool speaks_for_itself(const struct member_status *s)
     return s->diverged;
 }
 
-/* It follows, but the log that it needs next is not kept any more. */
+/* The log that it needs next is not kept any more. */
 static bool is_left_behind(const struct shard_keeper *k, const struct ha_config *c,
                            const struct member_status *s)
 {
     const struct member_status *primary = keeper_status(k, c->primary);
-    return s->known && !s->primary && strcmp(s->receiver, "streaming") != 0 && primary != NULL &&
-           primary->primary && primary->wal_from > s->flushed;
+    bool follows = s->known ? !s->primary : strcmp(s->reported, "starting") == 0;
+    uint64_t needed = s->known ? s->flushed : s->waits_at;
+    return follows && needed != 0 && strcmp(s->receiver, "streaming") != 0 && primary != NULL &&
+           primary->primary && primary->wal_from > needed;
 }
 
-/* What goes on failing is followed by a clone: a rewind (the log that it needs is gone, say), or a receiver.
- */
+/* A rewind that fails (the log that it needs is gone, say). */
+static bool is_not_rewound(const struct keeper_member *m, const struct ha_config *c,
+                           const struct member_status *s)
+{
+    bool clones = m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0);
+    return s->diverged && strcmp(s->reported, "failed") == 0 && !clones;
+}
+
+/* One that lets nobody in reads the log that it has, which may be long and of long ago: it has to stand
+ * still. */
+static uint64_t patience(const struct keeper_member *m, const struct member_status *s)
+{
+    uint64_t bound = s->known || s->diverged ? REWIND_NS : STILL_NS;
+    return bound << (m->made < 5 ? m->made : 5);
+}
+
+static void make_anew(struct shard_keeper *k, int i, const struct ha_config *c, const struct member_status *s,
+                      const char *why)
+{
+    struct keeper_member *m = &k->members[i];
+    m->failed_ns = 0;
+    if (++m->made > MADE_MOST) {
+        if (m->made == MADE_MOST + 1)
+            log_event(LOG_ERROR,
+                      "a member does not get to follow, however often it is made anew: it is left as "
+                      "it is; look at its log, or remove it",
+                      "shard", k->name, "instance", k->shard.instances[i].name, "err", why, NULL);
+        m->made = MADE_MOST + 1;
+        return;
+    }
+    log_event(LOG_WARN, "a member gets no further: it is made anew", "shard", k->name, "instance",
+              k->shard.instances[i].name, "time", log_num(m->made), "err", why, NULL);
+    m->rejoin = "clone";
+    m->rejoin_term = c->term;
+    m->rejoin_seq = s->seq + 1;
+}
+
+/* What goes on failing is followed by a clone, some times, and after longer and longer. */
 static void see_failing(struct shard_keeper *k, int i, const struct ha_config *c,
                         const struct member_status *s)
 {
     struct keeper_member *m = &k->members[i];
     uint64_t now = loop_now(k->loop);
-    bool clones = m->rejoin_term == c->term && (m->rejoin == NULL || strcmp(m->rejoin, "clone") == 0);
-    bool fails =
-        s->known ? is_left_behind(k, c, s) : s->diverged && strcmp(s->reported, "failed") == 0 && !clones;
-    if (s->known && !fails)
+    bool left = is_left_behind(k, c, s), fails = left || (!s->known && is_not_rewound(m, c, s));
+    if (strcmp(s->receiver, "streaming") == 0)
+        m->made = 0;
+    if ((s->known && !fails) || (left && m->failed_at != s->waits_at))
         m->failed_ns = 0;
-    else if (m->failed_ns == 0 && fails)
+    m->failed_at = left ? s->waits_at : m->failed_at;
+    if (m->failed_ns == 0 && fails)
         m->failed_ns = now;
-    if (m->failed_ns == 0 || now < m->failed_ns + REWIND_NS || !fails)
-        return;
-    log_event(LOG_WARN, "a member gets no further: it is made anew", "shard", k->name, "instance",
-              k->shard.instances[i].name, "err",
-              s->known ? "its primary does not keep the log that it needs next" : s->error, NULL);
-    m->rejoin = "clone";
-    m->rejoin_term = c->term;
-    m->rejoin_seq = s->seq + 1;
-    m->failed_ns = 0;
+    if (m->failed_ns != 0 && fails && now >= m->failed_ns + patience(m, s))
+        make_anew(k, i, c, s, left ? "its primary does not keep the log that it needs next" : s->error);
 }
 
 static void follower(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)

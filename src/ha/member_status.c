@@ -66,6 +66,7 @@ static void read_server(yyjson_val *root, struct member_status *s)
     s->wal_term = number_of(root, "wal_term");
     s->flushed = lsn_of(root, "flushed");
     s->wal_from = lsn_of(root, "wal_from");
+    s->waits_at = lsn_of(root, "waits_at");
     text_of(root, "receiver", s->receiver, sizeof s->receiver);
     s->heard = number_at(root, "receiver_age_ms", &silent_ms) && silent_ms < UINT32_MAX;
     s->silent_ns = s->heard ? silent_ms * ENV_NS_PER_MS : 0;

@@ -40,6 +40,7 @@ struct member_status {
     uint64_t wal_term; /* under which its last bytes were written, 0 = not known */
     uint64_t flushed;
     uint64_t wal_from;      /* the oldest LSN of which it keeps its log, 0 = not known */
+    uint64_t waits_at;      /* standby that lets nobody in yet: the segment of the log that it reads */
     char receiver[32];      /* "streaming", "" = there is none */
     bool heard;             /* the receiver had a word from its upstream */
     uint64_t silent_ns;     /* since that word */

@@ -4,6 +4,7 @@
  */
 #include "ha/shard_keeper.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -101,8 +102,10 @@ static void take(struct shard_keeper *k, const struct shard_record *record, int6
     keeper_facts(k);
     if (record->op.state != FAILOVER_DONE && record->op.state != FAILOVER_CANCELED)
         keeper_failover_begin(k, &record->op, true);
-    else
+    else {
         sm_move(&k->sm, KEEPER_STANDING);
+        keeper_failover_tell(k, &k->record.op, false);
+    }
     keeper_turn_soon(k);
 }
 
@@ -163,16 +166,18 @@ static void say(struct shard_keeper *k, int rule, const char *sentence)
     k->rule = rule;
 }
 
-static void new_id(struct shard_keeper *k, struct failover_record *r)
+void keeper_new_id(struct shard_keeper *k, struct failover_record *r)
 {
-    env_random_text(k->loop->env, r->id, 8);
+    char random[8];
+    env_random_text(k->loop->env, random, sizeof random - 1);
+    (void)snprintf(r->id, sizeof r->id, "%.4s%s", failover_kind_name(r->kind), random);
 }
 
 static void fail_over(struct shard_keeper *k, const struct ha_verdict *verdict)
 {
     struct failover_record r;
     failover_record_init(&r, &k->record.op.ha);
-    new_id(k, &r);
+    keeper_new_id(k, &r);
     r.rule = verdict->rule;
     memcpy(r.reason, verdict->sentence, sizeof r.reason);
     keeper_failover_begin(k, &r, false);
@@ -235,12 +240,24 @@ static bool is_outdated(struct shard_keeper *k)
     return false;
 }
 
+/* Since when the primary is away, as well as it can be known: at the end of its connection that was now. */
+static void note_lost(struct shard_keeper *k, const struct ha_config *newest,
+                      const struct ha_verdict *verdict)
+{
+    const struct ha_instance *p = &k->shard.instances[newest->primary];
+    uint64_t seen = p->heard_ns > p->reached_ns ? p->heard_ns : p->reached_ns;
+    if (verdict->rule == HA_F_WELL || verdict->rule == HA_F_MAINTENANCE)
+        k->lost_ns = 0;
+    else if (k->lost_ns == 0)
+        k->lost_ns = p->ended_ns != 0 ? p->ended_ns : p->closed ? loop_now(k->loop) : seen;
+}
+
 void keeper_stand(struct shard_keeper *k)
 {
     uint64_t now = loop_now(k->loop);
     const struct ha_config *newest = ha_newest(&k->record.op.ha);
     struct ha_verdict verdict;
-    if (k->calling || is_outdated(k))
+    if (k->calling || is_outdated(k) || keeper_note_maintenance(k))
         return;
     for (int i = 0; i < (int)k->shard.count; i++)
         member_link_guard(k->members[i].link, i == newest->primary);
@@ -253,6 +270,7 @@ void keeper_stand(struct shard_keeper *k)
     if (shard_record_primaryship(&k->record, newest->term) == NULL)
         return; /* a new shard: its data directory is being made, and nobody else has one */
     ha_judge(&k->shard, now, &verdict);
+    note_lost(k, newest, &verdict);
     if (verdict.fail_over) {
         log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);
         fail_over(k, &verdict);
@@ -328,9 +346,11 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
     if (sm_now(&k->sm) != KEEPER_STANDING || k->calling)
         return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
     failover_record_init(&r, &k->record.op.ha);
-    new_id(k, &r);
     r.kind = FAILOVER_KIND_SWITCHOVER;
     r.target = target;
+    keeper_new_id(k, &r);
+    (void)snprintf(r.reason, sizeof r.reason, "a person asked for it: %s to be the primary of shard %s",
+                   k->record.names[target], k->name);
     keeper_facts(k);
     keeper_failover_begin(k, &r, false);
     return 0;
@@ -375,13 +395,6 @@ bool shard_keeper_retired(const struct shard_keeper *k, const char *member)
     return s != NULL && s->retired && s->settled;
 }
 
-void shard_keeper_maintenance(struct shard_keeper *k, bool on)
-{
-    k->shard.maintenance = on;
-    if (sm_now(&k->sm) != KEEPER_CLOSED)
-        keeper_turn_soon(k);
-}
-
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
 {
     return k->loaded ? &k->record : NULL;
@@ -422,6 +435,7 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
     k->name = mem_strdup(o->name);
     k->key = mem_strdup(o->key);
     k->route = o->route;
+    k->failing = o->failing;
     k->settle = o->settle;
     k->kill_at = o->kill_at;
     k->data = o->data;

@@ -31,6 +31,13 @@ struct shard_keeper_promoted { /* a new primary that lets nobody in but shardher
     uint64_t term;
 };
 
+struct shard_keeper_failover { /* a failover or switchover; texts live until the next turn */
+    const struct failover_record *record;
+    const char *from, *to; /* NULL = not known (any more), or not yet */
+    uint64_t lost_ns;      /* when its primary was last there; 0 = not known, or it is still */
+    bool acknowledges;     /* the new primary accepts writes */
+};
+
 struct shard_keeper_tags {
     bool no_failover; /* it counts for the quorum, but is not promoted */
     bool no_sync;     /* it is in no sync set */
@@ -61,6 +68,9 @@ struct shard_keeper_options {                  /* texts and members are copied *
     /* The members' clients are to go to this one. Called for each primary that was opened, also once after a
      * start; NULL = nobody wants to know. */
     void (*route)(const char *primary, uint64_t term, void *data);
+    /* Where the last failover or switchover is: after a start, with each state and each error, and when its
+     * end is in the record. To tell people; NULL = nobody wants to know. */
+    void (*failing)(const struct shard_keeper_failover *failover, void *data);
     /* Guards, gate and control row of this new primary are to become those of the store
      * (shardherd.settle_promoted() in operation/shard.sql), by sessions of the role shardherd that set
      * default_transaction_read_only = off and, as nobody follows yet, synchronous_commit = local; then
@@ -94,8 +104,17 @@ int shard_keeper_tag(struct shard_keeper *keeper, const char *member, const stru
  * not rely on it. A primary does not retire: switch over first. */
 bool shard_keeper_retired(const struct shard_keeper *keeper, const char *member);
 /* While it is on nothing is decided (F2): no failover, no change of the sync set. Orders and leases go on,
- * and so does a failover that has begun; a switchover may be asked for. Not remembered over a restart. */
+ * and so does a failover that has begun; a switchover or a failover may be asked for. It is so from when the
+ * record says it (record->maintenance), which is when the keeper stands; until then a restart forgets it. */
 void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
+
+/*
+ * A failover because a person says so, to this member. ERRC_REFUSED: no quorum of those who helped
+ * acknowledge is heard, and the message says what would be lost; with allow_loss it begins all the same, or
+ * the one that waits for that quorum goes on with this member. Nothing is lost where a quorum is heard,
+ * allowed or not. ERRC_CONFLICT: the primary is there, or not now; ERRC_UNAVAILABLE: the member is not heard.
+ */
+int shard_keeper_fail_over(struct shard_keeper *keeper, const char *to, bool allow_loss, struct err *err);
 
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);

@@ -142,6 +142,7 @@ char *shard_record_text(const struct shard_record *r)
     add_number(doc, root, "term", r->op.ha.term);
     add_number(doc, root, "epoch", r->op.ha.epoch);
     (void)yyjson_mut_obj_add_str(doc, root, "durability", ha_durability_name(r->op.ha.durability));
+    (void)yyjson_mut_obj_add_bool(doc, root, "maintenance", r->maintenance);
     yyjson_mut_val *configs = yyjson_mut_obj_add_arr(doc, root, "configs");
     for (unsigned i = 0; i < r->op.ha.count; i++)
         add_config(doc, configs, r, &r->op.ha.configs[i]);
@@ -320,6 +321,10 @@ static void read_all(struct reader *in, yyjson_val *root)
     in->r.op.ha.epoch = number_of(in, root, "epoch");
     in->r.op.ha.durability =
         (enum ha_durability)choice_of(in, root, "durability", HA_ASYNC + 1, durability_name);
+    yyjson_val *maintenance = yyjson_obj_get(root, "maintenance");
+    if (maintenance != NULL && !yyjson_is_bool(maintenance)) /* older records have none */
+        wrong(in, "maintenance");
+    in->r.maintenance = yyjson_is_true(maintenance);
     read_operation(in, yyjson_obj_get(root, "operation"));
     read_configs(in, yyjson_obj_get(root, "configs"));
     read_history(in, yyjson_obj_get(root, "history"));

@@ -6,7 +6,7 @@
  *   {"instances":["a","b","c"],
  *    "operation":{"id":"k3x9","kind":"failover","state":"promote","target":null,"allow_loss":null,"rule":12,
  *                 "reason":"fail over shard s1: ..."},
- *    "term":"2","epoch":"2","durability":"required",
+ *    "term":"2","epoch":"2","durability":"required","maintenance":false,
  *    "configs":[{"epoch":"1","term":"1","primary":"a","members":["b","c"],"k":1}, ...],
  *    "history":[{"term":"1","parent":"0","timeline":1,"start":"0/0"}]}
  *
@@ -34,6 +34,7 @@ struct shard_record {
     struct failover_record op; /* DONE or CANCELED: nothing is under way */
     unsigned history_count;    /* the newest HA_TIMELINES_MAX - 1, oldest first */
     struct shard_primaryship history[HA_TIMELINES_MAX - 1];
+    bool maintenance; /* a person works on it: nothing is decided */
 };
 
 /* A new shard: term 1, the first is the primary, the others its standbys; no operation. */

@@ -74,10 +74,16 @@ static void judge_gone(struct judging *j, int rule)
     const struct ha_config *open = NULL;
     ha_set heard = heard_others(j), candidates = 0;
     if (ha_needed(ha_newest(r)) == 0) {
+        words_set(&j->words, "alone", "%s", j->primary->name);
         say(j, HA_F_ALONE);
         return;
     }
     if (!ha_all_satisfied(r, heard, &open)) {
+        if (ha_needed(open) == 0) { /* of an older set, whose commits perhaps only its primary has */
+            words_set(&j->words, "alone", "%s", j->shard->instances[open->primary].name);
+            say(j, HA_F_ALONE);
+            return;
+        }
         words_set(&j->words, "heard", "%u", ha_size(heard & open->members));
         words_set(&j->words, "needed", "%u", ha_needed(open));
         say(j, HA_F_UNHEARD);

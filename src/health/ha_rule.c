@@ -6,9 +6,8 @@ static const struct ha_rule_info rules[] = {
     {HA_F_WELL, "well", "primary <primary> of shard <shard> was heard of <ago> ago (F1)"},
     {HA_F_MAINTENANCE, "maintenance", "shard <shard> is in maintenance: nothing is decided (F2)"},
     {HA_F_ALONE, "alone",
-     NOT "it went on without a standby, so no other instance is known to have what it acknowledged; bring it "
-         "back, "
-         "or fail over with --allow-data-loss (F3)"},
+     NOT "<alone> went on without a standby, so no other instance is known to have what it acknowledged; "
+         "bring it back, or fail over with --allow-data-loss (F3)"},
     {HA_F_UNDER_WAY, "under-way", "shard <shard> is being failed over under term <term> already (F4)"},
     {HA_F_SUSPECT, "suspect",
      "primary <primary> of shard <shard> was last heard of <ago> ago; <limit> are waited for (F5)"},

@@ -72,6 +72,7 @@ static void kept_free(struct kept_shard *k)
     {
         answer(list_item(node, struct waiter, node), &err, NULL);
     }
+    ha_shards_unsettle(k);
     list_remove(&k->node);
     mem_wipe_free(k->members);
     free(k->database);
@@ -97,6 +98,7 @@ static void kept_close(struct kept_shard *k)
     if (k->closing)
         return;
     k->closing = true;
+    ha_shards_unsettle(k);
     if (k->again)
         return; /* its keeper is being closed already */
     if (k->keeper == NULL) {
@@ -123,6 +125,7 @@ static void kept_renew(struct kept_shard *k)
 {
     log_event(LOG_INFO, "members of the shard have changed", "db", k->database, "shard", k->shard, NULL);
     k->again = true;
+    ha_shards_unsettle(k);
     k->all->open++;
     shard_keeper_close(k->keeper, keeper_closed_again, k);
     k->keeper = NULL;
@@ -137,6 +140,11 @@ struct kept_shard *ha_shards_find(const struct ha_shards *h, const char *databas
             return k;
     }
     return NULL;
+}
+
+bool ha_shards_keeps(const struct ha_shards *h, const char *database, const char *shard)
+{
+    return ha_shards_find(h, database, shard) != NULL;
 }
 
 static struct kept_shard *kept_get(struct ha_shards *h, const char *database, const char *shard)
@@ -200,9 +208,14 @@ static void keep(struct kept_shard *k)
                                                  .tls = tls,
                                                  .policy = &policy,
                                                  .route = on_route,
+                                                 .failing = ha_shards_failing,
+                                                 .settle = ha_shards_promoted,
+                                                 .kill_at = k->all->o.operations->services.kill_at,
                                                  .data = k};
     k->keeper = shard_keeper_new(k->all->o.loop, &options);
     tls_context_unref(tls);
+    (void)ha_shards_count(k->all, k->database, FAILOVER_KIND_FAILOVER); /* from 0 on */
+    (void)ha_shards_count(k->all, k->database, FAILOVER_KIND_SWITCHOVER);
     log_event(LOG_INFO, "the shard is kept", "db", k->database, "shard", k->shard, "instances",
               log_num(count), NULL);
 }
@@ -407,13 +420,12 @@ int ha_shards_release(void *data, const char *database, const char *shard,
 
 /* ---- looking ---- */
 
-/* It is made, or goes away: then it is kept by ha_shards_drive(), or no more. */
-static bool is_provisioned(const struct ha_shards *h, const struct fleet_database *db)
+bool ha_shards_provisions(const struct ha_shards *h, const char *database)
 {
     list_each(node, &h->o.operations->list)
     {
         const struct operation *op = list_item(node, struct operation, node);
-        if (op->status == OPERATION_RUNNING && provision_is(op) && same(op->database, db->name))
+        if (op->status == OPERATION_RUNNING && provision_is(op) && same(op->database, database))
             return true;
     }
     return false;
@@ -439,7 +451,7 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
 
 static void look_at(struct ha_shards *h, const struct fleet_database *db)
 {
-    if (db->instances < 2 || db->routing == NULL || is_provisioned(h, db))
+    if (db->instances < 2 || db->routing == NULL || ha_shards_provisions(h, db->name))
         return;
     for (size_t i = 0; i < db->routing->shard_count; i++)
         look_at_shard(kept_get(h, db->name, db->routing->shards[i].name), db);
@@ -457,24 +469,51 @@ void ha_shards_look(struct ha_shards *h)
     {
         ha_shards_note(list_item(again, struct kept_shard, node));
     }
+    ha_shards_tell(h);
     ha_shards_turn_soon(h);
 }
 
 /* ---- from outside ---- */
 
-int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
-                     struct err *err)
+/* NULL: err says that nobody keeps it. */
+static struct shard_keeper *keeper_of(const struct ha_shards *h, const char *database, const char *shard,
+                                      struct err *err)
 {
     const struct kept_shard *k = ha_shards_find(h, database, shard);
     if (k == NULL || k->keeper == NULL)
-        return err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
-                       shard, database);
+        (void)err_set(err, ERRC_UNSUPPORTED, "shard %s of database %s has no standbys that are kept here",
+                      shard, database);
+    return k != NULL ? k->keeper : NULL;
+}
+
+int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on, struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    if (keeper == NULL)
+        return (int)err->code;
+    shard_keeper_maintenance(keeper, on);
+    return 0;
+}
+
+int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                        bool allow_loss, struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    return keeper != NULL ? shard_keeper_fail_over(keeper, to, allow_loss, err) : (int)err->code;
+}
+
+int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                     struct err *err)
+{
+    struct shard_keeper *keeper = keeper_of(h, database, shard, err);
+    if (keeper == NULL)
+        return (int)err->code;
     const struct operation *busy = operations_running_on(h->o.operations, database, shard);
     if (busy != NULL) /* a failover has to be; this has not */
         return err_set(err, ERRC_CONFLICT,
                        "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
                        busy->id, shard);
-    return shard_keeper_switch(k->keeper, to, err);
+    return shard_keeper_switch(keeper, to, err);
 }
 
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret)
@@ -488,6 +527,7 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
         return true;
     ret->durability = ha_durability_name(r->op.ha.durability);
     ret->term = r->op.ha.term;
+    ret->maintenance = r->maintenance;
     if (r->op.id[0] == '\0')
         return true;
     ret->id = r->op.id;
@@ -509,6 +549,7 @@ static void gone(struct loop_task *task, void *data)
     void (*closed)(void *) = h->closed;
     void *closed_data = h->closed_data;
     (void)task;
+    ha_shards_forget_counts(h);
     free(h);
     if (closed != NULL)
         closed(closed_data);
@@ -518,8 +559,10 @@ struct ha_shards *ha_shards_new(const struct ha_shards_options *options)
 {
     struct ha_shards *h = mem_zalloc(sizeof *h);
     h->o = *options;
+    h->settle = (struct ha_settle_options){h->o.loop, h->o.fleet, h->o.operations};
     list_init(&h->shards);
     list_init(&h->releases);
+    list_init(&h->counts);
     h->gone = (struct loop_task){.run = gone, .data = h};
     loop_timer_init(h->o.loop, &h->turn, turn, h);
     loop_timer_init(h->o.loop, &h->release, release_later, h);

@@ -12,6 +12,7 @@
 #define MANAGER_HA_SHARDS_H
 
 #include "api/api.h"
+#include "base/hist.h"
 #include "operation/operation.h"
 
 struct ha_shards;
@@ -46,8 +47,24 @@ void ha_shards_look(struct ha_shards *h);
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      struct err *err);
 
+/* Maintenance mode on or off; it is so when ha_shards_get() says it. ERRC_UNSUPPORTED: it is not kept. */
+int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on,
+                       struct err *err);
+/* See shard_keeper_fail_over(). ERRC_UNSUPPORTED: it is not kept. */
+int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *shard, const char *to,
+                        bool allow_loss, struct err *err);
+
 /* For the API; false = it is not kept. Texts live until the next turn. */
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret);
+
+/* Failovers or switchovers of a database that ended under this leader. */
+struct ha_shards_failovers {
+    const char *database, *kind; /* "failover", "switchover" */
+    uint64_t done, undone;
+    const struct hist *blocked; /* how long nobody accepted writes */
+};
+/* The n-th; false = there are no more. Of each database with standbys there is one of either kind. */
+bool ha_shards_failovers(const struct ha_shards *h, unsigned n, struct ha_shards_failovers *ret);
 
 /* Whether a shard is kept and another primary is being made for it just now. */
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard);

@@ -2,19 +2,23 @@
 #ifndef MANAGER_HA_SHARDS_IMPL_H
 #define MANAGER_HA_SHARDS_IMPL_H
 
+#include "base/hist.h"
 #include "ha/shard_keeper.h"
+#include "manager/ha_settle.h"
 #include "manager/ha_shards.h"
 
 struct ha_shards {
     struct ha_shards_options o;
     struct list shards;        /* of struct kept_shard */
     struct list releases;      /* of struct release */
+    struct list counts;        /* of struct ha_count */
     struct loop_timer turn;    /* while somebody waits for a primary, or a table has to follow */
     struct loop_timer release; /* of 0 ns: releases are looked at */
     unsigned open;             /* keepers not closed yet, calls of the store, publications */
     bool making;               /* a member */
     uint64_t make_ns;          /* not before */
     unsigned publishing;       /* of them */
+    struct ha_settle_options settle;
     bool closing;
     void (*closed)(void *data);
     void *closed_data;
@@ -38,8 +42,31 @@ struct kept_shard {
     struct list waiters;
     char *authority; /* of its agents, PEM; NULL = not read yet, or they are spoken to in plain */
     bool authority_reading;
-    uint64_t authority_ns; /* when it is read again */
+    uint64_t authority_ns;     /* when it is read again */
+    struct settling *settling; /* its promoted instance, NULL = none */
 };
+
+struct ha_count { /* of one kind and database */
+    struct list node;
+    char *database;
+    enum failover_kind kind;
+    uint64_t done, undone;
+    struct hist blocked;
+};
+
+/* ---- ha_shards_tell.c ---- */
+/* For shard_keeper_options; data = struct kept_shard. */
+void ha_shards_failing(const struct shard_keeper_failover *failover, void *data);
+/* Once a second. */
+void ha_shards_tell(struct ha_shards *h);
+struct ha_count *ha_shards_count(struct ha_shards *h, const char *database, enum failover_kind kind);
+void ha_shards_forget_counts(struct ha_shards *h);
+
+/* ---- ha_shards_settle.c ---- */
+/* For shard_keeper_options; data = struct kept_shard. */
+void ha_shards_promoted(const struct shard_keeper_promoted *promoted, void *data);
+/* Nobody wants to know any more. */
+void ha_shards_unsettle(struct kept_shard *k);
 
 /* ---- ha_shards_route.c ---- */
 /* True: a table does not name the primary yet, and will be written, or is being written. */
@@ -68,6 +95,9 @@ struct tls_context *ha_tls_context(const struct kept_shard *k, struct err *err);
 /* ---- ha_shards.c ---- */
 struct kept_shard *ha_shards_find(const struct ha_shards *h, const char *database, const char *shard);
 void ha_shards_turn_soon(struct ha_shards *h);
+bool ha_shards_keeps(const struct ha_shards *h, const char *database, const char *shard);
+/* The database is being made, or goes away: then it is kept by ha_shards_drive(), or no more. */
+bool ha_shards_provisions(const struct ha_shards *h, const char *database);
 /* The last thing that was open has ended: the object may go. */
 void ha_shards_settle(struct ha_shards *h);
 

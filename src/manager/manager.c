@@ -362,6 +362,8 @@ static void tear_down(struct manager *m)
     free(m->metric_decisions);
     free(m->metric_databases);
     free(m->metric_moves);
+    free(m->metric_failovers);
+    free(m->metric_unwritable);
     if (m->operations_ready)
         operations_fini(&m->operations);
     keeper_free(m->keeper);

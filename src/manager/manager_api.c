@@ -136,14 +136,35 @@ static bool kept(void *data, const char *database, const char *shard, struct api
     return m->ha != NULL && ha_shards_get(m->ha, database, shard, ret);
 }
 
-static int switchover(void *data, const char *database, const char *shard, const char *to, struct err *err)
+static int ha_ready(const struct manager *m, struct err *err)
 {
-    struct manager *m = data;
     if (manager_now(m) != MANAGER_READY)
         return not_ready(m, err);
     if (m->ha == NULL)
         return err_set(err, ERRC_UNSUPPORTED, "shards have no standbys here that could be the primary");
-    return ha_shards_switch(m->ha, database, shard, to, err);
+    return 0;
+}
+
+static int switchover(void *data, const char *database, const char *shard, const char *to, struct err *err)
+{
+    struct manager *m = data;
+    int rc = ha_ready(m, err);
+    return rc != 0 ? rc : ha_shards_switch(m->ha, database, shard, to, err);
+}
+
+static int maintain(void *data, const char *database, const char *shard, bool on, struct err *err)
+{
+    struct manager *m = data;
+    int rc = ha_ready(m, err);
+    return rc != 0 ? rc : ha_shards_maintain(m->ha, database, shard, on, err);
+}
+
+static int fail_over(void *data, const char *database, const char *shard, const char *to, bool allow_loss,
+                     struct err *err)
+{
+    struct manager *m = data;
+    int rc = ha_ready(m, err);
+    return rc != 0 ? rc : ha_shards_fail_over(m->ha, database, shard, to, allow_loss, err);
 }
 
 void manager_api_decided(struct manager *m, const struct balancer_decision *d)
@@ -235,6 +256,8 @@ void manager_api_init(struct manager *m)
                                     .guards = guards,
                                     .kept = kept,
                                     .switchover = switchover,
+                                    .maintain = maintain,
+                                    .fail_over = fail_over,
                                     .application = manager_cluster_application,
                                     .looks_for_applications = manager_cluster_looks_for_applications,
                                     .component = component,

@@ -49,7 +49,7 @@ static bool busy(const struct operation *op, const char *database)
     if (op->status != OPERATION_RUNNING || op->database == NULL || strcmp(op->database, database) != 0)
         return false;
     if (!move_op_is(op))
-        return true;
+        return !op->kind->aside;
     enum move_state state = move_op_record(op)->state;
     return state <= MOVE_TARGET || (state >= MOVE_REHEARSE && state <= MOVE_SETTLE) || state >= MOVE_CLEAN;
 }

@@ -106,6 +106,8 @@ struct manager {
     struct exposition_decision *metric_decisions;
     struct exposition_database *metric_databases;
     struct exposition_move *metric_moves;
+    struct exposition_failovers *metric_failovers;
+    struct exposition_unwritable *metric_unwritable;
 };
 
 enum manager_state manager_now(const struct manager *m);

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "manager/manager_impl.h"
+#include "operation/failover_op.h"
 #include "operation/move_op.h"
 
 static size_t count_list(const struct list *head)
@@ -128,6 +129,38 @@ static void fill_moves(struct manager *m, struct exposition_numbers *ret)
     }
 }
 
+static void fill_failovers(struct manager *m, struct exposition_numbers *ret)
+{
+    struct ha_shards_failovers f;
+    unsigned count = 0;
+    while (m->ha != NULL && ha_shards_failovers(m->ha, count, &f))
+        count++;
+    free(m->metric_failovers);
+    m->metric_failovers = mem_array(count + 1, sizeof *m->metric_failovers);
+    ret->failovers = m->metric_failovers;
+    for (unsigned i = 0; i < count && ha_shards_failovers(m->ha, i, &f); i++)
+        m->metric_failovers[ret->failover_count++] =
+            (struct exposition_failovers){f.database, f.kind, f.done, f.undone, f.blocked};
+}
+
+static void fill_unwritable(struct manager *m, struct exposition_numbers *ret)
+{
+    free(m->metric_unwritable);
+    m->metric_unwritable = mem_array(count_list(&m->operations.list) + 1, sizeof *m->metric_unwritable);
+    ret->unwritable = m->metric_unwritable;
+    list_each(node, &m->operations.list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        struct failover_op_facts facts;
+        if (op->status != OPERATION_RUNNING || !failover_op_is(op))
+            continue;
+        failover_op_facts(op, &facts);
+        if (facts.blocks)
+            m->metric_unwritable[ret->unwritable_count++] =
+                (struct exposition_unwritable){op->database, op->shard, (double)facts.blocked_us / 1e6};
+    }
+}
+
 void manager_numbers(struct exposition_numbers *ret, void *data)
 {
     struct manager *m = data;
@@ -135,6 +168,8 @@ void manager_numbers(struct exposition_numbers *ret, void *data)
     fill_decisions(m, ret);
     fill_databases(m, ret);
     fill_moves(m, ret);
+    fill_failovers(m, ret);
+    fill_unwritable(m, ret);
     ret->store_kind = "sqlite";
     ret->store_up = m->store != NULL;
     ret->leader = m->operations.services.term > 0;

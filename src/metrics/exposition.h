@@ -54,6 +54,17 @@ struct exposition_move {
     bool held;                    /* it waits for a person */
     uint64_t compared_rows;       /* of the target with the source's old ones */
 };
+struct exposition_failovers { /* that ended, of one kind and database */
+    const char *database;
+    const char *kind; /* "failover", "switchover" */
+    uint64_t done, undone;
+    const struct hist *blocked; /* how long nobody accepted writes */
+};
+struct exposition_unwritable { /* a shard that has no primary just now */
+    const char *database;
+    const char *shard;
+    double seconds;
+};
 struct exposition_numbers {
     const struct exposition_operation *operations; /* counts now, by kind and status */
     size_t operation_count;
@@ -63,6 +74,10 @@ struct exposition_numbers {
     size_t database_count;
     const struct exposition_move *moves;
     size_t move_count;
+    const struct exposition_failovers *failovers;
+    size_t failover_count;
+    const struct exposition_unwritable *unwritable;
+    size_t unwritable_count;
     const char *store_kind; /* "sqlite"; NULL = say nothing of the store */
     bool store_up;
     uint64_t store_writes;

@@ -341,6 +341,61 @@ static void add_moves(const struct exposition_numbers *n, struct buf *out)
     }
 }
 
+static void add_unwritable(const struct exposition_numbers *n, struct buf *out)
+{
+    static const struct metric_family unwritable = {
+        "shardherd_shard_unwritable_seconds", METRIC_GAUGE,
+        "For how long the shard has had no primary, while it is given another one."};
+    if (n->unwritable_count > 0)
+        metric_add_head(out, &unwritable);
+    for (size_t i = 0; i < n->unwritable_count; i++) {
+        struct buf labels = {0};
+        metric_add_label(&labels, "db", n->unwritable[i].database);
+        buf_addc(&labels, ',');
+        metric_add_label(&labels, "shard", n->unwritable[i].shard);
+        metric_add_sample(out, unwritable.name, buf_text(&labels), n->unwritable[i].seconds);
+        buf_free(&labels);
+    }
+}
+
+static void add_failover_labels(const struct exposition_failovers *f, const char *outcome, struct buf *labels)
+{
+    metric_add_label(labels, "db", f->database);
+    buf_addc(labels, ',');
+    metric_add_label(labels, "kind", f->kind);
+    if (outcome == NULL)
+        return;
+    buf_addc(labels, ',');
+    metric_add_label(labels, "outcome", outcome);
+}
+
+static void add_failovers(const struct exposition_numbers *n, struct buf *out)
+{
+    static const struct metric_family total = {"shardherd_failovers_total", METRIC_COUNTER,
+                                               "Failovers and switchovers that ended, by outcome."};
+    static const struct metric_family blocked = {
+        "shardherd_failover_blocked_seconds", METRIC_HISTOGRAM,
+        "How long a shard had no primary that accepted writes, by failover or switchover."};
+    if (n->failover_count > 0)
+        metric_add_head(out, &total);
+    for (size_t i = 0; i < 2 * n->failover_count; i++) {
+        const struct exposition_failovers *f = &n->failovers[i / 2];
+        struct buf labels = {0};
+        add_failover_labels(f, i % 2 == 0 ? "done" : "undone", &labels);
+        metric_add_sample(out, total.name, buf_text(&labels), (double)(i % 2 == 0 ? f->done : f->undone));
+        buf_free(&labels);
+    }
+    if (n->failover_count > 0)
+        metric_add_head(out, &blocked);
+    for (size_t i = 0; i < n->failover_count; i++) {
+        struct buf labels = {0};
+        add_failover_labels(&n->failovers[i], NULL, &labels);
+        metric_add_histogram(out, blocked.name, buf_text(&labels), n->failovers[i].blocked);
+        buf_free(&labels);
+    }
+    add_unwritable(n, out);
+}
+
 static void add_store(const struct exposition_numbers *n, struct buf *out)
 {
     static const struct metric_family up = {"shardherd_store_up", METRIC_GAUGE,
@@ -362,6 +417,7 @@ static void add_numbers(const struct exposition *e, struct buf *out)
     add_operations(&n, out);
     add_databases(&n, out);
     add_moves(&n, out);
+    add_failovers(&n, out);
     add_store(&n, out);
     one(out, "shardherd_leader", METRIC_GAUGE, n.leader, "Whether this manager leads.");
     one(out, "shardherd_term", METRIC_GAUGE, (double)n.term, "Term of the present leadership.");

@@ -41,6 +41,21 @@ int move_op_resume(struct operations *ops, const char *json, int64_t revision, s
  */
 void move_op_follow_primary(struct operations *ops, const char *database, const char *shard);
 
+/*
+ * A running move of this shard is at its fence: the routing table may say already what is not so yet. What
+ * was so before: its source had the range, under source_epoch, its target not, under target_epoch. False =
+ * what the table says of the shard is certain.
+ */
+struct move_claim {
+    const char *id, *source, *target; /* live as long as the move */
+    struct range range;
+    uint64_t source_epoch, target_epoch;
+    bool
+        left; /* the fence is committed for certain, and the range the target's as soon as it can be opened */
+};
+bool move_op_claims(const struct operations *ops, const char *database, const char *shard,
+                    struct move_claim *ret);
+
 bool move_op_is(const struct operation *op);
 /* True if op is a running move into that shard. */
 bool move_op_targets(const struct operation *op, const char *shard);

@@ -85,3 +85,26 @@ int move_check_primary(const struct operations *ops, const char *database, const
         return err_set(err, ERRC_UNAVAILABLE, "the primary of shard %s is not known", shard);
     return 0;
 }
+
+bool move_op_claims(const struct operations *ops, const char *database, const char *shard,
+                    struct move_claim *ret)
+{
+    list_each(node, &ops->list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        const struct move_record *r = move_op_is(op) ? move_op_record(op) : NULL;
+        if (r == NULL || op->status != OPERATION_RUNNING || r->state != MOVE_FENCE ||
+            strcmp(op->database, database) != 0 ||
+            (strcmp(r->source, shard) != 0 && strcmp(r->target, shard) != 0))
+            continue;
+        *ret = (struct move_claim){.id = r->id,
+                                   .source = r->source,
+                                   .target = r->target,
+                                   .range = r->range,
+                                   .source_epoch = r->source_epoch,
+                                   .target_epoch = r->target_epoch,
+                                   .left = ((const struct move_op *)op)->core.phase == FENCE_OPEN};
+        return true;
+    }
+    return false;
+}

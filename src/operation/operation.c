@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "operation/failover_op.h"
 #include "operation/migrate.h"
 #include "operation/move_op.h"
 #include "operation/provision.h"
@@ -96,7 +97,8 @@ unsigned operations_running(const struct operations *ops)
     unsigned running = 0;
     list_each(node, &ops->list)
     {
-        running += list_item(node, struct operation, node)->status == OPERATION_RUNNING;
+        const struct operation *op = list_item(node, struct operation, node);
+        running += op->status == OPERATION_RUNNING && !op->kind->aside;
     }
     return running;
 }
@@ -117,7 +119,7 @@ struct operation *operations_running_on(const struct operations *ops, const char
     list_each(node, &ops->list)
     {
         struct operation *op = list_item(node, struct operation, node);
-        if (op->status != OPERATION_RUNNING || strcmp(op->database, database) != 0)
+        if (op->status != OPERATION_RUNNING || op->kind->aside || strcmp(op->database, database) != 0)
             continue;
         if (shard == NULL || op->shard == NULL || strcmp(op->shard, shard) == 0 || move_op_targets(op, shard))
             return op;
@@ -457,6 +459,8 @@ static int resume_entry(struct operations *ops, const struct store_entry *e, str
         rc = provision_resume(ops, e->value, e->revision, err);
     else if (strcmp(kind, "migrate") == 0)
         rc = migrate_resume(ops, e->value, e->revision, err);
+    else if (strcmp(kind, "failover") == 0 || strcmp(kind, "switchover") == 0)
+        rc = failover_op_resume(ops, e->value, e->revision, err);
     else
         rc = move_op_resume(ops, e->value, e->revision, err);
     yyjson_doc_free(doc);

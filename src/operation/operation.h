@@ -2,9 +2,9 @@
  * operation: the journaled jobs and the list of them.
  *
  * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate,
- * retire. Its journal is one document under op/<id>, written by compare-and-swap before the step it announces
- * is taken, so that a manager that finds it after a crash can go on or go back. The servers are the truth,
- * the journal is the intention.
+ * retire, failover and switchover. Its journal is one document under op/<id>, written by compare-and-swap
+ * before the step it announces is taken, so that a manager that finds it after a crash can go on or go back.
+ * The servers are the truth, the journal is the intention.
  *
  * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
  * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
@@ -99,6 +99,7 @@ struct operation_kind {
     int (*rollback)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
     /* One that is held goes on: looks again, or, with `accept`, does not. As cancel(); NULL if never held. */
     int (*go_on)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
+    bool aside; /* it keeps no other operation from beginning, and counts as none that runs */
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -133,11 +134,12 @@ void operations_init(struct operations *ops, const struct operation_services *se
 void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data);
 void operations_fini(struct operations *ops);
 
-/* Operations that have not ended. */
+/* Operations that have not ended, without those aside. */
 unsigned operations_running(const struct operations *ops);
 
 struct operation *operations_find(const struct operations *ops, const char *id);
-/* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL. */
+/* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL.
+ * None that is aside. */
 struct operation *operations_running_on(const struct operations *ops, const char *database,
                                         const char *shard);
 

@@ -360,6 +360,52 @@ def test_standby_dies_and_comes_back(herd):
     assert lost(a, writer) == []
 
 
+def segments(primary, numbers):
+    """A row in each of so many segments of the log."""
+    for number in numbers:
+        with primary.connect() as connection:
+            connection.execute("INSERT INTO w VALUES (%s)", (number,))
+            connection.execute("SELECT pg_switch_wal()")
+
+
+def log_goes(primary):
+    kept = primary.status()["wal_from"]
+    segments(primary, range(14))
+    with primary.connect() as connection:
+        connection.execute("CHECKPOINT")
+    wait_until(lambda: primary.status()["wal_from"] != kept, 20, "the log to go")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_gone", [True, False])
+def test_never_streams(herd, all_gone):
+    """A standby misses log that its primary does not keep, and without it lets nobody in: it is made anew. It has not
+    even that of its last checkpoint, or some of it."""
+    begun(herd)
+    a, b, c = herd.members
+    with (a.dir / "settings").open("a") as settings:
+        settings.write("max_slot_wal_keep_size = 16MB\n")
+    a.call("POST", "/v1/reload")
+    wait_until(lambda: a.value("SHOW max_slot_wal_keep_size") == "16MB", what="the setting")
+    with a.connect() as connection:
+        connection.execute("CHECKPOINT")
+    segments(a, range(100, 103))
+    wait_until(lambda: b.value("SELECT count(*) FROM w") == 3, what="all of it")
+    with b.connect() as connection:
+        connection.execute("CHECKPOINT")  # pages of later than the checkpoint it begins at: it has to get there
+    node_dies(b)
+    until(herd, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("c")', 20, "a sync set without it")
+    log_goes(a)
+    log = sorted(p for p in (b.data / "pg_wal").iterdir() if len(p.name) == 24)
+    for file in log if all_gone else log[1:]:
+        file.unlink()
+    b.start()
+    until(herd, lambda: "made anew" in herd.log(), 60, "it to be made anew")
+    streaming(herd, {"b", "c"})
+    assert herd.log().count("made anew") == 1
+    assert b.value("SELECT count(*) FROM w") == 17
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("follows", [True, False])
 def test_left_behind(herd, follows):
@@ -382,15 +428,7 @@ def test_left_behind(herd, follows):
         primary = c
         until(herd, lambda: herd.last("primary") == ("c", 2), 30, "the new primary")
         streaming(herd, "a")
-    kept = primary.status()["wal_from"]
-    for number in range(14):
-        with primary.connect() as connection:
-            connection.execute("INSERT INTO w VALUES (%s)", (number,))
-            connection.execute("SELECT pg_switch_wal()")
-    primary.value("SELECT 1 FROM pg_sleep(0)")
-    with primary.connect() as connection:
-        connection.execute("CHECKPOINT")
-    wait_until(lambda: primary.status()["wal_from"] != kept, 20, "the log to go")
+    log_goes(primary)
     b.start()
     streaming(herd, set("abc") - {primary.name})
     assert "made anew" in herd.log()

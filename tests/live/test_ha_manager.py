@@ -3,6 +3,7 @@ that remembers each acknowledged write, and kill -9."""
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -229,6 +230,149 @@ def test_switchover(herd):
     other = herd.cli.run("switchover", "shop/s1", "--to", "shop-s1-9", code=2)
     assert "no standby" in other.stderr, other.stderr
     herd.nothing_lost()
+
+
+def failover_metrics(herd):
+    text = herd.fetch("/metrics", port="metrics", raw=True)
+    return dict(
+        line.rsplit(" ", 1)
+        for line in text.splitlines()
+        if line.startswith(("shardherd_failover", "shardherd_shard_un"))
+    )
+
+
+def wait_told(herd, kind, known):
+    """The operation of this kind that is not known yet, once it has ended."""
+
+    def look():
+        found = [o for o in herd.operations() if o["kind"] == kind and o["id"] not in known]
+        return found[0] if found and found[0]["status"] != "running" else None
+
+    wait_until(look, 30, f"a {kind} in the list of operations")
+    return look()
+
+
+def test_failovers_are_told(herd):
+    """A switchover, a failover and one whose manager is killed in its midst are operations, counted, with their reason
+    and how long nobody accepted writes."""
+    herd.make()
+    herd.wait_streaming()
+    numbers = failover_metrics(herd)
+    assert numbers.get('shardherd_failovers_total{db="shop",kind="failover",outcome="done"}') == "0", numbers
+    herd.cli.out("switchover", "s1", "--to", "shop-s1-1", "--wait")
+    switched = wait_told(herd, "switchover", ())
+    assert switched["status"] == switched["state"] == "done", switched
+    assert (switched["record"]["from"], switched["target"]) == ("shop-s1-0", "shop-s1-1"), switched
+    assert "a person asked for it" in switched["record"]["reason"]
+    assert 0 < switched["record"]["write_block_us"] < 10_000_000, switched
+    herd.wait_streaming()
+    herd.stop()
+    herd.start(env={"SHARDHERD_TEST_KILL_AT": "failover:after:promote"})
+    herd.wait_streaming()
+    killed = time.monotonic()
+    herd.kill_node("shop-s1-1")
+    herd.wait_dead()
+    herd.start()
+    failed = wait_told(herd, "failover", ())
+    took = time.monotonic() - killed
+    assert failed["status"] == "done" and failed["record"]["from"] == "shop-s1-1", failed
+    assert failed["target"] == herd.primary()["name"] != "shop-s1-1"
+    assert re.match(r"fail over shard shop/s1: .*\(F1[0-2]\)", failed["record"]["reason"]), failed
+    assert 0.1 < failed["record"]["write_block_us"] / 1e6 <= took, (failed, took)
+    lines = herd.cli.out("get", "operations", "-o", "wide").splitlines()
+    assert any(re.match(rf"{failed['id']} +failover .* done ", line) for line in lines), lines
+    said = herd.cli.out("describe", "operation", failed["id"])
+    assert "Primary before:" in said and "Without writes:" in said and "fail over shard" in said, said
+    numbers = failover_metrics(herd)
+    assert numbers['shardherd_failovers_total{db="shop",kind="failover",outcome="done"}'] == "1", numbers
+    assert float(numbers['shardherd_failover_blocked_seconds_sum{db="shop",kind="failover"}']) > 0.1, numbers
+    assert not [key for key in numbers if "unwritable" in key], numbers
+    refused = herd.cli.run("cancel", failed["id"], code=None)
+    assert refused.returncode != 0, refused
+
+
+def freeze(herd, name):
+    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def go_on(pids):
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_maintenance(herd):
+    """While it is on nobody is promoted, also by the next manager; then at once."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    assert "in maintenance" in herd.cli.out("maintenance", "s1", "on")
+    herd.stop()
+    herd.start()
+    wait_until(
+        lambda: (herd.fetch("/v1/databases/shop/shards/s1")["keeper"] or {}).get("maintenance"), 30, "maintenance"
+    )
+    assert "on: nothing is decided" in herd.cli.out("describe", "shard", "s1")
+    pids = freeze(herd, first)
+    time.sleep(6)  # longer than a silent primary is waited for
+    assert herd.primary()["name"] == first and not [o for o in herd.operations() if o["kind"] == "failover"]
+    assert "not in maintenance" in herd.cli.out("maintenance", "shop/s1", "off")
+    herd.wait_primary(lambda name: name != first)
+    go_on(pids)
+    herd.wait_streaming()
+    assert herd.cli.run("maintenance", "s1", "perhaps", code=2).stderr
+
+
+@pytest.mark.slow
+def test_forced_failover(herd):
+    """Primary and a standby are gone, so that no quorum confirms: a person hears what would be lost, and can say that
+    it may be. Who comes back follows."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    gone, left = [i["name"] for i in herd.instances() if i["name"] != first]
+    there = herd.cli.run("failover", "s1", "--to", left, code=None)
+    assert there.returncode != 0 and "switch over" in there.stderr, there
+    frozen = [*freeze(herd, first), *freeze(herd, gone)]
+    # it does not begin, or waits for its quorum: whichever of the two is found silent first
+    wait_until(lambda: re.search(r"\(F8\)|\(F13\)", herd.log.read_text()), 30, "it to be said that a quorum is missing")
+    refused = herd.cli.run("failover", "s1", "--to", left, code=None)
+    assert refused.returncode != 0, refused
+    assert re.search(
+        rf"1 of the 2 standbys that helped {first} acknowledge .* are heard, and 2 must be", refused.stderr
+    )
+    assert "would be lost" in refused.stderr and "--allow-data-loss" in refused.stderr
+    assert herd.cli.run("failover", "s1", "--to", left, "--allow-data-loss", code=None).returncode != 0
+    assert herd.primary()["name"] == first
+    herd.cli.out("failover", "s1", "--to", left, "--allow-data-loss", "--confirm", "s1", "--wait")
+    assert herd.primary()["name"] == left
+    forced = wait_told(herd, "failover", ())
+    assert forced["status"] == "done" and "allowed to lose data" in forced["record"]["reason"], forced
+    go_on(frozen)
+    herd.wait_streaming(timeout=90)
+    assert herd.primary()["name"] == left
+
+
+def test_promoted_is_settled(herd):
+    """What a promoted instance believes to own is what the store says, before it lets anybody in."""
+    herd.make(shards=2)
+    herd.wait_streaming("s1")
+    owned = "SELECT epoch, los, his FROM shardherd.shard"
+    right = herd.sql("s1", owned)
+    herd.sql("s1", "UPDATE shardherd.shard SET epoch = 0, los = '{}', his = '{}'")  # as one that missed an opening
+    old = herd.primary("s1")["name"]
+    herd.kill_node(old)
+    new = herd.wait_primary(lambda name: name != old, "s1")["name"]
+    assert herd.sql("s1", owned) == right
+    log = herd.log.read_text()
+    assert re.search(f"compared with the store.*instance={new} found=settled", log), herd.tail()
+    herd.wait_streaming("s1")
+    herd.cli.out("switchover", "s1", "--wait")
+    wait_until(lambda: "found=same" in herd.log.read_text(), 30, "a promoted instance that is as it should be")
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ static void fill(struct shard_record *r)
     r->op.ha.configs[1] = (struct ha_config){
         .epoch = 7, .term = UINT64_MAX - 1, .primary = 2, .members = HA_BIT(0) | HA_BIT(1), .k = 2};
     r->op.ha.count = 2;
+    r->maintenance = true;
 }
 
 static void test_round_trip(void **state)
@@ -51,6 +52,7 @@ static void test_round_trip(void **state)
     assert_string_equal(text, again);
     assert_memory_equal(&r.op.ha, &back.op.ha, sizeof r.op.ha);
     assert_int_equal(back.op.target, 2);
+    assert_true(back.maintenance);
     assert_int_equal(back.op.allow_loss, -1);
     assert_int_equal(back.op.state, FAILOVER_PROMOTE);
     assert_string_equal(back.op.reason, r.op.reason);
@@ -76,6 +78,7 @@ static const struct {
     {"\"epoch\":\"7\",\"durability\"", "\"epoch\":\"6\",\"durability\"", "configs"},
     {"\"epoch\":\"7\",\"durability\"", "\"epoch\":7,\"durability\"", "epoch"},
     {"\"durability\":\"preferred\"", "\"durability\":\"some\"", "durability"},
+    {"\"maintenance\":true", "\"maintenance\":\"true\"", "maintenance"},
     {"\"primary\":\"s1-2\"", "\"primary\":null", "primary"},
     {"\"members\":[\"s1-0\",\"s1-1\"]", "\"members\":[\"s1-0\",\"s1-2\"]", "members"},
     {"\"members\":[\"s1-0\",\"s1-1\"]", "\"members\":\"s1-0\"", "members"},

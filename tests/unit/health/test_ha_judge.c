@@ -127,6 +127,16 @@ static void alone(struct ha_shard *s)
     s->record.configs[0].members = 0;
     s->record.configs[0].k = 0;
 }
+static void alone_before(struct ha_shard *s)
+{
+    SILENT(60 * S);
+    s->record.configs[1] = s->record.configs[0];
+    s->record.configs[1].epoch++;
+    s->record.configs[0].members =
+        0; /* b is in the set again, and what a acknowledged alone is not settled */
+    s->record.configs[0].k = 0;
+    s->record.count = 2;
+}
 static void async(struct ha_shard *s)
 {
     SILENT(60 * S);
@@ -170,6 +180,7 @@ static const struct {
     {"one of two that help is not heard", 3, two_members_help, HA_F_LOST},
     {"nobody may be promoted", 3, no_failover, HA_F_NOBODY},
     {"it went on alone", 2, alone, HA_F_ALONE},
+    {"it had gone on alone", 3, alone_before, HA_F_ALONE},
     {"async", 3, async, HA_F_LOST},
     {"async, one is not heard", 3, async_one_unheard, HA_F_UNHEARD},
 };
@@ -212,11 +223,25 @@ static void test_never_alone(void **state)
     }
 }
 
+/* No number of instances would be enough, so none is named. */
+static void test_who_was_alone(void **state)
+{
+    struct ha_shard s = calm(3);
+    struct ha_verdict v;
+    (void)state;
+    alone_before(&s);
+    s.record.configs[1].primary = 0;
+    ha_judge(&s, NOW, &v);
+    assert_non_null(strstr(v.sentence, ": a went on without a standby"));
+    assert_null(strstr(v.sentence, " 0 "));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_never_alone),
+        cmocka_unit_test(test_who_was_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

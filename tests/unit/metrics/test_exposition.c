@@ -318,7 +318,16 @@ static void test_the_managers_numbers(void **state)
                                              .bytes = 1000,
                                              .throttle_rate = 4096}};
     static const struct exposition_database databases[] = {{"shop", 42, 2, 3}};
+    struct hist blocked;
+    hist_reset(&blocked);
+    hist_add(&blocked, 300000);
+    const struct exposition_failovers failovers[] = {{"shop", "failover", 1, 0, &blocked}};
+    static const struct exposition_unwritable unwritable[] = {{"shop", "s2", 1.5}};
     s.numbers = (struct exposition_numbers){.operations = operations,
+                                            .failovers = failovers,
+                                            .failover_count = 1,
+                                            .unwritable = unwritable,
+                                            .unwritable_count = 1,
                                             .operation_count = 2,
                                             .decisions = decisions,
                                             .decision_count = 1,
@@ -343,6 +352,13 @@ static void test_the_managers_numbers(void **state)
                                  "target=\"s2\",phase=\"copy\"} 1\n"));
     assert_non_null(strstr(text, "\nshardherd_move_throttle_bytes_per_second{"));
     assert_null(strstr(text, "\nshardherd_move_eta_seconds{"));
+    assert_non_null(
+        strstr(text, "\nshardherd_failovers_total{db=\"shop\",kind=\"failover\",outcome=\"done\"} 1\n"));
+    assert_non_null(
+        strstr(text, "\nshardherd_failovers_total{db=\"shop\",kind=\"failover\",outcome=\"undone\"} 0\n"));
+    assert_non_null(
+        strstr(text, "\nshardherd_failover_blocked_seconds_sum{db=\"shop\",kind=\"failover\"} 0.3\n"));
+    assert_non_null(strstr(text, "\nshardherd_shard_unwritable_seconds{db=\"shop\",shard=\"s2\"} 1.5\n"));
     check_families(text);
     free(text);
     scraper_close(&s);
