@@ -16,8 +16,8 @@ CREATE TABLE guarded (k bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 0, filler 
 CREATE TABLE plain (k bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 0, filler text NOT NULL DEFAULT repeat('x', 60));
 """
 SCRIPTS = {
-    "update": f"\\set k random(1, {ROWS})\nUPDATE :table SET n = n + 1 WHERE k = :k;\n",
-    "insert": "\\set k random(1000000, 9000000000000000)\nINSERT INTO :table (k) VALUES (:k);\n",
+    "update": f"\\set k random(1, {ROWS})\nUPDATE {{table}} SET n = n + 1 WHERE k = :k;\n",
+    "insert": "\\set k random(1000000, 9000000000000000)\nINSERT INTO {table} (k) VALUES (:k);\n",
 }
 # statement, synchronous_commit, what is compared
 KINDS = (("update", "off"), ("insert", "off"), ("update", "on"), ("copy", "off"))
@@ -43,11 +43,10 @@ def run(command, env):
 def transactions(bench, rig, kind, commit, table, seconds):
     """Per second."""
     script = bench.directory / f"{kind}.sql"
-    script.write_text(SCRIPTS[kind])
+    script.write_text(SCRIPTS[kind].format(table=table))  # a variable would be a parameter of the prepared statement
     pgbench = f"{rig.pg_bin}/pgbench"
     out = run(
-        [pgbench, "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-D", f"table={table}",
-         "-f", script],
+        [pgbench, "-n", "-M", "prepared", "-c", str(CLIENTS), "-j", "1", "-T", str(seconds), "-f", script],
         environment(rig, commit),
     )  # fmt: skip
     return float(next(line.split("=")[1].split()[0] for line in out.splitlines() if line.startswith("tps")))
