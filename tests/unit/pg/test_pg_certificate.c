@@ -1,4 +1,7 @@
-/* Certificates of clients, against a server that asks for them. */
+/* TLS: certificates of clients, and no buffers of a connection that waits. */
+#include <openssl/ssl.h>
+
+#include "pg/pg_impl.h"
 #include "pg_test.h"
 
 static int setup(void **state)
@@ -69,6 +72,8 @@ static void test_client_certificate(void **state)
     snprintf(command, sizeof command, "cp %s/data/client.pem %s", s.dir, file);
     assert_int_equal(pg_server_run(&s, argv), 0);
     client_open(&c, *state, &target);
+    assert_true((SSL_get_mode(PQsslStruct(c.conn->pg, "OpenSSL")) & SSL_MODE_RELEASE_BUFFERS) != 0);
+    (void)query(&c, "SELECT repeat('x', 1000000)", &a); /* many records */
     send_simple(&c, "SELECT pg_sleep(20)", &a);
     run_for(*state, 100);
     pg_conn_cancel(c.conn); /* by a connection of its own, which needs it as well */
