@@ -18,7 +18,8 @@ static bool is_of(const struct fleet_instance *i, const struct kdb *k)
     return i->member.kept && strcmp(i->database, k->name) == 0;
 }
 
-/* One primary, and everybody else streams from it. */
+/* One primary, and everybody else streams from it and is counted on: no commit waits for who is restarted
+ * next. */
 static bool is_whole(const struct kdb *k, const struct fleet_database *db, const char *shard)
 {
     unsigned primaries = 0, streams = 0;
@@ -28,7 +29,7 @@ static bool is_whole(const struct kdb *k, const struct fleet_database *db, const
         if (!is_of(i, k) || strcmp(i->shard, shard) != 0)
             continue;
         primaries += i->member.primary && strcmp(i->member.reported, "primary") == 0;
-        streams += !i->member.primary && i->member.streams;
+        streams += !i->member.primary && i->member.streams && i->member.sync;
     }
     return primaries == 1 && streams + 1 == db->instances;
 }
