@@ -158,6 +158,18 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM unnest(los, his) AS r(lo, hi)
 $$;
 
+-- The same for a WHEN clause. A server reads its text, and makes it ready, for every statement, whatever becomes of it: what is
+-- long costs more there than the statement, what is slow hardly shows. So more than one comparison becomes one.
+CREATE OR REPLACE FUNCTION shardherd.inside_briefly(hash text, los bigint[], his bigint[]) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT CASE
+        WHEN cardinality(los) = 0 OR cardinality(los) = 1 AND (los[1] = -9223372036854775808 OR his[1] = 9223372036854775807)
+        THEN shardherd.inside(hash, los, his)
+        ELSE format('%s <@ %L::int8multirange', hash, (
+            SELECT range_agg(int8range(nullif(lo, -9223372036854775808), nullif(hi, 9223372036854775807), '[]'))
+            FROM unnest(los, his) AS r(lo, hi))) END
+$$;
+
 -- True if this shard owns all of [range_lo, range_hi] by its shard row (gates not counted).
 CREATE OR REPLACE FUNCTION shardherd.owns(range_lo bigint, range_hi bigint) RETURNS boolean
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -167,8 +179,9 @@ $$;
 
 -- ---- guards ----
 
--- Runs only for rows outside of what the trigger's WHEN clause knows as owned.
--- Arguments: key, type, epoch [, move, lo, hi, owned los, owned his] - the latter while a gate stands for R.
+-- Runs only for rows outside of what the trigger's WHEN clause knows as owned, and for those whose key was changed.
+-- Arguments: key, type, epoch, move, lo, hi, owned los, owned his; move is '' unless a gate stands for R. Triggers of an
+-- older version have the first three only without a gate, and their WHEN clause has decided it all.
 -- STABLE: the gate is read under the statement's snapshot, so a statement older than the opening is refused.
 -- Sessions with a replication origin (apply workers, our own clean-up) pass.
 CREATE OR REPLACE FUNCTION shardherd.guard() RETURNS trigger
@@ -187,7 +200,7 @@ BEGIN
     IF TG_OP <> 'DELETE' THEN
         hashes := hashes || shardherd.hash_value(TG_ARGV[1], to_jsonb(NEW) ->> TG_ARGV[0]);
     END IF;
-    IF TG_NARGS > 3 THEN
+    IF TG_NARGS > 3 AND TG_ARGV[3] <> '' THEN
         SELECT g.open INTO gate_open FROM shardherd.gate g WHERE g.move = TG_ARGV[3];
     END IF;
     IF TG_NARGS > 3 THEN
@@ -220,7 +233,8 @@ END $$;
 CREATE OR REPLACE FUNCTION shardherd.stale_epoch() RETURNS trigger
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF TG_NARGS > 1 AND EXISTS (SELECT FROM shardherd.gate g WHERE g.move = TG_ARGV[1] AND g.open) THEN
+    IF coalesce(current_setting('shardherd.epoch', true), '') = '' -- it was set once, and reset
+        OR TG_NARGS > 1 AND EXISTS (SELECT FROM shardherd.gate g WHERE g.move = TG_ARGV[1] AND g.open) THEN
         RETURN NULL;
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'SHR01',
@@ -288,30 +302,31 @@ BEGIN
         HINT = 'Read the routing table again and send the statement to the owner.';
 END $$;
 
--- (Re)writes row triggers of one table named prefix_insert, _update and _delete that refuse what the two conditions
+-- (Re)writes row triggers of one table named prefix_insert, _update and _delete that call for what the three conditions
 -- name, and a statement trigger for strict clients. CREATE OR REPLACE resets ENABLE ALWAYS, so the caller sets it
 -- again; triggers are replaced and never dropped: dropping would wait for readers.
-DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, bigint); -- an older one
-CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, new_refused text, old_refused text, call text,
-                                                   strict text, stale text, stale_call text)
+DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, bigint); -- older ones
+DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, text);
+CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, on_insert text, on_update text, on_delete text,
+                                                   call text, strict text, stale text, stale_call text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     client text := 'NOT pg_catalog.pg_replication_origin_session_is_setup()'; -- what the function asks, without its call
 BEGIN
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW '
-                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, new_refused, client, call);
+                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_insert, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_update AFTER UPDATE ON %s FOR EACH ROW '
-                   'WHEN ((%s OR %s) AND %s) EXECUTE FUNCTION %s', prefix, name, new_refused, old_refused, client, call);
+                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_update, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW '
-                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, old_refused, client, call);
+                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_delete, client, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE ON %s '
                    'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION %s', strict, name, stale, stale_call);
 END $$;
 
--- The WHEN clause "a strict client routed with another epoch".
+-- The WHEN clause "a strict client routed with another epoch", or has reset the one that it had set.
 CREATE OR REPLACE FUNCTION shardherd.stale(guard_epoch bigint) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('coalesce(nullif(current_setting(''shardherd.epoch'', true), ''''), %L) <> %L', guard_epoch, guard_epoch)
+    SELECT format('current_setting(''shardherd.epoch'', true) <> %L', guard_epoch)
 $$;
 
 -- The guards of one table. Those of a fence sleep again: these say it all.
@@ -319,11 +334,15 @@ CREATE OR REPLACE FUNCTION shardherd.guard_table(name text, key text, type text,
                                                  owned_his bigint[], guard_epoch bigint, move_arguments text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    new_inside text := shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
-    old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
+    new_inside text := shardherd.inside_briefly(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
+    old_inside text := shardherd.inside_briefly(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
+    decides text := coalesce(nullif(move_arguments, ''), format(', %L, 1, 0, %L, %L', '', owned_los, owned_his));
 BEGIN
-    PERFORM shardherd.make_triggers(name, 'shardherd_guard', format('NOT (%s)', new_inside), format('NOT (%s)', old_inside),
-                                    format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, move_arguments),
+    -- an update that leaves the key is judged by NEW, since OLD has the same
+    PERFORM shardherd.make_triggers(name, 'shardherd_guard', format('NOT (%s)', new_inside),
+                                    format('NOT (%s) OR OLD.%I IS DISTINCT FROM NEW.%I', new_inside, key, key),
+                                    format('NOT (%s)', old_inside),
+                                    format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, decides),
                                     'shardherd_strict', shardherd.stale(guard_epoch),
                                     format('shardherd.stale_epoch(%L%s)', guard_epoch, move_arguments));
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_guard_insert, '
@@ -358,7 +377,8 @@ DECLARE
     old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), ARRAY[lo], ARRAY[hi]);
 BEGIN
     PERFORM shardherd.make_triggers(
-        name, 'shardherd_fence', format('(%s AND %s)', new_inside, fenced), format('(%s AND %s)', old_inside, fenced),
+        name, 'shardherd_fence', format('%s AND %s', new_inside, fenced),
+        format('(%s OR %s) AND %s', new_inside, old_inside, fenced), format('%s AND %s', old_inside, fenced),
         format('shardherd.fence_guard(%L, %L, %L, %L, %L, %L)', key, type, fence_epoch, after, lo, hi), 'shardherd_strict',
         format('nullif(current_setting(''shardherd.epoch'', true), '''') IS NOT NULL AND (%s OR %s)',
                shardherd.stale(shard_epoch), fenced),

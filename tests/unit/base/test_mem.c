@@ -12,6 +12,7 @@
 
 enum { PIECES = 32768, PIECE = 1000, LASTING = 64, MIB = 1 << 20 };
 
+#if !defined(__SANITIZE_ADDRESS__) /* which has a heap of its own */
 static long resident_kib(void)
 {
     char line[256];
@@ -24,6 +25,7 @@ static long resident_kib(void)
     fclose(file);
     return kib;
 }
+#endif
 
 static void free_but(char **pieces, unsigned each)
 {
