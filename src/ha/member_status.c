@@ -87,6 +87,13 @@ static void read_order(yyjson_val *root, struct member_status *s)
     s->settled = flag_of(root, "settled");
 }
 
+static void read_container(yyjson_val *root, struct member_status *s)
+{
+    s->contained = number_at(root, "cpu_us", &s->cpu_us) && number_at(root, "memory_bytes", &s->memory_bytes);
+    s->memory_limit = number_of(root, "memory_limit_bytes");
+    s->cpu_limit = yyjson_get_num(yyjson_obj_get(root, "cpu_limit"));
+}
+
 int member_status_parse(const char *json, size_t length, struct member_status *ret, struct err *err)
 {
     struct member_status s = {0};
@@ -98,6 +105,7 @@ int member_status_parse(const char *json, size_t length, struct member_status *r
     if (good) {
         read_order(root, &s);
         read_server(root, &s);
+        read_container(root, &s);
         s.checkpoints = number_of(root, "checkpoints");
         s.diverged = flag_of(root, "may_have_diverged");
         s.system_id = number_of(root, "system_id");

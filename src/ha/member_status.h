@@ -45,6 +45,11 @@ struct member_status {
     bool heard;             /* the receiver had a word from its upstream */
     uint64_t silent_ns;     /* since that word */
     unsigned standby_count; /* primary */
+    /* of its container; contained = it is in one */
+    bool contained;
+    uint64_t cpu_us;                     /* used since the container began */
+    double cpu_limit;                    /* processors; 0 = none */
+    uint64_t memory_bytes, memory_limit; /* 0 = none */
     struct member_standby standbys[MEMBER_STANDBYS_MAX];
     char error[200];
 };

@@ -16,6 +16,7 @@
 #include "operation/operation.h"
 
 struct ha_shards;
+struct member_status;
 
 struct ha_shards_options { /* all pointers outlive the object */
     struct loop *loop;
@@ -24,6 +25,8 @@ struct ha_shards_options { /* all pointers outlive the object */
     struct operations *operations;
     /* What is known of a member (instance->member) changed; not for each byte that it is behind. */
     void (*changed)(const struct fleet_instance *instance, void *data);
+    /* What its agent says of its container, again and again; heard_ns of loop_now(). May be NULL. */
+    void (*heard)(const char *instance, const struct member_status *status, uint64_t heard_ns, void *data);
     void *data;
 };
 

@@ -132,6 +132,8 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
                      strcmp(k->primary, instance->name) == 0, k->term);
     const struct member_status *s = view.status;
     const struct instance_member old = *m;
+    if (s != NULL && k->all->o.heard != NULL)
+        k->all->o.heard(instance->name, s, view.heard_ns, k->all->o.data);
     *m = (struct instance_member){.kept = true,
                                   .primary = view.primary,
                                   .sync = view.sync,

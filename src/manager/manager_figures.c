@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "discovery/kubernetes_source.h"
 #include "discovery/kubernetes_usage.h"
+#include "ha/member_status.h"
 #include "manager/manager_cluster.h"
 #include "manager/manager_impl.h"
 #include "metrics/pod_collector.h"
@@ -39,9 +40,27 @@ static bool place(const struct fleet_instance *instance, struct pod_place *ret, 
         return false;
     *ret = (struct pod_place){.name_space = e->name_space,
                               .pod = e->pod,
-                              .agent = e->own ? e->pod_address : NULL,
+                              .agent = e->own && instance->access.agent_token == NULL ? e->pod_address : NULL,
                               .restarts = e->restarts};
     return true;
+}
+
+static double limit_of(double limit)
+{
+    return limit > 0 ? limit : (double)NAN;
+}
+
+void manager_figures_hear(const char *instance, const struct member_status *status, uint64_t heard_ns,
+                          void *data)
+{
+    const struct manager *m = data;
+    if (m->figures == NULL || m->figures->closing > 0 || !status->contained)
+        return;
+    const struct agent_figures figures = {.cpu_us = (double)status->cpu_us,
+                                          .cpu_limit = limit_of(status->cpu_limit),
+                                          .memory_bytes = (double)status->memory_bytes,
+                                          .memory_limit_bytes = limit_of((double)status->memory_limit)};
+    pod_collector_hear(m->figures->collector, instance, heard_ns, &figures);
 }
 
 /* Its agent spoke lately. */

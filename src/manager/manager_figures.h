@@ -6,15 +6,20 @@
 #define MANAGER_MANAGER_FIGURES_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct k8s_client;
 struct kubernetes_source;
 struct manager;
+struct member_status;
 
 /* After manager_cluster_start(). */
 void manager_figures_start(struct manager *m);
 /* True: `closed` will be called. Before manager_cluster_close(). */
 bool manager_figures_close(struct manager *m, void (*closed)(void *data), void *data);
+/* For ha_shards_options; data = struct manager: what members' agents say of their containers. */
+void manager_figures_hear(const char *instance, const struct member_status *status, uint64_t heard_ns,
+                          void *data);
 /* "http://prometheus:9090", or what was wrong last; "not used". Valid until the next call. */
 const char *manager_figures_text(const struct manager *m);
 

@@ -245,6 +245,7 @@ static void start_ha(struct manager *m)
                                               .fleet = &m->fleet,
                                               .operations = &m->operations,
                                               .changed = manager_member_changed,
+                                              .heard = manager_figures_hear,
                                               .data = m};
     if (m->runtime == NULL || !m->runtime->backend->members)
         return;

@@ -13,6 +13,7 @@
 #define AGENT_NS          (900 * ENV_NS_PER_MS)
 #define ANSWER_MAX        65536
 #define CALLS_MAX         64
+#define HEARD_NS          (10 * ENV_NS_PER_S) /* of who is not asked, so long */
 
 /* What the last answer of one agent said; by the instance's name, since instances come and go. */
 struct agent {
@@ -69,10 +70,11 @@ static struct agent *agent_of(struct pod_collector *c, const char *instance)
     return a;
 }
 
-static void take_figures(struct agent *a, struct fleet_instance *instance, const struct agent_figures *f)
+static void take_figures(struct agent *a, struct fleet_instance *instance, uint64_t now,
+                         const struct agent_figures *f)
 {
     struct instance_pod *pod = pod_of(instance);
-    uint64_t now = loop_clock(a->collector->o.loop), stamp = loop_now(a->collector->o.loop);
+    uint64_t stamp = loop_now(a->collector->o.loop);
     double cores = (double)NAN;
     /* a counter that fell belongs to a new container */
     if (!isnan(a->cpu_us) && f->cpu_us >= a->cpu_us && now > a->at_ns)
@@ -102,7 +104,7 @@ static void on_answer(const struct http_answer *answer, void *data)
     c->counts.answered += ok;
     c->counts.failed += !ok;
     if (ok)
-        take_figures(a, instance, &figures);
+        take_figures(a, instance, loop_clock(c->o.loop), &figures);
     else
         a->cpu_us = (double)NAN;
 }
@@ -155,9 +157,20 @@ static void on_timer(struct loop_timer *timer, void *data)
     list_each(node, &c->agents)
     {
         struct agent *a = list_item(node, struct agent, node);
-        if (!a->wanted && a->call == NULL)
+        if (!a->wanted && a->call == NULL && loop_clock(c->o.loop) - a->at_ns > HEARD_NS)
             agent_free(a);
     }
+}
+
+void pod_collector_hear(struct pod_collector *c, const char *name, uint64_t at_ns,
+                        const struct agent_figures *figures)
+{
+    struct fleet_instance *instance = fleet_find_instance(c->o.fleet, name);
+    if (instance == NULL || c->closing)
+        return;
+    struct agent *a = agent_of(c, name);
+    if (at_ns > a->at_ns)
+        take_figures(a, instance, at_ns, figures);
 }
 
 struct pod_collector *pod_collector_start(const struct pod_collector_options *options)

@@ -13,6 +13,7 @@
 
 #include "fleet/fleet.h"
 #include "loop/loop.h"
+#include "metrics/pod_figures.h"
 
 #define POD_AGENT_PORT 8008
 
@@ -37,6 +38,11 @@ struct pod_collector_options {
 
 struct pod_collector *pod_collector_start(const struct pod_collector_options *options);
 void pod_collector_close(struct pod_collector *collector, void (*closed)(void *data), void *data);
+
+/* The agent of this instance said so at `at_ns` of loop_now(), to somebody else who hears it: place() then
+ * tells of none. Said again with the same time it is the same word. */
+void pod_collector_hear(struct pod_collector *collector, const char *instance, uint64_t at_ns,
+                        const struct agent_figures *figures);
 
 /* For each instance in this pod. */
 void pod_collector_set(struct pod_collector *collector, const char *name_space, const char *pod,

@@ -136,7 +136,7 @@ struct wire {
     struct pod_collector *collector;
     struct http_exchange *held; /* never answered */
     int requests, failures;
-    bool silent, done;
+    bool silent, done, heard; /* heard: by somebody else */
     uint64_t cpu_us;
     struct err err;
     struct loop_timer timer;
@@ -182,7 +182,7 @@ static bool place(const struct fleet_instance *instance, struct pod_place *ret, 
     (void)instance;
     *ret = (struct pod_place){.name_space = "herd",
                               .pod = "db-0",
-                              .agent = "127.0.0.1",
+                              .agent = w->heard ? NULL : "127.0.0.1",
                               .agent_port = http_server_port(w->server),
                               .restarts = 3};
     return true;
@@ -269,6 +269,11 @@ static bool all_known(const struct wire *w)
            figure(w, POD_SESSIONS) > 0;
 }
 
+static bool series_known(const struct wire *w)
+{
+    return figure(w, POD_VOLUME_USED) > 0 && figure(w, POD_SESSIONS) > 0;
+}
+
 static void test_figures_arrive(void **state)
 {
     struct wire w;
@@ -279,6 +284,32 @@ static void test_figures_arrive(void **state)
     assert_true(figure(&w, POD_SESSIONS) == 4);
     assert_int_equal(w.instance->pod->restarts, 3);
     assert_int_equal(w.failures, 0);
+    wire_stop(&w);
+}
+
+/* Whoever keeps the shard hears its agent: two words, the second of them again. */
+static void test_heard_by_somebody_else(void **state)
+{
+    struct wire w;
+    struct agent_figures f = {.cpu_us = 1e6, .cpu_limit = 2, .memory_bytes = 77, .memory_limit_bytes = 100};
+    (void)state;
+    wire_start(&w, false, 0);
+    w.heard = true;
+    uint64_t now = loop_clock(&w.loop);
+    pod_collector_hear(w.collector, "nobody", now, &f);
+    pod_collector_hear(w.collector, "db-0", now, &f);
+    assert_true(isnan(figure(&w, POD_CPU)) && figure(&w, POD_MEMORY) == 77);
+    f.cpu_us += 250000;
+    f.memory_bytes = 78;
+    pod_collector_hear(w.collector, "db-0", now + 500 * ENV_NS_PER_MS, &f);
+    pod_collector_hear(w.collector, "db-0", now + 500 * ENV_NS_PER_MS, &f);
+    assert_true(figure(&w, POD_CPU) > 0.49 && figure(&w, POD_CPU) < 0.51 && figure(&w, POD_CPU_LIMIT) == 2);
+    assert_true(figure(&w, POD_MEMORY) == 78 && figure(&w, POD_MEMORY_LIMIT) == 100);
+    run_until(&w, series_known);
+    struct pod_collector_counts counts;
+    pod_collector_count(w.collector, &counts);
+    assert_int_equal(counts.asked, 0);
+    assert_true(figure(&w, POD_MEMORY) == 78); /* and is remembered while others speak */
     wire_stop(&w);
 }
 
@@ -328,10 +359,15 @@ static void test_bad_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers),      cmocka_unit_test(test_queries),
-        cmocka_unit_test(test_agents),       cmocka_unit_test(test_sources),
-        cmocka_unit_test(test_silence),      cmocka_unit_test(test_figures_arrive),
-        cmocka_unit_test(test_closed_early), cmocka_unit_test(test_bad_options),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_queries),
+        cmocka_unit_test(test_agents),
+        cmocka_unit_test(test_sources),
+        cmocka_unit_test(test_silence),
+        cmocka_unit_test(test_figures_arrive),
+        cmocka_unit_test(test_heard_by_somebody_else),
+        cmocka_unit_test(test_closed_early),
+        cmocka_unit_test(test_bad_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
