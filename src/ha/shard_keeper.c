@@ -336,7 +336,7 @@ static int best_standby(const struct shard_keeper *k)
     return best;
 }
 
-int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
+int shard_keeper_switch(struct shard_keeper *k, const char *to, const char *why, struct err *err)
 {
     struct failover_record r;
     int target = to != NULL ? shard_record_find(&k->record, to) : best_standby(k);
@@ -349,8 +349,11 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, struct err *err)
     r.kind = FAILOVER_KIND_SWITCHOVER;
     r.target = target;
     keeper_new_id(k, &r);
-    (void)snprintf(r.reason, sizeof r.reason, "a person asked for it: %s to be the primary of shard %s",
-                   k->record.names[target], k->name);
+    if (why != NULL)
+        (void)snprintf(r.reason, sizeof r.reason, "%s", why);
+    else
+        (void)snprintf(r.reason, sizeof r.reason, "a person asked for it: %s to be the primary of shard %s",
+                       k->record.names[target], k->name);
     keeper_facts(k);
     keeper_failover_begin(k, &r, false);
     return 0;

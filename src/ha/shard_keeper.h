@@ -89,9 +89,9 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
 /* Stops, leaving the servers as they are. `closed` runs last. Once. */
 void shard_keeper_close(struct shard_keeper *keeper, void (*closed)(void *data), void *data);
 
-/* A switchover to this member, or to the one that streams and has most (NULL). ERRC_INVALID: there is none.
- * ERRC_CONFLICT: the keeper does not stand. */
-int shard_keeper_switch(struct shard_keeper *keeper, const char *to, struct err *err);
+/* A switchover to this member, or to the one that streams and has most (NULL). why: for the record; NULL = a
+ * person asked for it. ERRC_INVALID: there is none. ERRC_CONFLICT: the keeper does not stand. */
+int shard_keeper_switch(struct shard_keeper *keeper, const char *to, const char *why, struct err *err);
 
 /* What settle() was called for is done; err (copied) says why not, NULL = it is. Of another term: nothing
  * happens. Not from inside settle(). */

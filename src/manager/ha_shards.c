@@ -503,7 +503,7 @@ int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *s
 }
 
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
-                     struct err *err)
+                     const char *why, struct err *err)
 {
     struct shard_keeper *keeper = keeper_of(h, database, shard, err);
     if (keeper == NULL)
@@ -513,7 +513,7 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
         return err_set(err, ERRC_CONFLICT,
                        "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
                        busy->id, shard);
-    return shard_keeper_switch(keeper, to, err);
+    return shard_keeper_switch(keeper, to, why, err);
 }
 
 bool ha_shards_get(const struct ha_shards *h, const char *database, const char *shard, struct api_kept *ret)

@@ -45,10 +45,11 @@ void ha_shards_look(struct ha_shards *h);
 
 /*
  * Begins a switchover to this instance, or to the standby that has most (NULL). ERRC_UNSUPPORTED: it is
- * not kept, or has one instance; ERRC_INVALID: no such standby; ERRC_CONFLICT: not now.
+ * not kept, or has one instance; why: see shard_keeper_switch(); ERRC_INVALID: no such standby;
+ * ERRC_CONFLICT: not now.
  */
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
-                     struct err *err);
+                     const char *why, struct err *err);
 
 /* Maintenance mode on or off; it is so when ha_shards_get() says it. ERRC_UNSUPPORTED: it is not kept. */
 int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on,

@@ -93,7 +93,8 @@ static void hand_over(struct kdb *k, const struct fleet_instance *i)
 {
     struct err err = {0};
     char note[200];
-    if (k->all->o.switch_over(k->all->o.data, i->database, i->shard, &err) != 0)
+    if (k->all->o.switch_over(k->all->o.data, i->database, i->shard, NULL,
+                              "its primary restarts for the new specification", &err) != 0)
         return; /* a move runs, or it fails over just now: the next pass asks again */
     snprintf(note, sizeof note, "instance %s restarts for the new specification, and hands over first",
              i->name);

@@ -33,7 +33,8 @@ struct kube_databases_options {
     const struct balance_policy *defaults;
     void (*synced)(void *data); /* all objects are known for the first time */
     /* Another instance of the shard is to become the primary. ERRC_CONFLICT: not now. */
-    int (*switch_over)(void *data, const char *database, const char *shard, struct err *err);
+    int (*switch_over)(void *data, const char *database, const char *shard, const char *to, const char *why,
+                       struct err *err);
     void *data;
 };
 

@@ -9,6 +9,7 @@
 
 #include "base/mem.h"
 #include "manager/kube_status.h"
+#include "operation/failover_op.h"
 #include "operation/move_op.h"
 
 #define FINDINGS_SHOWN 64
@@ -63,6 +64,7 @@ struct kube_operation_kept *kube_operation_kept_new(struct yyjson_val *object)
     kept->database = mem_strdup(database);
     kept->kind = mem_strdup(kind);
     kept->shard = mem_strdup(text_of(spec, "shard"));
+    kept->instance = mem_strdup(text_of(spec, "instance"));
     kept->body = body_of(spec);
     kept->operation = mem_strdup(text_of(status, "operation"));
     kept->generation = yyjson_get_sint(yyjson_obj_get(metadata, "generation"));
@@ -80,6 +82,7 @@ void kube_operation_kept_free(struct kube_operation_kept *kept)
     free(kept->database);
     free(kept->kind);
     free(kept->shard);
+    free(kept->instance);
     free(kept->body);
     free(kept->operation);
     free(kept);
@@ -89,9 +92,11 @@ void kube_operation_kept_free(struct kube_operation_kept *kept)
 
 enum kube_operation_phase kube_operation_phase_of(const struct operation *op, bool cancel)
 {
-    const struct move_record *r = move_op_record(op);
     if (op->status == OPERATION_DONE)
         return KUBE_OPERATION_DONE;
+    if (failover_op_is(op)) /* it cannot be canceled */
+        return op->status == OPERATION_RUNNING ? KUBE_OPERATION_RUNNING : KUBE_OPERATION_FAILED;
+    const struct move_record *r = move_op_record(op);
     if (op->status == OPERATION_RUNNING)
         return cancel && r->canceled ? KUBE_OPERATION_CANCELING : KUBE_OPERATION_RUNNING;
     if (r->state == MOVE_REFUSED)
@@ -172,10 +177,43 @@ static void add_move(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct o
     add_findings(doc, status, r);
 }
 
+static void add_switchover(yyjson_mut_doc *doc, yyjson_mut_val *status, const struct operation *op)
+{
+    struct failover_op_facts facts;
+    failover_op_facts(op, &facts);
+    yyjson_mut_obj_add_str(doc, status, "operation", op->id);
+    yyjson_mut_obj_add_str(doc, status, "step", facts.state);
+    if (facts.to != NULL)
+        yyjson_mut_obj_add_strcpy(doc, status, "target", facts.to);
+    if (facts.blocked_us > 0 && !facts.blocks)
+        yyjson_mut_obj_add_uint(doc, status, "writeBlockMicroseconds", facts.blocked_us);
+    add_time(doc, status, "startTime", op->created_us);
+    if (op->status != OPERATION_RUNNING)
+        add_time(doc, status, "completionTime", op->ended_us);
+}
+
+static const char *switchover_message(const struct operation *op, char *room, size_t size)
+{
+    struct failover_op_facts facts;
+    failover_op_facts(op, &facts);
+    const char *colon = op->error.code != ERRC_NONE ? ": " : "";
+    const char *error = op->error.code != ERRC_NONE ? op->error.message : "";
+    if (op->status == OPERATION_DONE)
+        snprintf(room, size, "done: %s is the primary of shard %s",
+                 facts.to != NULL ? facts.to : "another one", op->shard);
+    else if (op->status == OPERATION_RUNNING)
+        snprintf(room, size, "step %s%s%s", facts.state, colon, error);
+    else
+        snprintf(room, size, "it was given up%s%s", colon, error);
+    return room;
+}
+
 static const char *message_of(const struct kube_operation_status *s, char *room, size_t size)
 {
     if (s->op == NULL)
         return s->message;
+    if (failover_op_is(s->op))
+        return switchover_message(s->op, room, size);
     const struct move_record *r = move_op_record(s->op);
     const char *colon = s->op->error.code != ERRC_NONE ? ": " : "";
     const char *error = s->op->error.code != ERRC_NONE ? s->op->error.message : "";
@@ -198,7 +236,7 @@ static void judge(const struct kube_operation_status *s, const char *message)
     static const char *const reasons[] = {"Pending",  "Running", "Canceling", "Done",
                                           "Canceled", "Refused", "Failed"};
     struct kube_operation_conditions *c = s->conditions;
-    bool held = s->op != NULL && s->op->status == OPERATION_RUNNING &&
+    bool held = s->op != NULL && s->op->status == OPERATION_RUNNING && move_op_is(s->op) &&
                 move_op_record(s->op)->state == MOVE_HELD; /* a person is needed */
     const char *reason = held ? "Held" : reasons[s->phase];
     bool ended = kube_operation_has_ended(s->phase), done = s->phase == KUBE_OPERATION_DONE;
@@ -229,7 +267,9 @@ struct yyjson_mut_doc *kube_operation_print(const struct kube_operation_status *
     yyjson_mut_val *status = yyjson_mut_obj_add_obj(doc, root, "status");
     yyjson_mut_obj_add_sint(doc, status, "observedGeneration", s->kept->generation);
     yyjson_mut_obj_add_strcpy(doc, status, "message", message);
-    if (s->op != NULL)
+    if (s->op != NULL && failover_op_is(s->op))
+        add_switchover(doc, status, s->op);
+    else if (s->op != NULL)
         add_move(doc, status, s->op);
     else if (kube_operation_has_ended(s->phase))
         add_time(doc, status, "completionTime", s->now_us);

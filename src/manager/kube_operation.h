@@ -13,9 +13,9 @@ struct yyjson_mut_doc;
 /* What the watch keeps. */
 struct kube_operation_kept {
     char *name, *uid;
-    char *database, *kind, *shard;
-    char *body;      /* what POST /v1/databases/<name>/operations takes */
-    char *operation; /* of the status; NULL = none was started */
+    char *database, *kind, *shard, *instance; /* instance: of a switchover; NULL = to the best */
+    char *body;                               /* what POST /v1/databases/<name>/operations takes */
+    char *operation;                          /* of the status; NULL = none was started */
     int64_t generation;
     bool cancel, ended; /* ended: the status has a completionTime */
 };
@@ -42,7 +42,7 @@ struct kube_operation_conditions {
 
 struct kube_operation_status {
     const struct kube_operation_kept *kept;
-    const struct operation *op; /* a move; NULL = none was started */
+    const struct operation *op; /* a move or a switchover; NULL = none was started */
     enum kube_operation_phase phase;
     const char *message; /* when there is no operation */
     int64_t now_us;

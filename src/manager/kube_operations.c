@@ -12,6 +12,7 @@
 #include "k8s/apply.h"
 #include "k8s/watch.h"
 #include "manager/kube_operation.h"
+#include "operation/failover_op.h"
 #include "operation/move_op.h"
 
 #define REASON    "ShardOperation "
@@ -25,13 +26,12 @@ struct kop {
     struct list node;
     struct kube_operations *all;
     char *name, *uid;
-    char id[OPERATION_ID_SIZE]; /* "" = not started */
     enum kube_operation_phase phase;
     char message[ERR_MESSAGE_SIZE];
     bool canceled; /* asked for once */
     struct kube_operation_conditions conditions;
     uint64_t retry_ns, write_ns;
-    int step, written_step; /* enum move_state, -1 = none */
+    int step, written_step; /* enum move_state or failover_state, -1 = none */
     enum kube_operation_phase written_phase;
     bool written, writing, ended; /* ended: the last status is written */
     struct k8s_call *call;
@@ -89,14 +89,25 @@ static const struct kube_operation_kept *kept_of(const struct kube_operations *a
 
 /* ---- the operation of an object ---- */
 
+static const char *reason_of(const struct operation *op)
+{
+    struct failover_op_facts facts;
+    if (move_op_is(op))
+        return move_op_record(op)->reason;
+    if (!failover_op_is(op))
+        return "";
+    failover_op_facts(op, &facts);
+    return facts.reason;
+}
+
 /* Its reason names the object: so it is found again after a crash, and never started twice. */
 static struct operation *find_operation(const struct kop *k)
 {
     list_each(node, &k->all->o.operations->list)
     {
         struct operation *op = list_item(node, struct operation, node);
-        if (move_op_is(op) && text_starts_with(move_op_record(op)->reason, REASON) &&
-            strstr(move_op_record(op)->reason, k->uid) != NULL)
+        const char *reason = reason_of(op);
+        if (text_starts_with(reason, REASON) && strstr(reason, k->uid) != NULL)
             return op;
     }
     return NULL;
@@ -108,22 +119,34 @@ static void ends_without(struct kop *k, enum kube_operation_phase phase, const c
     snprintf(k->message, sizeof k->message, "%s", message);
 }
 
+/* Of a shard that nobody keeps yet, as after a start of the manager, it waits; its keeper tells what it does.
+ */
+static int switch_over(const struct kop *k, const struct kube_operation_kept *kept,
+                       const struct fleet_database *db, const char *reason, struct err *err)
+{
+    const struct kube_operations_options *o = &k->all->o;
+    if (db->instances <= 1)
+        return err_set(err, ERRC_REFUSED, "shards of database %s have one instance each, and no standbys",
+                       kept->database);
+    if (routing_find_shard(db->routing, kept->shard) == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s", kept->database, kept->shard);
+    if (o->switch_over(o->data, kept->database, kept->shard, kept->instance, reason, err) == 0)
+        return 0;
+    if (err->code == ERRC_UNSUPPORTED)
+        err->code = ERRC_UNAVAILABLE;
+    return (int)err->code;
+}
+
 static void begin(struct kop *k, const struct kube_operation_kept *kept)
 {
     const struct fleet_database *db = fleet_find_database(k->all->o.fleet, kept->database);
     struct operation *op;
     struct err err = {0};
     char reason[400];
+    int rc;
     k->retry_ns = loop_now(k->all->loop) + RETRY_NS;
     if (kept->cancel) {
         ends_without(k, KUBE_OPERATION_CANCELED, "canceled before it was started");
-        return;
-    }
-    if (strcmp(kept->kind, "switchover") == 0) {
-        ends_without(
-            k, KUBE_OPERATION_REFUSED,
-            "an object does not switch over to one of the standbys yet: run shardherd switchover, or "
-            "POST .../shards/SHARD/switchover");
         return;
     }
     if (db == NULL || db->routing == NULL) {
@@ -131,11 +154,14 @@ static void begin(struct kop *k, const struct kube_operation_kept *kept)
         return;
     }
     snprintf(reason, sizeof reason, REASON "%s (%s) asks for it", kept->name, kept->uid);
-    if (api_move_start(k->all->o.operations, db, kept->body, reason, &op, &err) == 0) {
-        snprintf(k->id, sizeof k->id, "%s", op->id);
-        log_event(LOG_INFO, "operation started by an object", "op", op->id, "db", kept->database, "object",
-                  kept->name, NULL);
-    } else if (err.code == ERRC_CONFLICT || err.code == ERRC_UNAVAILABLE)
+    if (strcmp(kept->kind, "switchover") == 0)
+        rc = switch_over(k, kept, db, reason, &err);
+    else
+        rc = api_move_start(k->all->o.operations, db, kept->body, reason, &op, &err);
+    if (rc == 0)
+        log_event(LOG_INFO, "operation started by an object", "kind", kept->kind, "db", kept->database,
+                  "object", kept->name, NULL);
+    else if (err.code == ERRC_CONFLICT || err.code == ERRC_UNAVAILABLE)
         snprintf(k->message, sizeof k->message, "waits: %.480s", err.message);
     else
         ends_without(k, KUBE_OPERATION_REFUSED, err.message);
@@ -222,6 +248,15 @@ static void write_status(struct kop *k, const struct kube_operation_kept *kept, 
 
 /* ---- looking ---- */
 
+static int step_of(const struct operation *op)
+{
+    struct failover_op_facts facts;
+    if (move_op_is(op))
+        return (int)move_op_record(op)->state;
+    failover_op_facts(op, &facts);
+    return facts.step;
+}
+
 static void look_at(struct kop *k, const struct kube_operation_kept *kept)
 {
     struct operation *op = find_operation(k);
@@ -231,14 +266,14 @@ static void look_at(struct kop *k, const struct kube_operation_kept *kept)
         ends_without(k, KUBE_OPERATION_FAILED, "its journal is no longer kept");
     else if (op == NULL && !kube_operation_has_ended(k->phase) && loop_now(k->all->loop) >= k->retry_ns) {
         begin(k, kept);
-        op = k->id[0] != '\0' ? operations_find(k->all->o.operations, k->id) : NULL;
+        op = find_operation(k);
     }
     if (op != NULL) {
         if (kept->cancel && !k->canceled)
             cancel(op);
         k->canceled |= kept->cancel;
         k->phase = kube_operation_phase_of(op, kept->cancel);
-        k->step = (int)move_op_record(op)->state;
+        k->step = step_of(op);
     }
     write_status(k, kept, op);
 }

@@ -23,6 +23,10 @@ struct kube_operations_options {
     const char *name_space;
     struct fleet *fleet;
     struct operations *operations; /* its services.term == 0: nothing is begun */
+    /* As ha_shards_switch(). */
+    int (*switch_over)(void *data, const char *database, const char *shard, const char *to, const char *why,
+                       struct err *err);
+    void *data;
 };
 
 struct kube_operations *kube_operations_start(const struct kube_operations_options *options);

@@ -149,7 +149,7 @@ static int switchover(void *data, const char *database, const char *shard, const
 {
     struct manager *m = data;
     int rc = ha_ready(m, err);
-    return rc != 0 ? rc : ha_shards_switch(m->ha, database, shard, to, err);
+    return rc != 0 ? rc : ha_shards_switch(m->ha, database, shard, to, NULL, err);
 }
 
 static int maintain(void *data, const char *database, const char *shard, bool on, struct err *err)

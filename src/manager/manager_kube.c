@@ -14,12 +14,13 @@ static void on_synced(void *data)
     manager_kube_synced(data);
 }
 
-static int switch_over(void *data, const char *database, const char *shard, struct err *err)
+static int switch_over(void *data, const char *database, const char *shard, const char *to, const char *why,
+                       struct err *err)
 {
     struct manager *m = data;
     if (m->ha == NULL)
         return err_set(err, ERRC_CONFLICT, "nobody keeps shards yet");
-    return ha_shards_switch(m->ha, database, shard, NULL, err);
+    return ha_shards_switch(m->ha, database, shard, to, why, err);
 }
 
 void manager_kube_start(struct manager *m)
@@ -36,8 +37,12 @@ void manager_kube_start(struct manager *m)
                                                    .synced = on_synced,
                                                    .switch_over = switch_over,
                                                    .data = m};
-    const struct kube_operations_options operations = {
-        .client = m->kube, .name_space = m->kube_namespace, .fleet = &m->fleet, .operations = &m->operations};
+    const struct kube_operations_options operations = {.client = m->kube,
+                                                       .name_space = m->kube_namespace,
+                                                       .fleet = &m->fleet,
+                                                       .operations = &m->operations,
+                                                       .switch_over = switch_over,
+                                                       .data = m};
     m->kube_operations = kube_operations_start(&operations);
     m->kube_databases = kube_databases_start(&options);
 }

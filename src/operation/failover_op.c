@@ -391,6 +391,7 @@ void failover_op_facts(const struct operation *op, struct failover_op_facts *ret
     bool running = op->status == OPERATION_RUNNING;
     int64_t until = f->opened_us != 0 ? f->opened_us : running && f->lost_us != 0 ? now_after_lost(f) : 0;
     *ret = (struct failover_op_facts){.kind = f->kind,
+                                      .step = (int)f->state,
                                       .state = failover_state_name(f->state),
                                       .from = f->from,
                                       .to = f->to,

@@ -38,6 +38,7 @@ void failover_op_look(struct operations *ops);
 bool failover_op_is(const struct operation *op);
 struct failover_op_facts { /* texts live as long as the operation */
     enum failover_kind kind;
+    int step;          /* enum failover_state; FAILOVER_STATE_COUNT = nobody told of it yet */
     const char *state; /* "confirm" */
     const char *from, *to, *reason;
     bool blocked;        /* writes were not accepted: */

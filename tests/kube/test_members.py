@@ -7,6 +7,7 @@ import time
 
 import pytest
 from manager_rig import DATABASES, ManagerCluster, database
+from test_manager import ended, start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
 POD = "/api/v1/namespaces/default/pods"
@@ -196,6 +197,22 @@ def test_the_primary_comes_back_empty(rig, shop):
     gap(rig, shop, 20, fault)
     assert wait_whole(rig, 180) != first
     assert rig.must("GET", claim)["metadata"]["uid"] != before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_switchover_by_an_object(rig, shop):
+    first = wait_whole(rig)
+    to = next(name for name in MEMBERS if name != first)
+    start(rig, "over-there", kind="switchover", shard="s1", instance=to)
+    status = ended(rig, "over-there", "Done")["status"]
+    assert status["target"] == to and status["step"] == "done" and to in status["message"], status
+    assert 0 < status["writeBlockMicroseconds"] < 30_000_000, status
+    rig.wait(lambda: whole(rig) == to, 60, f"{to} is the primary")
+    said = rig.public(f"/v1/operations/{status['operation']}")
+    assert said["kind"] == "switchover" and "ShardOperation over-there" in said["reason"], said
+    start(rig, "over-where", kind="switchover", shard="s1", instance="shop-s1-9")
+    assert "shop-s1-9" in ended(rig, "over-where", "Refused")["status"]["message"]
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ static void switch_over(struct loop_signal *s, int number, void *data)
     struct err err = {0};
     (void)s;
     (void)number;
-    if (t->keeper != NULL && shard_keeper_switch(t->keeper, NULL, &err) != 0)
+    if (t->keeper != NULL && shard_keeper_switch(t->keeper, NULL, NULL, &err) != 0)
         log_event(LOG_ERROR, "no switchover", "err", err.message, NULL);
 }
 
