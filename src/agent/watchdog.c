@@ -68,8 +68,8 @@ static uint64_t deadline_check(struct page *page, const char *data, int *warned)
         return deadline - WATCHDOG_QUIT_AHEAD_NS;
     if (*warned != pid && pid > 0) {
         *warned = pid;
+        atomic_fetch_add(&page->fired, 1); /* before: whoever sees the server end may ask at once */
         (void)kill(pid, SIGQUIT);
-        atomic_fetch_add(&page->fired, 1);
     }
     if (now + WATCHDOG_KILL_AHEAD_NS < deadline)
         return deadline - WATCHDOG_KILL_AHEAD_NS;
