@@ -49,22 +49,13 @@ func anyMissed(ops []*operation) bool {
 
 // core leaves out unknown writes whose value nobody saw: each may be put at the end, where it says nothing, and would
 // double what a search through a bad history has to try. For a refused cas such a value may have been the
-// reason, so where there is one it leaves out the refused ones as well. If the whole can be explained so can the
-// core; the other way round only if nothing was refused.
+// reason, so it leaves out those as well. If the whole can be explained so can the core; the other way round
+// only if nothing was refused.
 func core(ops []*operation) []*operation {
 	values := seen(ops)
 	var kept []*operation
 	for _, o := range ops {
-		if !o.unknown() || values[o.Value] {
-			kept = append(kept, o)
-		}
-	}
-	if len(kept) == len(ops) {
-		return ops
-	}
-	ops, kept = kept, nil
-	for _, o := range ops {
-		if !o.missed() {
+		if !o.missed() && (!o.unknown() || values[o.Value]) {
 			kept = append(kept, o)
 		}
 	}
@@ -90,8 +81,7 @@ func (c *checker) ask(ops []*operation) bool {
 
 // explains: there is an order of the operations, each at a moment between its call and its return.
 func (c *checker) explains(ops []*operation) bool {
-	first := core(ops)
-	return c.ask(first) && (len(first) == len(ops) || !anyMissed(ops) || c.ask(ops))
+	return c.ask(core(ops)) && (!anyMissed(ops) || c.ask(ops))
 }
 
 func byCall(ops []*operation) []*operation {
@@ -112,8 +102,7 @@ func until(ops []*operation, moment int64) []*operation {
 				continue
 			}
 			pending := *o
-			pending.Return = neverReturned
-			pending.Swapped = nil
+			pending.forget()
 			o = &pending
 		}
 		seen = append(seen, o)
@@ -123,8 +112,8 @@ func until(ops []*operation, moment int64) []*operation {
 
 // since leaves out what had returned before a moment, but for writes whose value is needed later. If the whole could
 // be explained, so could this: between a write and those who saw its value there was no other one. So that it stays so,
-// a cas that is there only for what it wrote, and one that may not have happened, counts as a write, and
-// a refused one is left out.
+// what is there only for what it wrote, and a cas that may not have happened, counts as a blind write, and a
+// refused cas is left out.
 func since(ops []*operation, moment int64) []*operation {
 	var late, kept []*operation
 	for _, o := range ops {
@@ -138,9 +127,9 @@ func since(ops []*operation, moment int64) []*operation {
 		if o.missed() || early && !(o.mayWrite() && needed[o.Value]) {
 			continue
 		}
-		if o.Op == "cas" && (early || o.unknown()) {
+		if early || o.Op == "cas" && o.unknown() {
 			write := *o
-			write.Op = "write"
+			write.Op, write.Output = "write", nil
 			o = &write
 		}
 		kept = append(kept, o)

@@ -17,7 +17,7 @@ type operation struct {
 	Op      string `json:"op"`      // read, write, cas
 	Value   int64  `json:"value"`   // write, cas: what is written
 	Old     int64  `json:"old"`     // cas: what is expected
-	Output  *int64 `json:"output"`  // read that is ok: what was read
+	Output  *int64 `json:"output"`  // ok: what a read read; what a write replaced, if it knows
 	Swapped *bool  `json:"swapped"` // cas that is ok
 	Call    int64  `json:"call"`    // ns of any clock that all clients share
 	Return  int64  `json:"return"`
@@ -29,6 +29,11 @@ type operation struct {
 const neverReturned = math.MaxInt64
 
 func (o *operation) unknown() bool { return o.Return == neverReturned }
+
+// forget makes it an operation whose outcome is unknown.
+func (o *operation) forget() {
+	o.Return, o.Output, o.Swapped = neverReturned, nil, nil
+}
 
 func (o *operation) swapped() bool { return o.Swapped != nil && *o.Swapped }
 
@@ -43,7 +48,7 @@ func (o *operation) missed() bool { return o.Op == "cas" && !o.unknown() && !o.s
 // observed returns the value that the register certainly had just before.
 func (o *operation) observed() (int64, bool) {
 	switch {
-	case o.Op == "read" && !o.unknown():
+	case o.Op != "cas" && o.Output != nil && !o.unknown():
 		return *o.Output, true
 	case o.Op == "cas" && o.swapped() && !o.unknown():
 		return o.Old, true
@@ -60,6 +65,8 @@ func (o *operation) String() string {
 	switch {
 	case o.Op == "read":
 		text += fmt.Sprintf(" -> %d", *o.Output)
+	case o.Op == "write" && o.Output != nil:
+		text += fmt.Sprintf(" %d over %d", o.Value, *o.Output)
 	case o.Op == "write":
 		text += fmt.Sprintf(" %d", o.Value)
 	case o.unknown():
@@ -115,8 +122,7 @@ func (h *history) add(o *operation) {
 		if o.Op == "read" {
 			return
 		}
-		o.Return = neverReturned
-		o.Swapped = nil
+		o.forget()
 	default:
 		h.ok++
 	}

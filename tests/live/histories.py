@@ -14,15 +14,20 @@ import time
 import psycopg
 from psycopg import pq
 
-KEYS = ("k1", "k2", "k3", "k4")
+REGISTERS = 4  # of each round
 READ_ONLY = "25006"
 
 
-def make_registers(member):
+def keys_of(number):
+    return [f"{number}.{register}" for register in range(1, REGISTERS + 1)]
+
+
+def make_registers(member, rounds=1):
     with member.connect() as connection:
-        connection.execute("CREATE TABLE r (k text PRIMARY KEY, v bigint NOT NULL) WITH (fillfactor = 50)")
-        for key in KEYS:
-            connection.execute("INSERT INTO r VALUES (%s, 0)", (key,))
+        connection.execute("CREATE TABLE r (k text PRIMARY KEY, v bigint NOT NULL, was bigint) WITH (fillfactor = 50)")
+        for number in range(rounds):
+            for key in keys_of(number):
+                connection.execute("INSERT INTO r VALUES (%s, 0)", (key,))
 
 
 class Client(threading.Thread):
@@ -33,11 +38,12 @@ class Client(threading.Thread):
         super().__init__(daemon=True, name=f"client {number}")
         self.number, self.members, self.chance = number, members, random.Random(f"{seed} {number}")
         self.commit, self.patience = commit, patience
-        self.weights = [1, 0, 0, 0] if only_reads else [4, 2, 3, 3]
+        self.weights = [1, 0, 0, 0, 0] if only_reads else [4, 2, 2, 2, 3]
         self.connection, self.turn, self.written = None, 0, 0
         self.ending, self.problem = False, None
         self.lock, self.operations, self.pending = threading.Lock(), [], None
-        self.known = dict.fromkeys(KEYS, 0)  # what it saw last
+        self.count, self.round = 0, 0
+        self.known = {}  # what it saw last
         self.start()
 
     def run(self):
@@ -56,7 +62,7 @@ class Client(threading.Thread):
         self.connection = None
 
     def turn_once(self):
-        operation = self.choose()
+        what, operation = self.choose()
         if self.connection is None:
             self.turn += 1
             try:
@@ -68,7 +74,7 @@ class Client(threading.Thread):
                 return
         self.pending = operation
         try:
-            done = getattr(self, operation["op"])(operation)
+            done = getattr(self, what)(operation)
         except psycopg.Error as error:
             refused = error.sqlstate == READ_ONLY  # by a standby, before it did anything
             self.note(operation, outcome="fail" if refused else "unknown")
@@ -81,24 +87,25 @@ class Client(threading.Thread):
         self.note(operation, outcome="ok", **done)
 
     def choose(self):
-        what = self.chance.choices(["read", "confirmed", "write", "cas"], self.weights)[0]
-        operation = {"client": self.number, "key": self.chance.choice(KEYS), "op": what, "call": time.monotonic_ns()}
-        if what == "read":
-            operation["plain"] = True
-        elif what == "confirmed":
-            operation["op"], operation["plain"] = "read", False
+        what = self.chance.choices(["read", "confirmed", "write", "exchange", "cas"], self.weights)[0]
+        key = self.chance.choice(keys_of(self.round))
+        kind = {"confirmed": "read", "exchange": "write"}.get(what, what)
+        operation = {"client": self.number, "key": key, "op": kind, "call": time.monotonic_ns()}
+        if kind == "read":
+            operation["plain"] = what == "read"
         else:
             self.written += 1
             operation["value"] = self.number * 10_000_000 + self.written
-        if what == "cas":
-            operation["old"] = self.known[operation["key"]]
-        return operation
+        if kind == "cas":
+            operation["old"] = self.known.get(key, 0)
+        return what, operation
 
     def note(self, operation, **more):
         operation = {**operation, "return": time.monotonic_ns(), **more}
         with self.lock:
             self.pending = None
             self.operations.append(operation)
+            self.count += operation["outcome"] == "ok" and not operation.get("plain")
 
     def history(self):
         """What is under way is unknown."""
@@ -127,12 +134,14 @@ class Client(threading.Thread):
         return [int(result.get_value(0, column)) for column in range(result.nfields)]
 
     def read(self, operation):
-        if operation["plain"]:
-            value, standby = self.one("SELECT v, pg_is_in_recovery()::int FROM r WHERE k = $1", operation["key"])
-            if standby:
-                return None
-        else:
-            (value,) = self.one("UPDATE r SET v = v WHERE k = $1 RETURNING v", operation["key"])
+        value, standby = self.one("SELECT v, pg_is_in_recovery()::int FROM r WHERE k = $1", operation["key"])
+        if standby:
+            return None
+        self.known[operation["key"]] = value
+        return {"output": value}
+
+    def confirmed(self, operation):
+        (value,) = self.one("UPDATE r SET v = v WHERE k = $1 RETURNING v", operation["key"])
         self.known[operation["key"]] = value
         return {"output": value}
 
@@ -140,6 +149,13 @@ class Client(threading.Thread):
         (value,) = self.one("UPDATE r SET v = $1 WHERE k = $2 RETURNING v", operation["value"], operation["key"])
         self.known[operation["key"]] = value
         return {}
+
+    def exchange(self, operation):
+        """Knows what it replaced: nothing can be lost before it without being seen."""
+        sql = "UPDATE r SET v = $1, was = v WHERE k = $2 RETURNING was"
+        (replaced,) = self.one(sql, operation["value"], operation["key"])
+        self.known[operation["key"]] = operation["value"]
+        return {"output": replaced}
 
     def cas(self, operation):
         swapped = self.one(
@@ -154,17 +170,23 @@ class Client(threading.Thread):
 
 
 class Clients:
-    """Three that know all members and go where they are let in, and three that know only `loyal` and stay: two as the
-    others, and one that only reads. commit: what they make of synchronous_commit."""
+    """1 to 3 know all members and go where they are let in. 11 to 13 know only `loyal` and wait for its answers, as
+    long as it takes; 13 only reads. 21 knows the others. commit: what they make of synchronous_commit."""
 
     def __init__(self, members, loyal, seed, commit="on"):
+        others = [member for member in members if member is not loyal]
         self.all = [Client(number, members, seed, commit, patience=1) for number in (1, 2, 3)]
         self.all += [Client(number, [loyal], seed, commit, only_reads=number == 13) for number in (11, 12, 13)]
+        self.all += [Client(21, others, seed, commit, patience=1)]
+
+    def turn_to(self, number):
+        """Other registers: a history of so many operations of one would take the checker too long."""
+        for client in self.all:
+            client.round = number
 
     def acknowledged(self, *numbers):
-        """How many writes, and reads that were confirmed, so far; of these clients, or of all."""
-        chosen = [c for c in self.all if not numbers or c.number in numbers]
-        return sum(o["outcome"] == "ok" and not o.get("plain") for c in chosen for o in c.history())
+        """How many writes, and reads that were confirmed, so far, of these clients."""
+        return sum(c.count for c in self.all if c.number in numbers)
 
     def end(self, primary):
         """-> the history of all, and of a look at each register at the end, at who is the primary now."""
@@ -175,7 +197,7 @@ class Clients:
         assert [c.problem for c in self.all if c.problem] == []
         history = [o for c in self.all for o in c.history()]
         with primary.connect() as connection:
-            for key in KEYS:
+            for key in sorted({o["key"] for o in history}):
                 o = {"client": 0, "key": key, "op": "read", "call": time.monotonic_ns(), "outcome": "ok"}
                 (o["output"],) = connection.execute("UPDATE r SET v = v WHERE k = %s RETURNING v", (key,)).fetchone()
                 history.append({**o, "return": time.monotonic_ns()})

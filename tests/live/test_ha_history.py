@@ -27,6 +27,7 @@ from test_ha import (
     until,
 )
 
+ROUNDS = 60 if os.environ.get("SHARDHERD_TEST_FULL") else 6
 SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
 
 
@@ -36,18 +37,18 @@ def herd(shardherd, tool):
     checker()
     with kept(shardherd, tool, "abc") as keeper:
         begun(keeper)
-        make_registers(by_name(keeper, "a"))
+        make_registers(by_name(keeper, "a"), ROUNDS)
         yield keeper
 
 
 def clients_of(herd, **more):
     print(f"seed {SEED}", flush=True)
     clients = Clients(herd.members, by_name(herd, "a"), SEED, **more)
-    goes_on(herd, clients, 100)
+    goes_on(herd, clients, 200)
     return clients
 
 
-def goes_on(herd, clients, count=50, numbers=(1, 2, 3)):
+def goes_on(herd, clients, count=100, numbers=(1, 2, 3)):
     """These clients' writes are acknowledged."""
     before = clients.acknowledged(*numbers)
     until(herd, lambda: clients.acknowledged(*numbers) >= before + count, 40, f"writes (seed {SEED})")
@@ -80,8 +81,7 @@ def left_alone(herd, clients):
     freeze_but_sessions(a)
     try:
         until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
-        goes_on(herd, clients)
-        time.sleep(1)
+        goes_on(herd, clients, numbers=[21])
     finally:
         stop_all(a, signal.SIGCONT)
     streaming(herd, set("abc") - {herd.primary()[0]})
@@ -173,7 +173,8 @@ def test_random_faults(herd):
     """One fault after the other, mostly at the primary, by a seed."""
     chance = random.Random(SEED)
     clients = clients_of(herd)
-    for number in range(60 if os.environ.get("SHARDHERD_TEST_FULL") else 6):
+    for number in range(ROUNDS):
+        clients.turn_to(number)
         primary = by_name(herd, herd.primary()[0])
         name = chance.choice(sorted(MORE_FAULTS))
         member = primary if chance.random() < 0.7 else chance.choice(herd.members)

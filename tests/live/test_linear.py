@@ -10,7 +10,7 @@ pytestmark = pytest.mark.beside
 
 
 def op(client, at, what, **more):
-    """One operation; at = its call and its return, "1" is a read of key 1, other keys by `key`."""
+    """One operation; at = its call and its return."""
     made = {"client": client, "key": "x", "call": at[0], "return": at[1], "outcome": "ok", "op": what, **more}
     if made["outcome"] == "unknown":
         made["return"] = 0
@@ -47,6 +47,11 @@ GOOD = {
         read(1, (10, 11), 6),
     ],
     "an unknown swap was swapped on": [cas(1, (0, 1), 0, 5, **UNKNOWN), cas(2, (5, 6), 5, 6), read(1, (7, 8), 6)],
+    "an unknown swap of an unknown write": [
+        write(1, (0, 1), 5, **UNKNOWN),
+        cas(2, (2, 3), 5, 6, **UNKNOWN),
+        read(1, (4, 5), 6),
+    ],
     "an unknown swap of what was not there": [write(1, (0, 1), 3), cas(1, (2, 3), 2, 5, **UNKNOWN), read(1, (4, 5), 3)],
     "a refusal whose reason is an unknown write": [
         write(1, (0, 1), 9, **UNKNOWN),
@@ -54,6 +59,7 @@ GOOD = {
         read(1, (4, 5), 9),
     ],
     "a refusal whose reason nobody saw": [write(1, (0, 1), 9, **UNKNOWN), cas(2, (2, 3), 0, 6, False)],
+    "a write that knows what it replaced": [write(1, (0, 1), 5), write(2, (2, 3), 6, output=5), read(1, (4, 5), 6)],
     "it is known not to have happened": [write(1, (0, 1), 5, outcome="fail"), read(2, (2, 3), 0)],
     "two keys": [write(1, (0, 1), 5), write(1, (2, 3), 5, key="y"), write(2, (4, 5), 6), read(1, (6, 7), 5, key="y")],
 }
@@ -62,6 +68,7 @@ BAD = {
     "a read that goes back": [write(1, (0, 10), 5), read(2, (1, 2), 5), read(3, (3, 4), 0)],
     "an acknowledged write is lost": [write(1, (0, 1), 5), write(2, (2, 3), 6), read(1, (9, 10), 5)],
     "an acknowledged swap is lost": [write(1, (0, 1), 5), cas(2, (2, 3), 5, 6), read(1, (9, 10), 5)],
+    "a write is lost, as the next one knows": [write(1, (0, 1), 5), write(2, (2, 3), 6), write(3, (4, 5), 7, output=5)],
     "the only write is lost": [write(1, (0, 1), 5), read(1, (2, 3), 0)],
     "two primaries swap the same": [cas(1, (0, 9), 0, 5), cas(2, (0, 9), 0, 6)],
     "two primaries write": [
@@ -86,6 +93,11 @@ BAD = {
         read(1, (4, 5), 5),
     ],
     "a refusal without a reason": [write(1, (0, 1), 5), cas(2, (2, 3), 5, 6, False)],
+    "a refusal whose reason came too late": [
+        write(1, (0, 1), 5),
+        cas(2, (2, 3), 5, 6, False),
+        write(1, (4, 5), 9, **UNKNOWN),
+    ],
     "the other key": [read(1, (0, 1), 0), write(1, (2, 3), 5, key="y"), read(1, (4, 5), 0, key="y")],
 }
 
@@ -127,6 +139,15 @@ def test_plain_reads_are_counted_apart(work_dir):
     }
     strict = judge(work_dir / "history", history, "--plain")
     assert strict.bad == ["x"]
+
+
+def test_not_stale(work_dir):
+    """The write that replaced it was under way, or may have come before."""
+    history = [write(1, (0, 1), 5), write(1, (2, 10), 6), read(2, (3, 12), 5, plain=True)]
+    history += [write(1, (20, 30), 7), write(2, (21, 22), 8), read(3, (31, 32), 7, plain=True)]
+    assert judge(work_dir / "history", history).counts["stale"] == 0
+    history[-1]["output"], history[-2]["call"] = 8, 19  # whichever
+    assert judge(work_dir / "history", history).counts["stale"] == 0
 
 
 def simulated(chance, count, first=0):
@@ -181,6 +202,7 @@ def test_the_smallest_window(work_dir):
         history += [write(1, (at, at + 1), number), read(2, (at + 2, at + 3), number)]
         at += 4
     history[3001]["output"] = 1500  # written by 2998, replaced by 3000
+    history += [write(3, (5990, 6010), 3000), cas(4, (5990, 6010), 1498, 3001, outcome="unknown")]  # beside it
     verdict = judge(work_dir / "history", history)
     shown = [line.strip() for line in verdict.text.splitlines() if line.startswith("  ")]
     assert shown == [
