@@ -179,6 +179,9 @@ class Clients:
         self.all += [Client(number, [loyal], seed, commit, only_reads=number == 13) for number in (11, 12, 13)]
         self.all += [Client(21, others, seed, commit, patience=1)]
 
+    def of(self, number):
+        return next(c for c in self.all if c.number == number)
+
     def turn_to(self, number):
         """Other registers: a history of so many operations of one would take the checker too long."""
         for client in self.all:

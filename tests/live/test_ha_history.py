@@ -118,6 +118,41 @@ def test_log_does_not_go_out(herd):
     assert verdict.linearizable, verdict.text + dump(herd.members, herd)
 
 
+@pytest.mark.slow
+def test_plain_reads_of_what_is_lost(herd):
+    """A server that crashed and is there again shows commits that waited: a SELECT may see what is then lost.
+    Statements that write do not."""
+    a, *standbys = herd.members
+    clients = clients_of(herd)
+    for pid in processes(a, "walsender"):
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.5)  # commits wait
+    try:
+        for standby in standbys:
+            stop_all(standby, signal.SIGSTOP)
+        for pid in servers_of(a.data):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: a.status()["exits"] == "1", 10, "the death to be told")
+        reads = len(clients.of(13).history())
+
+        def reads_again():
+            return any(o["outcome"] == "ok" for o in clients.of(13).history()[reads:])
+
+        until(herd, reads_again, 20, "reads of the old primary")
+        time.sleep(0.5)
+        node_dies(a)
+    finally:
+        for standby in standbys:
+            stop_all(standby, signal.SIGCONT)
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    goes_on(herd, clients)
+    a.start()
+    streaming(herd, set("abc") - {herd.primary()[0]})
+    verdict = ended(herd, clients)
+    assert verdict.linearizable, verdict.text + dump(herd.members, herd)
+    assert verdict.counts["lost"] > 0
+
+
 def planted(herd, plant):
     """Commits wait for no standby, because the keeper wants it so, or behind its back."""
     if plant == "async":
