@@ -27,7 +27,7 @@ from test_ha import (
     until,
 )
 
-ROUNDS = 60 if os.environ.get("SHARDHERD_TEST_FULL") else 6
+ROUNDS = int(os.environ.get("SHARDHERD_TEST_ROUNDS") or (40 if os.environ.get("SHARDHERD_TEST_FULL") else 6))
 SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
 
 
@@ -119,6 +119,32 @@ def test_log_does_not_go_out(herd):
 
 
 @pytest.mark.slow
+def test_only_the_silent_one_has_it(herd):
+    """One standby gets no log any more, the other helps to acknowledge; then the primary dies and that one is silent.
+    Nobody may be promoted until it is back."""
+    a, b, c = herd.members
+    clients = clients_of(herd)
+    with a.connect() as connection:
+        (pid,) = connection.execute("SELECT pid FROM pg_stat_replication WHERE application_name = 'b'").fetchone()
+    os.kill(pid, signal.SIGSTOP)
+    goes_on(herd, clients, 20)
+    try:
+        stop_all(c, signal.SIGSTOP)
+        node_dies(a)
+        time.sleep(8)  # longer than anything is waited for
+        without_it = herd.primary()
+    finally:
+        stop_all(c, signal.SIGCONT)
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    goes_on(herd, clients)
+    a.start()
+    streaming(herd, set("abc") - {herd.primary()[0]})
+    verdict = ended(herd, clients)
+    assert verdict.linearizable, verdict.text + dump(herd.members, herd)
+    assert without_it == ("a", 1)
+
+
+@pytest.mark.slow
 def test_plain_reads_of_what_is_lost(herd):
     """A server that crashed and is there again shows commits that waited: a SELECT may see what is then lost.
     Statements that write do not."""
@@ -203,7 +229,7 @@ MORE_FAULTS = {**FAULTS, "agent": freeze_agent, "alone": leave_alone, "switchove
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(600 + 60 * ROUNDS)
 def test_random_faults(herd):
     """One fault after the other, mostly at the primary, by a seed."""
     chance = random.Random(SEED)
