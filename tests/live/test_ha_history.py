@@ -37,7 +37,7 @@ def herd(shardherd, tool):
     checker()
     with kept(shardherd, tool, "abc") as keeper:
         begun(keeper)
-        make_registers(by_name(keeper, "a"), ROUNDS)
+        make_registers(by_name(keeper, "a"), 2 * ROUNDS)
         yield keeper
 
 
@@ -127,6 +127,8 @@ def test_only_the_silent_one_has_it(herd):
     with a.connect() as connection:
         (pid,) = connection.execute("SELECT pid FROM pg_stat_replication WHERE application_name = 'b'").fetchone()
     os.kill(pid, signal.SIGSTOP)
+    goes_on(herd, clients, 20)
+    clients.turn_to(1)  # of the other registers nothing is written later that would hide what was lost
     goes_on(herd, clients, 20)
     try:
         stop_all(c, signal.SIGSTOP)
@@ -235,12 +237,14 @@ def test_random_faults(herd):
     chance = random.Random(SEED)
     clients = clients_of(herd)
     for number in range(ROUNDS):
-        clients.turn_to(number)
+        clients.turn_to(2 * number)
         primary = by_name(herd, herd.primary()[0])
         name = chance.choice(sorted(MORE_FAULTS))
         member = primary if chance.random() < 0.7 else chance.choice(herd.members)
         print(f"round {number}: {name} at {member.name}, the primary is {primary.name}", flush=True)
         time.sleep(chance.random())
+        if chance.random() < 0.5:  # then nothing is written later that would hide what was lost
+            clients.turn_to(2 * number + 1)
         MORE_FAULTS[name](herd, member)
         if member.process.poll() is not None:
             time.sleep(chance.random() * 2)
