@@ -9,6 +9,8 @@ from certificates import Certificates
 from conftest import wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 PASSWORD = "open sesame"
 HALVES = {"pg-a": f"{-(2**63)}..-1", "pg-b": f"0..{2**63 - 1}"}
 

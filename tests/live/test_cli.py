@@ -18,6 +18,8 @@ import pytest
 import yaml
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 KINDS = ["databases", "shards", "instances", "operations", "decisions", "routing"]
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("SHARDHERD_") and k not in ("NO_COLOR", "TERM")}
 

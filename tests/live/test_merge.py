@@ -11,6 +11,8 @@ import pytest
 from conftest import wait_until
 from rig import Problem, Rig
 
+pytestmark = pytest.mark.beside
+
 MERGE = {"kind": "merge", "shard": "s2", "target": "s1", "bake": "0s"}
 
 

@@ -8,6 +8,8 @@ import time
 import pytest
 from rig import Problem, Rig
 
+pytestmark = pytest.mark.beside
+
 ADD = "ALTER TABLE customers ADD COLUMN note text NOT NULL DEFAULT 'none'; CREATE INDEX ON customers (note);"
 COLUMNS = "SELECT attname FROM pg_attribute WHERE attrelid = 'customers'::regclass AND attname LIKE 'note%'"
 

@@ -12,6 +12,8 @@ from conftest import wait_until
 from rig import Problem, Rig
 from test_faults import data_of, go_on, kill_server, rig_address, sql, stopped, wait_server
 
+pytestmark = pytest.mark.beside
+
 CUSTOMERS = 2000
 LOAD = ("--clients", "6", "--rate", "600", "--op-timeout", "20s", "--give-up", "60s")
 BAKE = "10m"  # longer than any test: only a rollback ends it

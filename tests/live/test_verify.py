@@ -20,6 +20,8 @@ from conftest import TRIED, VERSIONS, pg_bin_dir, wait_until
 from rig import Rig
 from test_faults import go_on, rig_address, stopped
 
+pytestmark = pytest.mark.beside
+
 SCHEMA = '''
 CREATE TABLE things (id bigint PRIMARY KEY, n int NOT NULL, pad text, list int[] DEFAULT '{1,2}');
 CREATE TABLE pieces (thing bigint NOT NULL, "Part ""no""" int NOT NULL, note text, PRIMARY KEY (thing, "Part ""no"""));

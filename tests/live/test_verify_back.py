@@ -14,6 +14,8 @@ from rig import Problem
 from test_faults import rig_address, sql
 from test_verify import StoppedAt, damage, make  # noqa: F401 - a fixture
 
+pytestmark = pytest.mark.beside
+
 BYTE = "UPDATE things SET pad = overlay(pad placing '{}' from 99) WHERE id = {}"
 
 
