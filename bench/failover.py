@@ -178,12 +178,13 @@ def one(cluster, fault, first):
 
 
 def make_clusters(bench):
-    """Ours, and whichever peers can be had here: {name: cluster}, and why others are absent."""
+    """Ours, and whichever peers can be had here: {name: cluster}, and why others are absent. They are made beside each
+    other, and then waited for."""
     clusters, absent = {}, []
 
-    def attempt(name, what):
+    def attempt(name, step, *arguments):
         try:
-            what()
+            return step(*arguments)
         except (Unmeasured, RuntimeError) as error:
             if name == "ours":
                 raise
@@ -193,7 +194,8 @@ def make_clusters(bench):
 
     for name, (make, *_) in CLUSTERS.items():
         bench.note(f"making {name}")
-        attempt(name, lambda: clusters.update({name: make(bench, name)}))
+        if made := attempt(name, make, bench, name):
+            clusters[name] = made
     for name, cluster in list(clusters.items()):
         attempt(name, cluster.ready)
     return clusters, absent

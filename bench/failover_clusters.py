@@ -55,9 +55,9 @@ def end_all_in(directory):
 class Cluster:
     """One primary and its standbys, whoever keeps them.
 
-    A kind of it begins to make itself when it is made, and says: nodes, user, home(node), data(node), daemons(node) (the
-    processes of what keeps the node), place() (who is said to be the primary), conninfo(node) and admin(node) (for the
-    application and for a superuser), switchover(node), restart(node)."""
+    A kind of it begins to come about when it is constructed, and says: name, nodes, user, home(node), data(node),
+    daemons(node) (the processes of what keeps the node), place() (who is said to be the primary), conninfo(node) and
+    admin(node) (for the application and for a superuser), switchover(node), restart(node)."""
 
     def ready(self):
         """Waits until it is made, with a table to write to."""
