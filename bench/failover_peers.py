@@ -35,7 +35,7 @@ def reaches(program):
 
 
 def folder():
-    """Where peers are unpacked: build/failover, or a place that the servers' user reaches, linked from there."""
+    """Where peers are unpacked: build/failover, or a place that the servers' user reaches, to which that is a link."""
     from conftest import server_user
 
     link = ROOT / "build" / "failover"
@@ -46,7 +46,7 @@ def folder():
         place.mkdir(mode=0o755, exist_ok=True)
         link.symlink_to(place)
     link.mkdir(exist_ok=True)
-    return link
+    return link.resolve()
 
 
 def run(what, *argv, **kwargs):

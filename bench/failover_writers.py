@@ -104,9 +104,9 @@ class Writer(threading.Thread):
         self.at, self.connection = at, connection
         self.sessions.append((time.monotonic(), at, len(self.times)))
 
-    def since(self, moment):
-        """The times of rows that were acknowledged over sessions that were opened after this moment."""
-        start = next((count for opened, _, count in self.sessions if opened >= moment), None)
+    def since(self, moment, at=None):
+        """The times of rows from the first session on that was opened after this moment, and at this node."""
+        start = next((n for opened, where, n in self.sessions if opened >= moment and at in (None, where)), None)
         return [] if start is None else self.times[start:]
 
     def end(self):
