@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import yaml
 from benchmarks import ROOT, Unmeasured
-from failover_clusters import Cluster, end_all_in, kill, wait
+from failover_clusters import PORTS, Cluster, end_all_in, kill, wait
 
 sys.path.append(str(ROOT / "tests" / "kube"))  # after tests/live, whose conftest counts here
 PG = "15"
@@ -103,7 +103,7 @@ class Peer(Cluster):
     user = "app"
 
     def __init__(self, bench, name, nodes):
-        from conftest import free_port, server_user
+        from conftest import server_user
 
         self.bench, self.name = bench, name
         self.directory = bench.directory / name.replace(", ", "-")
@@ -113,7 +113,7 @@ class Peer(Cluster):
             os.chown(self.directory, self.as_user["user"], self.as_user["group"])
         bench.stack.callback(self.close)
         self.nodes = nodes
-        self.ports = {node: free_port() for node in nodes}
+        self.ports = {node: next(PORTS) for node in nodes}
         self.started = {}
         self.environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self.directory)}
 
@@ -160,13 +160,13 @@ class Patroni(Peer):
     """Three nodes and one etcd. Whose the leader's key is, is the primary."""
 
     def __init__(self, bench, name, timing):
-        from conftest import free_port, pg_bin_dir
+        from conftest import pg_bin_dir
         from etcd_cluster import EtcdCluster
 
         self.python = install_patroni(bench)
         super().__init__(bench, name, ["p0", "p1", "p2"])
         self.etcd = bench.stack.enter_context(EtcdCluster(bench.directory / f"{self.directory.name}-etcd"))
-        self.rest = {node: free_port() for node in self.nodes}
+        self.rest = {node: next(PORTS) for node in self.nodes}
         for node in self.nodes:
             self.make_home(node)
             self.config(node).write_text(yaml.safe_dump(self.settings(node, timing, pg_bin_dir(int(PG)))))
@@ -256,8 +256,6 @@ class PgAutoFailover(Peer):
     """Two nodes and a monitor, whose word on the primary counts."""
 
     def __init__(self, bench, name):
-        from conftest import free_port
-
         self.usr = install_pg_auto_failover(bench)
         super().__init__(bench, name, ["n0", "n1"])
         for kind in ("CONFIG_HOME", "DATA_HOME", "RUNTIME_DIR"):
@@ -266,7 +264,7 @@ class PgAutoFailover(Peer):
         bin_directory = self.usr / "lib" / "postgresql" / PG / "bin"
         self.environment["PATH"] = f"{self.usr / 'bin'}:{bin_directory}:{os.environ['PATH']}"
         self.common = ["--pgctl", bin_directory / "pg_ctl", "--hostname", "localhost", "--auth", "trust", "--no-ssl"]
-        self.monitor_port, self.asking = free_port(), None
+        self.monitor_port, self.asking = next(PORTS), None
         self.make_home("monitor")
         self.spawn("monitor", "pg_autoctl", "create", "monitor", "--pgdata", self.data("monitor"), "--pgport",
                    self.monitor_port, *self.common, "--run")  # fmt: skip
