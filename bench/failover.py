@@ -5,7 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from benchmarks import Unmeasured, median, quantile, rounded, spread
+from benchmarks import Unmeasured, median, rounded, spread
 from failover_clusters import Ours
 from failover_peers import DEFAULTS, FASTEST, Patroni, PgAutoFailover
 from failover_writers import Session, Writer, both_acknowledged_s, longest_gap, lost_rows
@@ -117,7 +117,7 @@ def result_of(figures):
         "ratio": rounded(median(ratios)) if ratios else None,
         "spread": spread(ratios) if ratios else None,
         "lost": sum(s.lost for (name, _), f in figures.items() if name == "ours" for s in f.seen),
-        "p50_s": rounded(quantile(gaps, 0.5)),
+        "p50_s": rounded(median(gaps)),
         "max_s": rounded(max(gaps)),
         "faults": {
             name: {fault: f.as_json() for (of, fault), f in figures.items() if of == name and f.seen}
