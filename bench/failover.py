@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import psycopg
 from benchmarks import Unmeasured, median, rounded, spread
 from failover_clusters import Ours
 from failover_peers import DEFAULTS, FASTEST, Patroni, PgAutoFailover
@@ -142,6 +143,8 @@ def reach(condition, what, *writers, limit=LIMIT_S):
 def one(cluster, fault, first):
     cluster.settled()
     old = cluster.place()
+    if old is None:
+        raise Unmeasured("nobody is the primary")
     session = Session(cluster.conninfo(old), first + STEP // 2)
     writer, undo = Writer(cluster.place, cluster.conninfo, first), None
     try:
@@ -157,10 +160,10 @@ def one(cluster, fault, first):
         since = undone()
         streaming = cluster.wait_streaming()
     finally:
-        if undo is not None:
-            undo()  # so that the next fault finds it whole
         writer.end()
         session.end()
+        if undo is not None:
+            undo()  # so that the next fault finds it whole
     acknowledged = writer.acknowledged + session.acknowledged
     back = writer.since(begun)
     return Seen(
@@ -234,7 +237,7 @@ def measured(bench):
         try:
             found.seen.append(one(clusters[name], fault, first))
             bench.note(f"{name}, {fault}: {found.seen[-1]}")
-        except Unmeasured as error:
+        except (Unmeasured, psycopg.Error, OSError) as error:
             found.failures.append(f"{name}, {fault}: {error}")
             bench.note(found.failures[-1])
         bench.sample_load()
