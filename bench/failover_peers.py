@@ -17,14 +17,14 @@ from benchmarks import ROOT, Unmeasured
 from failover_clusters import PORTS, Cluster, end_all_in, kill, wait
 
 sys.path.append(str(ROOT / "tests" / "kube"))  # after tests/live, whose conftest counts here
-PG = "15"
+PG = "15"  # for which Debian 12 has the extension of pg_auto_failover
 # what Patroni 4.1 takes at least: it raises anything less, and wants loop_wait + 2 * retry_timeout <= ttl
 FASTEST = {"ttl": 20, "loop_wait": 1, "retry_timeout": 3}
 DEFAULTS = {"ttl": 30, "loop_wait": 10, "retry_timeout": 10}
 
 
 def reaches(program):
-    """Whether the servers' user can run it; as nobody but root has another one, everybody else can."""
+    """Whether the user whom servers run as can run it."""
     from conftest import server_user
 
     try:
@@ -70,6 +70,15 @@ def install_patroni(bench):
     return python
 
 
+def download(to, *packages):
+    """The Debian packages, with new lists where the machine's know nothing of them."""
+    try:
+        run("packages", "apt-get", "download", *packages, cwd=to)
+    except Unmeasured:
+        run("the lists of packages", "apt-get", "update")
+        run("packages", "apt-get", "download", *packages, cwd=to)
+
+
 def install_pg_auto_failover(bench):
     """Debian's packages, unpacked beside a copy of its PostgreSQL; -> the folder that is their /usr."""
     root = folder() / "pg_auto_failover"
@@ -81,8 +90,7 @@ def install_pg_auto_failover(bench):
         try:
             packages = partial / "packages"
             packages.mkdir(parents=True)
-            run("the packages of pg_auto_failover", "apt-get", "download", "pg-auto-failover-cli",
-                f"postgresql-{PG}-auto-failover", cwd=packages)  # fmt: skip
+            download(packages, "pg-auto-failover-cli", f"postgresql-{PG}-auto-failover")
             for part in ("lib", "share"):
                 (partial / "usr" / part / "postgresql").mkdir(parents=True)
                 shutil.copytree(f"/usr/{part}/postgresql/{PG}", partial / "usr" / part / "postgresql" / PG,
@@ -160,7 +168,7 @@ class Patroni(Peer):
     """Three nodes and one etcd. Whose the leader's key is, is the primary."""
 
     def __init__(self, bench, name, timing):
-        from conftest import pg_bin_dir
+        from conftest import DEFAULT, pg_bin_dir
         from etcd_cluster import EtcdCluster
 
         self.python = install_patroni(bench)
@@ -169,7 +177,7 @@ class Patroni(Peer):
         self.rest = {node: next(PORTS) for node in self.nodes}
         for node in self.nodes:
             self.make_home(node)
-            self.config(node).write_text(yaml.safe_dump(self.settings(node, timing, pg_bin_dir(int(PG)))))
+            self.config(node).write_text(yaml.safe_dump(self.settings(node, timing, pg_bin_dir(DEFAULT))))
             self.config(node).chmod(0o644)
             self.restart(node)
         self.timing = timing
@@ -185,7 +193,7 @@ class Patroni(Peer):
 
     def settings(self, node, timing, bin_directory):
         if bin_directory is None:
-            raise Unmeasured(f"no PostgreSQL {PG}")
+            raise Unmeasured("there is no PostgreSQL")
         at, rest = f"127.0.0.1:{self.ports[node]}", f"127.0.0.1:{self.rest[node]}"
         return {
             "scope": "bench",
