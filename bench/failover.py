@@ -1,0 +1,246 @@
+"""A primary is lost in six ways, ours beside Patroni and pg_auto_failover: for how long nobody writes, what is lost."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+
+import psycopg
+from benchmarks import Unmeasured, median, rounded, spread
+from failover_clusters import Ours
+from failover_peers import DEFAULTS, FASTEST, Patroni, PgAutoFailover
+from failover_writers import Session, Writer, both_acknowledged_s, longest_gap, lost_rows
+
+TITLE = "node death, killed and frozen processes, switchover: seconds without writes, acknowledged writes that are lost"
+GOAL = "node death p50 1 s, at most 2.5 s, 20 x sooner than the best peer; switchover p50 0.5 s; nothing lost"
+BEFORE, AFTER = 100, 100  # acknowledged writes before a fault, and over new sessions after it
+OBSERVE_S = 3  # the old primary beside the new one
+LIMIT_S = 90
+# where writers' numbers begin: one fault's never meet another's
+STEP = 10_000_000
+
+FAULTS = {
+    "node death": "node_death",
+    "postmaster killed": "postmaster_killed",
+    "switchover": "switched_over",
+    "daemon killed": "daemon_killed",
+    "daemon frozen": "daemon_frozen",
+    "node frozen": "node_frozen",
+}
+# after these the old primary's server may go on, and its session is watched
+SERVER_LIVES = ("daemon killed", "daemon frozen")
+ALL = tuple(FAULTS)
+# each cluster's faults: in the first round, in each later one, and in each with --full
+CLUSTERS = {
+    "ours": (lambda bench, _: Ours(bench), ALL, tuple(f for f in ALL if f != "daemon frozen"), ALL),
+    "Patroni, defaults": (lambda bench, name: Patroni(bench, name, DEFAULTS), ALL[:3], (), ALL),
+    "Patroni, fastest": (lambda bench, name: Patroni(bench, name, FASTEST), ALL[:4], (), ALL),
+    # with its daemon gone and the server alive it never fails over, and so has nothing to measure
+    "pg_auto_failover": (PgAutoFailover, ("node death", "switchover"), (), (*ALL[:3], "node frozen")),
+}
+ROUNDS, ROUNDS_FULL = 2, 5
+
+
+@dataclass
+class Seen:
+    """What one fault did."""
+
+    gap_s: float  # without an acknowledged write of the application
+    back_s: float  # until the first one over a new session
+    acknowledged: int
+    lost: int
+    beside_s: float  # the old primary acknowledged beside the new one
+    moved: bool  # another primary
+    rejoin_s: float | None
+
+
+@dataclass
+class Figures:
+    """One fault of one cluster, over the rounds."""
+
+    seen: list = field(default_factory=list)
+    failures: list = field(default_factory=list)
+
+    def row(self):
+        if not self.seen:
+            return ("-",) * 7
+        gaps = [s.gap_s for s in self.seen]
+        rejoins = [s.rejoin_s for s in self.seen if s.rejoin_s is not None]
+        return (
+            len(self.seen),
+            f"{median(gaps):.2f}",
+            f"{max(gaps):.2f}",
+            f"{median([s.back_s for s in self.seen]):.2f}",
+            f"{sum(s.lost for s in self.seen)} of {sum(s.acknowledged for s in self.seen)}",
+            f"{max(s.beside_s for s in self.seen) * 1000:.0f}",
+            f"{median(rejoins):.1f}" if rejoins else "-",
+        )
+
+    def as_json(self):
+        gaps = [s.gap_s for s in self.seen]
+        rejoins = [s.rejoin_s for s in self.seen if s.rejoin_s is not None]
+        return {
+            "runs": len(gaps),
+            "p50_s": rounded(median(gaps)),
+            "max_s": rounded(max(gaps)),
+            "back_p50_s": rounded(median([s.back_s for s in self.seen])),
+            "lost": sum(s.lost for s in self.seen),
+            "acknowledged": sum(s.acknowledged for s in self.seen),
+            "beside_ms": rounded(max(s.beside_s for s in self.seen) * 1000),
+            "rejoin_p50_s": rounded(median(rejoins)) if rejoins else None,
+            "failed_over": sum(s.moved for s in self.seen),
+        }
+
+
+def plan(full, names):
+    """(fault, cluster) in the order in which they are done: by turns."""
+    for turn in range(ROUNDS_FULL if full else ROUNDS):
+        for fault in FAULTS:
+            for name in names:
+                _, first, later, each = CLUSTERS[name]
+                if fault in (each if full else later if turn else first):
+                    yield fault, name
+
+
+def result_of(figures):
+    """The members of the JSON line: node death counts, against whichever peer was sooner."""
+    ours = figures["ours", "node death"].seen
+    if not ours:
+        raise Unmeasured("ours was not measured")
+    gaps = [s.gap_s for s in ours]
+    peers = [f.seen for (name, fault), f in figures.items() if fault == "node death" and name != "ours" and f.seen]
+    best = min((median([s.gap_s for s in seen]) for seen in peers), default=None)
+    ratios = [best / gap for gap in gaps] if best else []
+    return {
+        "ours": rounded(median(gaps)),
+        "peer": rounded(best) if best else None,
+        "unit": "s without acknowledged writes, the primary's node dead",
+        "ratio": rounded(median(ratios)) if ratios else None,
+        "spread": spread(ratios) if ratios else None,
+        "lost": sum(s.lost for (name, _), f in figures.items() if name == "ours" for s in f.seen),
+        "p50_s": rounded(median(gaps)),
+        "max_s": rounded(max(gaps)),
+        "faults": {
+            name: {fault: f.as_json() for (of, fault), f in figures.items() if of == name and f.seen}
+            for name in dict.fromkeys(name for name, _ in figures)
+        },
+        "failures": [text for f in figures.values() for text in f.failures],
+    }
+
+
+# ---- one fault ----
+
+
+def reach(condition, what, *writers, limit=LIMIT_S):
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            said = "; ".join(str(w.error) for w in writers if w.error)
+            raise Unmeasured(f"{what}: not within {limit} s: {said}")
+        time.sleep(0.02)
+
+
+def one(cluster, fault, first):
+    cluster.settled()
+    old = cluster.place()
+    if old is None:
+        raise Unmeasured("nobody is the primary")
+    session = Session(cluster.conninfo(old), first + STEP // 2)
+    writer, undo = Writer(cluster.place, cluster.conninfo, first), None
+    try:
+        both = (writer, session)
+        reach(lambda: all(len(w.times) >= BEFORE for w in both), "writes before it", *both, limit=20)
+        begun = time.monotonic()
+        undo = getattr(cluster, FAULTS[fault])(old)
+        reach(lambda: len(writer.since(begun)) >= AFTER, "writes over a new session after it", writer)
+        if fault in SERVER_LIVES:
+            time.sleep(OBSERVE_S)
+        moved = writer.at != old
+        undone, undo = undo, None
+        since = undone()
+        streaming = cluster.wait_streaming()
+    finally:
+        writer.end()
+        session.end()
+        if undo is not None:
+            undo()  # so that the next fault finds it whole
+    acknowledged = writer.acknowledged + session.acknowledged
+    back = writer.since(begun)
+    return Seen(
+        gap_s=longest_gap(writer.times, begun),
+        back_s=back[0] - begun,
+        acknowledged=len(acknowledged),
+        lost=len(lost_rows(acknowledged, cluster.rows(first))),
+        beside_s=both_acknowledged_s(session.times, writer.since(begun, writer.at)) if moved else 0.0,
+        moved=moved,
+        rejoin_s=max(0.0, streaming - since) if moved and fault == "node death" else None,
+    )
+
+
+# ---- the benchmark ----
+
+
+def make_clusters(bench):
+    """Ours, and whichever peers can be had here: {name: cluster}, and why others are absent. They are made beside each
+    other, and then waited for."""
+    clusters, absent = {}, []
+
+    def attempt(name, step, *arguments):
+        try:
+            return step(*arguments)
+        except (Unmeasured, RuntimeError) as error:
+            if name == "ours":
+                raise
+            clusters.pop(name, None)
+            absent.append(f"{name} is absent: {error}")
+            bench.note(absent[-1])
+
+    for name, (make, *_) in CLUSTERS.items():
+        bench.note(f"making {name}")
+        if made := attempt(name, make, bench, name):
+            clusters[name] = made
+    for name, cluster in list(clusters.items()):
+        attempt(name, cluster.ready)
+    return clusters, absent
+
+
+def show(bench, figures, absent):
+    head = ("", "", "runs", "s without writes", "longest", "new session", "lost", "both acknowledge, ms", "rejoin s")
+    names = dict.fromkeys(name for name, _ in figures)
+    rows = [
+        (fault, name, *figures[name, fault].row()) for fault in FAULTS for name in names if (name, fault) in figures
+    ]
+    bench.table(head, rows)
+    for text in (*absent, *(text for f in figures.values() for text in f.failures)):
+        print(text)
+
+
+def ended(number, _):
+    sys.exit(128 + number)
+
+
+def measure(bench):
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ended)  # so that what was started is ended
+    try:
+        return measured(bench)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # nothing interrupts that
+
+
+def measured(bench):
+    clusters, absent = make_clusters(bench)
+    figures, first = {}, STEP
+    for fault, name in plan(bench.full, list(clusters)):
+        found = figures.setdefault((name, fault), Figures())
+        try:
+            found.seen.append(one(clusters[name], fault, first))
+            bench.note(f"{name}, {fault}: {found.seen[-1]}")
+        except (Unmeasured, psycopg.Error, OSError) as error:
+            found.failures.append(f"{name}, {fault}: {error}")
+            bench.note(found.failures[-1])
+        bench.sample_load()
+        first += STEP
+    show(bench, figures, absent)
+    return result_of(figures)
