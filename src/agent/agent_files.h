@@ -30,6 +30,9 @@ int agent_draft_finish(const struct agent_options *o, struct err *err);
 
 /* Up to 1 MiB of a file, or NULL. May be a secret: mem_wipe_free(). */
 char *agent_file_read(const char *path);
+/* The first size - 1 bytes at most, with a NUL behind; "" and false if there are none. For files of /proc and
+ * /sys. */
+bool agent_text_read(const char *path, char *out, size_t size);
 /* Durably but for the directory entry, in place of what was there; mode 0600. */
 struct buf;
 int agent_file_write(const char *path, const struct buf *text, struct err *err);

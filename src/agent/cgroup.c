@@ -1,21 +1,16 @@
 #include "agent/cgroup.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+
+#include "agent/agent_files.h"
 
 static bool text_read(const char *root, const char *name, char *out, size_t size)
 {
     char path[256];
     (void)snprintf(path, sizeof path, "%s/%s", root, name);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, out, size - 1) : -1;
-    if (fd >= 0)
-        (void)close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n > 0;
+    return agent_text_read(path, out, size);
 }
 
 /* The number behind "name " at the start of a line, 0 if there is none. */

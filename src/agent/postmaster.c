@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/agent_files.h"
 #include "base/text.h"
 
 #define SWEEP_STEP_MS 20
@@ -71,11 +72,7 @@ static bool is_named(const char *pid, const char *name)
 {
     char path[300], text[32];
     (void)snprintf(path, sizeof path, "/proc/%s/comm", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-    if (fd >= 0)
-        (void)close(fd);
-    text[n > 0 ? n : 0] = '\0';
+    (void)agent_text_read(path, text, sizeof text);
     text[strcspn(text, "\n")] = '\0';
     return strcmp(text, name) == 0;
 }

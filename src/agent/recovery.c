@@ -1,26 +1,14 @@
 #include "agent/recovery.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "agent/agent_files.h"
 #include "base/mem.h"
 
 #define NAME_LENGTH 24 /* of a segment: timeline, log, segment */
-
-/* A title has no NUL within what we look for. */
-static bool text_read(const char *path, char *out, size_t size)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd >= 0 ? read(fd, out, size - 1) : -1;
-    if (fd >= 0)
-        (void)close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    return n > 0;
-}
 
 /* The segment's name in a title; NULL = it is no startup process, or has none. */
 static const char *name_in(const char *title)
@@ -47,7 +35,8 @@ static bool segment_of(const char *pid, const char *data, uint64_t *ret)
     char path[64], title[512];
     struct stat st;
     (void)snprintf(path, sizeof path, "/proc/%s/cmdline", pid);
-    const char *name = text_read(path, title, sizeof title) ? name_in(title) : NULL;
+    /* it has no NUL within what we look for */
+    const char *name = agent_text_read(path, title, sizeof title) ? name_in(title) : NULL;
     if (name == NULL)
         return false;
     char *file = mem_printf("%s/pg_wal/%s", data, name);
@@ -60,7 +49,7 @@ bool recovery_segment(pid_t postmaster, const char *data, uint64_t *ret)
 {
     char path[64], children[4096], *rest = NULL;
     (void)snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)postmaster, (int)postmaster);
-    if (postmaster <= 0 || !text_read(path, children, sizeof children))
+    if (postmaster <= 0 || !agent_text_read(path, children, sizeof children))
         return false;
     for (char *pid = strtok_r(children, " ", &rest); pid != NULL; pid = strtok_r(NULL, " ", &rest))
         if (segment_of(pid, data, ret))

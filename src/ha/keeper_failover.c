@@ -411,8 +411,8 @@ static void deposed(struct failover_driver *driver)
 
 void keeper_failover_begin(struct shard_keeper *k, const struct failover_record *record, bool resumed)
 {
-    for (unsigned i = 0; i < k->shard.count;
-         i++) /* each step is preceded by a write of the record; see keeper_proof.c */
+    /* each step is preceded by a write of the record; see keeper_proof.c */
+    for (unsigned i = 0; i < k->shard.count; i++)
         member_link_guard(k->members[i].link, false);
     k->driver = (struct failover_driver){act, changed, ended, deposed};
     sm_move(&k->sm, KEEPER_FAILING);

@@ -75,6 +75,14 @@ def freeze_but_sessions(member):
             os.kill(pid, signal.SIGSTOP)
 
 
+def comes_back(herd, clients, member):
+    """There is another primary, with writes; the one that died follows it."""
+    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
+    goes_on(herd, clients)
+    member.start()
+    streaming(herd, set("abc") - {herd.primary()[0]})
+
+
 def left_alone(herd, clients):
     """The old primary without its supervision, until there is a new one, with writes, and for a second longer."""
     a = by_name(herd, "a")
@@ -95,10 +103,7 @@ def cut_off_and_die(herd, clients):
         os.kill(pid, signal.SIGSTOP)
     time.sleep(0.5)  # less than after which a standby is given up
     node_dies(a)
-    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
-    goes_on(herd, clients)
-    a.start()
-    streaming(herd, set("abc") - {herd.primary()[0]})
+    comes_back(herd, clients, a)
 
 
 def test_old_primary_left_alone(herd):
@@ -137,10 +142,7 @@ def test_only_the_silent_one_has_it(herd):
         without_it = herd.primary()
     finally:
         stop_all(c, signal.SIGCONT)
-    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
-    goes_on(herd, clients)
-    a.start()
-    streaming(herd, set("abc") - {herd.primary()[0]})
+    comes_back(herd, clients, a)
     verdict = ended(herd, clients)
     assert verdict.linearizable, verdict.text + dump(herd.members, herd)
     assert without_it == ("a", 1)
@@ -172,10 +174,7 @@ def test_plain_reads_of_what_is_lost(herd):
     finally:
         for standby in standbys:
             stop_all(standby, signal.SIGCONT)
-    until(herd, lambda: herd.primary()[1] >= 2, 30, "another primary")
-    goes_on(herd, clients)
-    a.start()
-    streaming(herd, set("abc") - {herd.primary()[0]})
+    comes_back(herd, clients, a)
     verdict = ended(herd, clients)
     assert verdict.linearizable, verdict.text + dump(herd.members, herd)
     assert verdict.counts["lost"] > 0
