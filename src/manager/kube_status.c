@@ -100,9 +100,47 @@ int kube_shards_of(const struct fleet_database *db)
     return count;
 }
 
+const struct routing_shard *kube_older_shard(const struct fleet *fleet, const struct fleet_database *db,
+                                             int major, int *count)
+{
+    const struct routing_shard *first = NULL;
+    int found = 0;
+    for (size_t i = 0; db != NULL && db->routing != NULL && i < db->routing->shard_count; i++) {
+        const struct routing_shard *s = &db->routing->shards[i];
+        const struct fleet_instance *primary = fleet_primary(fleet, db->name, s->name);
+        int version = primary != NULL ? primary->facts.server_version / 10000 : 0;
+        if (s->ranges.count == 0 || version == 0 || version >= major)
+            continue;
+        first = first != NULL ? first : s;
+        found++;
+    }
+    if (count != NULL)
+        *count = found;
+    return first;
+}
+
 static int shards_of(const struct kube_facts *f)
 {
     return kube_shards_of(f->db);
+}
+
+/* False = every shard runs the PostgreSQL that is asked for. */
+static bool judge_version(const struct kube_facts *f, const char *colon, struct verdict *v)
+{
+    int older;
+    const struct routing_shard *s = kube_older_shard(f->fleet, f->db, f->major, &older);
+    if (s == NULL)
+        return false;
+    if (f->rolls)
+        say(v, "Upgrading", true, "%d of %d shards run PostgreSQL %d%s%s", shards_of(f) - older, shards_of(f),
+            f->major, colon, f->progress);
+    else
+        say(v, "OlderVersion", false,
+            "shard %s%s an older PostgreSQL than %d, and spec.update.strategy is OnDelete: a ShardOperation "
+            "of "
+            "kind upgrade moves it to a newer one",
+            s->name, older > 1 ? " and others run" : " runs", f->major);
+    return true;
 }
 
 static void judge(const struct kube_facts *f, const struct kube_condition *available, struct verdict *v)
@@ -124,6 +162,8 @@ static void judge(const struct kube_facts *f, const struct kube_condition *avail
         say(v, "Updating", true, "its shards follow a new specification%s%s", colon, f->progress);
     else if (f->wanted > f->requested && f->requested > 0 && shards_of(f) < f->wanted)
         say(v, "Scaling", true, "%d of %d shards%s%s", shards_of(f), f->wanted, colon, f->progress);
+    else if (judge_version(f, colon, v))
+        return;
     else if (available->truth != KUBE_TRUE) {
         say(v, available->reason, false, "%s", available->message);
         v->ready = available->truth;
