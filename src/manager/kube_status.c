@@ -124,23 +124,23 @@ static int shards_of(const struct kube_facts *f)
     return kube_shards_of(f->db);
 }
 
-/* False = every shard runs the PostgreSQL that is asked for. */
-static bool judge_version(const struct kube_facts *f, const char *colon, struct verdict *v)
+/* An older PostgreSQL than is asked for. Where a person is to say when it goes, that is as specified. */
+static void judge_version(const struct kube_facts *f, const char *colon, struct verdict *v)
 {
     int older;
     const struct routing_shard *s = kube_older_shard(f->fleet, f->db, f->major, &older);
     if (s == NULL)
-        return false;
-    if (f->rolls)
+        return;
+    if (f->rolls) {
         say(v, "Upgrading", true, "%d of %d shards run PostgreSQL %d%s%s", shards_of(f) - older, shards_of(f),
             f->major, colon, f->progress);
-    else
-        say(v, "OlderVersion", false,
-            "shard %s%s an older PostgreSQL than %d, and spec.update.strategy is OnDelete: a ShardOperation "
-            "of "
-            "kind upgrade moves it to a newer one",
-            s->name, older > 1 ? " and others run" : " runs", f->major);
-    return true;
+        return;
+    }
+    say(v, "OlderVersion", false,
+        "shard %s%s an older PostgreSQL than %d (update.strategy OnDelete): "
+        "ShardOperations of kind upgrade move them to it",
+        s->name, older > 1 ? " and others run" : " runs", f->major);
+    v->ready = KUBE_TRUE;
 }
 
 static void judge(const struct kube_facts *f, const struct kube_condition *available, struct verdict *v)
@@ -162,12 +162,11 @@ static void judge(const struct kube_facts *f, const struct kube_condition *avail
         say(v, "Updating", true, "its shards follow a new specification%s%s", colon, f->progress);
     else if (f->wanted > f->requested && f->requested > 0 && shards_of(f) < f->wanted)
         say(v, "Scaling", true, "%d of %d shards%s%s", shards_of(f), f->wanted, colon, f->progress);
-    else if (judge_version(f, colon, v))
-        return;
     else if (available->truth != KUBE_TRUE) {
         say(v, available->reason, false, "%s", available->message);
         v->ready = available->truth;
-    }
+    } else
+        judge_version(f, colon, v);
 }
 
 void kube_status_judge(const struct kube_facts *f, struct kube_condition conditions[KUBE_CONDITION_COUNT])
