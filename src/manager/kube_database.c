@@ -61,7 +61,7 @@ void kdb_free(struct kdb *k)
     free(k->name);
     free(k->uid);
     free(k->schema);
-    free(k->split);
+    free(k->move);
     free(k->written);
     free(k->wrote);
     free(k->checked);
@@ -387,7 +387,8 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
         kdb_renew(k, kept);
     else if (!kept->suspended) {
         kdb_roll(k, kept, db);
-        kdb_scale(k, kept, db);
+        if (!kdb_upgrade(k, kept, db))
+            kdb_scale(k, kept, db);
     }
 }
 

@@ -120,6 +120,8 @@ static void judge(struct kdb *k, const struct kube_object_kept *kept, const stru
                                      .current = k->quiet || (walked && k->applied == kept->generation),
                                      .wanted = kept->shards,
                                      .requested = k->requested,
+                                     .major = k->older ? kept->major : 0,
+                                     .rolls = kept->rolls,
                                      .progress = k->progress,
                                      .trouble_reason = reason,
                                      .trouble_message = message,

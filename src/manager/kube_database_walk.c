@@ -3,12 +3,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/api.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "manager/kube_databases_impl.h"
-#include "manager/kube_status.h"
-#include "operation/move_op.h"
 #include "operation/transient.h"
 
 static void walk_on(struct kdb *k);
@@ -26,6 +23,7 @@ static void walk_ends(struct kdb *k)
 {
     if (!k->walk_failed) {
         note_due(k);
+        k->older = k->walk_older;
         k->walked = k->walk_generation;
         k->walked_suspended = k->walk_stops;
         kdb_trouble_ends(k);
@@ -62,6 +60,7 @@ static void on_ensured(const struct err *err, const struct runtime_instance *ins
 {
     struct kdb *k = data;
     k->walks--;
+    k->walk_older = k->walk_older || (err == NULL && instance->older);
     if (err == NULL && instance->due_us != 0 && (k->walk_due_us == 0 || instance->due_us < k->walk_due_us))
         k->walk_due_us = instance->due_us;
     shard_done(k, err);
@@ -135,6 +134,7 @@ static void walk(struct kdb *k, const struct kube_object_kept *kept, bool renews
     k->walk_renews = renews;
     k->quiet = k->quiet || renews;
     k->walk_due_us = 0;
+    k->walk_older = false;
     k->walk_shard[0] = '\0';
     sm_move(&k->sm, KDB_WALK);
     walk_on(k);
@@ -148,72 +148,4 @@ void kdb_walk(struct kdb *k, const struct kube_object_kept *kept)
 void kdb_renew(struct kdb *k, const struct kube_object_kept *kept)
 {
     walk(k, kept, true);
-}
-
-/* ---- more shards ---- */
-
-/* The widest that nothing is done to. */
-static const struct routing_shard *to_split(const struct kdb *k, const struct routing *routing)
-{
-    const struct routing_shard *best = NULL;
-    uint64_t width = 0;
-    for (size_t i = 0; i < routing->shard_count; i++) {
-        const struct routing_shard *s = &routing->shards[i];
-        for (size_t r = 0; r < s->ranges.count; r++) {
-            uint64_t wide = range_width_minus_one(&s->ranges.items[r]);
-            if (wide > width && operations_running_on(k->all->o.operations, k->name, s->name) == NULL) {
-                best = s;
-                width = wide;
-            }
-        }
-    }
-    return best;
-}
-
-/* Whether the split that was begun before still has to be waited for. */
-static bool split_runs(struct kdb *k)
-{
-    const struct operation *op = k->split != NULL ? operations_find(k->all->o.operations, k->split) : NULL;
-    if (op == NULL)
-        return false;
-    if (op->status == OPERATION_RUNNING)
-        return move_op_record(op)->state < MOVE_SETTLE || move_op_record(op)->state >= MOVE_UNDO;
-    free(k->split);
-    k->split = NULL;
-    if (op->status == OPERATION_DONE)
-        return false;
-    kdb_trouble(k, "ScalingFailed", &op->error, false);
-    return true;
-}
-
-static void start_split(struct kdb *k, const struct fleet_database *db, int wanted)
-{
-    const struct routing_shard *shard = to_split(k, db->routing);
-    struct operation *op;
-    struct err err = {0};
-    char text[160];
-    if (shard == NULL)
-        return; /* all are busy */
-    snprintf(text, sizeof text, "{\"kind\":\"split\",\"shard\":\"%s\"}", shard->name);
-    if (api_move_start(k->all->o.operations, db, text, "spec.shards asks for more shards", &op, &err) != 0) {
-        kdb_trouble(k, "ScalingFailed", &err, !err_is_transient(&err));
-        return;
-    }
-    free(k->split);
-    k->split = mem_strdup(op->id);
-    kdb_trouble_ends(k);
-    snprintf(text, sizeof text, "shard %s is split: %d of %d shards are there", shard->name,
-             kube_shards_of(db), wanted);
-    kdb_tell(k, false, "ScalingUp", "Split", text);
-}
-
-void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
-{
-    int have = kube_shards_of(db);
-    if (kept->shards == 0)
-        return;
-    if (k->requested == 0 || kept->shards < k->requested || have >= kept->shards)
-        k->requested = kept->shards; /* reached, or nothing was ever asked beyond the beginning */
-    if (kept->shards > k->requested && !split_runs(k))
-        start_split(k, db, kept->shards);
 }

@@ -48,12 +48,14 @@ struct kdb {
     bool quiet;     /* the first walk of this manager, or one that renews: nothing is expected to change */
     bool retired;   /* databases_delete() was begun */
     int requested;
-    char *split; /* the operation that was started to get more shards */
+    bool older; /* as the last walk found: shards are to move to a newer PostgreSQL */
+    char *move; /* the operation that was started to get more shards, or a newer PostgreSQL */
     /* a walk */
     int64_t walk_generation;
     bool walk_stops, walk_failed;
     bool walk_renews;    /* nothing was changed: passwords and certificates are due */
     int64_t walk_due_us; /* the least of its shards', 0 = none */
+    bool walk_older;     /* one was left at an older PostgreSQL than is asked for */
     char walk_shard[64];
     unsigned walks; /* runtime calls that have not ended; their callbacks may come in any state */
     /* pods are replaced (kube_database_roll.c) */
@@ -115,8 +117,12 @@ void kdb_note_provision(struct kdb *k, const struct fleet_database *db);
 void kdb_walk(struct kdb *k, const struct kube_object_kept *kept);
 /* The same when what is due is all that there is to do. */
 void kdb_renew(struct kdb *k, const struct kube_object_kept *kept);
+
+/* kube_database_moves.c */
 /* Asks for splits while there are fewer shards than asked for. */
 void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
+/* Asks for upgrades while shards run an older PostgreSQL than is asked for. True = some do. */
+bool kdb_upgrade(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
 
 /* kube_database_roll.c: replaces what is not as specified, where shards have several instances. */
 void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);

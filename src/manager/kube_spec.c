@@ -125,6 +125,8 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->finalizer = has_finalizer(metadata);
     kept->suspended = yyjson_get_bool(yyjson_obj_get(spec, "suspended"));
     kept->shards = yyjson_get_int(yyjson_obj_get(spec, "shards"));
+    const char *major = text_of(yyjson_obj_get(spec, "postgresql"), "version");
+    kept->major = major != NULL ? atoi(major) : 0;
     kept->rolls = !yyjson_equals_str(yyjson_obj_get(yyjson_obj_get(spec, "update"), "strategy"), "OnDelete");
     kept->own_certificates = own_certificates(spec);
     keep_schema(kept, yyjson_obj_get(spec, "schema"));

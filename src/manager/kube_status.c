@@ -100,9 +100,47 @@ int kube_shards_of(const struct fleet_database *db)
     return count;
 }
 
+const struct routing_shard *kube_older_shard(const struct fleet *fleet, const struct fleet_database *db,
+                                             int major, int *count)
+{
+    const struct routing_shard *first = NULL;
+    int found = 0;
+    for (size_t i = 0; db != NULL && db->routing != NULL && i < db->routing->shard_count; i++) {
+        const struct routing_shard *s = &db->routing->shards[i];
+        const struct fleet_instance *primary = fleet_primary(fleet, db->name, s->name);
+        int version = primary != NULL ? primary->facts.server_version / 10000 : 0;
+        if (s->ranges.count == 0 || version == 0 || version >= major)
+            continue;
+        first = first != NULL ? first : s;
+        found++;
+    }
+    if (count != NULL)
+        *count = found;
+    return first;
+}
+
 static int shards_of(const struct kube_facts *f)
 {
     return kube_shards_of(f->db);
+}
+
+/* An older PostgreSQL than is asked for. Where a person is to say when it goes, that is as specified. */
+static void judge_version(const struct kube_facts *f, const char *colon, struct verdict *v)
+{
+    int older;
+    const struct routing_shard *s = kube_older_shard(f->fleet, f->db, f->major, &older);
+    if (s == NULL)
+        return;
+    if (f->rolls) {
+        say(v, "Upgrading", true, "%d of %d shards run PostgreSQL %d%s%s", shards_of(f) - older, shards_of(f),
+            f->major, colon, f->progress);
+        return;
+    }
+    say(v, "OlderVersion", false,
+        "shard %s%s an older PostgreSQL than %d (update.strategy OnDelete): "
+        "ShardOperations of kind upgrade move them to it",
+        s->name, older > 1 ? " and others run" : " runs", f->major);
+    v->ready = KUBE_TRUE;
 }
 
 static void judge(const struct kube_facts *f, const struct kube_condition *available, struct verdict *v)
@@ -127,7 +165,8 @@ static void judge(const struct kube_facts *f, const struct kube_condition *avail
     else if (available->truth != KUBE_TRUE) {
         say(v, available->reason, false, "%s", available->message);
         v->ready = available->truth;
-    }
+    } else
+        judge_version(f, colon, v);
 }
 
 void kube_status_judge(const struct kube_facts *f, struct kube_condition conditions[KUBE_CONDITION_COUNT])

@@ -15,6 +15,8 @@ struct kube_facts {
     bool deleting, suspended;        /* asked for */
     bool current;                    /* the servers are as the newest specification says */
     int wanted, requested;           /* spec.shards, and the number that was reached before; 0 = not said */
+    int major;                       /* that shards are to move to, 0 = they need not */
+    bool rolls;                      /* shards that are not as specified are replaced */
     const char *progress;            /* what is waited for, "" = nothing known */
     /* What hinders; reason "" = nothing. final: it needs a person, trying again does not help. */
     const char *trouble_reason, *trouble_message;
@@ -28,6 +30,10 @@ void kube_status_judge(const struct kube_facts *facts,
 
 /* Shards that own keys: not one that a running split has made and not filled yet. */
 int kube_shards_of(const struct fleet_database *db);
+/* The first shard that owns keys and whose primary was seen to run an older major version; NULL = none.
+ * count: of all of them, NULL if nobody asks. */
+const struct routing_shard *kube_older_shard(const struct fleet *fleet, const struct fleet_database *db,
+                                             int major, int *count);
 
 /* since_us moves only when truth does. */
 void kube_condition_set(struct kube_condition *c, int64_t now_us, enum kube_truth truth, const char *reason,

@@ -1,6 +1,5 @@
 #include "operation/failover_op.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "base/text.h"
+#include "operation/document.h"
 
 struct failover_op {
     struct operation op; /* first */
@@ -42,20 +41,12 @@ static void add_text(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *na
         yyjson_mut_obj_add_null(doc, object, name);
 }
 
-static void add_number(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, value);
-    yyjson_mut_obj_add_strcpy(doc, object, name, text);
-}
-
 static void print(const struct operation *base, struct buf *json)
 {
     const struct failover_op *f = (const struct failover_op *)base;
     struct failover_op_facts facts;
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
-    size_t length;
     failover_op_facts(base, &facts);
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "id", base->id);
@@ -64,30 +55,20 @@ static void print(const struct operation *base, struct buf *json)
     add_text(doc, root, "shard", base->shard);
     yyjson_mut_obj_add_str(doc, root, "status", operation_status_name(base->status));
     yyjson_mut_obj_add_str(doc, root, "state", failover_state_name(f->state));
-    add_number(doc, root, "created_us", base->created_us);
-    add_number(doc, root, "ended_us", base->ended_us);
+    document_add_number(doc, root, "created_us", base->created_us);
+    document_add_number(doc, root, "ended_us", base->ended_us);
     add_text(doc, root, "error_code", err_code_name(base->error.code));
     add_text(doc, root, "error", base->error.message);
     add_text(doc, root, "from", f->from);
     add_text(doc, root, "target", f->to);
     yyjson_mut_obj_add_int(doc, root, "rule", f->rule);
     add_text(doc, root, "reason", f->reason);
-    add_number(doc, root, "term", (int64_t)f->term);
-    add_number(doc, root, "lost_us", f->lost_us);
-    add_number(doc, root, "opened_us", f->opened_us);
+    document_add_number(doc, root, "term", (int64_t)f->term);
+    document_add_number(doc, root, "lost_us", f->lost_us);
+    document_add_number(doc, root, "opened_us", f->opened_us);
     /* a number, as in the journal of a move */
     yyjson_mut_obj_add_uint(doc, root, "write_block_us", facts.blocks ? 0 : facts.blocked_us);
-    char *out = yyjson_mut_write(doc, 0, &length);
-    if (out != NULL)
-        buf_add(json, out, length);
-    free(out);
-    yyjson_mut_doc_free(doc);
-}
-
-static bool get_number(yyjson_val *root, const char *name, int64_t *ret)
-{
-    const char *text = yyjson_get_str(yyjson_obj_get(root, name));
-    return text != NULL && text_to_int64(text, ret);
+    document_end(doc, json);
 }
 
 static int find_name(const char *text, int count, const char *(*name)(int))
@@ -210,9 +191,10 @@ static int parse(struct operations *ops, yyjson_val *root, int64_t revision, str
     int status = find_name(yyjson_get_str(yyjson_obj_get(root, "status")), OPERATION_FAILED + 1, status_name);
     int64_t created, ended, lost, opened, term;
     if (id == NULL || strlen(id) >= OPERATION_ID_SIZE || database == NULL || shard == NULL ||
-        reason == NULL || kind < 0 || state < 0 || status < 0 || !get_number(root, "created_us", &created) ||
-        !get_number(root, "ended_us", &ended) || !get_number(root, "lost_us", &lost) ||
-        !get_number(root, "opened_us", &opened) || !get_number(root, "term", &term))
+        reason == NULL || kind < 0 || state < 0 || status < 0 ||
+        !document_number(root, "created_us", &created) || !document_number(root, "ended_us", &ended) ||
+        !document_number(root, "lost_us", &lost) || !document_number(root, "opened_us", &opened) ||
+        !document_number(root, "term", &term))
         return err_set(err, ERRC_CORRUPT, "a member is missing");
     struct failover_op *f = make(ops, (enum failover_kind)kind, id, database, shard);
     f->op.revision = revision;

@@ -1,22 +1,13 @@
 /* The journal document of a migration. */
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
 
 #include "base/mem.h"
-#include "base/text.h"
+#include "operation/document.h"
 #include "operation/migrate_internal.h"
 
 static const char *const what_names[] = {"waiting", "applied", "failed"};
-
-static void add_int64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, value);
-    yyjson_mut_obj_add_strcpy(doc, object, name, text);
-}
 
 static void add_shards(const struct migrate *m, yyjson_mut_doc *doc, yyjson_mut_val *root)
 {
@@ -34,33 +25,22 @@ void migrate_print(const struct migrate *m, struct buf *json)
 {
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
     yyjson_mut_val *root = yyjson_mut_obj(doc);
-    size_t length;
     yyjson_mut_doc_set_root(doc, root);
     yyjson_mut_obj_add_str(doc, root, "id", m->op.id);
     yyjson_mut_obj_add_str(doc, root, "kind", "migrate");
     yyjson_mut_obj_add_str(doc, root, "database", m->op.database);
     yyjson_mut_obj_add_str(doc, root, "state", sm_name(&m->sm));
-    add_int64(doc, root, "created_us", m->op.created_us);
-    add_int64(doc, root, "ended_us", m->op.ended_us);
+    document_add_number(doc, root, "created_us", m->op.created_us);
+    document_add_number(doc, root, "ended_us", m->op.ended_us);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(m->op.error.code));
     yyjson_mut_obj_add_str(doc, root, "error", m->op.error.message);
     yyjson_mut_obj_add_str(doc, root, "script", m->script);
-    add_int64(doc, root, "script_bytes", (int64_t)strlen(m->script));
-    add_int64(doc, root, "lock_timeout_ms", m->lock_timeout_ms);
-    add_int64(doc, root, "attempts", m->attempts);
+    document_add_number(doc, root, "script_bytes", (int64_t)strlen(m->script));
+    document_add_number(doc, root, "lock_timeout_ms", m->lock_timeout_ms);
+    document_add_number(doc, root, "attempts", m->attempts);
     yyjson_mut_obj_add_bool(doc, root, "dry_run", m->dry_run);
     add_shards(m, doc, root);
-    char *out = yyjson_mut_write(doc, 0, &length);
-    if (out != NULL)
-        buf_add(json, out, length);
-    free(out);
-    yyjson_mut_doc_free(doc);
-}
-
-static bool get_number(yyjson_val *root, const char *name, int64_t *ret)
-{
-    const char *text = yyjson_get_str(yyjson_obj_get(root, name));
-    return text != NULL && text_to_int64(text, ret);
+    document_end(doc, json);
 }
 
 static int parse_shards(yyjson_val *array, struct migrate *m, struct err *err)
@@ -94,8 +74,9 @@ static int parse_root(struct operations *ops, yyjson_val *root, struct migrate *
     int state = state_name != NULL ? migrate_state_find(state_name) : -1;
     int64_t created, ended, lock_timeout_ms, attempts;
     if (id == NULL || strlen(id) >= OPERATION_ID_SIZE || database == NULL || state < 0 || script == NULL ||
-        !get_number(root, "created_us", &created) || !get_number(root, "ended_us", &ended) ||
-        !get_number(root, "lock_timeout_ms", &lock_timeout_ms) || !get_number(root, "attempts", &attempts))
+        !document_number(root, "created_us", &created) || !document_number(root, "ended_us", &ended) ||
+        !document_number(root, "lock_timeout_ms", &lock_timeout_ms) ||
+        !document_number(root, "attempts", &attempts))
         return err_set(err, ERRC_CORRUPT, "a member is missing");
     struct migrate *m = migrate_new(ops, database, id);
     m->script = mem_strdup(script);

@@ -8,6 +8,7 @@
 #include <yyjson.h>
 
 #include "base/text.h"
+#include "operation/document.h"
 #include "operation/move.h"
 #include "operation/move_internal.h"
 
@@ -230,12 +231,7 @@ void move_record_print(const struct move_record *r, struct buf *json)
         yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&r->findings)));
     yyjson_mut_obj_add_str(doc, root, "throttle", r->throttle);
     print_numbers(&asked, doc, root);
-    size_t length;
-    char *out = yyjson_mut_write(doc, 0, &length);
-    if (out != NULL)
-        buf_add(json, out, length);
-    free(out);
-    yyjson_mut_doc_free(doc);
+    document_end(doc, json);
 }
 
 static int parse_numbers(yyjson_val *root, struct move_record *r, struct err *err)

@@ -1,20 +1,12 @@
 /* The journal document of provision and retire. It holds no secret: accesses are looked up again. */
-#include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <yyjson.h>
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/document.h"
 #include "operation/provision_internal.h"
-
-static void add_int64(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *name, int64_t value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, value);
-    yyjson_mut_obj_add_strcpy(doc, object, name, text);
-}
 
 void provision_print(const struct provision *p, struct buf *json)
 {
@@ -25,9 +17,9 @@ void provision_print(const struct provision *p, struct buf *json)
     yyjson_mut_obj_add_str(doc, root, "kind", p->retiring ? "retire" : "provision");
     yyjson_mut_obj_add_str(doc, root, "database", p->op.database);
     yyjson_mut_obj_add_str(doc, root, "state", sm_name(&p->sm));
-    add_int64(doc, root, "created_us", p->op.created_us);
-    add_int64(doc, root, "ended_us",
-              p->sm.table[p->sm.now].final ? loop_wall(p->op.owner->services.loop) : 0);
+    document_add_number(doc, root, "created_us", p->op.created_us);
+    document_add_number(doc, root, "ended_us",
+                        p->sm.table[p->sm.now].final ? loop_wall(p->op.owner->services.loop) : 0);
     yyjson_mut_obj_add_str(doc, root, "error_code", err_code_name(p->op.error.code));
     yyjson_mut_obj_add_str(doc, root, "error", p->op.error.message);
     yyjson_mut_obj_add_str(doc, root, "owner", p->owner_role != NULL ? p->owner_role : "");
@@ -37,8 +29,8 @@ void provision_print(const struct provision *p, struct buf *json)
     for (int i = 0; !p->retiring && i < p->shard_count; i++) { /* retiring asks the fleet */
         yyjson_mut_val *shard = yyjson_mut_arr_add_obj(doc, shards);
         yyjson_mut_obj_add_str(doc, shard, "name", p->shards[i].name);
-        add_int64(doc, shard, "lo", p->shards[i].range.lo);
-        add_int64(doc, shard, "hi", p->shards[i].range.hi);
+        document_add_number(doc, shard, "lo", p->shards[i].range.lo);
+        document_add_number(doc, shard, "hi", p->shards[i].range.hi);
         if (p->shards[i].instance != NULL)
             yyjson_mut_obj_add_str(doc, shard, "instance", p->shards[i].instance);
     }
@@ -48,12 +40,7 @@ void provision_print(const struct provision *p, struct buf *json)
         yyjson_mut_obj_add_str(doc, table, "name", p->tables[i].name);
         yyjson_mut_obj_add_str(doc, table, "key", p->tables[i].key);
     }
-    size_t length;
-    char *out = yyjson_mut_write(doc, 0, &length);
-    if (out != NULL)
-        buf_add(json, out, length);
-    free(out);
-    yyjson_mut_doc_free(doc);
+    document_end(doc, json);
 }
 
 static int parse_shards(yyjson_val *array, struct provision *p, struct err *err)

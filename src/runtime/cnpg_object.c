@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "runtime/kube_meta.h"
+#include "runtime/kube_version.h"
 
 typedef yyjson_mut_val *mut;
 
@@ -65,6 +66,7 @@ static void metadata(struct render *r, mut root)
     own_labels(r, labels);
     mut annotations = add_object(r, meta, "annotations");
     add_text(r, annotations, CNPG_HIBERNATION, "off");
+    add_copy(r, annotations, KUBE_VERSION_ANNOTATION, field(r, "postgresql", "version"));
     if (r->shard->owner_uid == NULL)
         return;
     add_text(r, annotations, KUBE_OWNER_ANNOTATION, r->shard->owner_uid);

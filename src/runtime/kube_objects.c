@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "runtime/kube_version.h"
 
 #define DEFAULT_MEMORY (1ull << 30)
 
@@ -610,22 +611,31 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
 }
 
 /* For lists that read nothing but metadata: how many instances the shard was made with. */
-static void members_annotations(struct render *r, mut metadata)
+static void members_annotations(struct render *r, mut annotations)
 {
     char *count = mem_printf("%lld", (long long)int_or(r, NULL, "instances", 1));
     char *standby = kube_settings_standby(field(r, "postgresql", "parameters"));
-    mut annotations = add_object(r, metadata, "annotations");
     add_text(r, annotations, KUBE_INSTANCES_ANNOTATION, count);
     add_text(r, annotations, KUBE_STANDBY_ANNOTATION, standby);
     free(count);
     free(standby);
 }
 
+static void set_annotations(struct render *r, mut metadata)
+{
+    yyjson_val *version = field(r, "postgresql", "version");
+    if (version == NULL && !has_members(r))
+        return;
+    mut annotations = add_object(r, metadata, "annotations");
+    add_copy(r, annotations, KUBE_VERSION_ANNOTATION, version);
+    if (has_members(r))
+        members_annotations(r, annotations);
+}
+
 static int stateful_set(struct render *r, const char *settings)
 {
     mut root = begin(r, "apps/v1", "StatefulSet", "");
-    if (has_members(r))
-        members_annotations(r, yyjson_mut_obj_get(root, "metadata"));
+    set_annotations(r, yyjson_mut_obj_get(root, "metadata"));
     mut spec = add_object(r, root, "spec");
     char *pods = mem_printf("%s-pods", r->name);
     bool suspended = yyjson_get_bool(field(r, NULL, "suspended"));

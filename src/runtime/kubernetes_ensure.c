@@ -11,6 +11,7 @@
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_version.h"
 
 /*
  *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN <--> ROTATE
@@ -134,6 +135,7 @@ static void answer(struct kube_ensure *e, const struct err *err, const char *nam
                                         .database = e->database,
                                         .shard = e->shard,
                                         .member = e->member,
+                                        .older = e->older,
                                         .agent_pid = e->member,
                                         .due_us = e->due_us};
     if (err != NULL) {
@@ -334,6 +336,13 @@ static int item_add(const struct kube_object *object, void *data, struct err *er
     return 0;
 }
 
+/* The StatefulSet is the last. */
+static void wanted_make(struct kube_ensure *e)
+{
+    yyjson_doc_free(e->wanted);
+    e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
+}
+
 static int items_make(struct kube_ensure *e, struct err *err)
 {
     const struct kube_shard shard = {
@@ -347,8 +356,8 @@ static int items_make(struct kube_ensure *e, struct err *err)
     };
     int rc = e->op.k->options.cnpg ? cnpg_object_make(&shard, e->owner, item_add, e, err)
                                    : kube_objects_each(&shard, item_add, e, err);
-    if (rc == 0) /* the StatefulSet is the last */
-        e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
+    if (rc == 0)
+        wanted_make(e);
     return rc;
 }
 
@@ -577,6 +586,10 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
         enter_volume(e);
     } else {
         e->found = e->exists ? yyjson_read(a->body, a->body_length, 0) : NULL;
+        e->older =
+            e->exists && kube_version_keep(yyjson_doc_get_root(e->found), e->items[e->item_count - 1].doc);
+        if (e->older)
+            wanted_make(e);
         enter_secrets(e);
     }
 }

@@ -45,6 +45,7 @@ struct kube_ensure {
     struct kube_spec spec;
     char *set;                 /* "shop-s1" */
     bool exists;               /* the StatefulSet, and it is ours */
+    bool older;                /* it keeps its version of PostgreSQL (kube_version.h) */
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
     bool member, primary;      /* one of several instances; the one that is the primary */

@@ -45,7 +45,9 @@ struct runtime_instance {
     const char *data_directory; /* local only, else NULL; a member's may not be there yet */
     int pid;                    /* postmaster, 0 = not running or unknown; in a container 1 */
     bool member;                /* access.agent_... is set */
-    int agent_pid;              /* a member's, 0 = not running */
+    bool older; /* made for an older major version than is asked for now, and left at it (of runtime_ensure())
+                 */
+    int agent_pid; /* a member's, 0 = not running */
     int64_t
         due_us; /* wall clock: ensure it again then, a password or certificate is to be renewed; 0 = never */
 };

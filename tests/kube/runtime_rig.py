@@ -20,9 +20,10 @@ PLAIN = {"kube-root-ca.crt", "kubernetes", "default"}  # what each namespace has
 
 
 @contextlib.contextmanager
-def runtime_cluster(folder):
-    """With the CRD, and an image of PostgreSQL and shardherd."""
-    images = {"shardherd:test": postgres_image(program=(build_folder() / "shardherd").resolve())}
+def runtime_cluster(folder, more=()):
+    """With the CRD, and an image of PostgreSQL and shardherd, also under the names of `more`."""
+    image = postgres_image(program=(build_folder() / "shardherd").resolve())
+    images = dict.fromkeys(["shardherd:test", *more], image)
     with Cluster(folder, nodes=2, images=images, backoff=1.0) as cluster:
         crd = yaml.safe_load((ROOT / "deploy/crd/shardherd.io_shardeddatabases.yaml").read_text())
         cluster.must("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)

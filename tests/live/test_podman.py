@@ -4,11 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import engine as engines
 import pytest
 from conftest import free_port, wait_until
-from engine import ULIMITS, Engine
+from engine import ULIMITS, Engine, Rootless
 from rig import Rig
 
 pytestmark = [
@@ -153,6 +154,42 @@ def reachable(rig, shard):
         return rig.sql(shard, "SELECT 1") == [(1,)]
     except Exception:  # noqa: BLE001 - whatever the server says while it starts
         return False
+
+
+@pytest.mark.skipif(shutil.which("newuidmap") is None, reason="newuidmap (uidmap) is not here")
+def test_a_rootless_engine(shardherd):
+    """The same API, served by a user's podman: nobody in its containers is root outside, and nothing is left."""
+    with Rootless(f"/tmp/shardherd-rootless-{os.getpid()}") as engine:
+        engine.make_image(shardherd)
+        rig = ContainerRig(shardherd, f"/tmp/shardherd-containers-{os.getpid()}", engine)
+        try:
+            rig.start()
+            rig.make_shop(customers=500)
+            server = engine.inspect(container("s1"))["State"]["Pid"]
+            uids = {
+                line.split()[1] for line in Path(f"/proc/{server}/status").read_text().splitlines() if "Uid" in line
+            }
+            assert uids == {str(Rootless.FIRST + 999 - 1)}  # 999 within, one of the user's own outside
+
+            rig.start_load("--clients", "4", "--rate", "200")
+            op = rig.post("/v1/databases/shop/operations", {"kind": "split", "shard": "s2"})
+            assert rig.wait_operation(op["id"], timeout=300)["status"] == "done", rig.tail()
+            rig.stop_load()
+            rig.assert_consistent()
+
+            before = {name: engine.inspect(name)["State"]["Pid"] for name in engine.names()}
+            rig.process.kill()
+            rig.process.wait()
+            rig.start()
+            assert {name: engine.inspect(name)["State"]["Pid"] for name in engine.names()} == before
+            engine.run("kill", "--signal=KILL", container("s1"))
+            wait_until(lambda: reachable(rig, "s1"), timeout=60, what="s1 again")
+            rig.load("check", *rig.rows)
+
+            rig.fetch("/v1/databases/shop", "DELETE")
+            wait_until(lambda: not engine.names() and not engine.names("volume"), timeout=120, what="nothing left")
+        finally:
+            rig.clean_up()
 
 
 def test_creation_that_fails_leaves_nothing(rig, engine):

@@ -282,6 +282,46 @@ static void test_serving(void **state)
     fleet_fini(&x.fleet);
 }
 
+/* Which shard is behind, and whether anything is done about it. */
+static void test_newer_versions(void **state)
+{
+    (void)state;
+    struct facts x;
+    int older = 9;
+    facts_init(&x, true);
+    add_shard(&x, "s1", HEALTH_UP);
+    add_shard(&x, "s2", HEALTH_UP);
+    struct fleet_instance *first = fleet_find_instance(&x.fleet, "shop-s1-0");
+    struct fleet_instance *second = fleet_find_instance(&x.fleet, "shop-s2-0");
+    x.f.major = 16;
+    x.f.rolls = true;
+    judge(&x); /* nobody has seen their versions */
+    expect(&x, KUBE_READY, KUBE_TRUE, "AsSpecified");
+    first->facts.server_version = 160004;
+    second->facts.server_version = 150018;
+    judge(&x);
+    expect(&x, KUBE_READY, KUBE_FALSE, "Upgrading");
+    expect(&x, KUBE_RECONCILING, KUBE_TRUE, "Upgrading");
+    assert_string_equal(x.conditions[KUBE_READY].message, "1 of 2 shards run PostgreSQL 16");
+    assert_string_equal(kube_older_shard(&x.fleet, x.db, 16, &older)->name, "s2");
+    assert_int_equal(older, 1);
+    x.f.rolls = false;
+    judge(&x);
+    expect(&x, KUBE_READY, KUBE_TRUE, "OlderVersion");
+    expect(&x, KUBE_RECONCILING, KUBE_ABSENT, NULL);
+    assert_non_null(strstr(x.conditions[KUBE_READY].message, "shard s2 runs an older PostgreSQL than 16"));
+    x.f.major = 15; /* newer than what is asked for is nobody's trouble */
+    judge(&x);
+    expect(&x, KUBE_READY, KUBE_TRUE, "AsSpecified");
+    x.f.major = 0; /* any will do */
+    judge(&x);
+    expect(&x, KUBE_READY, KUBE_TRUE, "AsSpecified");
+    range_set_free(&x.db->routing->shards[1].ranges); /* its rows were moved; its server goes next */
+    assert_null(kube_older_shard(&x.fleet, x.db, 16, &older));
+    assert_int_equal(older, 0);
+    fleet_fini(&x.fleet);
+}
+
 static void test_certificates_for_applications(void **state)
 {
     static const struct {
@@ -395,6 +435,7 @@ int main(void)
         cmocka_unit_test(test_instances),
         cmocka_unit_test(test_provisioning),
         cmocka_unit_test(test_serving),
+        cmocka_unit_test(test_newer_versions),
         cmocka_unit_test(test_certificates_for_applications),
         cmocka_unit_test(test_status_document),
         cmocka_unit_test(test_operation),

@@ -20,6 +20,7 @@
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
 #include "runtime/kube_pod.h"
+#include "runtime/kube_version.h"
 #include "runtime/login_sql.h"
 
 #define DAY_US (86400ll * 1000000)
@@ -416,6 +417,37 @@ static void test_cluster_images(void **state)
     }
 }
 
+/* ---- which version ---- */
+
+static void keep_version(const char *live, const char *doc, bool kept, const char *expected)
+{
+    yyjson_doc *there = yyjson_read(live, strlen(live), 0), *text = yyjson_read(doc, strlen(doc), 0);
+    yyjson_mut_doc *applied = yyjson_doc_mut_copy(text, NULL);
+    assert_int_equal(kube_version_keep(yyjson_doc_get_root(there), applied), kept);
+    char *result = yyjson_mut_write(applied, 0, NULL);
+    assert_string_equal(result, expected);
+    free(result);
+    yyjson_mut_doc_free(applied);
+    yyjson_doc_free(text);
+    yyjson_doc_free(there);
+}
+
+#define AS(version) "{\"metadata\":{\"annotations\":{\"shardherd.io/postgresql-version\":\"" version "\"}},"
+#define POD(image)  "\"spec\":{\"template\":{\"spec\":{\"containers\":[{\"image\":\"" image "\"}]}}}}"
+
+static void test_the_version_of_a_set(void **state)
+{
+    (void)state;
+    keep_version(AS("15") POD("mine:15.1"), AS("16") POD("mine:16"), true, AS("15") POD("mine:15.1"));
+    keep_version(AS("9") POD("mine:9"), AS("16") POD("mine:16"), true,
+                 AS("9") POD("mine:9")); /* as numbers */
+    keep_version(AS("15") POD("mine:15.1"), AS("15") POD("mine:15.2"), false, AS("15") POD("mine:15.2"));
+    keep_version("{" POD("mine:15"), AS("16") POD("mine:16"), false, AS("16") POD("mine:16"));
+    keep_version(AS("15") POD("mine:15"), "{" POD("mine:16"), false, "{" POD("mine:16"));
+    keep_version(AS("15") "\"spec\":{\"imageName\":\"a\"}}", AS("16") "\"spec\":{\"imageName\":\"b\"}}", true,
+                 AS("15") "\"spec\":{\"imageName\":\"a\"}}");
+}
+
 /* ---- which settings restart a pod ---- */
 
 static int checksum_of(const struct kube_object *object, void *data, struct err *err)
@@ -513,6 +545,7 @@ int main(void)
         cmocka_unit_test(test_events),
         cmocka_unit_test(test_clusters),
         cmocka_unit_test(test_cluster_images),
+        cmocka_unit_test(test_the_version_of_a_set),
         cmocka_unit_test(test_settings_that_restart),
         cmocka_unit_test(test_scram),
     };
