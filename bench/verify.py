@@ -8,6 +8,8 @@ compared.
 - sorted by key: COPY (SELECT ... ORDER BY primary key). The server sorts, by index if it likes: the fastest way known
   to get an md5 of a sorted dump, and the peer of the goal.
 - dump, sort: the same without ORDER BY, through LC_ALL=C sort, as for a dump that is there already.
+- pg_dump, sort: the goal by its letter: pg_dump --data-only of both, sorted. It cannot dump half of a table, so instead
+  of the source's it dumps that of another database of the source's server, which has these rows and no others.
 - only counted: count(*) of these rows, which looks at the key of each and at nothing else: whoever reads rows in
   PostgreSQL is slower than that, so it says how much faster than the peers anything can be.
 """
@@ -18,6 +20,7 @@ import subprocess
 import threading
 import time
 
+import psycopg
 from benchmarks import Unmeasured, beside_ours, median, rounded, spread, table_of_times
 from rig import Rig
 
@@ -76,14 +79,26 @@ def dsn(rig, shard):
     return f"host=127.0.0.1 port={port} dbname=shop user=shardherd password={password}"
 
 
-def dumps(bench, dsns, query, sort):
-    """Seconds until md5sum has said the same of both."""
+SORT = ["sort", "--buffer-size=256M"]
+
+
+def copied(bench, dsns, query, *then):
+    return dumps([[[bench.tool("psql"), "-X", "-q", text, "-c", f"COPY ({query}) TO STDOUT"], *then] for text in dsns])
+
+
+def pg_dumped(bench, dsns):
+    dump = [bench.tool("pg_dump"), "--data-only", "--table=public.big"]
+    # what is not a row says when and by whom it was dumped
+    return dumps([[[*dump, f"--dbname={text}"], ["grep", "-a", "^[0-9-]*\t"], SORT] for text in dsns])
+
+
+def dumps(sides):
+    """Seconds until md5sum has said the same of what both print."""
     start = time.monotonic()
     chains = []
-    for text in dsns:
-        stages = [[bench.tool("psql"), "-X", "-q", text, "-c", f"COPY ({query}) TO STDOUT"], *sort, ["md5sum"]]
+    for stages in sides:
         last = None
-        for stage in stages:
+        for stage in [*stages, ["md5sum"]]:
             last = subprocess.Popen(
                 stage, stdin=last.stdout if last else None, stdout=subprocess.PIPE, env={**os.environ, "LC_ALL": "C"}
             )
@@ -92,6 +107,18 @@ def dumps(bench, dsns, query, sort):
     if any(process.wait() != 0 for _, process in chains) or sums[0] != sums[1]:
         raise Unmeasured(f"the dumps differ or failed: {sums}")
     return time.monotonic() - start
+
+
+def make_peer(rig):
+    """A database on the source's server with the rows of the range, for pg_dump."""
+    rig.sql("s1", "CREATE DATABASE half")
+    with psycopg.connect(dsn(rig, "s1").replace("dbname=shop", "dbname=half"), autocommit=True) as half:
+        half.execute(SCHEMA)
+        with psycopg.connect(dsn(rig, "s1")) as whole, half.cursor().copy("COPY big FROM STDIN") as into:
+            with whole.cursor().copy(f"COPY (SELECT * FROM big WHERE {UPPER}) TO STDOUT") as out:
+                for data in out:
+                    into.write(data)
+        half.execute("VACUUM (FREEZE, ANALYZE) big")
 
 
 def measure(bench):
@@ -103,15 +130,17 @@ def measure(bench):
     bench.note(f"{rows:,} rows")
     rig.sql("s1", FILL.format(rows=rows))
     rig.sql("s1", "VACUUM (FREEZE, ANALYZE) big")
-    times = {"ours": [], "sorted by key": [], "dump, sort": [], "only counted": []}
+    make_peer(rig)
+    times = {"ours": [], "sorted by key": [], "dump, sort": [], "pg_dump, sort": [], "only counted": []}
     for _ in range(REPETITIONS):
         split = Split(rig)
         (target,) = [p.name.split("-")[1] for p in (rig.state / "instances").iterdir() if p.name != "shop-s1-0"]
         dsns = [dsn(rig, "s1"), dsn(rig, target)]
         plain = f"SELECT * FROM big WHERE {UPPER}"
-        times["sorted by key"].append(dumps(bench, dsns, f"{plain} ORDER BY k", []))
-        times["dump, sort"].append(dumps(bench, dsns, plain, [["sort", "--buffer-size=256M"]]))
-        times["only counted"].append(dumps(bench, dsns, f"SELECT count(*) FROM big WHERE {UPPER}", []))
+        times["sorted by key"].append(copied(bench, dsns, f"{plain} ORDER BY k"))
+        times["dump, sort"].append(copied(bench, dsns, plain, SORT))
+        times["pg_dump, sort"].append(pg_dumped(bench, [dsns[0].replace("dbname=shop", "dbname=half"), dsns[1]]))
+        times["only counted"].append(copied(bench, dsns, f"SELECT count(*) FROM big WHERE {UPPER}"))
         record = split.end()
         times["ours"].append(int(record["verify_us"]) / 1e6)
         bench.note(", ".join(f"{name} {values[-1]:.2f} s" for name, values in times.items()))
@@ -130,5 +159,6 @@ def report(bench, times, rows):
         "ratio": rounded(median(ratios)),
         "spread": spread(ratios),
         "times_dump_and_sort": rounded(median(beside_ours(times, "dump, sort"))),
+        "times_pg_dump_and_sort": rounded(median(beside_ours(times, "pg_dump, sort"))),
         "times_count": rounded(median(beside_ours(times, "only counted"))),
     }

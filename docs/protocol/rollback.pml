@@ -4,11 +4,17 @@
  * on its disk, and may once be failed over to a standby that lags; two managers, each of which may be stale or die at any
  * step. The fence itself is move.pml's: here it is one step.
  *
+ * S's old copy may differ from T's rows, by a fault that nobody sees. As soon as S follows they are compared. A
+ * difference holds the move: a person has it compared again (and may have repaired it), accepts that the old copy goes,
+ * or that it counts.
+ *
  * Claims (assertions below):
  *   never do S and T follow each other;
  *   S is never sent what came from it, nor the same write twice;
  *   when S owns R again it has every write that T acknowledged;
- *   when the move has ended nothing follows anything.
+ *   when the move has ended nothing follows anything;
+ *   a copy that differs is not taken away, unless a person said so or S cannot follow;
+ *   a copy that is known to differ does not become the one that counts, unless a person said so.
  *
  * tests/scripts/test_models.py runs it, and each mutation, which must fail:
  *   NO_ORIGIN    S begins wherever T's slot does
@@ -18,10 +24,15 @@
  *   NO_TERM      an older leader's transactions are not refused
  *   NO_TIMELINE  nobody looks whether S is still the same server
  *   NO_MARKER    the fence does not wait until S has all
+ *   NOT_AWAITED  the clean-up begins when the bake time is over, compared or not
+ *   NOT_KEPT     a difference is held in memory, not in the journal
+ *   NO_REFUSAL   a rollback is not refused while a difference is known
+ *   BLIND        who has it compared again is believed
+ *   BAKES_ON     a rollback that is given up bakes on, whatever is known
  */
 #define X      2 /* entries of T's log that came from S */
-#define WRITES 3 /* acknowledged by T afterwards, at most */
-
+#define WRITES 2 /* acknowledged by T afterwards, at most */
+#define ASKS   2 /* what a person asks for, at most: going back, or how a move that is held goes on */
 
 #define NONE     0
 #define DISABLED 1
@@ -39,18 +50,28 @@ bool s_owns = false, t_owns = true;
 bool failed_over = false;
 byte crashes = 0;
 byte s_term = 0, t_term = 0;
-mtype = { watch, going_back, cleaning };
+mtype = { watch, held, going_back, cleaning, unknown, equal, differs };
 mtype journal = watch;
+mtype journal_verdict = unknown;
+bool journal_accepted = false;
 byte revision = 0; /* of the journal, which is written by compare-and-swap */
 bool ended = false;
+
+bool damaged = false;  /* S's copy is not what T has, beside what is on its way */
+bool compared = false; /* once: what happens to it afterwards nobody looks for */
+byte asks = 0;
+/* what a person was told, and what he has said since */
+bool told = false, may_go = false, may_count = false;
 
 #ifdef NO_TERM
 #define DEPOSED(server_term) false
 #else
 #define DEPOSED(server_term) (server_term > me)
 #endif
-#define WRITE(state) \
-    atomic { if :: revision == mine -> revision++; mine++; journal = state :: else -> goto dead fi }
+#define IF_MINE \
+    if :: revision == mine -> revision++; mine++ :: else -> goto dead fi
+#define WRITE(state, about, on) \
+    IF_MINE; journal = state; verdict = about; journal_verdict = about; accepted = on; journal_accepted = on
 #define MAY_DIE if :: skip :: goto dead fi
 #define START   (origin > confirmed -> origin : confirmed)
 
@@ -98,6 +119,7 @@ active proctype faults()
 end:
     do
     :: atomic { crashes < 2 -> crashes++; origin = origin_disk; s_got = s_got_disk }
+    :: atomic { !damaged && !compared && !s_owns -> damaged = true }
     :: atomic { /* to a standby that has not replayed the last write */
            !failed_over && !s_owns && s_got_disk > 0 ->
            failed_over = true;
@@ -111,9 +133,17 @@ end:
 
 proctype manager(byte me)
 {
-    bool absent;
+    bool absent, accepted;
     byte mine;
+    mtype verdict;
 
+    atomic { /* the journal as it is, by a hand of its own: an older manager cannot write it any more */
+        revision++;
+        mine = revision;
+        verdict = journal_verdict;
+        accepted = journal_accepted
+    }
+    MAY_DIE;
     if
     :: atomic { DEPOSED(t_term) -> goto dead }
     :: atomic { !DEPOSED(t_term) -> t_term = me }
@@ -125,16 +155,16 @@ proctype manager(byte me)
     fi;
     MAY_DIE;
     atomic {
-        mine = revision;
         if
-        :: ended -> goto dead
-        :: !ended && journal == going_back -> goto go_back
-        :: !ended && journal == cleaning -> goto clean
-        :: else
+        :: ended || revision != mine -> goto dead
+        :: !ended && revision == mine && journal == going_back -> goto go_back
+        :: !ended && revision == mine && journal == held -> goto hold
+        :: !ended && revision == mine && journal == cleaning -> goto clean
+        :: !ended && revision == mine && journal == watch
         fi
     }
 
-    /* watch */
+follow: /* watch */
     if
 #ifdef NO_PROOF
     :: true
@@ -196,19 +226,65 @@ proctype manager(byte me)
     :: atomic { !DEPOSED(s_term) && reverse == NONE -> goto dead }
     fi;
     MAY_DIE;
+end_compare: /* S may never have all */
     if
-    :: skip -> WRITE(cleaning); goto clean /* the bake time is over */
-    :: skip -> WRITE(going_back)
+#ifdef NOT_AWAITED
+    :: true
+#endif
+    :: accepted || verdict != unknown
+    :: !accepted && verdict == unknown && failed_over /* there is nothing to compare */
+    :: !accepted && verdict == unknown && asks < ASKS -> goto ask_back /* that breaks it off */
+    :: atomic { /* after a marker */
+           !accepted && verdict == unknown && !failed_over && reverse == ENABLED && origin == t_log ->
+           compared = true;
+           verdict = (damaged -> differs : equal)
+       }
+       if
+       :: verdict == equal
+       :: verdict == differs ->
+          MAY_DIE;
+          atomic {
+#ifndef NOT_KEPT
+              WRITE(held, differs, false);
+#endif
+              told = true
+          }
+          goto hold
+       fi
     fi;
+    MAY_DIE;
+    if
+    :: atomic { WRITE(cleaning, verdict, accepted) } goto clean /* the bake time is over */
+    :: asks < ASKS
+    fi;
+
+ask_back: /* refused without an acceptance, if a difference is known */
+    MAY_DIE;
+    atomic {
+        if
+        :: asks < ASKS -> asks++
+        :: else -> goto dead
+        fi;
+        WRITE(going_back, verdict, verdict == differs);
+#ifndef NO_REFUSAL
+        may_count = accepted
+#endif
+    }
 
 go_back:
     MAY_DIE;
-#ifndef NO_TIMELINE
     if
-    :: failed_over && !s_owns -> WRITE(watch); goto dead /* given up: T keeps it */
-    :: !failed_over || s_owns
-    fi;
+#ifndef NO_TIMELINE
+    :: failed_over && !s_owns -> goto stay
+    :: (!failed_over || s_owns)
+#else
+    :: true
 #endif
+    :: !failed_over && !s_owns -> goto stay /* tried too often */
+    :: !failed_over && !s_owns && damaged && !accepted -> /* some rows are looked at once more */
+       verdict = differs;
+       goto stay
+    fi;
 end_fence: /* S may never have all: then it is given up as well */
     /* the fence; nothing can be failed over inside it, or the marker's connection and with it the fence goes */
     if
@@ -221,7 +297,7 @@ end_fence: /* S may never have all: then it is given up as well */
 #ifndef NO_MARKER
            && origin_disk == t_log /* a marker is seen when it is on disk */
 #endif
-           ) -> t_owns = false; s_owns = true
+           ) -> assert(!(damaged && told) || may_count); t_owns = false; s_owns = true
        }
     :: atomic { s_owns }
     :: atomic { t_owns && failed_over -> goto dead }
@@ -239,11 +315,55 @@ end_fence: /* S may never have all: then it is given up as well */
     fi;
     goto end_of_move;
 
+stay: /* T keeps it; what was accepted was this rollback */
+    MAY_DIE;
+    atomic {
+#ifdef BAKES_ON
+        WRITE(watch, verdict, accepted);
+#else
+        WRITE((verdict == differs -> held : watch), verdict, false);
+#endif
+        told = (verdict == differs);
+        may_go = false;
+        may_count = false;
+        if
+        :: journal == watch -> goto follow
+        :: journal == held
+        fi
+    }
+
+hold:
+    MAY_DIE;
+end_hold: /* until somebody says how it goes on */
+    if
+    :: asks < ASKS -> goto ask_back
+    :: atomic {
+           asks < ASKS ->
+           asks++;
+#ifdef BLIND
+           WRITE(watch, equal, false);
+#else
+           WRITE(watch, unknown, false);
+#endif
+           told = false;
+           if
+           :: damaged = false /* repaired, on either side */
+           :: true
+           fi
+       }
+    :: atomic { asks < ASKS -> asks++; WRITE(watch, differs, true); may_go = true }
+    fi;
+    goto follow;
+
 clean:
     MAY_DIE;
     if
     :: atomic { DEPOSED(s_term) -> goto dead }
-    :: atomic { !DEPOSED(s_term) -> reverse = NONE }
+    :: atomic {
+           !DEPOSED(s_term) ->
+           assert(!damaged || may_go || failed_over);
+           reverse = NONE
+       }
     fi;
     MAY_DIE;
     if

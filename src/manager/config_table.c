@@ -495,7 +495,7 @@ static const struct config_key keys[] = {
      .low = "1",
      .high = "64",
      .reloadable = true,
-     .help = "Moves of ranges that run at a time in the whole fleet."},
+     .help = "While so many moves run in the whole fleet none is begun by itself; one that is asked for is."},
 #define X(snake, camel, kind, member, value, least, most, words, text)                                       \
     {.path = "balance." snake,                                                                               \
      .type = kind,                                                                                           \

@@ -283,8 +283,10 @@ static void script_read(struct move_op *op, enum move_action action, const struc
     }
     struct buf tables = {0};
     add_tables(op, &tables);
+    /* whoever set the memory knows the server: a pod's limit, a database's size */
     sqlf(&sql,
-         "SET maintenance_work_mem = '256MB'; SELECT shardherd.share_term(%d);\n"
+         "SELECT set_config(name, '256MB', false) FROM pg_settings WHERE name = 'maintenance_work_mem' AND "
+         "source = 'default'; SELECT shardherd.share_term(%d);\n"
          "SELECT set_config('shardherd.operation', %L, false);\n%s\n"
          "SET search_path = pg_catalog; DELETE FROM shardherd.post_data;\n"
          "SELECT shardherd.freeze(%d, %L, %d, %d, %s);\nANALYZE %s;\n",

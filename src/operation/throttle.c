@@ -150,7 +150,7 @@ static bool lull_is_due(const struct throttle *t, const struct throttle_limits *
         return false;
     if (is_doubtful(t, limits, now_ns))
         return true;
-    if (t->without_ns == 0)
+    if (t->without_ns <= t->began_ns && t->without < THROTTLE_BUSY) /* nobody was counted before the copy */
         return now_ns - t->began_ns >= THROTTLE_FIRST_NS;
     return now_ns - t->without_ns >= THROTTLE_EVERY_NS - THROTTLE_LULL_NS;
 }

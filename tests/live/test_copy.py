@@ -1,6 +1,7 @@
 """The copy of a move: parallel, of every kind of table and type, and what becomes of it when somebody dies in it."""
 
 import os
+import re
 import signal
 
 import psycopg
@@ -102,6 +103,34 @@ def copying(rig, op_id):
         return op["record"]["state"] == "copy" and int(op["record"]["copy_bytes"]) > 0
 
     wait_until(look, timeout=60, what="rows to be copied", interval=0.005)
+
+
+BUILT = """
+CREATE FUNCTION said(n bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $f$ BEGIN
+    IF current_setting('application_name') LIKE 'shardherd op=%' THEN
+        RAISE LOG 'built with %', current_setting('maintenance_work_mem');
+    END IF;
+    RETURN n;
+END $f$;
+CREATE TABLE few (id bigint PRIMARY KEY);
+CREATE INDEX few_said ON few (said(id));
+"""
+
+
+@pytest.mark.parametrize(("own", "used"), [(None, "256MB"), ("32MB", "32MB"), ("300MB", "300MB")])
+def test_indexes_are_built_within_the_targets_memory(shardherd, own, used):
+    rig = Rig(shardherd, f"/tmp/shardherd-copy-{os.getpid()}")
+    try:
+        rig.start()
+        rig.make_shop(customers=0, schema=BUILT, tables=[{"name": "public.few", "key": "id"}])
+        rig.sql("s2", f"INSERT INTO few SELECT i FROM generate_series(1, 100) i WHERE {OWNED}")
+        if own:
+            rig.sql("s2", f"ALTER DATABASE shop SET maintenance_work_mem = '{own}'")
+        assert rig.wait_operation(split(rig))["status"] == "done"
+        log = (rig.state / "instances" / "shop-s3-0" / "log").read_text()
+        assert set(re.findall(r"built with (\w+)", log)) == {used}
+    finally:
+        rig.clean_up()
 
 
 def complete(rig, rows, shards=("s2", "s3")):

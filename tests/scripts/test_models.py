@@ -21,7 +21,20 @@ MODELS = {
         "TOO_EARLY",
     ],
     "lease": ["NO_WAIT", "NO_COMPARE", "NO_PROOF", "FROM_ARRIVAL"],
-    "rollback": ["NO_ORIGIN", "NOT_FLUSHED", "BACKWARD", "NO_PROOF", "NO_TERM", "NO_TIMELINE", "NO_MARKER"],
+    "rollback": [
+        "NO_ORIGIN",
+        "NOT_FLUSHED",
+        "BACKWARD",
+        "NO_PROOF",
+        "NO_TERM",
+        "NO_TIMELINE",
+        "NO_MARKER",
+        "NOT_AWAITED",
+        "NOT_KEPT",
+        "NO_REFUSAL",
+        "BLIND",
+        "BAKES_ON",
+    ],
 }
 
 

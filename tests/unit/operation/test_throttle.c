@@ -234,6 +234,19 @@ static void test_an_application_that_suffers(void **state)
     assert_in_range(moved / 400, 16 * MIB, 40 * MIB); /* and the copy does not crawl */
 }
 
+/* Who was not there before the copy is counted soon after it came. */
+static void test_an_application_that_comes_later(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 3);
+    busy(&c, 5, 3, 0.4, NULL);
+    assert_int_equal(c.t.cut_ns, 0);
+    busy(&c, 16, 5000, 0.4, NULL);
+    assert_in_range(c.rate, 1, 127 * MIB);
+}
+
 static void test_an_application_that_does_not_suffer(void **state)
 {
     struct copy c;
@@ -371,6 +384,7 @@ int main(void)
                                        cmocka_unit_test(test_lag),
                                        cmocka_unit_test(test_lag_for_long),
                                        cmocka_unit_test(test_an_application_that_suffers),
+                                       cmocka_unit_test(test_an_application_that_comes_later),
                                        cmocka_unit_test(test_an_application_that_does_not_suffer),
                                        cmocka_unit_test(test_demand_changes_by_itself),
                                        cmocka_unit_test(test_a_fall_is_counted_before_a_cut),
