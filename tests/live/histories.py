@@ -182,8 +182,8 @@ class Client(threading.Thread):
 
 class Clients:
     """1 to 3 know all members and go where they are let in. 11 to 13 know only `loyal` and wait for its answers, as
-    long as it takes; 13 only reads. 21 knows the others. Of `inside`, each of which reaches a member in a way of its own,
-    there is one each from 31 on, as patient. commit: what they make of synchronous_commit. first: their registers."""
+    long as it takes; 13 only reads. 21 knows the others. From 31 on there is one for each of `inside`, which reach a
+    member in a way of their own, as patient. commit: what they make of synchronous_commit. first: their registers."""
 
     def __init__(self, members, loyal, seed, commit="on", inside=(), first=0):
         others = [member for member in members if member is not loyal]
