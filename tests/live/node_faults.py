@@ -58,7 +58,7 @@ class NodeGone(Fault):
     moves = True
 
     def begin(self):
-        self.node.held = True
+        self.herd.hold(self.node)
         self.herd.link(self.node, "down")
         self.node.die()
 
@@ -230,7 +230,7 @@ class ManagerKilled(Fault):
 
     def begin(self):
         self.manager, _ = self.herd.leader()
-        self.manager.held = True
+        self.herd.hold(self.manager)
         self.manager.kill()
 
     def heal(self):
@@ -253,7 +253,8 @@ class EtcdKilled(Fault):
         self.herd.etcd.kill()
 
     def heal(self):
-        self.herd.etcd.start()
+        if self.herd.etcd.process.poll() is not None:
+            self.herd.etcd.start()
 
 
 class EtcdPaused(EtcdKilled):

@@ -123,7 +123,7 @@ class Herd:
         self.shard, self.tool, self.store, self.names = make_shard(shardherd, DEFAULT), tool, store, names
         self.directory = self.shard.directory
         self.clocks, self.environment = dict.fromkeys(clocks), environment
-        self.parts, self.ending = contextlib.ExitStack(), threading.Event()
+        self.parts, self.ending, self.lock = contextlib.ExitStack(), threading.Event(), threading.Lock()
         self.nodes, self.managers, self.etcd, self.poisoned, self.down = [], [], None, [], []
         self.supervisor = threading.Thread(target=self.supervise, daemon=True)
 
@@ -197,12 +197,18 @@ class Herd:
 
     def supervise(self):
         while not self.ending.wait(0.3):
-            for node in self.nodes:
-                if not node.held and node.process.poll() is not None:
-                    node.spawn()
-            for manager in self.managers:
-                if not manager.held and not manager.running():
-                    manager.start()
+            with self.lock:
+                for node in self.nodes:
+                    if not node.held and node.process.poll() is not None:
+                        node.spawn()
+                for manager in self.managers:
+                    if not manager.held and not manager.running():
+                        manager.start()
+
+    def hold(self, which):
+        """It is not started again until it is held no more."""
+        with self.lock:
+            which.held = True
 
     def close(self):
         self.ending.set()

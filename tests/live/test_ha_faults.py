@@ -117,7 +117,7 @@ def acknowledged_since(seen, moment):
     return [o for o in seen.history if o["outcome"] == "ok" and "reign" in o and o["call"] > moment]
 
 
-@pytest.mark.parametrize("with_standby", [False, True])
+@pytest.mark.parametrize("with_standby", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_all_dead_and_split(shardherd, tool, with_standby):
     """No manager, no store, and the network is split: the side that has no quorum acknowledges nothing, the side of
     the primary with a standby goes on. Nobody promotes himself. Then all of it is there again."""
@@ -126,7 +126,7 @@ def test_all_dead_and_split(shardherd, tool, with_standby):
         clients = clients_of(herd)
         clients.turn_to(1)
         for manager in herd.managers:
-            manager.held = True
+            herd.hold(manager)
             manager.kill()
         herd.etcd.kill()
         goes_on(herd, clients)
@@ -160,7 +160,7 @@ def test_alone_and_split(shardherd, tool):
         begin(herd)
         clients = clients_of(herd)
         a, b = herd.nodes
-        b.held = True
+        herd.hold(b)
         b.die()
         herd.until(lambda: a.value("SHOW synchronous_standby_names") == "", 30, "it to go on alone")
         clients.turn_to(1)
@@ -217,7 +217,7 @@ def test_standby_manager(shardherd, tool, record_property):
         for turn in range(6):
             old, _ = herd.leader()
             begun = time.monotonic()
-            old.held = True
+            herd.hold(old)
             if turn % 2:
                 old.process.send_signal(signal.SIGSTOP)
             else:

@@ -1,6 +1,6 @@
 """Defects of a manager or an agent, planted by hand in a shard on nodes of its own. What test_ha_faults.py asks after
-every fault has to find each: a promotion without a quorum, a sync set that was relaxed without the record, a server that
-was started as a primary without a term."""
+every fault has to find each: a promotion without a quorum, a sync set that was relaxed without the record, a server
+that was started as a primary without a term."""
 
 import signal
 import subprocess
@@ -22,7 +22,7 @@ pytestmark = [
 def held(herd):
     """Nobody is there who would repair what is planted."""
     for manager in herd.managers:
-        manager.held = True
+        herd.hold(manager)
         manager.kill()
 
 
@@ -75,7 +75,7 @@ def test_primary_started_without_a_term(shardherd, tool, planted):
         a = herd.nodes[0]
         herd.until(lambda: a.value("SHOW synchronous_standby_names") == "", 20, "no sync set")
         clients = clients_of(herd)
-        a.held = True
+        herd.hold(a)
         a.die()
         herd.until(lambda: herd.primary()[1] > 1, 40, "another primary")
         goes_on(herd, clients, numbers=(1, 2, 3))
