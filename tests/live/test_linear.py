@@ -251,8 +251,8 @@ def acknowledged(reign, call, end):
 
 
 def test_two_heads():
-    """A primary that acknowledges what was asked for after a later one had acknowledged; not what was under way by then,
-    and not a member that is the primary once more, on another timeline."""
+    """A primary that acknowledges what was asked for after a later one had acknowledged; not what was under way by
+    then, and not a member that is the primary once more, on another timeline."""
     first, second, again = ("a", 1), ("b", 2), ("a", 3)
     before, under_way = acknowledged(first, 1, 2), acknowledged(first, 3, 9)
     new, back = acknowledged(second, 4, 5), acknowledged(again, 10, 11)
