@@ -7,10 +7,11 @@ wrong with them, as one call each. Agents and keepers that end are started again
         herd.heal()
 
 The test is on the bridge: it and its clients reach each member, also one that is cut off from all others, unless its
-link is down. Who talks to a member through its Unix socket reaches it even then. Needs root.
+link is down. Who is Inside(node) reaches it even then. Needs root.
 """
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ from test_agent_replica import Member, make_shard, servers_of
 from test_ha import Keeper, children
 
 sys.path.append(str(REPO / "tests" / "kube"))  # after tests/live, whose conftest counts here
+CLONE_NEWNET = 0x40000000
 NOWHERE = "02:00:00:00:de:ad"  # an address of the link layer that nobody has
 KEEPALIVE = {"keepalives_idle": 2, "keepalives_interval": 2, "keepalives_count": 30}
 
@@ -92,13 +94,25 @@ class Node(Member):
 
 
 class Inside:
-    """For clients on the node itself, whatever becomes of its link."""
+    """For clients on the node itself, whatever becomes of its link. Only the thread that connects goes there, and a
+    socket stays where it was made."""
+
+    libc = ctypes.CDLL(None, use_errno=True)
 
     def __init__(self, node):
         self.name, self.node = node.name, node
 
+    def enter(self, path):
+        with open(path, "rb") as namespace:
+            if self.libc.setns(namespace.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), f"setns {path}")
+
     def connect(self, **more):
-        return self.node.connect(host=str(self.node.dir), **more)
+        self.enter(f"/run/netns/{self.node.namespace}")
+        try:
+            return self.node.connect(**more)
+        finally:
+            self.enter("/proc/self/ns/net")  # of the first thread
 
 
 class Manager(Keeper):
