@@ -1,7 +1,8 @@
 /*
  * clock: a library to preload, which steps the wall clock of the programs that have it. The file that
- * SHARDHERD_TEST_CLOCK names holds by how many seconds (8 bytes); who writes another number there steps the clock of
- * all of them at once. Clocks that never go back are left alone, as a step of the machine's clock leaves them.
+ * SHARDHERD_TEST_CLOCK names holds by how many seconds (8 bytes); who writes another number there steps the
+ * clock of all of them at once. Clocks that never go back are left alone, as a step of the machine's clock
+ * leaves them.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
