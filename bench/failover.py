@@ -172,7 +172,7 @@ def one(cluster, fault, first):
         back_s=back[0] - begun,
         acknowledged=len(acknowledged),
         lost=len(lost_rows(acknowledged, cluster.rows(first))),
-        beside_s=both_acknowledged_s(session.times, writer.since(begun, writer.at)) if moved else 0.0,
+        beside_s=both_acknowledged_s(session.asked, writer.since(begun, writer.at)) if moved else 0.0,
         moved=moved,
         rejoin_s=max(0.0, streaming - since) if moved and fault == "node death" else None,
     )

@@ -224,8 +224,13 @@ class Patroni(Peer):
                 "data_dir": str(self.data(node)),
                 "bin_dir": str(bin_directory),
                 "pgpass": str(self.home(node) / "pgpass"),
+                "use_unix_socket": True,  # a lost link is none between a daemon and its server
                 "parameters": {"unix_socket_directories": str(self.home(node))},
-                "pg_hba": ["host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"],
+                "pg_hba": [
+                    "local all all trust",
+                    "host all all 127.0.0.1/32 trust",
+                    "host replication all 127.0.0.1/32 trust",
+                ],
                 "authentication": {
                     "superuser": {"username": "postgres"},
                     "replication": {"username": "replicator"},
