@@ -1,9 +1,11 @@
 """What a primary is lost of: a cluster with its nodes, faults and where its primary is said to be; and ours."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -59,6 +61,40 @@ def started_at(pid):
     return since_boot + time.monotonic() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class Group:
+    """A control group of version 2 for a node's processes; without one (whose files are not there) nothing happens."""
+
+    def __init__(self, name):
+        mounts = (line.split() for line in Path("/proc/mounts").read_text().splitlines())
+        root = next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
+        self.path, self.folder = f"shardherd-{os.getpid()}-{name}", None
+        with contextlib.suppress(OSError):
+            if root is not None:
+                (root / self.path).mkdir()
+                self.folder = root / self.path
+
+    def add(self, pid):
+        if self.folder is not None:
+            (self.folder / "cgroup.procs").write_text(str(pid))
+
+    def close(self):
+        """When its processes have ended."""
+        if self.folder is not None:
+            wait(lambda: not (self.folder / "cgroup.procs").read_text(), 10, f"the end of all in {self.folder}")
+            self.folder.rmdir()
+
+
+def filter_rule(action, rule):
+    try:
+        done = subprocess.run(
+            ["iptables", "-w", action, *rule, "-j", "DROP"], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise Unmeasured(f"a link is lost by iptables: {error}") from error
+    if done.returncode != 0:
+        raise Unmeasured(f"a link is lost by iptables: {done.stderr.strip()}")
+
+
 def end_all_in(directory):
     """Nothing that was started below this directory is left, whatever starts it again meanwhile."""
     from test_ha_manager import processes_of
@@ -74,7 +110,8 @@ class Cluster:
 
     A kind of it begins to come about when it is constructed, and says: name, nodes, user, home(node), data(node),
     daemons(node) (the processes of what keeps the node), place() (who is said to be the primary), conninfo(node) and
-    admin(node) (for the application and for a superuser), switchover(node), restart(node)."""
+    admin(node) (for the application and for a superuser), ports_of(node) (where it is reached), switchover(node),
+    restart(node)."""
 
     def ready(self):
         """Waits until it is made, with a table to write to."""
@@ -138,6 +175,31 @@ class Cluster:
     def node_frozen(self, node):
         return self.freeze(self.processes(node))
 
+    def link_lost(self, node):
+        """What is sent to the node, and what it sends, is lost without a word to anybody."""
+        rules = [["INPUT", "-i", "lo", "-p", "tcp", side, str(port)] for port in self.ports_of(node)
+                 for side in ("--dport", "--sport")]  # fmt: skip
+        rules += [["OUTPUT", "-m", "cgroup", "--path", group] for group in self.groups_of(node)]
+        done = []
+
+        def mend():
+            while done:
+                filter_rule("-D", done.pop())
+            return time.monotonic()
+
+        try:
+            for rule in rules:
+                filter_rule("-I", rule)
+                done.append(rule)
+        except Unmeasured:
+            mend()
+            raise
+        return mend
+
+    def groups_of(self, node):
+        """Control groups that all of a node's processes were started in, where it connects to others."""
+        return []
+
     def daemons_alone(self, node):
         """Who decides about the node's server; nothing that watches over it."""
         return self.daemons(node)
@@ -189,6 +251,10 @@ class Ours(Cluster):
     def daemons_alone(self, node):
         """The agent, whose child the server is; its watchdog stays."""
         return [int(stat_of(self.postmaster(node))[1])]
+
+    def ports_of(self, node):
+        """Its server's and its agent's: as a primary it connects to nobody."""
+        return [self.ports[node][1], json.loads((self.home(node) / "instance.json").read_text())["agent_port"]]
 
     def place(self):
         """As the routing table says."""

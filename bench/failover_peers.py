@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import yaml
 from benchmarks import ROOT, Unmeasured
-from failover_clusters import PORTS, Cluster, end_all_in, kill, wait
+from failover_clusters import PORTS, Cluster, Group, end_all_in, kill, wait
 
 sys.path.append(str(ROOT / "tests" / "kube"))  # after tests/live, whose conftest counts here
 PG = "15"  # for which Debian 12 has the extension of pg_auto_failover
@@ -122,7 +122,7 @@ class Peer(Cluster):
         bench.stack.callback(self.close)
         self.nodes = nodes
         self.ports = {node: next(PORTS) for node in nodes}
-        self.started = {}
+        self.started, self.groups = {}, {}
         self.environment = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "HOME": str(self.directory)}
 
     def close(self):
@@ -131,6 +131,8 @@ class Peer(Cluster):
         end_all_in(self.directory)
         for process in self.started.values():
             process.wait(10)
+        for group in self.groups.values():
+            group.close()
 
     def home(self, node):
         return self.directory / node
@@ -151,6 +153,18 @@ class Peer(Cluster):
                 [str(a) for a in argv], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home(node),
                 env=self.environment, start_new_session=True, **self.as_user,
             )  # fmt: skip
+        if node not in self.groups:
+            self.groups[node] = Group(f"{self.directory.name}-{node}")
+        self.groups[node].add(self.started[node].pid)  # before it has a connection
+
+    def ports_of(self, node):
+        return [self.ports[node]]
+
+    def groups_of(self, node):
+        """It connects to the others, and to who knows what the others do."""
+        if self.groups[node].folder is None:
+            raise Unmeasured("a link is lost by control groups of version 2, which are not there")
+        return [self.groups[node].path]
 
     def conninfo(self, node):
         return f"host=127.0.0.1 port={self.ports[node]} dbname=postgres user={self.user}"
@@ -210,14 +224,22 @@ class Patroni(Peer):
                 "data_dir": str(self.data(node)),
                 "bin_dir": str(bin_directory),
                 "pgpass": str(self.home(node) / "pgpass"),
+                "use_unix_socket": True,  # a lost link is none between a daemon and its server
                 "parameters": {"unix_socket_directories": str(self.home(node))},
-                "pg_hba": ["host all all 127.0.0.1/32 trust", "host replication all 127.0.0.1/32 trust"],
+                "pg_hba": [
+                    "local all all trust",
+                    "host all all 127.0.0.1/32 trust",
+                    "host replication all 127.0.0.1/32 trust",
+                ],
                 "authentication": {
                     "superuser": {"username": "postgres"},
                     "replication": {"username": "replicator"},
                 },
             },
         }
+
+    def ports_of(self, node):
+        return [self.ports[node], self.rest[node]]
 
     def ask(self, node, path, body=None, timeout=60):
         request = urllib.request.Request(f"http://127.0.0.1:{self.rest[node]}/{path}",

@@ -25,7 +25,8 @@ def lost_rows(acknowledged, there):
 
 
 def both_acknowledged_s(old, new):
-    """For how long, from the first write that the new primary acknowledged, the old one went on acknowledging."""
+    """For how long, from the first write that the new primary acknowledged, the old one went on acknowledging: by when
+    that was asked for, as the answer to an earlier one may have been held up by a link."""
     return max(0.0, old[-1] - new[0]) if old and new else 0.0
 
 
@@ -38,7 +39,7 @@ class Session(threading.Thread):
     def __init__(self, conninfo, first):
         super().__init__(daemon=True)
         self.conninfo, self.number, self.ending = conninfo, first, False
-        self.acknowledged, self.times, self.error = [], [], None
+        self.acknowledged, self.asked, self.times, self.error = [], [], [], None
         self.connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=2)
         self.start()
 
@@ -66,7 +67,7 @@ class Writer(threading.Thread):
     def __init__(self, place, conninfo, first):
         super().__init__(daemon=True)
         self.place, self.conninfo, self.number, self.ending = place, conninfo, first, False
-        self.acknowledged, self.times, self.error = [], [], None
+        self.acknowledged, self.asked, self.times, self.error = [], [], [], None
         self.sessions = []  # (when it was opened, at whom, how many rows were acknowledged before)
         self.named, self.at, self.connection = place(), None, None
         self.guide = threading.Thread(target=self.follow, daemon=True)
@@ -119,8 +120,10 @@ class Writer(threading.Thread):
 
 def write(who, connection):
     who.number += 1
+    asked = time.monotonic()
     connection.execute("INSERT INTO public.w VALUES (%s)", (who.number,))
     who.acknowledged.append(who.number)
+    who.asked.append(asked)
     who.times.append(time.monotonic())
     time.sleep(EACH_S)
 

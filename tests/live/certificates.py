@@ -10,12 +10,14 @@ from conftest import server_user
 class Certificates:
     """In a folder of their own; PostgreSQL's user and ours can read each of them."""
 
-    def __init__(self, directory):
-        self.dir = directory
+    def __init__(self, directory, environment=None):
+        self.dir, self.environment = directory, environment
         directory.mkdir(mode=0o755)
 
     def openssl(self, *arguments):
-        subprocess.run(["openssl", *map(str, arguments)], cwd=self.dir, check=True, capture_output=True)
+        subprocess.run(
+            ["openssl", *map(str, arguments)], cwd=self.dir, check=True, capture_output=True, env=self.environment
+        )
 
     def authority(self, name):
         self.openssl(
@@ -23,8 +25,9 @@ class Certificates:
             *("-keyout", f"{name}.key", "-out", f"{name}.crt"),
         )
 
-    def issue(self, authority, name, usage):
-        (self.dir / "ext").write_text(f"extendedKeyUsage={usage}\nsubjectAltName=IP:127.0.0.1\n")
+    def issue(self, authority, name, usage, addresses=("127.0.0.1",)):
+        names = ",".join(f"IP:{address}" for address in addresses)
+        (self.dir / "ext").write_text(f"extendedKeyUsage={usage}\nsubjectAltName={names}\n")
         self.openssl(
             "req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "csr"
         )

@@ -14,6 +14,8 @@ import time
 import psycopg
 from psycopg import pq
 
+# Which timeline a statement wrote on: with the member's name it says in whose primaryship.
+TIMELINE = "('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int"
 REGISTERS = 4  # of each round
 READ_ONLY = "25006"
 
@@ -25,24 +27,27 @@ def keys_of(number):
 def make_registers(member, rounds=1):
     with member.connect() as connection:
         connection.execute("CREATE TABLE r (k text PRIMARY KEY, v bigint NOT NULL, was bigint) WITH (fillfactor = 50)")
-        for number in range(rounds):
-            for key in keys_of(number):
-                connection.execute("INSERT INTO r VALUES (%s, 0)", (key,))
+        more_registers(connection, range(rounds))
+
+
+def more_registers(connection, rounds):
+    keys = [key for number in rounds for key in keys_of(number)]
+    connection.execute("INSERT INTO r SELECT k, 0 FROM unnest(%s::text[]) k", (keys,))
 
 
 class Client(threading.Thread):
     """One after the other, over a session that it keeps as long as that lives, or until it waited for an answer for
     longer than its patience. It knows only these members, and tries them in turn when it has to connect."""
 
-    def __init__(self, number, members, seed, commit, patience=None, only_reads=False):
+    def __init__(self, number, members, seed, commit, patience=None, only_reads=False, first=0):
         super().__init__(daemon=True, name=f"client {number}")
         self.number, self.members, self.chance = number, members, random.Random(f"{seed} {number}")
         self.commit, self.patience = commit, patience
         self.weights = [1, 0, 0, 0, 0] if only_reads else [4, 2, 2, 2, 3]
-        self.connection, self.turn, self.written = None, 0, 0
+        self.connection, self.at, self.turn, self.written = None, None, 0, 0
         self.ending, self.problem = False, None
         self.lock, self.operations, self.pending = threading.Lock(), [], None
-        self.count, self.round = 0, 0
+        self.count, self.round = 0, first
         self.known = {}  # what it saw last
         self.start()
 
@@ -66,7 +71,8 @@ class Client(threading.Thread):
         if self.connection is None:
             self.turn += 1
             try:
-                self.connection = self.members[self.turn % len(self.members)].connect(connect_timeout=2)
+                member = self.members[self.turn % len(self.members)]
+                self.connection, self.at = member.connect(connect_timeout=2), member.name
                 self.connection.execute(f"SET synchronous_commit = {self.commit}")
             except psycopg.Error:
                 self.leave()
@@ -141,43 +147,51 @@ class Client(threading.Thread):
         return {"output": value}
 
     def confirmed(self, operation):
-        (value,) = self.one("UPDATE r SET v = v WHERE k = $1 RETURNING v", operation["key"])
+        value, timeline = self.one(f"UPDATE r SET v = v WHERE k = $1 RETURNING v, {TIMELINE}", operation["key"])
         self.known[operation["key"]] = value
-        return {"output": value}
+        return {"output": value, "reign": (self.at, timeline)}
 
     def write(self, operation):
-        (value,) = self.one("UPDATE r SET v = $1 WHERE k = $2 RETURNING v", operation["value"], operation["key"])
+        sql = f"UPDATE r SET v = $1 WHERE k = $2 RETURNING v, {TIMELINE}"
+        value, timeline = self.one(sql, operation["value"], operation["key"])
         self.known[operation["key"]] = value
-        return {}
+        return {"reign": (self.at, timeline)}
 
     def exchange(self, operation):
         """Knows what it replaced: nothing can be lost before it without being seen."""
-        sql = "UPDATE r SET v = $1, was = v WHERE k = $2 RETURNING was"
-        (replaced,) = self.one(sql, operation["value"], operation["key"])
+        sql = f"UPDATE r SET v = $1, was = v WHERE k = $2 RETURNING was, {TIMELINE}"
+        replaced, timeline = self.one(sql, operation["value"], operation["key"])
         self.known[operation["key"]] = operation["value"]
-        return {"output": replaced}
+        return {"output": replaced, "reign": (self.at, timeline)}
 
     def cas(self, operation):
         swapped = self.one(
-            "UPDATE r SET v = $1 WHERE k = $2 AND v = $3 RETURNING v",
+            f"UPDATE r SET v = $1 WHERE k = $2 AND v = $3 RETURNING v, {TIMELINE}",
             operation["value"],
             operation["key"],
             operation["old"],
         )
         if swapped:
             self.known[operation["key"]] = operation["value"]
-        return {"swapped": swapped is not None, "plain": swapped is None}
+        return {
+            "swapped": swapped is not None,
+            "plain": swapped is None,
+            **({"reign": (self.at, swapped[1])} if swapped else {}),
+        }
 
 
 class Clients:
     """1 to 3 know all members and go where they are let in. 11 to 13 know only `loyal` and wait for its answers, as
-    long as it takes; 13 only reads. 21 knows the others. commit: what they make of synchronous_commit."""
+    long as it takes; 13 only reads. 21 knows the others. From 31 on there is one for each of `inside`, which reach a
+    member in a way of their own, as patient. commit: what they make of synchronous_commit. first: their registers."""
 
-    def __init__(self, members, loyal, seed, commit="on"):
+    def __init__(self, members, loyal, seed, commit="on", inside=(), first=0):
         others = [member for member in members if member is not loyal]
-        self.all = [Client(number, members, seed, commit, patience=1) for number in (1, 2, 3)]
-        self.all += [Client(number, [loyal], seed, commit, only_reads=number == 13) for number in (11, 12, 13)]
-        self.all += [Client(21, others, seed, commit, patience=1)]
+        more = {"seed": seed, "commit": commit, "first": first}
+        self.all = [Client(number, members, patience=1, **more) for number in (1, 2, 3)]
+        self.all += [Client(number, [loyal], only_reads=number == 13, **more) for number in (11, 12, 13)]
+        self.all += [Client(21, others, patience=1, **more)]
+        self.all += [Client(number, [member], **more) for number, member in enumerate(inside, 31)]
 
     def of(self, number):
         return next(c for c in self.all if c.number == number)
@@ -205,3 +219,26 @@ class Clients:
                 (o["output"],) = connection.execute("UPDATE r SET v = v WHERE k = %s RETURNING v", (key,)).fetchone()
                 history.append({**o, "return": time.monotonic_ns()})
         return history
+
+
+def two_heads(history):
+    """Writes that one primary acknowledged although they were asked for after a later one had acknowledged something:
+    [(write, the later one)]. A primary is a member with a timeline; its place is that of its first acknowledgement."""
+    acknowledged = [o for o in history if o["outcome"] == "ok" and "reign" in o]
+    first = {}
+    for o in sorted(acknowledged, key=lambda o: o["return"]):
+        first.setdefault(o["reign"], o["return"])
+    reigns = sorted(first, key=first.get)
+    return [
+        (o, later)
+        for o in acknowledged
+        for later in reigns[reigns.index(o["reign"]) + 1 :][:1]
+        if o["call"] > first[later]
+    ]
+
+
+def longest_gap(history, begun, ended, clients):
+    """Seconds without an acknowledged write of these clients, from `begun` on (both by time.monotonic_ns())."""
+    times = [o["return"] for o in history if o["outcome"] == "ok" and "reign" in o and o["client"] in clients]
+    times = [begun, *sorted(t for t in times if begun < t < ended), ended]
+    return max(b - a for a, b in zip(times, times[1:], strict=False)) / 1e9

@@ -33,6 +33,10 @@ def servers_of(data):
 
 
 class Member:
+    host, http_address = "127.0.0.1", "127.0.0.1"
+    wrap = ()  # words before the agent's own command; they see to its user
+    environment = None
+
     def __init__(self, program, directory, name, version):
         self.program, self.name = program, name
         self.dir = directory / name
@@ -50,7 +54,13 @@ class Member:
                 shutil.chown(path, POSTGRES, POSTGRES)
 
     def start(self):
+        self.spawn()
+        wait_until(lambda: self.call("GET", "/livez", token=None)[0] == 200, what=f"agent {self.name}")
+        return self
+
+    def spawn(self):
         argv = [
+            *self.wrap,
             self.program,
             "agent",
             f"--member={self.name}",
@@ -60,22 +70,23 @@ class Member:
             f"--run={self.dir}",
             f"--settings={self.dir / 'settings'}",
             f"--password-file={self.dir / 'password'}",
-            "--listen=127.0.0.1",
+            f"--listen={self.host}",
             f"--port={self.port}",
+            f"--http-address={self.http_address}",
             f"--http-port={self.http}",
             *self.more,
         ]
+        user = None if self.wrap else POSTGRES
         with (self.dir / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                argv, stderr=log, stdout=log, user=POSTGRES, group=POSTGRES, cwd="/", start_new_session=True
-            )
-        wait_until(lambda: self.call("GET", "/livez", token=None)[0] == 200, what=f"agent {self.name}")
-        return self
+                argv, stderr=log, stdout=log, user=user, group=user, cwd="/", start_new_session=True,
+                env=self.environment,
+            )  # fmt: skip
 
     def call(self, method, path, body=None, token=TOKEN):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         data = json.dumps(body).encode() if body is not None else None
-        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{self.http}{path}"
+        url = f"{'https' if self.tls else 'http'}://{self.http_address}:{self.http}{path}"
         request = urllib.request.Request(url, data, headers, method=method)
         try:
             with urllib.request.urlopen(request, timeout=5, context=self.tls) as answer:
@@ -127,12 +138,11 @@ class Member:
     def connect(self, **more):
         options = {"connect_timeout": 5, "autocommit": True, **more}
         return psycopg.connect(
-            host="127.0.0.1",
+            **{"host": self.host, **options},
             port=self.port,
             user="shardherd",
             password="secret-of-the-shard",
             dbname="postgres",
-            **options,
         )
 
     def value(self, sql):
@@ -141,7 +151,7 @@ class Member:
 
     @property
     def upstream(self):
-        return {"host": "127.0.0.1", "port": self.port}
+        return {"host": self.host, "port": self.port}
 
     def no_server(self, timeout=10):
         wait_until(lambda: not servers_of(self.data), timeout, f"end of all servers in {self.data}", 0.01)

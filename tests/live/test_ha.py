@@ -21,14 +21,15 @@ class Keeper:
         self.store, self.name = store or directory / "store.db", name
         self.tool, self.directory, self.members = tool, directory, members
         self.process, self.lines, self.environment = None, [], {}
+        self.wrap = []  # words before the tool's own command
         token = directory / "keeper-token"
         token.touch(mode=0o600)
         token.write_text(TOKEN + "\n")
 
     def start(self):
-        argv = [self.tool, self.store, self.directory / "keeper-token", "s1"]
+        argv = [*self.wrap, self.tool, self.store, self.directory / "keeper-token", "s1"]
         environment = {**os.environ, **self.environment}
-        argv += [f"{m.name}=127.0.0.1:{m.http}:{m.port}" for m in self.members]
+        argv += [f"{m.name}={m.host}:{m.http}:{m.port}" for m in self.members]
         with (self.directory / f"{self.name}.log").open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()

@@ -4,6 +4,7 @@ import random
 import subprocess
 
 import pytest
+from histories import longest_gap, two_heads
 from linear import checker, judge
 
 pytestmark = pytest.mark.beside
@@ -234,3 +235,30 @@ def test_not_a_history(work_dir, line):
     done = subprocess.run([checker(), path], capture_output=True, text=True)
     assert done.returncode == 2
     assert str(path) in done.stderr
+
+
+def acknowledged(reign, call, end):
+    return {
+        "client": 1,
+        "key": "k",
+        "op": "write",
+        "value": 1,
+        "call": call,
+        "return": end,
+        "outcome": "ok",
+        "reign": reign,
+    }
+
+
+def test_two_heads():
+    """A primary that acknowledges what was asked for after a later one had acknowledged; not what was under way by
+    then, and not a member that is the primary once more, on another timeline."""
+    first, second, again = ("a", 1), ("b", 2), ("a", 3)
+    before, under_way = acknowledged(first, 1, 2), acknowledged(first, 3, 9)
+    new, back = acknowledged(second, 4, 5), acknowledged(again, 10, 11)
+    assert two_heads([back, new, under_way, before]) == []
+    late = acknowledged(first, 6, 7)
+    assert two_heads([before, new, late, back]) == [(late, second)]
+    assert two_heads([before, acknowledged(second, 12, 13), back]) == []
+    assert two_heads([new, before | {"outcome": "unknown"}, late | {"outcome": "fail"}]) == []
+    assert longest_gap([before, new, late], 0, int(20e9), (1,)) == pytest.approx(20, abs=1e-6)
