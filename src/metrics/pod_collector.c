@@ -14,6 +14,8 @@
 #define ANSWER_MAX        65536
 #define CALLS_MAX         64
 #define HEARD_NS          (10 * ENV_NS_PER_S) /* of who is not asked, so long */
+#define CALM_CORES        0.05
+#define CALM_ROUNDS       4 /* what an agent said holds for 5 s (fleet/pod.h) */
 
 /* What the last answer of one agent said; by the instance's name, since instances come and go. */
 struct agent {
@@ -24,6 +26,8 @@ struct agent {
     double cpu_us; /* NAN = none yet */
     uint64_t at_ns;
     bool wanted; /* the instance was there in this round */
+    bool calm;   /* its server does next to nothing: asked in one round of CALM_ROUNDS */
+    unsigned number;
 };
 
 struct pod_collector {
@@ -32,6 +36,7 @@ struct pod_collector {
     struct list agents;
     struct loop_timer timer;
     unsigned calls;
+    unsigned rounds, made;
     struct pod_collector_counts counts;
     bool closing;
     void (*closed)(void *data);
@@ -66,6 +71,7 @@ static struct agent *agent_of(struct pod_collector *c, const char *instance)
     a->collector = c;
     a->instance = mem_strdup(instance);
     a->cpu_us = (double)NAN;
+    a->number = c->made++;
     list_append(&c->agents, &a->node);
     return a;
 }
@@ -81,6 +87,7 @@ static void take_figures(struct agent *a, struct fleet_instance *instance, uint6
         cores = (f->cpu_us - a->cpu_us) * 1e3 / (double)(now - a->at_ns);
     a->cpu_us = f->cpu_us;
     a->at_ns = now;
+    a->calm = cores < CALM_CORES;
     instance_pod_set(pod, POD_AGENT, POD_CPU, cores, stamp);
     instance_pod_set(pod, POD_AGENT, POD_CPU_LIMIT, f->cpu_limit, stamp);
     instance_pod_set(pod, POD_AGENT, POD_MEMORY, f->memory_bytes, stamp);
@@ -107,6 +114,7 @@ static void on_answer(const struct http_answer *answer, void *data)
         take_figures(a, instance, loop_clock(c->o.loop), &figures);
     else
         a->cpu_us = (double)NAN;
+    a->calm = a->calm && ok;
 }
 
 static void ask(struct agent *a, const struct pod_place *place)
@@ -138,7 +146,8 @@ static void look_at(struct pod_collector *c, struct fleet_instance *instance)
         return;
     struct agent *a = agent_of(c, instance->name);
     a->wanted = true;
-    if (a->call == NULL && c->calls < CALLS_MAX)
+    bool rests = a->calm && (c->rounds + a->number) % CALM_ROUNDS != 0;
+    if (!rests && a->call == NULL && c->calls < CALLS_MAX)
         ask(a, &place);
 }
 
@@ -146,6 +155,7 @@ static void on_timer(struct loop_timer *timer, void *data)
 {
     struct pod_collector *c = data;
     loop_timer_start(timer, c->o.period_ns);
+    c->rounds++;
     list_each(node, &c->agents)
     {
         list_item(node, struct agent, node)->wanted = false;

@@ -20,6 +20,7 @@
 #define SCHEMA_TIMEOUT_NS (300 * ENV_NS_PER_S)
 #define TRIES             60
 #define RETRY_NS          (1 * ENV_NS_PER_S)
+#define SCHEMAS_MAX       8 /* shards at a time: the text and libpq's copy of it take 270 KiB for each */
 
 static const struct sm_state states[PROVISION_STATE_COUNT] = {
     [PROVISION_PLANNED] = {"planned", SM_NEXT(PROVISION_INSTANCES), false},
@@ -432,6 +433,8 @@ static void keep_types(struct provision *p, const struct pg_reply *reply)
     }
 }
 
+static void schemas_begin(struct provision *p);
+
 static void on_schema(const struct pg_reply *reply, void *data)
 {
     struct shard_call call = *(struct shard_call *)data;
@@ -451,6 +454,8 @@ static void on_schema(const struct pg_reply *reply, void *data)
         if (call.p->outstanding > 0)
             maybe_kill(call.p, "amid");
     }
+    link_drop(&call.shard->link); /* and what libpq took to send so much */
+    schemas_begin(call.p);
     step_ended(call.p);
 }
 
@@ -515,6 +520,20 @@ static void fill_shard(const struct pg_reply *reply, void *data)
     buf_free(&sql);
 }
 
+/* As many as may be under way; after an error no more. */
+static void schemas_begin(struct provision *p)
+{
+    while (p->schemas < p->shard_count && p->outstanding < SCHEMAS_MAX && p->step_error.code == ERRC_NONE) {
+        struct shard_call *call = mem_alloc(sizeof *call);
+        *call = (struct shard_call){p, &p->shards[p->schemas++]};
+        p->outstanding++;
+        link_exec(&call->shard->link,
+                  "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level'), "
+                  "current_setting('server_version_num')::int",
+                  SCHEMA_TIMEOUT_NS, fill_shard, call);
+    }
+}
+
 static void run_schema(struct provision *p)
 {
     for (int i = 0; i < p->shard_count; i++) {
@@ -524,15 +543,8 @@ static void run_schema(struct provision *p)
             return;
         }
     }
-    p->outstanding = p->shard_count;
-    for (int i = 0; i < p->shard_count; i++) {
-        struct shard_call *call = mem_alloc(sizeof *call);
-        *call = (struct shard_call){p, &p->shards[i]};
-        link_exec(&p->shards[i].link,
-                  "SELECT to_regclass('shardherd.shard') IS NOT NULL, current_setting('wal_level'), "
-                  "current_setting('server_version_num')::int",
-                  SCHEMA_TIMEOUT_NS, fill_shard, call);
-    }
+    p->schemas = 0;
+    schemas_begin(p);
 }
 
 /* ---- routing ---- */

@@ -10,7 +10,7 @@ enum provision_state {
     PROVISION_PLANNED,
     PROVISION_INSTANCES, /* waits for the runtime, all shards side by side */
     PROVISION_PRIMARIES, /* waits for who drives the shards, then for the runtime, all shards side by side */
-    PROVISION_SCHEMA,    /* waits for SQL on all shards side by side */
+    PROVISION_SCHEMA,    /* waits for SQL on the shards, some side by side */
     PROVISION_ROUTING,   /* waits for the store */
     PROVISION_DONE,
     PROVISION_FAILED,
@@ -42,6 +42,7 @@ struct provision {
     char *owner_role;
     int open_links;
     int outstanding;    /* calls of this step that have not come back */
+    int schemas;        /* shards whose SCHEMA has begun in this try */
     bool journaling;    /* the present state is being written: nothing of it has begun */
     int tries;          /* failures in a row of this step */
     int64_t failing_us; /* wall clock of the first of them */

@@ -137,7 +137,8 @@ struct wire {
     struct http_exchange *held; /* never answered */
     int requests, failures;
     bool silent, done, heard; /* heard: by somebody else */
-    uint64_t cpu_us;
+    bool calm;                /* the server does nothing */
+    uint64_t cpu_us, asked;
     struct err err;
     struct loop_timer timer;
     int open;
@@ -161,7 +162,7 @@ static void handle(struct http_exchange *ex, const struct http_request *request,
         return;
     }
     if (strcmp(request->path, "/v1/status") == 0) {
-        w->cpu_us += 250000;
+        w->cpu_us += w->calm ? 0 : 250000;
         snprintf(text, sizeof text, "{\"cpu_us\":\"%llu\",\"memory_bytes\":\"99\"}",
                  (unsigned long long)w->cpu_us);
         http_respond(ex, 200, "application/json", text, strlen(text));
@@ -313,6 +314,47 @@ static void test_heard_by_somebody_else(void **state)
     wire_stop(&w);
 }
 
+static uint64_t asked(const struct wire *w)
+{
+    struct pod_collector_counts counts;
+    pod_collector_count(w->collector, &counts);
+    return counts.asked;
+}
+
+static bool asked_ten_times(const struct wire *w)
+{
+    return asked(w) >= w->asked + 10;
+}
+
+static double seconds_of_ten(struct wire *w)
+{
+    uint64_t since = loop_clock(&w->loop);
+    w->asked = asked(w);
+    run_until(w, asked_ten_times);
+    return (double)(loop_clock(&w->loop) - since) / (double)ENV_NS_PER_S;
+}
+
+static bool busy(const struct wire *w)
+{
+    return figure(w, POD_CPU) > 0.5;
+}
+
+/* Rounds of 0.1 s: the agent of a server that does nothing is asked in each fourth, until it does something.
+ */
+static void test_calm_agents_are_asked_seldom(void **state)
+{
+    struct wire w;
+    (void)state;
+    wire_start(&w, false, 0);
+    w.calm = true;
+    run_until(&w, series_known); /* two answers have come: it is known to be calm */
+    assert_true(seconds_of_ten(&w) > 2.5);
+    w.calm = false;
+    run_until(&w, busy);
+    assert_true(seconds_of_ten(&w) < 2.5);
+    wire_stop(&w);
+}
+
 static bool given_up(const struct wire *w)
 {
     return w->failures > 0;
@@ -366,6 +408,7 @@ int main(void)
         cmocka_unit_test(test_silence),
         cmocka_unit_test(test_figures_arrive),
         cmocka_unit_test(test_heard_by_somebody_else),
+        cmocka_unit_test(test_calm_agents_are_asked_seldom),
         cmocka_unit_test(test_closed_early),
         cmocka_unit_test(test_bad_options),
     };
