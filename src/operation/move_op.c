@@ -686,11 +686,13 @@ static struct move_op *new_move(struct operations *ops, const struct move_record
 
 /* ---- starting ---- */
 
-static void name_new_shard(const struct routing *routing, char out[MOVE_NAME_SIZE])
+/* Nor is it one that another move is about to make, or whose server is about to go. */
+static void name_new_shard(const struct operations *ops, const struct fleet_database *db,
+                           char out[MOVE_NAME_SIZE])
 {
     for (unsigned n = 1;; n++) {
         snprintf(out, MOVE_NAME_SIZE, "s%u", n);
-        if (routing_find_shard(routing, out) == NULL)
+        if (routing_find_shard(db->routing, out) == NULL && operations_running_on(ops, db->name, out) == NULL)
             return;
     }
 }
@@ -737,7 +739,7 @@ static void fill_record(struct operations *ops, const struct move_request *q, co
     if (q->target != NULL)
         snprintf(r->target, sizeof r->target, "%s", q->target);
     else
-        name_new_shard(db->routing, r->target);
+        name_new_shard(ops, db, r->target);
     r->range = q->range;
     r->new_target = q->target == NULL;
     r->retire_source = q->retire_source;

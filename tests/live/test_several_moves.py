@@ -1,0 +1,54 @@
+"""Several moves at a time: of different shards side by side, of one shard one after the other."""
+
+import json
+import os
+
+import pytest
+from conftest import wait_until
+from rig import Problem, Rig
+
+pytestmark = pytest.mark.beside
+
+PATH = "/v1/databases/shop/operations"
+
+
+@pytest.fixture
+def rig(shardherd):
+    rig = Rig(shardherd, f"/tmp/shardherd-several-{os.getpid()}")
+    rig.settings = ["moves.copy_rate=1"]  # so that they are under way for long enough
+    try:
+        rig.start()
+        yield rig
+    finally:
+        rig.clean_up()
+
+
+def refused(rig, **body):
+    with pytest.raises(Problem) as problem:
+        rig.post(PATH, {**body, "bake": "0s"})
+    assert problem.value.status == 409, problem.value
+    return json.loads(problem.value.body)["detail"]
+
+
+def test_two_shards_at_the_same_time(rig):
+    rig.make_shop(customers=100_000)
+    rig.start_load("--clients", "8", "--rate", "300")
+    first, second = (rig.post(PATH, {"kind": "split", "shard": shard, "bake": "0s"})["id"] for shard in ("s1", "s2"))
+
+    def both_copy():
+        records = [rig.operation(op_id)["record"] for op_id in (first, second)]
+        assert all(int(r["copy_us"]) == 0 for r in records), [(r["state"], r["copy_bytes"]) for r in records]
+        return all(int(r["copy_bytes"]) > 0 for r in records)
+
+    wait_until(both_copy, timeout=20, what="rows of both", interval=0.05)
+    assert f"operation {first} runs on shard s1" in refused(rig, kind="split", shard="s1")
+    assert f"operation {second} runs on shard s2" in refused(rig, kind="merge", shard="s2", target="s1")
+    targets = [rig.operation(op_id)["record"]["target"] for op_id in (first, second)]
+    assert sorted(targets) == ["s3", "s4"]
+    for op_id in (first, second):
+        assert rig.wait_operation(op_id)["status"] == "done"
+    result = rig.stop_load()
+    assert result["acked_writes"] > 500, result
+    assert [result[name] for name in ("lost", "duplicated", "misplaced", "resurrected")] == [0] * 4, result
+    assert [shard["name"] for shard in rig.routing()["shards"]] == ["s1", "s2", "s3", "s4"]
+    rig.assert_consistent()
