@@ -123,16 +123,17 @@ END $$;
 
 -- ---- hashes ----
 
--- The SQL text of the hash of a column reference, by type of the key.
+-- The SQL text of the hash of a column reference, by type of the key. '0', not 0: that is an integer, which every statement
+-- that reads a WHEN clause would make a bigint.
 CREATE OR REPLACE FUNCTION shardherd.hash_expression(type text, reference text) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT format(CASE type
-        WHEN 'smallint' THEN 'pg_catalog.hashint2extended(%s, 0)'
-        WHEN 'integer' THEN 'pg_catalog.hashint4extended(%s, 0)'
-        WHEN 'bigint' THEN 'pg_catalog.hashint8extended(%s, 0)'
-        WHEN 'text' THEN 'pg_catalog.hashtextextended(%s, 0)'
-        WHEN 'varchar' THEN 'pg_catalog.hashtextextended(%s, 0)'
-        WHEN 'uuid' THEN 'pg_catalog.uuid_hash_extended(%s, 0)'
+        WHEN 'smallint' THEN 'pg_catalog.hashint2extended(%s, ''0'')'
+        WHEN 'integer' THEN 'pg_catalog.hashint4extended(%s, ''0'')'
+        WHEN 'bigint' THEN 'pg_catalog.hashint8extended(%s, ''0'')'
+        WHEN 'text' THEN 'pg_catalog.hashtextextended(%s, ''0'')'
+        WHEN 'varchar' THEN 'pg_catalog.hashtextextended(%s, ''0'')'
+        WHEN 'uuid' THEN 'pg_catalog.uuid_hash_extended(%s, ''0'')'
     END, reference)
 $$;
 
@@ -158,16 +159,21 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM unnest(los, his) AS r(lo, hi)
 $$;
 
--- The same for a WHEN clause. A server reads its text, and makes it ready, for every statement, whatever becomes of it: what is
--- long costs more there than the statement, what is slow hardly shows. So more than one comparison becomes one.
-CREATE OR REPLACE FUNCTION shardherd.inside_briefly(hash text, los bigint[], his bigint[]) RETURNS text
+-- The contrary for a WHEN clause. A server reads its text, and makes it ready, for every statement, whatever becomes of it:
+-- what is long costs more there than the statement, what is slow hardly shows. So it is one comparison for all ranges.
+DROP FUNCTION IF EXISTS shardherd.inside_briefly(text, bigint[], bigint[]); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.outside_briefly(hash text, los bigint[], his bigint[]) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT CASE
-        WHEN cardinality(los) = 0 OR cardinality(los) = 1 AND (los[1] = -9223372036854775808 OR his[1] = 9223372036854775807)
-        THEN shardherd.inside(hash, los, his)
-        ELSE format('%s <@ %L::int8multirange', hash, (
-            SELECT range_agg(int8range(nullif(lo, -9223372036854775808), nullif(hi, 9223372036854775807), '[]'))
-            FROM unnest(los, his) AS r(lo, hi))) END
+        WHEN isempty(m) THEN 'false'
+        WHEN m <> multirange(range_merge(m)) THEN format('%s <@ %L::int8multirange', hash, m)
+        WHEN lower_inf(m) AND upper_inf(m) THEN 'true'
+        WHEN lower_inf(m) THEN format('%s < %L::bigint', hash, upper(m))
+        WHEN upper_inf(m) THEN format('%s >= %L::bigint', hash, lower(m))
+        ELSE format('%s <@ %L::int8range', hash, range_merge(m)) END
+    FROM (SELECT '{(,)}'::int8multirange - coalesce(range_agg(
+              int8range(nullif(lo, -9223372036854775808), nullif(hi, 9223372036854775807), '[]')), '{}')
+          FROM unnest(los, his) AS r(lo, hi)) AS c(m)
 $$;
 
 -- True if this shard owns all of [range_lo, range_hi] by its shard row (gates not counted).
@@ -227,21 +233,37 @@ END $$;
 
 -- Strict clients set shardherd.epoch to the epoch of the shard they routed to; an answer of 0 rows from a
 -- shard that changed meanwhile is then an error instead. Arguments: epoch [, move, ...] - the latter while a gate
--- stands. Then others than those of the shard's own epoch come by a table that is published already: before the gate
+-- stands.
+-- It runs for every statement of everybody, and few are strict: a call costs half of what it takes to read a WHEN clause that
+-- asks the same. So it sets nothing, looks no name up but where it says, and leaves the rest to another function.
+CREATE OR REPLACE FUNCTION shardherd.stale_epoch() RETURNS trigger
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF pg_catalog.current_setting('shardherd.epoch', true) IS NULL THEN
+        RETURN NULL;
+    ELSIF pg_catalog.current_setting('shardherd.epoch', true) OPERATOR(pg_catalog.=) TG_ARGV[0] THEN
+        RETURN NULL;
+    END IF;
+    PERFORM shardherd.refuse_stale(TG_ARGV[0], TG_ARGV[1]);
+    RETURN NULL;
+END $$;
+
+-- While a gate stands, others than those of the shard's own epoch come by a table that is published already: before the gate
 -- is open rows that were acknowledged on the source may be missing here, afterwards every answer is right. STABLE: a
 -- snapshot from before the opening may be from before the copy as well.
-CREATE OR REPLACE FUNCTION shardherd.stale_epoch() RETURNS trigger
+CREATE OR REPLACE FUNCTION shardherd.refuse_stale(wanted text, gate_move text) RETURNS void
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF coalesce(current_setting('shardherd.epoch', true), '') = '' -- it was set once, and reset
-        OR TG_NARGS > 1 AND EXISTS (SELECT FROM shardherd.gate g WHERE g.move = TG_ARGV[1] AND g.open) THEN
-        RETURN NULL;
+    IF current_setting('shardherd.epoch', true) IN ('', wanted) -- '': it was set once, and reset
+        OR EXISTS (SELECT FROM shardherd.gate g WHERE g.move = gate_move AND g.open) THEN
+        RETURN;
     END IF;
     RAISE EXCEPTION USING ERRCODE = 'SHR01',
         MESSAGE = format('shardherd: routed with epoch %s, this shard is at epoch %s',
-                         current_setting('shardherd.epoch', true), TG_ARGV[0]),
+                         current_setting('shardherd.epoch', true), wanted),
         HINT = 'Read the routing table again and send the statement to the owner.';
 END $$;
+GRANT EXECUTE ON FUNCTION shardherd.refuse_stale(text, text) TO PUBLIC; -- called in everybody's name
 
 -- Whether a fence that was prepared in transaction `after` is committed. Its guards are awake before it, so that the fence
 -- has no trigger to touch, and all of them have to learn at the same moment that it is committed: in transactions of any
@@ -287,81 +309,91 @@ BEGIN
 END $$;
 
 -- The epoch of strict clients while a fence is prepared: the shard's until its COMMIT, then the fence's.
--- Arguments: the one, the other, after.
+-- Arguments: the one, the other, after. Like stale_epoch(), it does next to nothing for who is not strict.
 CREATE OR REPLACE FUNCTION shardherd.stale_fence() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    wanted text := CASE WHEN shardherd.fenced(TG_ARGV[2]::bigint) THEN TG_ARGV[1] ELSE TG_ARGV[0] END;
+LANGUAGE plpgsql AS $$
 BEGIN
-    IF coalesce(nullif(current_setting('shardherd.epoch', true), ''), wanted) = wanted THEN
-        RETURN NULL;
+    IF pg_catalog.current_setting('shardherd.epoch', true) IS NOT NULL THEN
+        PERFORM shardherd.refuse_stale_fence(TG_ARGV[0], TG_ARGV[1], TG_ARGV[2]);
     END IF;
-    RAISE EXCEPTION USING ERRCODE = 'SHR01',
-        MESSAGE = format('shardherd: routed with epoch %s, this shard is at epoch %s',
-                         current_setting('shardherd.epoch', true), wanted),
-        HINT = 'Read the routing table again and send the statement to the owner.';
+    RETURN NULL;
 END $$;
+
+CREATE OR REPLACE FUNCTION shardherd.refuse_stale_fence(before text, afterwards text, prepared text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM shardherd.refuse_stale(CASE WHEN shardherd.fenced(prepared::bigint) THEN afterwards ELSE before END, NULL);
+END $$;
+GRANT EXECUTE ON FUNCTION shardherd.refuse_stale_fence(text, text, text) TO PUBLIC;
 
 -- (Re)writes row triggers of one table named prefix_insert, _update and _delete that call for what the three conditions
--- name, and a statement trigger for strict clients. CREATE OR REPLACE resets ENABLE ALWAYS, so the caller sets it
--- again; triggers are replaced and never dropped: dropping would wait for readers.
+-- name, and a statement trigger for strict clients. CREATE OR REPLACE lets them fire for sessions in the ordinary replication
+-- role only; triggers are replaced and never dropped: dropping would wait for readers.
 DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, bigint); -- older ones
 DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, text);
+DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, text, text);
+DROP FUNCTION IF EXISTS shardherd.stale(bigint);
 CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, on_insert text, on_update text, on_delete text,
-                                                   call text, strict text, stale text, stale_call text)
+                                                   call text, strict_call text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    client text := 'NOT pg_catalog.pg_replication_origin_session_is_setup()'; -- what the function asks, without its call
 BEGIN
-    EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW '
-                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_insert, client, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER %s_update AFTER UPDATE ON %s FOR EACH ROW '
-                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_update, client, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW '
-                   'WHEN ((%s) AND %s) EXECUTE FUNCTION %s', prefix, name, on_delete, client, call);
-    EXECUTE format('CREATE OR REPLACE TRIGGER %s BEFORE INSERT OR UPDATE OR DELETE ON %s '
-                   'FOR EACH STATEMENT WHEN (%s) EXECUTE FUNCTION %s', strict, name, stale, stale_call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s',
+                   prefix, name, on_insert, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_update AFTER UPDATE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s',
+                   prefix, name, on_update, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER %s_delete AFTER DELETE ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s',
+                   prefix, name, on_delete, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_strict BEFORE INSERT OR UPDATE OR DELETE ON %s '
+                   'FOR EACH STATEMENT EXECUTE FUNCTION %s', name, strict_call);
 END $$;
 
--- The WHEN clause "a strict client routed with another epoch", or has reset the one that it had set.
-CREATE OR REPLACE FUNCTION shardherd.stale(guard_epoch bigint) RETURNS text
+-- What lets sessions with a replication origin pass before the function does.
+CREATE OR REPLACE FUNCTION shardherd.of_client() RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT format('current_setting(''shardherd.epoch'', true) <> %L', guard_epoch)
+    SELECT 'NOT pg_catalog.pg_replication_origin_session_is_setup()'
 $$;
 
--- The guards of one table. Those of a fence sleep again: these say it all.
+-- The guards of one table. Those of a fence sleep again: these say it all. Apply workers and our own copying and clean-up are in
+-- the replication role "replica": so the fourth, for that role only, asks who it is and leaves the rows to the function, and
+-- the others need not ask.
 CREATE OR REPLACE FUNCTION shardherd.guard_table(name text, key text, type text, owned_los bigint[],
                                                  owned_his bigint[], guard_epoch bigint, move_arguments text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    new_inside text := shardherd.inside_briefly(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
-    old_inside text := shardherd.inside_briefly(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
+    new_outside text := shardherd.outside_briefly(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his);
+    old_outside text := shardherd.outside_briefly(shardherd.hash_expression(type, format('OLD.%I', key)), owned_los, owned_his);
     decides text := coalesce(nullif(move_arguments, ''), format(', %L, 1, 0, %L, %L', '', owned_los, owned_his));
+    call text := format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, decides);
 BEGIN
     -- an update that leaves the key is judged by NEW, since OLD has the same
-    PERFORM shardherd.make_triggers(name, 'shardherd_guard', format('NOT (%s)', new_inside),
-                                    format('NOT (%s) OR OLD.%I IS DISTINCT FROM NEW.%I', new_inside, key, key),
-                                    format('NOT (%s)', old_inside),
-                                    format('shardherd.guard(%L, %L, %L%s)', key, type, guard_epoch, decides),
-                                    'shardherd_strict', shardherd.stale(guard_epoch),
-                                    format('shardherd.stale_epoch(%L%s)', guard_epoch, move_arguments));
-    EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_guard_insert, '
-                   'ENABLE ALWAYS TRIGGER shardherd_guard_update, ENABLE ALWAYS TRIGGER shardherd_guard_delete', name);
+    PERFORM shardherd.make_triggers(name, 'shardherd_guard', new_outside, CASE new_outside WHEN 'false' THEN 'false'
+                                    ELSE format('%s OR OLD.%I IS DISTINCT FROM NEW.%I', new_outside, key, key) END,
+                                    old_outside, call, format('shardherd.stale_epoch(%L%s)', guard_epoch, move_arguments));
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_replica AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW '
+                   'WHEN (%s) EXECUTE FUNCTION %s', name, shardherd.of_client(), call);
+    EXECUTE format('ALTER TABLE %s ENABLE REPLICA TRIGGER shardherd_guard_replica', name);
     PERFORM shardherd.sleep_fence(name);
 END $$;
 
--- All of them, also those that an older version has made.
+-- All of them, also those that an older version has made. They are made short as well, since a server copies what a table's
+-- triggers say for every statement, also of those that sleep, and harmless, should somebody wake them.
 CREATE OR REPLACE FUNCTION shardherd.sleep_fence(name text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    awake text;
+    awake text[];
+    t text;
 BEGIN
-    SELECT string_agg(format('DISABLE TRIGGER %I', tgname), ', ') INTO awake FROM pg_trigger
-    WHERE tgrelid = name::regclass AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete',
-                                                  'shardherd_fence_strict') AND tgenabled <> 'D';
-    IF awake IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', name, awake);
+    awake := ARRAY(SELECT tgname FROM pg_trigger WHERE tgrelid = name::regclass AND tgenabled <> 'D'
+                   AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete',
+                                  'shardherd_fence_strict'));
+    IF cardinality(awake) = 0 THEN
+        RETURN;
     END IF;
+    FOREACH t IN ARRAY array_remove(awake, 'shardherd_fence_strict') LOOP
+        EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s FOR EACH ROW WHEN (false) '
+                       'EXECUTE FUNCTION shardherd.fence_guard()', t, split_part(t, '_', 3), name);
+    END LOOP;
+    EXECUTE format('ALTER TABLE %s %s', name, (SELECT string_agg(format('DISABLE TRIGGER %I', a), ', ') FROM unnest(awake) AS a));
 END $$;
 
 -- Beside the guards, which let [lo, hi] pass, these refuse it as soon as a fence after `after` is committed; and strict
@@ -372,16 +404,14 @@ CREATE OR REPLACE FUNCTION shardherd.fence_table(name text, key text, type text,
                                                  fence_epoch bigint, after bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    fenced text := shardherd.perhaps_fenced(after);
+    fenced text := shardherd.perhaps_fenced(after) || ' AND ' || shardherd.of_client();
     new_inside text := shardherd.inside(shardherd.hash_expression(type, format('NEW.%I', key)), ARRAY[lo], ARRAY[hi]);
     old_inside text := shardherd.inside(shardherd.hash_expression(type, format('OLD.%I', key)), ARRAY[lo], ARRAY[hi]);
 BEGIN
     PERFORM shardherd.make_triggers(
         name, 'shardherd_fence', format('%s AND %s', new_inside, fenced),
         format('(%s OR %s) AND %s', new_inside, old_inside, fenced), format('%s AND %s', old_inside, fenced),
-        format('shardherd.fence_guard(%L, %L, %L, %L, %L, %L)', key, type, fence_epoch, after, lo, hi), 'shardherd_strict',
-        format('nullif(current_setting(''shardherd.epoch'', true), '''') IS NOT NULL AND (%s OR %s)',
-               shardherd.stale(shard_epoch), fenced),
+        format('shardherd.fence_guard(%L, %L, %L, %L, %L, %L)', key, type, fence_epoch, after, lo, hi),
         format('shardherd.stale_fence(%L, %L, %L)', shard_epoch, fence_epoch, after));
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER shardherd_fence_insert, '
                    'ENABLE ALWAYS TRIGGER shardherd_fence_update, ENABLE ALWAYS TRIGGER shardherd_fence_delete', name);
@@ -771,6 +801,7 @@ BEGIN
     FOR p IN SELECT DISTINCT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_crossing' AND tgparentid = 0 LOOP
         EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_crossing AFTER UPDATE ON %s FOR EACH ROW WHEN (false) '
                        'EXECUTE FUNCTION shardherd.refuse_crossing()', p::regclass);
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER shardherd_crossing', p::regclass); -- even (false) has to be read
     END LOOP;
     FOR p IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_truncate' LOOP
         EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
@@ -1264,9 +1295,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     FROM shardherd.tables t WHERE to_regclass(t.name) IS NULL
     UNION ALL
     SELECT l.name, format('guard %I is missing or disabled', g.name), 'as a superuser: SELECT shardherd.install_guards()'
-    FROM leaves l, (VALUES ('shardherd_guard_insert'), ('shardherd_guard_update'), ('shardherd_guard_delete')) AS g(name)
+    FROM leaves l, (VALUES ('shardherd_guard_insert', 'O'), ('shardherd_guard_update', 'O'), ('shardherd_guard_delete', 'O'),
+                           ('shardherd_guard_replica', 'R')) AS g(name, fires)
     WHERE l.oid IS NOT NULL
-    AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name AND tg.tgenabled = 'A')
+    AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name
+                    AND tg.tgenabled IN ('A', g.fires::"char"))
+    -- an older version has made three that always fire, and no fourth
+    AND NOT (g.fires = 'R' AND 3 = (SELECT count(*) FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgenabled = 'A'
+             AND tg.tgname IN ('shardherd_guard_insert', 'shardherd_guard_update', 'shardherd_guard_delete')))
 $$;
 
 -- The periodic look: guard_findings(), and what the catalog says of subscriptions and partitions. Apply workers pass

@@ -222,6 +222,30 @@ def test_fence_prepared_in_vain_sleeps_again(accounts):
     all_pass(accounts, high)
 
 
+def test_what_sleeps_and_what_is_strict_say_little(accounts):
+    """A server copies what triggers say for every statement, and reads the conditions of those that may fire."""
+    _, _, middle = halves(accounts)
+    accounts.freeze(lo=middle)
+    accounts.fence(middle, MOST)
+    accounts.unfreeze()
+    asleep = accounts.run(
+        "SELECT DISTINCT pg_get_expr(tgqual, tgrelid), tgnargs, tgenabled::text FROM pg_trigger "
+        "WHERE tgname ~ '^shardherd_(fence_|crossing)'"
+    )
+    assert asleep == [("false", 0, "D")]
+    assert accounts.run("SELECT tgqual FROM pg_trigger WHERE tgname = 'shardherd_strict'") == [(None,)]
+
+
+def test_sleeping_fence_that_somebody_wakes_refuses_nothing(accounts):
+    """As after a bulk load that switched all triggers off, and on again."""
+    _, high, middle = halves(accounts)
+    accounts.fence(middle, MOST)
+    accounts.run("SELECT shardherd.settle_fence(1, 'm1')")
+    accounts.own([(0, MOST)], epoch=3)
+    accounts.run("ALTER TABLE accounts DISABLE TRIGGER USER; ALTER TABLE accounts ENABLE TRIGGER USER")
+    all_pass(accounts, high)
+
+
 def test_prepared_guards_that_were_switched_off_are_not_relied_upon(accounts):
     _, high, middle = halves(accounts)
     accounts.prepare_fence(middle, MOST)

@@ -84,6 +84,33 @@ def test_condition_at_the_edges(shard, ranges, inside, outside):
         assert held == (hash_ in inside), (text, hash_)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "wanted"),
+    [
+        ([(LEAST, MOST)], "false"),
+        ([(LEAST, -1), (0, MOST)], "false"),
+        ([], "true"),
+        ([(LEAST, -1)], "h >= '0'::bigint"),
+        ([(0, MOST)], "h < '0'::bigint"),
+        ([(0, 10), (11, MOST)], "h < '0'::bigint"),
+        ([(LEAST, 4), (6, MOST)], "h <@ '[5,6)'::int8range"),
+        ([(LEAST + 1, MOST)], f"h < '{LEAST + 1}'::bigint"),
+        ([(LEAST, MOST - 1)], f"h >= '{MOST}'::bigint"),
+        ([(-10, 10)], "h <@ '{(,-10),[11,)}'::int8multirange"),
+        ([(LEAST, -5), (5, 9), (MOST, MOST)], f"h <@ '{{[-4,5),[10,{MOST})}}'::int8multirange"),
+    ],
+)
+def test_guards_ask_one_thing(shard, ranges, wanted):
+    """One comparison for all that is not owned, and the contrary of inside() for every hash."""
+    los, his = [lo for lo, _ in ranges], [hi for _, hi in ranges]
+    text = shard.value("SELECT shardherd.outside_briefly('h', %s::bigint[], %s::bigint[])", los, his)
+    assert text == wanted
+    inside = shard.value("SELECT shardherd.inside('h', %s::bigint[], %s::bigint[])", los, his)
+    edges = {h for end in [*los, *his, LEAST, MOST, 0] for h in (end - 1, end, end + 1) if LEAST <= h <= MOST}
+    for hash_ in edges:
+        assert shard.value(f"SELECT ({text}) <> ({inside}) FROM (SELECT %s::bigint AS h) x", hash_), hash_
+
+
 # ---- every statement that writes ----
 
 WRITES = {
@@ -442,6 +469,46 @@ def test_A18_application_may_change_nothing_of_ours(accounts):
     assert accounts.value("SELECT epoch FROM shardherd.routing", on=client) == 5
 
 
+OLDER = """
+CREATE OR REPLACE TRIGGER shardherd_guard_insert AFTER INSERT ON e FOR EACH ROW
+    WHEN (NOT (hashint8extended(NEW.k, 0) >= 0) AND NOT pg_replication_origin_session_is_setup())
+    EXECUTE FUNCTION shardherd.guard('k', 'bigint', '1');
+CREATE OR REPLACE TRIGGER shardherd_strict BEFORE INSERT OR UPDATE OR DELETE ON e FOR EACH STATEMENT
+    WHEN (current_setting('shardherd.epoch', true) <> '1') EXECUTE FUNCTION shardherd.stale_epoch('1');
+ALTER TABLE e ENABLE ALWAYS TRIGGER shardherd_guard_insert, ENABLE ALWAYS TRIGGER shardherd_guard_update,
+    ENABLE ALWAYS TRIGGER shardherd_guard_delete;
+DROP TRIGGER shardherd_guard_replica ON e
+"""
+
+
+def test_guards_of_an_older_version(events):
+    """Three that always fire do without the one for the replica role, until they are made anew, of parts as well."""
+    states = "SELECT tgname, string_agg(DISTINCT tgenabled::text, '') FROM pg_trigger WHERE tgname ~ '^sh' GROUP BY 1"
+    newer = sorted(events.run(states))
+    assert newer == [
+        ("shardherd_guard_delete", "O"),
+        ("shardherd_guard_insert", "O"),
+        ("shardherd_guard_replica", "R"),
+        ("shardherd_guard_update", "O"),
+        ("shardherd_strict", "O"),
+    ]
+    events.run(OLDER)
+    assert events.findings() == []
+    stale = strict(events, 7)
+    events.run("GRANT ALL ON e TO app")
+    with events.refused("SHR01", "routed with epoch 7"):
+        events.run("DELETE FROM e WHERE false", on=stale)
+    for role in ("origin", "replica"):
+        client = events.connect()
+        events.run(f"SET session_replication_role = {role}", on=client)
+        with events.refused("SHR01"):
+            events.run("INSERT INTO e1 VALUES (%s, 1)", events.foreign[1], on=client)
+    events.run("ALTER TABLE e2a ENABLE TRIGGER shardherd_guard_delete")
+    assert any("shardherd_guard_replica is missing" in f[1] for f in events.findings())
+    events.run("SELECT shardherd.install_guards()")
+    assert sorted(events.run(states)) == newer and events.findings() == []
+
+
 def test_A18_disabled_and_missing_guards_are_found(events):
     shard = events
     assert shard.findings() == []
@@ -481,6 +548,39 @@ def test_A3_zero_rows_from_a_stale_client_are_an_error(accounts):
     with shard.refused("SHR01", "routed with epoch 1", "epoch 2"):
         shard.run("UPDATE accounts SET v = 1 WHERE k = %s", absent, on=client)
     assert shard.run("UPDATE accounts SET v = 1 WHERE k = %s", absent, on=strict(shard, 2)) == 0
+
+
+def test_A3_names_of_a_strict_client_cannot_stand_in(accounts):
+    """What every statement calls has no search_path of its own."""
+    shard, client = accounts, strict(accounts, 7)
+    shard.run("CREATE SCHEMA mine AUTHORIZATION app")
+    shard.run(
+        "CREATE FUNCTION mine.current_setting(text, boolean) RETURNS text LANGUAGE sql AS 'SELECT NULL::text';"
+        "CREATE FUNCTION mine.same(text, text) RETURNS bool LANGUAGE sql AS 'SELECT true';"
+        "CREATE OPERATOR mine.= (LEFTARG = text, RIGHTARG = text, FUNCTION = mine.same);"
+        "SET search_path = mine, pg_catalog, public",
+        on=client,
+    )
+    for prepared in (False, True):
+        with shard.refused("SHR01", "routed with epoch 7"):
+            shard.run("UPDATE public.accounts SET v = 1 WHERE false", on=client)
+        if not prepared:
+            shard.prepare_fence(0, MOST)
+
+
+def test_A3_strict_client_that_may_call_nothing_of_ours_by_default(accounts):
+    """What is called in everybody's name says so itself."""
+    shard = accounts
+    shard.run("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA shardherd FROM PUBLIC")
+    shard.server.run(
+        "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-f", SHARD_SQL, "-d", shard.server.conninfo(shard.name)
+    )
+    for prepared in (False, True):
+        with shard.refused("SHR01", "routed with epoch 7"):
+            shard.run("UPDATE accounts SET v = 1 WHERE false", on=strict(shard, 7))
+        assert shard.run("UPDATE accounts SET v = 1 WHERE false", on=strict(shard, 1)) == 0
+        if not prepared:
+            shard.prepare_fence(0, MOST)
 
 
 def test_A3_do_nothing_and_merge_are_errors_for_a_strict_client(accounts):

@@ -549,8 +549,11 @@ FINDINGS = {
                        "SELECT shardherd.install_guards()"),
     "A18 guard dropped": ("DROP TRIGGER shardherd_guard_update ON t", "guard shardherd_guard_update is missing",
                       "SELECT shardherd.install_guards()"),
-    "A18 guard reset": ("ALTER TABLE t ENABLE TRIGGER shardherd_guard_insert", "guard shardherd_guard_insert is missing",
+    "A18 guard reset": ("ALTER TABLE t ENABLE TRIGGER shardherd_guard_replica", "guard shardherd_guard_replica is missing",
                     "SELECT shardherd.install_guards()"),
+    "A18 guard for another role": (
+        "ALTER TABLE t ENABLE REPLICA TRIGGER shardherd_guard_insert", "guard shardherd_guard_insert is missing",
+        "SELECT shardherd.install_guards()"),
     "B11 full with json": ("ALTER TABLE t ADD COLUMN j json; ALTER TABLE t REPLICA IDENTITY FULL", "has type json",
                        "ALTER TABLE t REPLICA IDENTITY DEFAULT"),
     "A18 foreign subscription": (
