@@ -61,9 +61,9 @@ struct instance_facts {
     int64_t started_us; /* postmaster start, wall clock */
     double
         lag_seconds; /* standby: replay lag, NAN when not known, never 0 while the receiver is down (P16) */
-    uint64_t lag_bytes;
-    uint64_t wal_lsn; /* insert position (primary) or replay position (standby) */
-    int connections;  /* client backends */
+    uint64_t lag_bytes; /* standby: what is not replayed; means nothing while lag_seconds is not known */
+    uint64_t wal_lsn;   /* insert position (primary) or replay position (standby) */
+    int connections;    /* client backends */
     int max_connections;
     uint64_t database_bytes; /* of the application's database */
     uint64_t errors_total;   /* failed polls */

@@ -35,10 +35,11 @@ struct kept_shard {
     char *database, *shard;
     struct shard_keeper *keeper;
     bool closing;
-    bool again;    /* its keeper is being closed, since its members have changed */
-    char *members; /* that it has, as ha_members_text() tells them: a secret */
-    char *primary; /* the last that was opened, NULL = none yet */
-    uint64_t term; /* of it */
+    bool again;           /* its keeper is being closed, since its members have changed */
+    char *members;        /* that it has, as ha_members_text() tells them: a secret */
+    char *primary;        /* the last that was opened, NULL = none yet */
+    uint64_t term;        /* of it */
+    uint64_t replicas_ns; /* when a table was last written for its standbys' sake; 0 = never */
     struct list waiters;
     char *authority; /* of its agents, PEM; NULL = not read yet, or they are spoken to in plain */
     bool authority_reading;

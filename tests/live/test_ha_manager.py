@@ -191,6 +191,51 @@ def test_failover(herd):
     herd.nothing_left()
 
 
+def addresses(shard):
+    return {(r["host"], r["port"]) for r in shard["replicas"]}
+
+
+def address(instance):
+    return instance["host"], instance["port"]
+
+
+def freeze(herd, name):
+    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def test_replicas_in_the_routing_table(herd):
+    """Standbys that stream are in the table with a bound of their lag; who is away is not, and has no lag, least of
+    all 0; who was the primary and follows is one of them."""
+    herd.make()
+    herd.wait_streaming()
+    listed = lambda: addresses(herd.routing()["shards"][0])  # noqa: E731
+    first = herd.primary()
+    standbys = [i for i in herd.instances() if i["name"] != first["name"]]
+    wait_until(lambda: listed() == {address(i) for i in standbys}, 20, "both standbys in the table")
+    assert all(int(r["lag_bytes"]) >= 1024 * 1024 for r in herd.routing()["shards"][0]["replicas"])
+    away = standbys[0]["name"]
+    frozen = freeze(herd, away)
+    try:
+        wait_until(lambda: listed() == {address(standbys[1])}, 40, "the frozen one out of the table")
+        seen = lambda: next(i for i in herd.instances() if i["name"] == away)  # noqa: E731
+        wait_until(lambda: seen()["lag_bytes"] is seen()["lag_seconds"] is None, 20, "no lag of the frozen one")
+        assert seen()["member"]["lag_bytes"] is None and seen()["member"]["streams"] is False, seen()
+        wide = herd.cli.out("get", "instances", "-o", "wide")
+        row = next(line for line in wide.splitlines() if line.startswith(away))
+        assert " away " in row and " 0 B " not in row, row
+    finally:
+        go_on(frozen)
+    wait_until(lambda: listed() == {address(i) for i in standbys}, 60, "both standbys in the table again")
+    herd.kill_node(first["name"])
+    second = herd.wait_primary(lambda name: name != first["name"])
+    assert address(second) not in listed()
+    rest = {address(i) for i in [*standbys, first] if i["name"] != second["name"]}
+    wait_until(lambda: listed() == rest, 60, "the old primary among the standbys")
+
+
 @pytest.mark.slow
 def test_killed_manager_and_rejoin(herd):
     """The manager is killed with the primary, and once more within the failover; all three stream in the end."""
@@ -289,13 +334,6 @@ def test_failovers_are_told(herd):
     assert not [key for key in numbers if "unwritable" in key], numbers
     refused = herd.cli.run("cancel", failed["id"], code=None)
     assert refused.returncode != 0, refused
-
-
-def freeze(herd, name):
-    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    return pids
 
 
 def go_on(pids):
