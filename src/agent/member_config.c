@@ -125,6 +125,8 @@ char *member_settings(const struct member *m)
     agent_setting(&b, "cluster_name", m->o.member);
     agent_setting(&b, "primary_conninfo", conninfo);
     agent_setting(&b, "primary_slot_name", m->order.slot);
+    if (m->order.delay_ms != 0)
+        (void)buf_printf(&b, "recovery_min_apply_delay = %llu\n", (unsigned long long)m->order.delay_ms);
     sync_setting(&b, &m->order);
     held_settings(&b, m);
     mark_of(b.data, b.length, mark);

@@ -343,6 +343,8 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, const char *why,
     if (target < 0 || target == ha_newest(&k->record.op.ha)->primary)
         return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name,
                        to != NULL ? to : "that streams");
+    if (keeper_may_lead(k, target, err) != 0)
+        return (int)err->code;
     if (sm_now(&k->sm) != KEEPER_STANDING || k->calling)
         return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
     failover_record_init(&r, &k->record.op.ha);
@@ -374,10 +376,11 @@ static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_ta
 {
     struct ha_instance *x = &k->shard.instances[i];
     x->no_failover = tags->no_failover || tags->retiring;
-    x->no_sync = tags->no_sync || tags->retiring;
-    x->delayed = tags->delayed;
+    x->delayed = tags->delay_ns != 0;
+    x->no_sync = tags->no_sync || tags->retiring || x->delayed;
     x->priority = tags->priority;
     k->members[i].retiring = tags->retiring;
+    k->members[i].delay_ms = tags->delay_ns / ENV_NS_PER_MS;
 }
 
 int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct shard_keeper_tags *tags,

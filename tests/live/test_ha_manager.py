@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 from conftest import wait_until
@@ -43,7 +44,8 @@ class Herd(Rig):
         self.settings += ["runtime.kind=local"]
         self.cli = Cli(shardherd, self.state)
 
-    def make(self, shards=1, instances=INSTANCES, customers=500, wait=True):
+    def specify(self, shards=1, instances=INSTANCES, members=None):
+        """The file of a specification."""
         schema = subprocess.run([self.shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True).stdout
         spec = {
             "apiVersion": "shardherd.io/v1alpha1",
@@ -60,8 +62,14 @@ class Herd(Rig):
                 "balance": {"split": "off", "merge": "off", "rebalance": "off", "bake": "0s"},
             },
         }
+        if members is not None:
+            spec["spec"]["members"] = members
         file = self.directory / "shop.yaml"
         file.write_text(yaml.safe_dump(spec))
+        return file
+
+    def make(self, shards=1, instances=INSTANCES, customers=500, wait=True, members=None):
+        file = self.specify(shards, instances, members)
         said = self.cli.out("apply", "-f", str(file), *(["--wait"] if wait else []), timeout=180)
         if not wait:
             return
@@ -234,6 +242,74 @@ def test_replicas_in_the_routing_table(herd):
     assert address(second) not in listed()
     rest = {address(i) for i in [*standbys, first] if i["name"] != second["name"]}
     wait_until(lambda: listed() == rest, 60, "the old primary among the standbys")
+
+
+def member(herd, name):
+    return next(i for i in herd.instances() if i["name"] == name)["member"]
+
+
+def test_tags(herd):
+    """Who is tagged noFailover is not promoted, who is tagged noSync is not waited for; tags may change meanwhile."""
+    herd.make(members=[{"number": 1, "noFailover": True}])
+    herd.wait_streaming()
+    assert herd.primary()["name"] == "shop-s1-0"
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    herd.kill_node("shop-s1-0")
+    herd.wait_primary(lambda name: name == "shop-s1-2")  # the first of equals would be 1
+    herd.wait_streaming()
+    assert member(herd, "shop-s1-1")["sync"] is True
+    changed = herd.specify(members=[{"number": 1, "noSync": True}, {"number": 2, "priority": 5}])
+    herd.cli.out("apply", "-f", str(changed))
+    wait_until(lambda: member(herd, "shop-s1-1")["sync"] is False, 20, "1 out of the sync set")
+    assert member(herd, "shop-s1-1")["streams"] is True
+    herd.wait_acknowledged()
+    herd.kill_node("shop-s1-2")
+    herd.wait_primary(lambda name: name == "shop-s1-0")
+    herd.wait_acknowledged()
+    herd.nothing_lost()
+
+
+def test_delayed_standby(herd):
+    """It has on its disk what the primary has, shows it late, is neither waited for nor promoted; without the tag it is
+    a standby like others."""
+    delay = 6
+    herd.make(members=[{"number": 2, "replayDelay": f"{delay}s"}])
+    herd.wait_streaming()
+    late, primary = "shop-s1-2", herd.primary()["name"]
+    assert primary == "shop-s1-0"
+    wait_until(lambda: member(herd, late)["sync"] is False, 20, "it out of the sync set")
+
+    def connect(name):
+        port = next(i["port"] for i in herd.instances() if i["name"] == name)
+        password = (herd.home(name) / "password").read_text().strip()
+        where = f"host=127.0.0.1 port={port} dbname=shop user=shardherd password={password}"
+        return psycopg.connect(where, autocommit=True)
+
+    def there():  # it has made the database, late
+        with contextlib.suppress(psycopg.OperationalError):
+            return not connect(late).close()
+
+    def seconds_until_seen(number):
+        wait_until(there, 20, "the database on the standby")
+        with connect(primary) as writer, connect(late) as reader:
+            writer.execute("CREATE TABLE IF NOT EXISTS public.seen (number int)")
+            writer.execute("INSERT INTO public.seen VALUES (%s)", (number,))
+            since = time.monotonic()
+
+            def seen():
+                with contextlib.suppress(psycopg.errors.UndefinedTable):
+                    return reader.execute("SELECT FROM public.seen WHERE number = %s", (number,)).fetchone() is not None
+
+            wait_until(seen, 30, "the row on the standby")
+            return time.monotonic() - since
+
+    assert seconds_until_seen(1) >= delay - 1
+    refused = herd.cli.run("switchover", "shop/s1", "--to", late, code=2)
+    assert "replays late on purpose" in refused.stderr, refused.stderr
+    herd.cli.out("apply", "-f", str(herd.specify(members=[])))
+    wait_until(lambda: member(herd, late)["sync"] is True, 30, "it in the sync set again")
+    assert seconds_until_seen(2) < delay - 2
 
 
 @pytest.mark.slow
