@@ -99,6 +99,8 @@ struct member {
     struct watchdog *dog;
     int lock;
     bool ending, broken; /* broken: ends with an error */
+    bool leaving;        /* it is to end, and hands over first: see member_leave() */
+    struct loop_timer leave_timer;
 
     struct order order;
     unsigned orders;      /* accepted in this life */
@@ -146,10 +148,10 @@ struct member {
 
     struct work inputs_work;
     bool reading;
-    struct agent_inputs seen, reading_now; /* the latter is the worker's */
-    char *token, *seen_token;              /* secrets */
-    uint64_t http_tls;                     /* checksum of what the HTTP interface shows */
-    struct tls_context *seen_tls;          /* another one, NULL = as it was */
+    struct agent_inputs seen, reading_now;      /* the latter is the worker's */
+    char *token, *seen_token;                   /* secrets */
+    uint64_t http_tls;                          /* checksum of what the HTTP interface shows */
+    struct tls_context *seen_tls;               /* another one, NULL = as it was */
     uint64_t disk_free, disk_size, seen_free, seen_size;
     struct loop_timer inputs_timer;
 

@@ -133,10 +133,12 @@ char *member_status_text(struct member *m)
     add_text(&b, "reported", sm_name(&m->sm));
     if (m->order.closed)
         (void)buf_add_text(&b, ",\"closed\":true");
-    (void)buf_printf(&b, ",\"order\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
-                     m->order.term > 0 ? order : "null", m->confirmed ? "true" : "false",
-                     member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
-                     m->data_there ? "true" : "false", (int)m->server);
+    (void)buf_printf(
+        &b,
+        ",\"order\":%s,\"leaving\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
+        m->order.term > 0 ? order : "null", m->leaving ? "true" : "false", m->confirmed ? "true" : "false",
+        member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
+        m->data_there ? "true" : "false", (int)m->server);
     add_number(&b, "system_id", m->control.system_id);
     (void)buf_printf(&b, ",\"may_have_diverged\":%s,\"rewinding\":%s", m->marks.primary ? "true" : "false",
                      m->marks.rewinding ? "true" : "false");

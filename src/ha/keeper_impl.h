@@ -104,6 +104,9 @@ void keeper_new_id(struct shard_keeper *k, struct failover_record *r);
 /* ---- keeper_person.c ---- */
 /* ERRC_INVALID: its tags say that it is no primary. */
 int keeper_may_lead(const struct shard_keeper *k, int member, struct err *err);
+/* Its primary's agent is to end (a node is drained, a pod or a unit stopped): a switchover, if anybody can
+ * take over. True: it has begun. */
+bool keeper_hand_over(struct shard_keeper *k);
 /* True: what a person asked for is being written. */
 bool keeper_note_maintenance(struct shard_keeper *k);
 

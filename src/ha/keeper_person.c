@@ -122,6 +122,16 @@ int keeper_may_lead(const struct shard_keeper *k, int member, struct err *err)
                    x->delayed ? "replays late on purpose (replayDelay)" : "is tagged noFailover");
 }
 
+bool keeper_hand_over(struct shard_keeper *k)
+{
+    int primary = ha_newest(&k->record.op.ha)->primary;
+    const struct member_status *s = keeper_status(k, primary);
+    char why[160];
+    struct err err = {0};
+    (void)snprintf(why, sizeof why, "%s is to stop, and hands over first", k->shard.instances[primary].name);
+    return s != NULL && s->leaving && shard_keeper_switch(k, NULL, why, &err) == 0;
+}
+
 int shard_keeper_fail_over(struct shard_keeper *k, const char *to, bool allow_loss, struct err *err)
 {
     int target = shard_record_find(&k->record, to), primary = ha_newest(&k->record.op.ha)->primary;

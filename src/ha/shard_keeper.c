@@ -274,7 +274,9 @@ void keeper_stand(struct shard_keeper *k)
     if (verdict.fail_over) {
         log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);
         fail_over(k, &verdict);
-    } else if (verdict.rule == HA_F_WELL)
+    } else if (verdict.rule == HA_F_WELL && keeper_hand_over(k))
+        return;
+    else if (verdict.rule == HA_F_WELL)
         sync_step(k, now);
     else
         say(k, verdict.rule, verdict.sentence);

@@ -312,6 +312,38 @@ def test_delayed_standby(herd):
     assert seconds_until_seen(2) < delay - 2
 
 
+def agent_of(herd, name):
+    """The agent itself, not its watchdog."""
+    return next(p for p in herd.agent_pids(name) if Path(f"/proc/{p}/comm").read_text().strip() == "shardherd")
+
+
+def test_a_primary_that_is_to_stop_hands_over(herd):
+    """SIGTERM, as of an evicted pod or a stopped unit: a switchover, no failover; then the agent has ended, and a
+    new one follows. Without a manager that listens it ends at once."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    agent = agent_of(herd, first)
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    os.kill(agent, signal.SIGTERM)
+    second = herd.wait_primary(lambda name: name != first)["name"]
+    wait_until(lambda: agent not in herd.agent_pids(first), 20, "the agent's end")
+    herd.wait_acknowledged()
+    herd.wait_streaming()
+    herd.nothing_lost()
+    changes = [o for o in herd.operations() if o["kind"] in ("switchover", "failover")]
+    assert [o["kind"] for o in changes] == ["switchover"], changes
+    assert changes[0]["record"]["reason"] == f"{first} is to stop, and hands over first", changes
+    assert changes[0]["record"]["from"] == first and changes[0]["target"] == second, changes
+    herd.stop()
+    left, since = agent_of(herd, second), time.monotonic()
+    os.kill(left, signal.SIGTERM)
+    wait_until(lambda: left not in herd.agent_pids(second), 20, "the end of an agent that nobody listens to")
+    assert time.monotonic() - since < 8
+    herd.start()
+
+
 @pytest.mark.slow
 def test_killed_manager_and_rejoin(herd):
     """The manager is killed with the primary, and once more within the failover; all three stream in the end."""
