@@ -312,6 +312,36 @@ def test_delayed_standby(herd):
     assert seconds_until_seen(2) < delay - 2
 
 
+def backends_of(herd, name):
+    """Sessions of the application."""
+    postmaster = herd.postmaster_pid(name)
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # it has just ended
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            found += [int(pid)] if words.startswith("postgres: ") and " app shop " in words else []
+    return found
+
+
+def test_a_backend_is_killed(herd):
+    """As by the kernel when memory is short: the server starts its sessions anew in its place, which is no failover."""
+    herd.make()
+    herd.wait_streaming()
+    first, postmaster = herd.primary()["name"], herd.postmaster_pid(herd.primary()["name"])
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    for _ in range(3):
+        victims = wait_until(lambda: backends_of(herd, first), 20, "a session")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victims[0], signal.SIGKILL)
+        herd.wait_acknowledged()
+    herd.wait_streaming()
+    herd.nothing_lost()
+    assert herd.primary()["name"] == first and herd.postmaster_pid(first) == postmaster
+    assert [o["kind"] for o in herd.operations() if o["kind"] in ("switchover", "failover")] == []
+
+
 def agent_of(herd, name):
     """The agent itself, not its watchdog."""
     return next(p for p in herd.agent_pids(name) if Path(f"/proc/{p}/comm").read_text().strip() == "shardherd")
