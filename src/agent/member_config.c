@@ -101,11 +101,13 @@ bool member_settings_marked(const char *settings, const char *mark)
 }
 
 /* What gets in although the gates are closed (it was being let in when they closed) is ended, and until then
- * at least it has to ask for writes. */
+ * at least it has to ask for writes. So has everybody while a volume is full: who asks can delete something.
+ */
 static void held_settings(struct buf *out, const struct member *m)
 {
+    bool full = m->disk_state == DISK_FULL || m->wal_state == DISK_FULL;
     agent_setting(out, "shardherd.held", m->order.held ? "on" : "off");
-    if (m->order.held)
+    if (m->order.held || (full && m->order.role == ORDER_PRIMARY))
         agent_setting(out, "default_transaction_read_only", "on");
 }
 
