@@ -20,6 +20,7 @@
 #include "base/mem.h"
 
 #define BACKOFF_MAX_NS (10 * ENV_NS_PER_S)
+#define LEAVE_NS       (10 * ENV_NS_PER_S) /* to hand over; a pod and the local runtime wait for longer */
 #define HELPER_NS      (24 * 3600 * ENV_NS_PER_S) /* a clone may take long; its owner cancels it */
 
 #define N(state) SM_NEXT(MEMBER_##state)
@@ -297,6 +298,7 @@ static void ended(struct member *m)
     sm_move(&m->sm, MEMBER_ENDED);
     loop_task_cancel(&m->changed);
     loop_timer_stop(&m->retry);
+    loop_timer_stop(&m->leave_timer);
     loop_timer_stop(&m->beat);
     loop_timer_stop(&m->inputs_timer);
     loop_timer_stop(&m->lease_timer);
@@ -335,6 +337,8 @@ void member_ordered(struct member *m)
     if (m->helper != NULL)
         process_cancel(m->helper); /* it may be what is wanted now as well: then it begins again */
     member_changed(m);
+    if (m->leaving && m->order.role == ORDER_STANDBY && m->order.host[0] != '\0')
+        member_end(m, NULL); /* another one leads */
     member_step(m);
 }
 
@@ -356,11 +360,36 @@ void member_end(struct member *m, const struct err *why)
 
 /* ---- signals ---- */
 
+/*
+ * A primary that somebody listens to, and that has standbys to take over, says that it is about to leave and
+ * goes on until another one leads and it is told to follow, for a while. Whoever is told to end again does.
+ */
+static void member_leave(struct member *m)
+{
+    bool leads =
+        sm_now(&m->sm) == MEMBER_PRIMARY && m->order.role == ORDER_PRIMARY && m->order.sync_count > 0;
+    if (m->leaving || m->ending || !leads || sse_clients(m->topic) == 0) {
+        member_end(m, NULL);
+        return;
+    }
+    log_event(LOG_INFO, "to stop: another member is to take over first", "at_most_ms",
+              log_num((long long)(LEAVE_NS / ENV_NS_PER_MS)), NULL);
+    m->leaving = true;
+    loop_timer_start(&m->leave_timer, LEAVE_NS);
+    member_changed(m);
+}
+
+static void leave_fired(struct loop_timer *timer, void *data)
+{
+    (void)timer;
+    member_end(data, NULL);
+}
+
 static void terminated(struct loop_signal *s, int number, void *data)
 {
     (void)s;
     (void)number;
-    member_end(data, NULL);
+    member_leave(data);
 }
 
 /* Process 1 inherits orphans, such as the backends of a postmaster that was killed. The server is ours to
@@ -411,6 +440,7 @@ static void init(struct member *m)
     m->backoff_ns = MEMBER_BACKOFF_NS;
     m->changed = (struct loop_task){.run = changed_run, .data = m};
     loop_timer_init(&m->loop, &m->retry, retry_fired, m);
+    loop_timer_init(&m->loop, &m->leave_timer, leave_fired, m);
     loop_timer_init(&m->loop, &m->beat, beat_fired, m);
     member_lease_init(m);
     member_server_init(m);

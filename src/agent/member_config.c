@@ -101,11 +101,13 @@ bool member_settings_marked(const char *settings, const char *mark)
 }
 
 /* What gets in although the gates are closed (it was being let in when they closed) is ended, and until then
- * at least it has to ask for writes. */
+ * at least it has to ask for writes. So has everybody while a volume is full: who asks can delete something.
+ */
 static void held_settings(struct buf *out, const struct member *m)
 {
+    bool full = m->disk_state == DISK_FULL || m->wal_state == DISK_FULL;
     agent_setting(out, "shardherd.held", m->order.held ? "on" : "off");
-    if (m->order.held)
+    if (m->order.held || (full && m->order.role == ORDER_PRIMARY))
         agent_setting(out, "default_transaction_read_only", "on");
 }
 
@@ -125,6 +127,8 @@ char *member_settings(const struct member *m)
     agent_setting(&b, "cluster_name", m->o.member);
     agent_setting(&b, "primary_conninfo", conninfo);
     agent_setting(&b, "primary_slot_name", m->order.slot);
+    if (m->order.delay_ms != 0)
+        (void)buf_printf(&b, "recovery_min_apply_delay = %llu\n", (unsigned long long)m->order.delay_ms);
     sync_setting(&b, &m->order);
     held_settings(&b, m);
     mark_of(b.data, b.length, mark);

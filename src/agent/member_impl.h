@@ -8,6 +8,7 @@
 
 #include "agent/agent.h"
 #include "agent/agent_files.h"
+#include "agent/disk.h"
 #include "agent/order.h"
 #include "agent/watchdog.h"
 #include "base/sm.h"
@@ -99,6 +100,8 @@ struct member {
     struct watchdog *dog;
     int lock;
     bool ending, broken; /* broken: ends with an error */
+    bool leaving;        /* it is to end, and hands over first: see member_leave() */
+    struct loop_timer leave_timer;
 
     struct order order;
     unsigned orders;      /* accepted in this life */
@@ -146,11 +149,14 @@ struct member {
 
     struct work inputs_work;
     bool reading;
-    struct agent_inputs seen, reading_now; /* the latter is the worker's */
-    char *token, *seen_token;              /* secrets */
-    uint64_t http_tls;                     /* checksum of what the HTTP interface shows */
-    struct tls_context *seen_tls;          /* another one, NULL = as it was */
-    uint64_t disk_free, disk_size, seen_free, seen_size;
+    struct agent_inputs seen, reading_now;      /* the latter is the worker's */
+    char *token, *seen_token;                   /* secrets */
+    uint64_t http_tls;                          /* checksum of what the HTTP interface shows */
+    struct tls_context *seen_tls;               /* another one, NULL = as it was */
+    struct disk_space disk;                     /* of the data, as it was seen last */
+    struct disk_space wal_disk;                 /* of the log; size 0 = it has no volume of its own */
+    struct disk_space seen_disk, seen_wal_disk; /* the worker's */
+    enum disk_state disk_state, wal_state;
     struct loop_timer inputs_timer;
 
     struct work save_work; /* of an order */
@@ -259,6 +265,8 @@ void member_turn(struct member *m);
 
 /* ---- member_inputs.c ---- */
 void member_inputs_init(struct member *m);
+/* What is to be said of its volumes; false = nothing. */
+bool member_disk_says(const struct member *m, char *out, size_t size);
 /* On a worker. */
 char *member_token_read(const char *path, struct err *err);
 

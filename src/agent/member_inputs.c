@@ -1,9 +1,9 @@
 /* Files that change while the agent runs: settings, certificates, the password, the token; and the disk. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "agent/member_impl.h"
@@ -13,6 +13,7 @@
 #include "loop/tls.h"
 
 #define INPUTS_NS (2 * ENV_NS_PER_S)
+#define CLOSE_NS  (200 * ENV_NS_PER_MS) /* while a volume is nearly full: writers may be fast */
 
 /* Nobody but us and our group: in a pod the kubelet gives Secrets to the group of the volumes. */
 static bool is_private(const struct stat *st)
@@ -67,17 +68,13 @@ static void password_apply(struct member *m)
 static void inputs_run(struct work *work)
 {
     struct member *m = work->data;
-    struct statvfs fs;
     agent_inputs_read(&m->o, &m->reading_now);
     m->seen_token = member_token_read(m->o.token_file, NULL);
     m->seen_tls = NULL;
     if (m->o.http_tls != NULL && m->reading_now.http_tls != m->http_tls)
         (void)member_http_tls(&m->o, &m->seen_tls, NULL); /* half written: the next look finds it whole */
-    m->seen_size = 0;
-    if (statvfs(m->o.data, &fs) == 0) {
-        m->seen_free = (uint64_t)fs.f_bavail * fs.f_frsize;
-        m->seen_size = (uint64_t)fs.f_blocks * fs.f_frsize;
-    }
+    m->seen_disk = disk_look(m->o.data);
+    m->seen_wal_disk = m->o.wal != NULL ? disk_look(m->o.wal) : (struct disk_space){0};
 }
 
 static void http_tls_take(struct member *m)
@@ -92,14 +89,48 @@ static void http_tls_take(struct member *m)
     log_event(LOG_INFO, "the certificate of the HTTP interface was changed", NULL);
 }
 
+/* Whoever looks at the status is told as well, see member_disk_says(). */
+static void disk_note(struct member *m, const char *what, const struct disk_space *space,
+                      enum disk_state *state)
+{
+    enum disk_state now = disk_judge(space, *state);
+    if (now == *state)
+        return;
+    log_event(now == DISK_ENOUGH ? LOG_INFO : LOG_WARN, "room on the volume", "of", what, "is",
+              disk_state_name(now), "free", log_num((long long)space->free), "size",
+              log_num((long long)space->size), NULL);
+    *state = now;
+    member_changed(m);
+}
+
+bool member_disk_says(const struct member *m, char *out, size_t size)
+{
+    bool of_log = m->wal_state >= m->disk_state && m->wal_state != DISK_ENOUGH; /* it ends the server first */
+    const struct disk_space *space = of_log ? &m->wal_disk : &m->disk;
+    enum disk_state state = of_log ? m->wal_state : m->disk_state;
+    const char *what = of_log ? "of the log" : "of the data";
+    if (state == DISK_LOW)
+        (void)snprintf(
+            out, size, "the volume %s is nearly full: %llu MiB are free; below %llu writes are refused", what,
+            (unsigned long long)(space->free >> 20), (unsigned long long)(disk_least(space->size) >> 20));
+    else if (state == DISK_FULL)
+        (void)snprintf(out, size,
+                       "the volume %s is full: %llu MiB are free, and writes are refused until %llu are",
+                       what, (unsigned long long)(space->free >> 20),
+                       (unsigned long long)(disk_least(space->size) >> 19));
+    return state != DISK_ENOUGH;
+}
+
 static void inputs_done(struct work *work, int code)
 {
     struct member *m = work->data;
     (void)code;
     m->reading = false;
     m->seen = m->reading_now;
-    m->disk_free = m->seen_free;
-    m->disk_size = m->seen_size;
+    m->disk = m->seen_disk;
+    m->wal_disk = m->seen_wal_disk;
+    disk_note(m, "data", &m->disk, &m->disk_state);
+    disk_note(m, "log", &m->wal_disk, &m->wal_state);
     if (m->seen_token != NULL) {
         mem_wipe_free(m->token);
         m->token = m->seen_token;
@@ -116,7 +147,8 @@ static void inputs_done(struct work *work, int code)
 static void inputs_fired(struct loop_timer *timer, void *data)
 {
     struct member *m = data;
-    loop_timer_start(timer, INPUTS_NS);
+    loop_timer_start(timer,
+                     m->disk_state != DISK_ENOUGH || m->wal_state != DISK_ENOUGH ? CLOSE_NS : INPUTS_NS);
     if (!m->reading)
         m->reading = work_start(&m->loop, &m->inputs_work, inputs_run, inputs_done, m) == 0;
 }

@@ -120,8 +120,24 @@ static void add_lease(struct buf *b, const struct member *m)
     (void)buf_printf(b, ",\"lease_lost\":%s", m->lease_lost ? "true" : "false");
 }
 
+static void add_disk(struct buf *b, const struct member *m)
+{
+    bool full = m->disk_state == DISK_FULL || m->wal_state == DISK_FULL;
+    bool low = m->disk_state == DISK_LOW || m->wal_state == DISK_LOW;
+    add_text(b, "disk", disk_state_name(full ? DISK_FULL : low ? DISK_LOW : DISK_ENOUGH));
+    if (m->disk.size > 0) {
+        add_number(b, "disk_size", m->disk.size);
+        add_number(b, "disk_free", m->disk.free);
+    }
+    if (m->wal_disk.size > 0) {
+        add_number(b, "wal_disk_size", m->wal_disk.size);
+        add_number(b, "wal_disk_free", m->wal_disk.free);
+    }
+}
+
 char *member_status_text(struct member *m)
 {
+    char disk[200];
     struct buf b = {0};
     char *order = order_text(&m->order);
     (void)buf_printf(&b, "{\"member\":\"%s\"", m->o.member);
@@ -133,10 +149,12 @@ char *member_status_text(struct member *m)
     add_text(&b, "reported", sm_name(&m->sm));
     if (m->order.closed)
         (void)buf_add_text(&b, ",\"closed\":true");
-    (void)buf_printf(&b, ",\"order\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
-                     m->order.term > 0 ? order : "null", m->confirmed ? "true" : "false",
-                     member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
-                     m->data_there ? "true" : "false", (int)m->server);
+    (void)buf_printf(
+        &b,
+        ",\"order\":%s,\"leaving\":%s,\"confirmed\":%s,\"settled\":%s,\"ready\":%s,\"data\":%s,\"pid\":%d",
+        m->order.term > 0 ? order : "null", m->leaving ? "true" : "false", m->confirmed ? "true" : "false",
+        member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
+        m->data_there ? "true" : "false", (int)m->server);
     add_number(&b, "system_id", m->control.system_id);
     (void)buf_printf(&b, ",\"may_have_diverged\":%s,\"rewinding\":%s", m->marks.primary ? "true" : "false",
                      m->marks.rewinding ? "true" : "false");
@@ -149,13 +167,10 @@ char *member_status_text(struct member *m)
     add_lease(&b, m);
     add_waits_at(&b, m);
     add_facts(&b, m);
-    if (m->disk_size > 0) {
-        add_number(&b, "disk_size", m->disk_size);
-        add_number(&b, "disk_free", m->disk_free);
-    }
+    add_disk(&b, m);
     add_cgroup(&b);
-    if (m->err.code != ERRC_NONE)
-        add_text(&b, "error", m->err.message);
+    if (m->err.code != ERRC_NONE || member_disk_says(m, disk, sizeof disk))
+        add_text(&b, "error", m->err.code != ERRC_NONE ? m->err.message : disk);
     (void)buf_addc(&b, '}');
     free(order);
     return buf_take(&b);

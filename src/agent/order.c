@@ -150,6 +150,8 @@ static void read_key(struct reader *r, const char *key, yyjson_val *value, struc
         o->timeline = (uint32_t)number_of(r, value, key);
     else if (strcmp(key, "rejoin") == 0)
         o->rejoin = (enum order_rejoin)choice_of(r, value, key, rejoins, 3, "auto, rewind or clone");
+    else if (strcmp(key, "delay_ms") == 0)
+        o->delay_ms = number_of(r, value, key);
     else if (strcmp(key, "initialize") == 0)
         o->initialize = yyjson_is_true(value);
     else if (strcmp(key, "closed") == 0) {
@@ -179,6 +181,10 @@ static void check(struct reader *r, const struct order *o)
         bad(r, "timeline", "absent: it is that of an upstream");
     if (o->role != ORDER_STANDBY && (o->host[0] != '\0' || o->rejoin != ORDER_AUTO))
         bad(r, "role", "standby, as upstream and rejoin are of a standby only");
+    if (o->delay_ms != 0 && o->host[0] == '\0')
+        bad(r, "delay_ms", "absent: who follows nobody replays all it has");
+    if (o->delay_ms > INT32_MAX) /* of PostgreSQL */
+        bad(r, "delay_ms", "at most 2147483647");
     if (o->role != ORDER_PRIMARY &&
         (o->initialize || o->held || o->sync_count > 0 || o->slot_count > 0 || o->lease_ms > 0))
         bad(r, "role", "primary, as initialize, held, sync, slots and lease_ms are of a primary only");
@@ -235,6 +241,8 @@ char *order_text(const struct order *o)
         (void)buf_printf(&b, ",\"timeline\":%u", (unsigned)o->timeline);
     if (o->role == ORDER_STANDBY)
         (void)buf_printf(&b, ",\"rejoin\":\"%s\"", rejoins[o->rejoin]);
+    if (o->delay_ms != 0)
+        (void)buf_printf(&b, ",\"delay_ms\":%llu", (unsigned long long)o->delay_ms);
     if (o->closed)
         (void)buf_add_text(&b, ",\"closed\":true");
     if (o->role == ORDER_PRIMARY) {

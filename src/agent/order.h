@@ -31,6 +31,7 @@ struct order {
     char slot[ORDER_NAME_SIZE]; /* "" = none */
     uint32_t timeline;          /* which the upstream began as the primary of this term; 0 = not said */
     enum order_rejoin rejoin;
+    uint64_t delay_ms; /* it replays so late; 0 = at once */
     /* primary */
     bool initialize;  /* make the data directory if there is none */
     bool closed;      /* stopped, fenced: for good; see order_parse() */

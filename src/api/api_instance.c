@@ -21,7 +21,10 @@ static void print_replication(yyjson_mut_doc *doc, yyjson_mut_val *object, const
     json_uint64(doc, object, "system_identifier", f->system_identifier);
     json_time(doc, object, "started", f->started_us);
     json_real(doc, object, "lag_seconds", f->role == ROLE_STANDBY ? f->lag_seconds : (double)NAN);
-    json_uint64(doc, object, "lag_bytes", f->lag_bytes);
+    if (f->role == ROLE_STANDBY && isnan(f->lag_seconds)) /* what was last heard is no lag (P16) */
+        yyjson_mut_obj_add_null(doc, object, "lag_bytes");
+    else
+        json_uint64(doc, object, "lag_bytes", f->lag_bytes);
     text_from_lsn(f->wal_lsn, lsn);
     json_text(doc, object, "wal_lsn", f->wal_lsn != 0 ? lsn : NULL);
 }

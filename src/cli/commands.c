@@ -444,18 +444,22 @@ const struct cli_command cli_commands[] = {
      .completes = "file"},
     {.name = "load", .summary = "drive load, and check that nothing was lost", .run = load_main},
     {.name = "demo",
-     .summary = "show the main job on this machine: a hot shard, split under load",
-     .usage = "demo [--keep] [--report FILE] [--no-color] [--directory DIR] [--customers N]",
+     .summary = "show the main jobs on this machine: a hot shard split, or a primary lost, under load",
+     .usage = "demo [--failover] [--keep] [--report FILE] [--no-color] [--directory DIR] [--customers N]",
      .details =
          "Starts a manager and real PostgreSQL servers, fills two shards, lets one of them turn hot, and "
          "watches\n"
          "shardherd split it by itself under full write load. At the end every acknowledged write is "
          "compared with\n"
          "the rows, and everything is taken away again. Takes about a minute.\n"
+         "With --failover each shard has three instances: a primary is killed by kill -9, a standby takes "
+         "over, the\n"
+         "old one comes back, and a switchover makes it the primary again. Takes less than a minute.\n"
          "\n"
-         "Exit codes: 0 the split happened by itself and nothing was lost, 1 not so, 2 wrong usage, "
+         "Exit codes: 0 all of that happened and nothing was lost, 1 not so, 2 wrong usage, "
          "130 interrupted.",
-     .example = "shardherd demo --report report.json\nshardherd demo --keep --directory /var/tmp/demo",
+     .example = "shardherd demo --report report.json\nshardherd demo --failover\n"
+                "shardherd demo --keep --directory /var/tmp/demo",
      .local = demo_command,
      .flags = demo_flags},
     {.name = "check-config",

@@ -11,13 +11,15 @@
 #include "cli/demo_impl.h"
 
 const struct args_flag demo_flags[] = {
+    {"failover", 0, NULL, "lose a primary instead: kill -9, failover, rejoin, switchover, under load", NULL},
     {"keep", 0, NULL, "leave the manager and the servers running, and say how to look around", NULL},
     {"report", 0, "FILE", "write the figures as JSON", "file"},
     {"no-color", 0, NULL, "no colors (also NO_COLOR); they are used only on a terminal", NULL},
     {"directory", 0, "DIR", "work there: new or empty (default: a new one in $TMPDIR or /var/tmp)",
      "directory"},
-    {"customers", 0, "N", "how many, with three orders each (default: 200000)", NULL},
-    {"rate", 0, "N", "operations/s of the load; the threshold is 5/8 of it (default: 2000)", NULL},
+    {"customers", 0, "N", "how many, with three orders each (default: 200000; 20000 with --failover)", NULL},
+    {"rate", 0, "N",
+     "operations/s of the load; the threshold is 5/8 of it (default: 2000; 500 with --failover)", NULL},
     {"clients", 0, "N", "clients of the load (default: 24)", NULL},
     {0}};
 
@@ -52,12 +54,14 @@ static bool report_can_be_written(const struct demo_options *o)
 
 int demo_command(const struct args *args)
 {
-    struct demo_options options = {.keep = args_has(args, "keep"),
+    bool failover = args_has(args, "failover");
+    struct demo_options options = {.failover = failover,
+                                   .keep = args_has(args, "keep"),
                                    .no_color = args_has(args, "no-color"),
                                    .report_path = args_value(args, "report"),
                                    .directory = args_value(args, "directory"),
-                                   .customers = 200000,
-                                   .rate = 2000,
+                                   .customers = failover ? 20000 : 200000,
+                                   .rate = failover ? 500 : 2000,
                                    .clients = 24};
     if (take_number(args, "customers", 1000, 10000000, &options.customers) != CLI_OK ||
         take_number(args, "rate", 100, 100000, &options.rate) != CLI_OK ||

@@ -181,6 +181,21 @@ static void print_failure(struct demo *d)
     buf_free(&out);
 }
 
+static void say_done(struct demo *d)
+{
+    if (d->o.failover)
+        demo_story_say(&d->story, TONE_GOOD,
+                       "shard s1 lost its primary under load, was served on by a standby, and got it back; "
+                       "nothing was lost: %.1f s in all",
+                       d->total_seconds);
+    else
+        demo_story_say(
+            &d->story, TONE_GOOD,
+            "shard %s was split under load, by itself; a key was isolated, taken back, and two shards "
+            "were merged; nothing was lost: %.1f s in all",
+            d->facts.source, d->total_seconds);
+}
+
 int demo_conclude(struct demo *d)
 {
     struct err err = {0};
@@ -193,11 +208,7 @@ int demo_conclude(struct demo *d)
     else if (d->interrupted)
         demo_story_say(&d->story, TONE_BAD, "interrupted; everything was taken away");
     else
-        demo_story_say(
-            &d->story, TONE_GOOD,
-            "shard %s was split under load, by itself; a key was isolated, taken back, and two shards "
-            "were merged; nothing was lost: %.1f s in all",
-            d->facts.source, d->total_seconds);
+        say_done(d);
     if (d->interrupted)
         return CLI_INTERRUPTED;
     return !d->failed                                             ? CLI_OK

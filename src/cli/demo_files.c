@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "runtime/local.h"
 
 #define TAIL_BYTES 65536
 
@@ -96,18 +97,50 @@ int demo_directory_make(const char *wanted, const char *temporary, char **ret, b
 
 /* ---- servers ---- */
 
-/* The postmaster of a data directory, 0 if none runs. */
-static pid_t server_pid(const char *instances, const char *name)
+/* The postmaster of an instance, 0 if none runs. */
+static pid_t server_pid(const char *instances, const char *name, bool member)
 {
-    char *path = mem_printf("%s/%s/data/postmaster.pid", instances, name);
+    char *data = local_data_path(instances, name, member);
+    char *path = mem_printf("%s/postmaster.pid", data);
     FILE *file = fopen(path, "re");
     long pid = 0;
     if (file != NULL && fscanf(file, "%ld", &pid) != 1)
         pid = 0;
     if (file != NULL)
         fclose(file);
+    free(data);
     free(path);
     return pid > 1 && kill((pid_t)pid, 0) == 0 ? (pid_t)pid : 0;
+}
+
+/* A server alone; that of a member is its agent's to end. */
+static int server_signal(const char *instances, const char *name, int number)
+{
+    pid_t pid = server_pid(instances, name, false);
+    if (pid != 0 && number != 0)
+        (void)kill(pid, number);
+    return pid != 0;
+}
+
+/* An agent that is killed takes its server with it. */
+static int agent_signal(const char *instances, const char *name, int number)
+{
+    int to_agent = number == SIGQUIT ? SIGKILL : number == SIGINT ? SIGTERM : number;
+    return local_agent_strays(instances, name, to_agent) + (server_pid(instances, name, true) != 0);
+}
+
+int demo_member_kill(const char *directory, const char *name)
+{
+    char *instances = mem_printf("%s/state/instances", directory);
+    struct local_record record = {.name = mem_strdup(name)};
+    int count = 0;
+    local_agent_look(instances, &record);
+    const pid_t pids[] = {record.agent_pid, record.watch_pid, server_pid(instances, name, true)};
+    for (size_t i = 0; i < sizeof pids / sizeof pids[0]; i++)
+        count += pids[i] > 1 && kill(pids[i], SIGKILL) == 0;
+    local_record_clear(&record);
+    free(instances);
+    return count;
 }
 
 int demo_servers_signal(const char *directory, int number)
@@ -117,12 +150,9 @@ int demo_servers_signal(const char *directory, int number)
     const struct dirent *entry;
     int count = 0;
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
-        pid_t pid = entry->d_name[0] != '.' ? server_pid(instances, entry->d_name) : 0;
-        if (pid == 0)
-            continue;
-        count++;
-        if (number != 0)
-            (void)kill(pid, number);
+        if (entry->d_name[0] != '.')
+            count += server_signal(instances, entry->d_name, number) +
+                     agent_signal(instances, entry->d_name, number);
     }
     if (dir != NULL)
         closedir(dir);
@@ -172,8 +202,9 @@ int demo_directory_clean(const char *directory, bool all, bool itself, struct er
     if (!all) {
         char *instances = mem_printf("%s/state/instances", directory);
         int code = remove_entries(instances, "/data", err);
+        int members = remove_entries(instances, "/member", err);
         free(instances);
-        return code;
+        return code != 0 ? code : members;
     }
     int code = remove_entries(directory, "", err);
     if (code == 0 && itself && rmdir(directory) != 0)

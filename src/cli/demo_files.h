@@ -17,8 +17,12 @@
 int demo_directory_make(const char *wanted, const char *temporary, char **ret, bool *ret_made,
                         struct err *err);
 
-/* Sends `number` to the servers below state/instances (0: only counts them). How many there are. */
+/* Ends the servers below state/instances, of members by their agents, with SIGINT in an orderly way, with
+ * SIGQUIT at once (0: only counts them). How many processes there are. */
 int demo_servers_signal(const char *directory, int number);
+
+/* Kills agent, watchdog and server of a member, as when its machine ends. How many of them there were. */
+int demo_member_kill(const char *directory, const char *name);
 
 /* Removes the data of the servers, or everything; the directory itself only with `itself`. */
 int demo_directory_clean(const char *directory, bool all, bool itself, struct err *err);

@@ -108,6 +108,8 @@ char *demo_specification(const struct demo *d)
     yyjson_mut_obj_add_str(doc, yyjson_mut_obj_add_obj(doc, root, "metadata"), "name", "shop");
     yyjson_mut_val *spec = yyjson_mut_obj_add_obj(doc, root, "spec");
     yyjson_mut_obj_add_int(doc, spec, "shards", 2);
+    if (d->o.failover)
+        yyjson_mut_obj_add_int(doc, spec, "instances", 3);
     yyjson_mut_val *tables = yyjson_mut_obj_add_arr(doc, spec, "tables");
     static const char *const names[] = {"public.customers", "public.orders"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -118,7 +120,8 @@ char *demo_specification(const struct demo *d)
     yyjson_mut_obj_add_str(doc, spec, "schema", buf_text(&schema));
     yyjson_mut_val *balance = yyjson_mut_obj_add_obj(doc, spec, "balance");
     yyjson_mut_obj_add_str(doc, balance, "split",
-                           d->next == DEMO_TOUR || demo_now(d) == DEMO_TOUR ? "off" : "auto");
+                           d->o.failover || d->next == DEMO_TOUR || demo_now(d) == DEMO_TOUR ? "off"
+                                                                                             : "auto");
     yyjson_mut_obj_add_str(doc, balance, "merge", "off");
     yyjson_mut_obj_add_str(doc, balance, "rebalance", "off");
     yyjson_mut_obj_add_str(doc, balance, "objective", "query_rate");
@@ -154,7 +157,7 @@ static void take_shard(struct demo *d, struct demo_shard *s, yyjson_val *item)
     s->rate = number_of(last, "query_rate");
     s->share = number_of(item, "share");
     s->bytes = number_of(instance, "database_bytes");
-    s->hot = row > 0 ? (unsigned)row : 0;
+    s->hot = row > 0 && !d->o.failover ? (unsigned)row : 0;
     const char *version = json_get_text(instance, "version");
     if (version[0] != '\0')
         copy_text(d->facts.postgresql, sizeof d->facts.postgresql, version);
@@ -375,6 +378,7 @@ static void on_event(const struct sse_event *event, void *data)
     else if (strcmp(event->event, "operation") == 0 && !demo_ending(d)) {
         take_operation(d, root);
         demo_tour_operation(d, root);
+        demo_failover_operation(d, root);
     }
     yyjson_doc_free(doc);
 }

@@ -1,7 +1,8 @@
 /*
  * demo_impl: what the files of the demo share. demo_run.c has the state machine and the way to
  * the verdict, demo_end.c the way down, demo_manager.c the child process, demo_fleet.c what is asked of the
- * manager and heard from it, demo_tour.c the moves after the split, demo_report.c the result.
+ * manager and heard from it, demo_tour.c the moves after the split, demo_failover.c the other story, of a
+ * primary that is lost, demo_report.c the result.
  */
 #ifndef CLI_DEMO_IMPL_H
 #define CLI_DEMO_IMPL_H
@@ -41,6 +42,8 @@
  * MOVE    waits for the end of the operation
  * SPREAD  waits for its timer
  * TOUR    waits for one operation after the other
+ * FAILOVER (from CALM to CHECK, with --failover) waits for the manager's failover, for the old primary to
+ *         follow, for a switchover, and for who it moved to follow
  * CHECK   waits for the load to end and to have compared every row
  * RESULT  waits for the last figures of the manager
  * DELETE  waits for the database to be gone
@@ -61,6 +64,7 @@ enum demo_state {
     DEMO_MOVE,
     DEMO_SPREAD,
     DEMO_TOUR,
+    DEMO_FAILOVER,
     DEMO_CHECK,
     DEMO_RESULT,
     DEMO_DELETE,
@@ -75,6 +79,7 @@ enum demo_state {
 
 struct demo_options {
     bool keep, no_color;
+    bool failover;           /* that story, in place of the split */
     const char *report_path; /* NULL = none */
     const char *directory;   /* NULL = a temporary one */
     uint32_t customers;
@@ -122,6 +127,27 @@ struct demo_tour {
     double block_ms[TOUR_PARTS]; /* NAN = did not come to it */
 };
 
+enum demo_failover_part { FAILOVER_WHOLE, FAILOVER_LOST, FAILOVER_REJOIN, FAILOVER_SWITCH, FAILOVER_FOLLOW };
+
+/* What a change of the primary cost, in seconds; NAN = it did not come to it. */
+struct demo_change {
+    double clients;   /* without an acknowledged write of that shard, as the clients saw it */
+    double blocked;   /* as the manager says: from when the old one was last there to the new one open */
+    double following; /* from the fault, or the request, until the old primary followed */
+};
+
+/* A primary is lost, and then handed back. */
+struct demo_failover {
+    enum demo_failover_part part;
+    char first[DEMO_NAME_SIZE], second[DEMO_NAME_SIZE]; /* primaries: who is killed, who follows it */
+    struct range range;                                 /* of their shard */
+    uint64_t since_ns;                                  /* of the fault, or the request */
+    uint64_t opened_ns;                                 /* when the new primary was heard to be there */
+    bool asked;                                         /* an answer of the manager is to come */
+    int rule;
+    struct demo_change lost, handed;
+};
+
 struct demo {
     struct demo_options o;
     struct loop loop;
@@ -129,6 +155,7 @@ struct demo {
     struct demo_view view;
     struct demo_facts facts;
     struct demo_tour tour;
+    struct demo_failover failover;
     struct sm sm;
     struct loop_task step;      /* enters `next` */
     int next;                   /* state to enter, -1 = none */
@@ -240,6 +267,15 @@ void demo_enter_tour(struct demo *d);
 void demo_tour_operation(struct demo *d, yyjson_val *operation);
 /* The timer of the state. */
 void demo_tour_waited(struct demo *d);
+
+/* ---- demo_failover.c ---- */
+
+void demo_failover_init(struct demo *d);
+void demo_enter_failover(struct demo *d);
+/* Asks for the instances, for the display and to see how far it is; unless an answer is still to come. */
+void demo_ask_members(struct demo *d);
+/* An event of any operation. */
+void demo_failover_operation(struct demo *d, yyjson_val *operation);
 
 /* ---- demo_report.c ---- */
 

@@ -111,12 +111,37 @@ static void verdict_times(const struct demo *d, struct buf *out)
     verdict_line(out, "the manager used", human_duration(f->cpu_seconds, value), note);
 }
 
+static void verdict_change(struct buf *out, const char *name, const struct demo_change *change,
+                           const char *who)
+{
+    char value[HUMAN_SIZE], blocked[HUMAN_SIZE], note[160];
+    (void)snprintf(note, sizeof note, "as the clients of s1 saw it; the manager: %s",
+                   human_duration(change->blocked, blocked));
+    verdict_line(out, name, human_duration(change->clients, value), note);
+    verdict_line(out, who, human_duration(change->following, value), "");
+}
+
+static void verdict_failover(const struct demo *d, struct buf *out)
+{
+    const struct demo_failover *f = &d->failover;
+    const struct load_result *r = &d->result;
+    char value[HUMAN_SIZE], note[128], size[HUMAN_SIZE];
+    verdict_change(out, "kill -9: without a write", &f->lost, "  old primary follows after");
+    verdict_change(out, "switchover: without a write", &f->handed, "  old primary follows after");
+    verdict_line(out, "write latency, median",
+                 human_duration((double)hist_quantile(&r->stats.write_latency, 0.5) / 1e6, value),
+                 "each on two disks");
+    (void)snprintf(note, sizeof note, "of CPU, at most %s of memory, no loop turn over %.1f ms",
+                   human_bytes(d->facts.rss_peak_bytes, size), d->facts.loop_longest_ms);
+    verdict_line(out, "the manager used", human_duration(d->facts.cpu_seconds, value), note);
+}
+
 void demo_print_verdict(struct demo *d)
 {
     struct buf out = {0};
     buf_add_text(&out, "\n");
     verdict_rows(d, &out);
-    verdict_times(d, &out);
+    (d->o.failover ? verdict_failover : verdict_times)(d, &out);
     buf_add_text(&out, "\n");
     demo_story_print(&d->story, buf_text(&out));
     buf_free(&out);
@@ -162,6 +187,25 @@ static void report_move(const struct demo *d, yyjson_mut_doc *doc, yyjson_mut_va
     yyjson_mut_val *phases = yyjson_mut_obj_add_obj(doc, root, "phases");
     for (int i = 0; i < f->phase_count; i++)
         add_real(doc, phases, f->phases[i].name, f->phases[i].seconds);
+}
+
+static void report_change(yyjson_mut_doc *doc, yyjson_mut_val *root, const char *name,
+                          const struct demo_change *change)
+{
+    yyjson_mut_val *object = yyjson_mut_obj_add_obj(doc, root, name);
+    add_real(doc, object, "seconds_without_writes", change->clients);
+    add_real(doc, object, "blocked_seconds", change->blocked);
+    add_real(doc, object, "rejoin_seconds", change->following);
+}
+
+static void report_failover(const struct demo *d, yyjson_mut_doc *doc, yyjson_mut_val *root)
+{
+    const struct demo_failover *f = &d->failover;
+    report_change(doc, root, "failover", &f->lost);
+    report_change(doc, root, "switchover", &f->handed);
+    add_count(doc, root, "rule", f->rule > 0, f->rule);
+    yyjson_mut_obj_add_str(doc, root, "lost_primary", f->first);
+    yyjson_mut_obj_add_str(doc, root, "new_primary", f->second);
 }
 
 static void report_load(const struct demo *d, yyjson_mut_doc *doc, yyjson_mut_val *root)
@@ -213,7 +257,7 @@ int demo_write_report(const struct demo *d, struct err *err)
         yyjson_mut_obj_add_str(doc, root, "error", d->err.message);
     else
         yyjson_mut_obj_add_null(doc, root, "error");
-    report_move(d, doc, root);
+    (d->o.failover ? report_failover : report_move)(d, doc, root);
     report_load(d, doc, root);
     report_rest(d, doc, root);
     size_t length = 0;

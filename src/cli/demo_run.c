@@ -28,11 +28,12 @@ static const struct sm_state states[DEMO_STATES] = {
     [DEMO_START] = {"starting the manager", N(DEMO_APPLY) | N(DEMO_UNWIND), false},
     [DEMO_APPLY] = {"creating the database", N(DEMO_FILL) | N(DEMO_UNWIND), false},
     [DEMO_FILL] = {"making rows", N(DEMO_CALM) | N(DEMO_UNWIND), false},
-    [DEMO_CALM] = {"running the load", N(DEMO_HOT) | N(DEMO_UNWIND), false},
+    [DEMO_CALM] = {"running the load", N(DEMO_HOT) | N(DEMO_FAILOVER) | N(DEMO_UNWIND), false},
     [DEMO_HOT] = {"waiting for the decision", N(DEMO_MOVE) | N(DEMO_UNWIND), false},
     [DEMO_MOVE] = {"waiting for the split", N(DEMO_SPREAD) | N(DEMO_UNWIND), false},
     [DEMO_SPREAD] = {"running the load on three shards", N(DEMO_TOUR) | N(DEMO_UNWIND), false},
     [DEMO_TOUR] = {"moving more", N(DEMO_CHECK) | N(DEMO_UNWIND), false},
+    [DEMO_FAILOVER] = {"losing a primary", N(DEMO_CHECK) | N(DEMO_UNWIND), false},
     [DEMO_CHECK] = {"checking the rows", N(DEMO_RESULT) | N(DEMO_UNWIND), false},
     [DEMO_RESULT] = {"asking for the figures", N(DEMO_DELETE) | N(DEMO_KEEP) | N(DEMO_UNWIND), false},
     [DEMO_DELETE] = {"deleting the database", N(DEMO_STOP) | N(DEMO_UNWIND), false},
@@ -47,9 +48,10 @@ static const struct sm_state states[DEMO_STATES] = {
 
 /* How long a state may last; 0 = for ever. */
 static const uint64_t limits[DEMO_STATES] = {
-    [DEMO_START] = 60 * S,  [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_CALM] = 90 * S,
-    [DEMO_HOT] = 60 * S,    [DEMO_MOVE] = 300 * S,  [DEMO_TOUR] = 300 * S,  [DEMO_CHECK] = 180 * S,
-    [DEMO_RESULT] = 30 * S, [DEMO_DELETE] = 60 * S, [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
+    [DEMO_START] = 60 * S,     [DEMO_APPLY] = 90 * S,  [DEMO_FILL] = 300 * S,  [DEMO_CALM] = 90 * S,
+    [DEMO_HOT] = 60 * S,       [DEMO_MOVE] = 300 * S,  [DEMO_TOUR] = 300 * S,  [DEMO_CHECK] = 180 * S,
+    [DEMO_RESULT] = 30 * S,    [DEMO_DELETE] = 60 * S, [DEMO_UNWIND] = 30 * S, [DEMO_STOP] = 20 * S,
+    [DEMO_FAILOVER] = 180 * S,
 };
 
 int demo_now(const struct demo *d)
@@ -211,13 +213,19 @@ static void enter_apply(struct demo *d)
 {
     char *specification = demo_specification(d);
     char threshold[32];
-    demo_story_say(
-        &d->story, TONE_HEAD,
-        "creating database shop: customers and orders over two shards, each a PostgreSQL server of its "
-        "own; a shard above %s transactions/s is to be split by itself",
-        demo_view_number((uint64_t)demo_threshold(d), threshold));
+    if (d->o.failover)
+        demo_story_say(
+            &d->story, TONE_HEAD,
+            "creating database shop: customers and orders over two shards, each a primary and two standbys; "
+            "a write is acknowledged when a standby has it on disk, too");
+    else
+        demo_story_say(
+            &d->story, TONE_HEAD,
+            "creating database shop: customers and orders over two shards, each a PostgreSQL server of its "
+            "own; a shard above %s transactions/s is to be split by itself",
+            demo_view_number((uint64_t)demo_threshold(d), threshold));
     d->view.task = "servers";
-    (void)snprintf(d->view.task_text, sizeof d->view.task_text, "both at once");
+    (void)snprintf(d->view.task_text, sizeof d->view.task_text, "all at once");
     demo_api(d, "PUT", "/v1/databases/shop", specification, on_applied);
     free(specification);
 }
@@ -324,10 +332,10 @@ static void slow_down(struct demo *d, double achieved)
     char done[32], rate[32], threshold[32];
     d->o.rate = achieved > 200 ? (uint32_t)(achieved / 2) : 100;
     d->view.threshold = demo_threshold(d);
-    demo_story_say(&d->story, TONE_PLAIN,
-                   "this machine does %s operations/s now: the load becomes %s/s, the threshold %s",
+    demo_story_say(&d->story, TONE_PLAIN, "this machine does %s operations/s now: the load becomes %s/s%s%s",
                    demo_view_number((uint64_t)achieved, done), demo_view_number(d->o.rate, rate),
-                   demo_view_number((uint64_t)d->view.threshold, threshold));
+                   d->o.failover ? "" : ", the threshold ",
+                   d->o.failover ? "" : demo_view_number((uint64_t)d->view.threshold, threshold));
     load_reset_rate(d->load, d->o.rate);
     char *specification = demo_specification(d);
     demo_api(d, "PUT", "/v1/databases/shop", specification, on_slowed);
@@ -471,12 +479,25 @@ static void enter_delete(struct demo *d)
 /* ---- the machine ---- */
 
 static void (*const enter[DEMO_STATES])(struct demo *d) = {
-    [DEMO_PREPARE] = enter_prepare,    [DEMO_START] = enter_start,    [DEMO_APPLY] = enter_apply,
-    [DEMO_FILL] = enter_fill,          [DEMO_CALM] = enter_calm,      [DEMO_HOT] = enter_hot,
-    [DEMO_MOVE] = enter_move,          [DEMO_SPREAD] = enter_spread,  [DEMO_TOUR] = demo_enter_tour,
-    [DEMO_CHECK] = enter_check,        [DEMO_RESULT] = enter_result,  [DEMO_DELETE] = enter_delete,
-    [DEMO_UNWIND] = demo_enter_unwind, [DEMO_STOP] = demo_enter_stop, [DEMO_SERVERS] = demo_enter_servers,
-    [DEMO_REMOVE] = demo_enter_remove, [DEMO_KEEP] = demo_enter_keep, [DEMO_ENDED] = demo_enter_ended,
+    [DEMO_PREPARE] = enter_prepare,
+    [DEMO_START] = enter_start,
+    [DEMO_APPLY] = enter_apply,
+    [DEMO_FILL] = enter_fill,
+    [DEMO_CALM] = enter_calm,
+    [DEMO_HOT] = enter_hot,
+    [DEMO_MOVE] = enter_move,
+    [DEMO_SPREAD] = enter_spread,
+    [DEMO_TOUR] = demo_enter_tour,
+    [DEMO_CHECK] = enter_check,
+    [DEMO_RESULT] = enter_result,
+    [DEMO_DELETE] = enter_delete,
+    [DEMO_UNWIND] = demo_enter_unwind,
+    [DEMO_STOP] = demo_enter_stop,
+    [DEMO_SERVERS] = demo_enter_servers,
+    [DEMO_REMOVE] = demo_enter_remove,
+    [DEMO_KEEP] = demo_enter_keep,
+    [DEMO_ENDED] = demo_enter_ended,
+    [DEMO_FAILOVER] = demo_enter_failover,
 };
 
 static void step(struct loop_task *task, void *data)
@@ -508,7 +529,7 @@ static void wait_fired(struct loop_timer *timer, void *data)
         break;
     case DEMO_CALM:
         if (d->calm)
-            demo_go(d, DEMO_HOT);
+            demo_go(d, d->o.failover ? DEMO_FAILOVER : DEMO_HOT);
         else
             calm_looked_at(d);
         break;
@@ -517,6 +538,9 @@ static void wait_fired(struct loop_timer *timer, void *data)
         break;
     case DEMO_TOUR:
         demo_tour_waited(d);
+        break;
+    case DEMO_FAILOVER:
+        demo_ask_members(d);
         break;
     case DEMO_DELETE:
         demo_api(d, "GET", "/v1/databases/shop", NULL, on_asked_gone);
@@ -552,6 +576,8 @@ static void refresh_fired(struct loop_timer *timer, void *data)
     if (demo_now(d) < DEMO_APPLY || demo_now(d) >= DEMO_RESULT)
         return;
     demo_ask_shards(d);
+    if (d->o.failover)
+        demo_ask_members(d);
     demo_view_load(d);
     demo_view_task(d);
     demo_story_show(&d->story, &d->view);
@@ -592,6 +618,7 @@ static int start_all(struct demo *d, struct err *err)
     d->next = -1;
     for (int part = 0; part < TOUR_PARTS; part++)
         d->tour.block_ms[part] = (double)NAN;
+    demo_failover_init(d);
     enter_prepare(d);
     return 0;
 }

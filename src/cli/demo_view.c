@@ -84,7 +84,7 @@ static void shard_line(const struct demo_view *v, const struct demo_look *look, 
 {
     char rate[32], bytes[HUMAN_SIZE] = "-", state[96];
     double full = v->threshold * 2; /* the bar's right end */
-    bool hot = s->rate > v->threshold;
+    bool limited = v->member_count == 0, hot = limited && s->rate > v->threshold;
     state_text(v, s, state, sizeof state);
     if (!isnan(s->bytes))
         human_bytes(s->bytes, bytes);
@@ -93,7 +93,7 @@ static void shard_line(const struct demo_view *v, const struct demo_look *look, 
     buf_printf(out, "%-6s", s->name);
     paint(out, look, PLAIN);
     buf_printf(out, "%7s  ", rate_text(s->rate, rate));
-    bar(out, look, cells, isnan(s->rate) || full <= 0 ? 0 : s->rate / full, (int)(cells / 2),
+    bar(out, look, cells, isnan(s->rate) || full <= 0 ? 0 : s->rate / full, limited ? (int)(cells / 2) : -1,
         hot ? RED : GREEN);
     buf_printf(out, " %10s  ", bytes);
     paint(out, look, s->role[0] != '\0' ? CYAN : s->hot > 0 ? YELLOW : "");
@@ -116,6 +116,8 @@ static void shards_block(const struct demo_view *v, const struct demo_look *look
         return;
     snprintf(mark, sizeof mark, "%s threshold %s/s", look->utf8 ? "╎" : "|",
              rate_text(v->threshold, threshold));
+    if (v->member_count > 0)
+        mark[0] = '\0';
     paint(out, look, FAINT);
     buf_printf(out, "  %-6s%7s  %*s%s", "shard", "tx/s", (int)(cells / 2), "", mark);
     for (size_t i = cells / 2 + table_width(mark); i < cells; i++)
@@ -124,6 +126,36 @@ static void shards_block(const struct demo_view *v, const struct demo_look *look
     paint(out, look, PLAIN);
     for (int i = 0; i < v->shard_count; i++)
         shard_line(v, look, &v->shards[i], cells, out);
+}
+
+/* What each instance is to be and what it says it is, side by side. */
+static void member_line(const struct demo_look *look, const struct demo_member *m, struct buf *out)
+{
+    char bytes[HUMAN_SIZE], behind[64] = "";
+    bool silent = m->reported[0] == '\0', agrees = strcmp(m->assigned, m->reported) == 0;
+    if (!m->primary && !silent && !isnan(m->lag_bytes))
+        snprintf(behind, sizeof behind, "%s behind%s", human_bytes(m->lag_bytes, bytes),
+                 m->sync ? ", commits wait for it" : "");
+    buf_add_text(out, "  ");
+    paint(out, look, m->primary ? BOLD : "");
+    buf_printf(out, "%-14s", m->name);
+    paint(out, look, PLAIN);
+    buf_printf(out, "%-10s", silent ? "-" : m->assigned);
+    paint(out, look, silent ? RED : !agrees ? YELLOW : m->primary ? GREEN : "");
+    buf_printf(out, "%-12s", silent ? "not heard" : m->reported);
+    paint(out, look, PLAIN);
+    buf_printf(out, "%s\n", behind);
+}
+
+static void members_block(const struct demo_view *v, const struct demo_look *look, struct buf *out)
+{
+    if (v->member_count == 0)
+        return;
+    paint(out, look, FAINT);
+    buf_printf(out, "  %-14s%-10s%s\n", "instance", "is to be", "is");
+    paint(out, look, PLAIN);
+    for (int i = 0; i < v->member_count; i++)
+        member_line(look, &v->members[i], out);
 }
 
 static void load_lines(const struct demo_view *v, struct buf *out)
@@ -156,6 +188,7 @@ static void task_line(const struct demo_view *v, const struct demo_look *look, s
 void demo_view_block(const struct demo_view *v, const struct demo_look *look, struct buf *out)
 {
     shards_block(v, look, out);
+    members_block(v, look, out);
     if (v->loading)
         load_lines(v, out);
     if (v->task != NULL)

@@ -9,8 +9,9 @@
 
 #include "base/buf.h"
 
-#define DEMO_SHARDS_MAX 8
-#define DEMO_NAME_SIZE  64
+#define DEMO_SHARDS_MAX  8
+#define DEMO_MEMBERS_MAX 12
+#define DEMO_NAME_SIZE   64
 
 struct demo_shard {
     char name[DEMO_NAME_SIZE];
@@ -22,9 +23,18 @@ struct demo_shard {
     char role[DEMO_NAME_SIZE];  /* in the running move: "gives", "receives", or "" */
 };
 
+struct demo_member { /* an instance of a shard that has several */
+    char name[DEMO_NAME_SIZE], shard[DEMO_NAME_SIZE];
+    char assigned[16], reported[16]; /* "primary"; "" = its agent is not heard */
+    bool primary, sync, streams;
+    double lag_bytes; /* NAN */
+};
+
 struct demo_view {
     struct demo_shard shards[DEMO_SHARDS_MAX];
     int shard_count;
+    struct demo_member members[DEMO_MEMBERS_MAX];
+    int member_count; /* 0: shards of one instance each; else none is to turn hot */
     double threshold; /* transactions/s */
     unsigned window;
 

@@ -61,9 +61,9 @@ struct instance_facts {
     int64_t started_us; /* postmaster start, wall clock */
     double
         lag_seconds; /* standby: replay lag, NAN when not known, never 0 while the receiver is down (P16) */
-    uint64_t lag_bytes;
-    uint64_t wal_lsn; /* insert position (primary) or replay position (standby) */
-    int connections;  /* client backends */
+    uint64_t lag_bytes; /* standby: what is not replayed; means nothing while lag_seconds is not known */
+    uint64_t wal_lsn;   /* insert position (primary) or replay position (standby) */
+    int connections;    /* client backends */
     int max_connections;
     uint64_t database_bytes; /* of the application's database */
     uint64_t errors_total;   /* failed polls */
@@ -117,6 +117,16 @@ struct balance_policy {
 };
 void balance_policy_defaults(struct balance_policy *policy);
 
+#define FLEET_TAGGED_MAX 9 /* instances of a shard: their numbers have one digit */
+
+/* What its owner asked of the n-th instance of each shard. */
+struct instance_tags {
+    bool no_failover;  /* it is not promoted by itself */
+    bool no_sync;      /* no commit waits for it */
+    int priority;      /* of equally advanced ones the higher is promoted */
+    uint64_t delay_ns; /* it replays so late on purpose, and is not promoted; 0 = at once */
+};
+
 struct fleet_database {
     struct list node; /* in fleet.databases */
     char *name;
@@ -125,9 +135,10 @@ struct fleet_database {
     struct routing *routing;  /* NULL until provisioned */
     int64_t routing_revision; /* store revision of db/<name>/routing */
     struct balance_policy policy;
-    unsigned policy_given;   /* bit i: the specification says the i-th setting itself; the others follow the
-                                defaults */
-    unsigned instances;      /* of each shard; 0 = 1 */
+    unsigned policy_given; /* bit i: the specification says the i-th setting itself; the others follow the
+                              defaults */
+    unsigned instances;    /* of each shard; 0 = 1 */
+    struct instance_tags tags[FLEET_TAGGED_MAX];
     unsigned initial_shards; /* of the specification: automatic merges never go below */
 };
 

@@ -36,6 +36,7 @@ struct keeper_member {
     const char *rejoin;   /* "auto", "rewind", "clone" */
     uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
+    uint64_t delay_ms;    /* by which it replays late, 0 = at once */
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
     uint64_t failed_at;   /* ... and which log it needs meanwhile */
     unsigned made;        /* how often it was made anew since it streamed last */
@@ -101,6 +102,11 @@ void keeper_reload(struct shard_keeper *k);
 void keeper_new_id(struct shard_keeper *k, struct failover_record *r);
 
 /* ---- keeper_person.c ---- */
+/* ERRC_INVALID: its tags say that it is no primary. */
+int keeper_may_lead(const struct shard_keeper *k, int member, struct err *err);
+/* Its primary's agent is to end (a node is drained, a pod or a unit stopped): a switchover, if anybody can
+ * take over. True: it has begun. */
+bool keeper_hand_over(struct shard_keeper *k);
 /* True: what a person asked for is being written. */
 bool keeper_note_maintenance(struct shard_keeper *k);
 

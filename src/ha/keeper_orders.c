@@ -124,7 +124,10 @@ static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uin
     }
     begin(&b, c->term, seq, "standby");
     add_upstream(&b, k, c->primary, i);
-    (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"}", (unsigned)timeline, rejoin);
+    (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"", (unsigned)timeline, rejoin);
+    if (m->delay_ms != 0)
+        (void)buf_printf(&b, ",\"delay_ms\":%llu", (unsigned long long)m->delay_ms);
+    (void)buf_addc(&b, '}');
     want(k, i, c->term, &b, false);
 }
 

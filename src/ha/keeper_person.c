@@ -113,12 +113,33 @@ static void begin(struct shard_keeper *k, int to, bool loses)
     keeper_failover_begin(k, &r, false);
 }
 
+int keeper_may_lead(const struct shard_keeper *k, int member, struct err *err)
+{
+    const struct ha_instance *x = &k->shard.instances[member];
+    if (!x->no_failover && !x->delayed)
+        return 0;
+    return err_set(err, ERRC_INVALID, "%s %s: take that away first", x->name,
+                   x->delayed ? "replays late on purpose (replayDelay)" : "is tagged noFailover");
+}
+
+bool keeper_hand_over(struct shard_keeper *k)
+{
+    int primary = ha_newest(&k->record.op.ha)->primary;
+    const struct member_status *s = keeper_status(k, primary);
+    char why[160];
+    struct err err = {0};
+    (void)snprintf(why, sizeof why, "%s is to stop, and hands over first", k->shard.instances[primary].name);
+    return s != NULL && s->leaving && shard_keeper_switch(k, NULL, why, &err) == 0;
+}
+
 int shard_keeper_fail_over(struct shard_keeper *k, const char *to, bool allow_loss, struct err *err)
 {
     int target = shard_record_find(&k->record, to), primary = ha_newest(&k->record.op.ha)->primary;
     const struct ha_config *open = NULL;
     if (target < 0 || target == primary)
         return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name, to);
+    if (keeper_may_lead(k, target, err) != 0)
+        return (int)err->code;
     if (sm_now(&k->sm) == KEEPER_LOADING || sm_now(&k->sm) == KEEPER_CLOSED || k->calling)
         return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
     keeper_facts(k);

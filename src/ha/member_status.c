@@ -83,6 +83,7 @@ static void read_order(yyjson_val *root, struct member_status *s)
     s->nobody = strcmp(s->assigned, "standby") == 0 && yyjson_is_obj(order) &&
                 yyjson_obj_get(order, "upstream") == NULL;
     s->retired = flag_of(root, "closed");
+    s->leaving = flag_of(root, "leaving");
     s->confirmed = flag_of(root, "confirmed");
     s->settled = flag_of(root, "settled");
 }

@@ -28,6 +28,7 @@ struct member_status {
     char reported[16];    /* "primary", "promoting", ... */
     bool retired;         /* it is closed: it takes no orders any more */
     bool nobody;          /* the order is to be a standby without an upstream: it confirms */
+    bool leaving;         /* it is to end, and waits for somebody to take over */
     bool confirmed;       /* the order was given in this life */
     bool settled;         /* it is carried out, and the rest was asked for afterwards */
     bool diverged;        /* it ran as a primary */

@@ -274,7 +274,9 @@ void keeper_stand(struct shard_keeper *k)
     if (verdict.fail_over) {
         log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);
         fail_over(k, &verdict);
-    } else if (verdict.rule == HA_F_WELL)
+    } else if (verdict.rule == HA_F_WELL && keeper_hand_over(k))
+        return;
+    else if (verdict.rule == HA_F_WELL)
         sync_step(k, now);
     else
         say(k, verdict.rule, verdict.sentence);
@@ -343,6 +345,8 @@ int shard_keeper_switch(struct shard_keeper *k, const char *to, const char *why,
     if (target < 0 || target == ha_newest(&k->record.op.ha)->primary)
         return err_set(err, ERRC_INVALID, "shard %s has no standby %s", k->name,
                        to != NULL ? to : "that streams");
+    if (keeper_may_lead(k, target, err) != 0)
+        return (int)err->code;
     if (sm_now(&k->sm) != KEEPER_STANDING || k->calling)
         return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", k->name, sm_name(&k->sm));
     failover_record_init(&r, &k->record.op.ha);
@@ -374,10 +378,11 @@ static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_ta
 {
     struct ha_instance *x = &k->shard.instances[i];
     x->no_failover = tags->no_failover || tags->retiring;
-    x->no_sync = tags->no_sync || tags->retiring;
-    x->delayed = tags->delayed;
+    x->delayed = tags->delay_ns != 0;
+    x->no_sync = tags->no_sync || tags->retiring || x->delayed;
     x->priority = tags->priority;
     k->members[i].retiring = tags->retiring;
+    k->members[i].delay_ms = tags->delay_ns / ENV_NS_PER_MS;
 }
 
 int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct shard_keeper_tags *tags,

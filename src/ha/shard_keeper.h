@@ -41,10 +41,10 @@ struct shard_keeper_failover { /* a failover or switchover; texts live until the
 struct shard_keeper_tags {
     bool no_failover; /* it counts for the quorum, but is not promoted */
     bool no_sync;     /* it is in no sync set */
-    bool delayed;     /* it replays late on purpose: not promoted */
     bool retiring;    /* it is to go: in no sync set, not promoted; then stopped, and its agent takes no order
                          any more */
     int priority;     /* of equally advanced ones the higher is promoted */
+    uint64_t delay_ns; /* it replays so late on purpose: in no sync set, not promoted; 0 = at once */
 };
 
 struct shard_keeper_member {

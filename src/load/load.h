@@ -153,6 +153,8 @@ uint64_t load_progress_rows(const struct load *load); /* made or checked so far 
 const char *load_skew_text(const struct load *load);
 uint64_t load_epoch(const struct load *load);
 struct load_gap *load_write_gap(struct load *load);
+/* Of a range that is watched; NULL = it is not. */
+struct load_gap *load_watched_gap(struct load *load, const struct range *range);
 
 /* ---- output ---- */
 

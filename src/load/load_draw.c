@@ -125,12 +125,19 @@ void load_reset_rate(struct load *load, double rate)
     load_set_rate(load, rate);
 }
 
-int load_watch(struct load *load, const struct range *range, struct err *err)
+struct load_gap *load_watched_gap(struct load *load, const struct range *range)
 {
     for (unsigned i = 0; i < load->o.watch_count; i++) {
         if (load->o.watch[i].lo == range->lo && load->o.watch[i].hi == range->hi)
-            return 0;
+            return &load->watch[i];
     }
+    return NULL;
+}
+
+int load_watch(struct load *load, const struct range *range, struct err *err)
+{
+    if (load_watched_gap(load, range) != NULL)
+        return 0;
     if (load->o.watch_count == LOAD_WATCHES_MAX)
         return err_set(err, ERRC_LIMIT, "at most %d watched ranges", LOAD_WATCHES_MAX);
     load->o.watch[load->o.watch_count++] = *range;

@@ -153,8 +153,9 @@ struct database_spec {
     } * tables;
     int table_count;
     int instances; /* of each shard, 1 to DATABASE_INSTANCES_MAX */
-    char *schema;  /* SQL, NULL = none */
-    char *owner;   /* role, default "app" */
+    struct instance_tags members[DATABASE_INSTANCES_MAX];
+    char *schema; /* SQL, NULL = none */
+    char *owner;  /* role, default "app" */
     struct balance_policy balance;
     unsigned balance_given; /* bit i: the i-th key of spec.balance was said, the others follow the defaults */
 };
@@ -162,7 +163,9 @@ struct database_spec {
 /*
  * From YAML or JSON text:
  *   apiVersion: shardherd.io/v1alpha1, kind: ShardedDatabase, metadata: {name: shop},
- *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], instances: 1, tables: [{name, key}],
+ *   spec: {shards: 2 | [{name, range: "lo..hi", instance}], instances: 1,
+ *          members: [{number: 2, noFailover: true, noSync: true, priority: 0, replayDelay: 1h}],
+ *          tables: [{name, key}],
  *          schema: "...", owner: app,
  *          balance: {split: auto, merge: off, rebalance: off, objective: query_rate, threshold: 1000,
  * relative: 1.2, window: 10, cooldown: 10m, mergeAfter: 1h, maxShards: 64, sample: 3s, bake: 15m}}

@@ -357,6 +357,119 @@ static int instances_parse(const struct parsing *p, const struct config_node *sp
     return 0;
 }
 
+/* ---- tags of instances ---- */
+
+#define PRIORITY_MOST 1000
+#define DELAY_LEAST   ENV_NS_PER_S
+#define DELAY_MOST    (30ull * 24 * 3600 * ENV_NS_PER_S)
+
+static int flag_parse(const struct parsing *p, const struct config_node *node, const char *what, bool *ret)
+{
+    int rc = node != NULL ? config_node_want_text(node, p->source, what, p->err) : 0;
+    if (rc != 0 || node == NULL)
+        return rc;
+    *ret = strcmp(node->text, "true") == 0;
+    return *ret || strcmp(node->text, "false") == 0
+               ? 0
+               : config_node_fail(node, p->source, p->err, "%s is neither true nor false", what);
+}
+
+static int number_parse(const struct parsing *p, const struct config_node *node, const char *what,
+                        int64_t least, int64_t most, int64_t *ret)
+{
+    int rc = node != NULL ? config_node_want_text(node, p->source, what, p->err) : 0;
+    if (rc != 0 || node == NULL)
+        return rc;
+    return text_to_int64(node->text, ret) && *ret >= least && *ret <= most
+               ? 0
+               : config_node_fail(node, p->source, p->err, "%s is no number from %d to %d", what, (int)least,
+                                  (int)most);
+}
+
+static int delay_parse(const struct parsing *p, const struct config_node *node, const char *what,
+                       uint64_t *ret)
+{
+    int rc = node != NULL ? config_node_want_text(node, p->source, what, p->err) : 0;
+    if (rc != 0 || node == NULL)
+        return rc;
+    return text_to_duration(node->text, ret) && *ret >= DELAY_LEAST && *ret <= DELAY_MOST
+               ? 0
+               : config_node_fail(node, p->source, p->err, "%s is no duration from 1s to 720h", what);
+}
+
+static int tags_parse(const struct parsing *p, const struct config_node *node, int index, unsigned *seen)
+{
+    static const char *const known[] = {"number", "noFailover", "noSync", "priority", "replayDelay", NULL};
+    static const char *const names[] = {"number", "noFailover", "noSync", "priority", "replayDelay"};
+    const struct config_node *values[5] = {0};
+    char what[5][64];
+    int64_t number = 0, priority = 0;
+    struct instance_tags tags = {0};
+    snprintf(what[0], sizeof what[0], "spec.members[%d]", index);
+    int rc = config_node_want_map(node, p->source, what[0], p->err);
+    if (rc == 0)
+        rc = config_node_want_keys(node, p->source, known, p->err);
+    for (int i = 0; i < 5 && rc == 0; i++) {
+        snprintf(what[i], sizeof what[i], "spec.members[%d].%s", index, names[i]);
+        values[i] = config_node_get(node, names[i]);
+    }
+    if (rc == 0 && values[0] == NULL)
+        rc = config_node_fail(node, p->source, p->err, "%s is missing: add it", what[0]);
+    if (rc == 0)
+        rc = number_parse(p, values[0], what[0], 0, p->spec->instances - 1, &number);
+    if (rc == 0 && (*seen & 1u << number) != 0)
+        rc = config_node_fail(values[0], p->source, p->err, "%s: %d is there already: one entry for each",
+                              what[0], (int)number);
+    if (rc == 0)
+        rc = flag_parse(p, values[1], what[1], &tags.no_failover);
+    if (rc == 0)
+        rc = flag_parse(p, values[2], what[2], &tags.no_sync);
+    if (rc == 0)
+        rc = number_parse(p, values[3], what[3], -PRIORITY_MOST, PRIORITY_MOST, &priority);
+    if (rc == 0)
+        rc = delay_parse(p, values[4], what[4], &tags.delay_ns);
+    if (rc != 0)
+        return rc;
+    *seen |= 1u << number;
+    tags.priority = (int)priority;
+    p->spec->members[number] = tags;
+    return 0;
+}
+
+/* The first is the primary of a new shard, and somebody has to be able to follow it, and to help it. */
+static int members_hold(const struct parsing *p, const struct config_node *list)
+{
+    const struct instance_tags *all = p->spec->members;
+    int heirs = 0, helpers = 0;
+    for (int i = 0; i < p->spec->instances; i++) {
+        heirs += !all[i].no_failover && all[i].delay_ns == 0;
+        helpers += !all[i].no_sync && all[i].delay_ns == 0;
+    }
+    if (all[0].no_failover || all[0].delay_ns != 0)
+        return config_node_fail(list, p->source, p->err,
+                                "spec.members: 0 is the primary of a new shard: tag another one");
+    if (heirs < 2 || helpers < 2)
+        return config_node_fail(list, p->source, p->err,
+                                "spec.members: at least two instances have to be without %s and replayDelay",
+                                heirs < 2 ? "noFailover" : "noSync");
+    return 0;
+}
+
+static int members_parse(const struct parsing *p, const struct config_node *spec)
+{
+    const struct config_node *node = config_node_get(spec, "members");
+    unsigned seen = 0;
+    if (node == NULL)
+        return 0;
+    if (p->spec->instances < 2)
+        return config_node_fail(node, p->source, p->err,
+                                "spec.members: shards of one instance have no members: leave it out");
+    int rc = config_node_want_list(node, p->source, "spec.members", p->err);
+    for (int i = 0; i < node->count && rc == 0; i++)
+        rc = tags_parse(p, &node->items[i], i, &seen);
+    return rc != 0 || seen == 0 ? rc : members_hold(p, node);
+}
+
 int database_spec_makeable(const struct database_spec *spec, bool kept, struct err *err)
 {
     size_t longest = 2; /* of shards that moves make */
@@ -572,7 +685,8 @@ static int metadata_parse(const struct parsing *p, const struct config_node *roo
 
 static int spec_parse(const struct parsing *p, const struct config_node *root)
 {
-    static const char *const known[] = {"shards", "instances", "tables", "schema", "owner", "balance", NULL};
+    static const char *const known[] = {"shards", "instances", "members", "tables",
+                                        "schema", "owner",     "balance", NULL};
     const struct config_node *node = config_node_get(root, "spec");
     if (node == NULL)
         return config_node_fail(root, p->source, p->err, "spec is missing: add spec with shards and tables");
@@ -583,6 +697,8 @@ static int spec_parse(const struct parsing *p, const struct config_node *root)
         rc = shards_parse(p, node);
     if (rc == 0)
         rc = instances_parse(p, node);
+    if (rc == 0)
+        rc = members_parse(p, node);
     if (rc == 0)
         rc = tables_parse(p, node);
     if (rc == 0)

@@ -55,6 +55,30 @@ static void print_balance(const struct database_spec *spec, yyjson_mut_doc *doc,
     }
 }
 
+static void print_members(const struct database_spec *spec, yyjson_mut_doc *doc, yyjson_mut_val *body)
+{
+    yyjson_mut_val *list = NULL;
+    for (int i = 0; i < spec->instances; i++) {
+        const struct instance_tags *t = &spec->members[i];
+        if (!t->no_failover && !t->no_sync && t->priority == 0 && t->delay_ns == 0)
+            continue;
+        list = list != NULL ? list : yyjson_mut_obj_add_arr(doc, body, "members");
+        yyjson_mut_val *member = yyjson_mut_arr_add_obj(doc, list);
+        struct buf delay = {0};
+        yyjson_mut_obj_add_int(doc, member, "number", i);
+        if (t->no_failover)
+            yyjson_mut_obj_add_bool(doc, member, "noFailover", true);
+        if (t->no_sync)
+            yyjson_mut_obj_add_bool(doc, member, "noSync", true);
+        if (t->priority != 0)
+            yyjson_mut_obj_add_int(doc, member, "priority", t->priority);
+        config_print_duration(t->delay_ns, &delay);
+        if (t->delay_ns != 0)
+            yyjson_mut_obj_add_strcpy(doc, member, "replayDelay", buf_text(&delay));
+        buf_free(&delay);
+    }
+}
+
 void database_spec_print(const struct database_spec *spec, struct buf *json)
 {
     yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
@@ -68,6 +92,7 @@ void database_spec_print(const struct database_spec *spec, struct buf *json)
     print_shards(spec, doc, body);
     if (spec->instances > 1)
         yyjson_mut_obj_add_int(doc, body, "instances", spec->instances);
+    print_members(spec, doc, body);
     print_tables(spec, doc, body);
     if (spec->schema != NULL)
         yyjson_mut_obj_add_str(doc, body, "schema", spec->schema);

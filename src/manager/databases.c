@@ -325,6 +325,7 @@ static void take_spec(struct fleet_database *db, const struct database_spec *spe
     db->policy_given = spec->balance_given;
     db->initial_shards = (unsigned)spec->shard_count;
     db->instances = (unsigned)spec->instances;
+    memcpy(db->tags, spec->members, sizeof db->tags);
 }
 
 void databases_set_defaults(struct databases *d, const struct balance_policy *defaults)

@@ -21,8 +21,22 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
+/* By its number, the digit that its name ends in. */
+static struct shard_keeper_tags tags_of(const struct fleet_database *db, const char *name)
+{
+    int number = name[strlen(name) - 1] - '0';
+    if (db == NULL || number < 0 || number >= FLEET_TAGGED_MAX)
+        return (struct shard_keeper_tags){0};
+    const struct instance_tags *t = &db->tags[number];
+    return (struct shard_keeper_tags){.no_failover = t->no_failover,
+                                      .no_sync = t->no_sync,
+                                      .priority = t->priority,
+                                      .delay_ns = t->delay_ns};
+}
+
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX])
 {
+    const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->database);
     unsigned count = 0;
     list_each(node, &k->all->o.fleet->instances)
     {
@@ -33,11 +47,20 @@ unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member me
                                                         .host = i->access.host,
                                                         .http_port = i->access.agent_port,
                                                         .port = i->access.port,
+                                                        .tags = tags_of(db, i->name),
                                                         .agent_host = i->access.agent_host,
                                                         .token = i->access.agent_token};
     }
     qsort(members, count, sizeof *members, by_name);
     return count;
+}
+
+void ha_members_tag(const struct kept_shard *k)
+{
+    struct shard_keeper_member members[HA_INSTANCES_MAX];
+    unsigned count = ha_members_of(k, members);
+    for (unsigned i = 0; i < count && k->keeper != NULL; i++) /* one that it does not have is another's */
+        (void)shard_keeper_tag(k->keeper, members[i].name, &members[i].tags, NULL);
 }
 
 /* One that listens on loopback, where the local runtime makes agents, speaks in plain. */

@@ -467,6 +467,7 @@ void ha_shards_look(struct ha_shards *h)
     }
     list_each(again, &h->shards)
     {
+        ha_members_tag(list_item(again, struct kept_shard, node));
         ha_shards_note(list_item(again, struct kept_shard, node));
     }
     ha_shards_tell(h);

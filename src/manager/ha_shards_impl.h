@@ -35,10 +35,11 @@ struct kept_shard {
     char *database, *shard;
     struct shard_keeper *keeper;
     bool closing;
-    bool again;    /* its keeper is being closed, since its members have changed */
-    char *members; /* that it has, as ha_members_text() tells them: a secret */
-    char *primary; /* the last that was opened, NULL = none yet */
-    uint64_t term; /* of it */
+    bool again;           /* its keeper is being closed, since its members have changed */
+    char *members;        /* that it has, as ha_members_text() tells them: a secret */
+    char *primary;        /* the last that was opened, NULL = none yet */
+    uint64_t term;        /* of it */
+    uint64_t replicas_ns; /* when a table was last written for its standbys' sake; 0 = never */
     struct list waiters;
     char *authority; /* of its agents, PEM; NULL = not read yet, or they are spoken to in plain */
     bool authority_reading;
@@ -78,6 +79,8 @@ void ha_shards_note(const struct kept_shard *k);
 bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance);
 /* In the order of their numbers, which have one digit. Texts are the fleet's. Returns how many. */
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
+/* What their owner asked of them, as the specification says now. */
+void ha_members_tag(const struct kept_shard *k);
 /* All that a keeper has to know of them: a secret, to be freed. */
 char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count);
 /* Makes one that the fleet does not have. */

@@ -1,4 +1,11 @@
-/* What follows from what keepers know: addresses in the routing tables, facts in the fleet. */
+/*
+ * What follows from what keepers know: addresses in the routing tables, facts in the fleet.
+ *
+ * A new primary is written at once. Standbys are where reads may go that need not be fresh: those that
+ * stream, each with a bound of what it is behind, so that a table is not written anew for each byte. That
+ * waits for calm: no operation of the database, whose next step may be a table of its own, and not often.
+ */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +15,10 @@
 #include "ha/member_status.h"
 #include "manager/ha_shards_impl.h"
 #include "operation/move_op.h"
+
+#define REPLICAS_NS (10 * ENV_NS_PER_S) /* between two tables that differ by a shard's standbys alone */
+#define BOUND_LEAST (1024u * 1024)
+#define BOUND_STEP  16 /* from one bound to the next */
 
 /* ---- routing tables ---- */
 
@@ -48,21 +59,82 @@ static bool names(const struct routing_shard *shard, const struct instance_acces
     return strcmp(shard->primary.host, access->host) == 0 && shard->primary.port == access->port;
 }
 
-/* The table with the address of this shard's primary; NULL = it has it, or has no such shard (yet). */
-static void correct(const struct kept_shard *k, const struct fleet_database *db, struct routing **next)
+/* The least of 1 MiB, 16 MiB, 256 MiB, ... that is not below it. */
+static uint64_t bound_of(uint64_t bytes)
+{
+    uint64_t bound = BOUND_LEAST;
+    while (bound < bytes && bound <= UINT64_MAX / BOUND_STEP)
+        bound *= BOUND_STEP;
+    return bound;
+}
+
+/* The standbys that stream. What has not come to the disk of one cannot be read there, nor what waits for its
+ * replay. */
+static void replicas_of(const struct kept_shard *k, struct routing_shard *ret)
+{
+    struct shard_keeper_member members[HA_INSTANCES_MAX];
+    unsigned count = ha_members_of(k, members);
+    routing_clear_replicas(ret);
+    for (unsigned n = 0; n < count; n++) {
+        const struct fleet_instance *i = fleet_find_instance(k->all->o.fleet, members[n].name);
+        struct shard_keeper_view view;
+        if (!shard_keeper_view(k->keeper, members[n].name, &view) || !view.lag_known || view.status == NULL ||
+            strcmp(view.status->reported, "standby") != 0)
+            continue;
+        uint64_t replay = isnan(i->facts.lag_seconds) ? 0 : i->facts.lag_bytes;
+        routing_add_replica(ret, i->access.host, i->access.port,
+                            bound_of(replay > view.lag_bytes ? replay : view.lag_bytes));
+    }
+}
+
+/* A bound that is one step too high is good enough. */
+static bool replicas_hold(const struct routing_shard *listed, const struct routing_shard *now)
+{
+    bool hold = listed->replica_count == now->replica_count;
+    for (size_t n = 0; hold && n < now->replica_count; n++) {
+        const struct routing_address *a = &listed->replicas[n], *b = &now->replicas[n];
+        hold = strcmp(a->host, b->host) == 0 && a->port == b->port && b->lag_bytes <= a->lag_bytes &&
+               a->lag_bytes / BOUND_STEP <= b->lag_bytes;
+    }
+    return hold;
+}
+
+static bool is_calm(const struct kept_shard *k)
+{
+    const struct ha_shards *h = k->all;
+    return strcmp(shard_keeper_state(k->keeper), "standing") == 0 &&
+           (k->replicas_ns == 0 || loop_now(h->o.loop) - k->replicas_ns >= REPLICAS_NS) &&
+           operations_running_on(h->o.operations, k->database, NULL) == NULL;
+}
+
+/* The table with the address of this shard's primary, and its standbys; NULL = it has them, or has no such
+ * shard (yet). */
+static void correct(struct kept_shard *k, const struct fleet_database *db, struct routing **next)
 {
     const struct fleet_instance *i =
         k->primary != NULL ? fleet_find_instance(k->all->o.fleet, k->primary) : NULL;
-    struct routing_shard *shard = i != NULL ? routing_find_shard(db->routing, k->shard) : NULL;
-    if (shard == NULL || names(shard, &i->access))
+    const struct routing_shard *shard = i != NULL ? routing_find_shard(db->routing, k->shard) : NULL;
+    struct routing_shard now = {0};
+    if (shard == NULL || k->keeper == NULL)
         return;
-    if (*next == NULL) {
-        *next = routing_clone(db->routing);
-        (*next)->epoch++;
+    bool follows = names(shard, &i->access);
+    replicas_of(k, &now);
+    if (!follows || (is_calm(k) && !replicas_hold(shard, &now))) {
+        if (*next == NULL) {
+            *next = routing_clone(db->routing);
+            (*next)->epoch++;
+        }
+        log_event(LOG_INFO,
+                  follows ? "the routing table follows the standbys"
+                          : "the routing table follows the primary",
+                  "db", db->name, "shard", k->shard, "instance", k->primary, "replicas",
+                  log_num((long long)now.replica_count), "epoch", log_num((long long)(*next)->epoch), NULL);
+        struct routing_shard *to = routing_find_shard(*next, k->shard);
+        routing_set_primary(to, i->access.host, i->access.port);
+        replicas_of(k, to);
+        k->replicas_ns = loop_now(k->all->o.loop);
     }
-    log_event(LOG_INFO, "the routing table follows the primary", "db", db->name, "shard", k->shard,
-              "instance", k->primary, "epoch", log_num((long long)(*next)->epoch), NULL);
-    routing_set_primary(routing_find_shard(*next, k->shard), i->access.host, i->access.port);
+    routing_clear_replicas(&now);
 }
 
 /* All shards of a database at once: a node that dies takes the primaries of several. */
@@ -71,7 +143,7 @@ static struct routing *corrected(const struct ha_shards *h, const struct fleet_d
     struct routing *next = NULL;
     list_each(node, &h->shards)
     {
-        const struct kept_shard *k = list_item(node, struct kept_shard, node);
+        struct kept_shard *k = list_item(node, struct kept_shard, node);
         if (!k->closing && strcmp(k->database, db->name) == 0)
             correct(k, db, &next);
     }

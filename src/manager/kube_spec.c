@@ -220,6 +220,8 @@ int kube_spec_print(const struct kube_object_kept *kept, const char *stored, con
     print_spec(&p, spec, old_spec, schema);
     if (members)
         print_copy(&p, spec, "instances");
+    if (members && yyjson_is_arr(yyjson_obj_get(spec, "members")))
+        print_copy(&p, spec, "members");
     size_t length = 0;
     char *text = yyjson_mut_write(p.doc, 0, &length);
     if (text != NULL)

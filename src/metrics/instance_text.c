@@ -157,7 +157,7 @@ static double fact_of(const struct instance_facts *facts, enum value_family fami
     case VALUE_LAG:
         return facts->role == ROLE_STANDBY ? facts->lag_seconds : unknown;
     case VALUE_LAG_BYTES:
-        return facts->role == ROLE_STANDBY ? (double)facts->lag_bytes : unknown;
+        return facts->role == ROLE_STANDBY && !isnan(facts->lag_seconds) ? (double)facts->lag_bytes : unknown;
     case VALUE_CONNECTIONS:
         return facts->connections;
     case VALUE_MAX_CONNECTIONS:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -296,3 +297,18 @@ def processes_in(directory):
         except OSError:
             continue
     return found
+
+
+def test_the_systemd_unit_holds(shardherd, tmp_path):
+    """systemd finds nothing wrong with it, and the agent has each of the options that it gives and speaks of."""
+    text = (Path(__file__).parents[2] / "deploy" / "systemd" / "shardherd-agent@.service").read_text()
+    known = subprocess.run([shardherd, "agent", "--help"], capture_output=True, text=True, check=True).stdout
+    for option in set(re.findall(r"(--[a-z-]+)", text)) - {"--now"}:
+        assert f"{option} " in known, option
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is missing")
+    unit = tmp_path / "shardherd-agent@shop-s1-0.service"
+    unit.write_text(text.replace("/usr/bin/shardherd", str(Path(shardherd).resolve())))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+    said = [line for line in done.stderr.splitlines() if "shardherd" in line]  # not of other units of this machine
+    assert done.returncode == 0 and said == [], done.stderr

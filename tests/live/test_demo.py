@@ -140,6 +140,38 @@ def test_story(demo):
     assert_nothing_left(run)
 
 
+FEW = ["--failover", "--customers", "2000", "--rate", "200", "--clients", "8"]
+
+
+def test_failover(demo):
+    """A primary is killed for good, a standby takes over, the old one follows and is made the primary again."""
+    run = demo(*FEW, small=False)
+    assert run.wait() == 0, run.text()
+    report = run.figures()
+    assert report["passed"] is True and report["error"] is None
+    assert [report[kind] for kind in WRONG] == [0] * len(WRONG), report
+    assert report["acked_writes"] > 100 and report["rows_checked"] >= 8000, report
+    assert report["lost_primary"] != report["new_primary"] and report["rule"] > 0, report
+    for change in (report["failover"], report["switchover"]):
+        assert 0 < change["seconds_without_writes"] < 20 and change["rejoin_seconds"] > 0, report
+        assert change["blocked_seconds"] > 0, report
+    assert "write_block_ms" not in report  # of the other story
+    text = " ".join(run.text().split())
+    assert f"kill -9 of all that runs for {report['lost_primary']}" in text
+    assert f"{report['new_primary']} is the primary, under term 2" in text
+    assert f"{report['lost_primary']} is the primary, under term 3" in text
+    assert_nothing_left(run)
+
+
+def test_failover_interrupted(demo):
+    """Agents, watchdogs and servers of members go, too, also while one of them is just away."""
+    run = demo(*FEW, small=False)
+    run.wait_text("kill -9 of all")
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(90) == 130, run.text()
+    assert_nothing_left(run)
+
+
 @pytest.mark.slow
 def test_full_size_in_time(demo):
     """As a newcomer runs it: at least 200,000 and 600,000 rows, in less than 90 s on two processors."""

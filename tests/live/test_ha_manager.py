@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 import yaml
 from conftest import wait_until
@@ -43,7 +44,8 @@ class Herd(Rig):
         self.settings += ["runtime.kind=local"]
         self.cli = Cli(shardherd, self.state)
 
-    def make(self, shards=1, instances=INSTANCES, customers=500, wait=True):
+    def specify(self, shards=1, instances=INSTANCES, members=None):
+        """The file of a specification."""
         schema = subprocess.run([self.shardherd, *SCHEMA_COMMAND], check=True, capture_output=True, text=True).stdout
         spec = {
             "apiVersion": "shardherd.io/v1alpha1",
@@ -60,8 +62,14 @@ class Herd(Rig):
                 "balance": {"split": "off", "merge": "off", "rebalance": "off", "bake": "0s"},
             },
         }
+        if members is not None:
+            spec["spec"]["members"] = members
         file = self.directory / "shop.yaml"
         file.write_text(yaml.safe_dump(spec))
+        return file
+
+    def make(self, shards=1, instances=INSTANCES, customers=500, wait=True, members=None):
+        file = self.specify(shards, instances, members)
         said = self.cli.out("apply", "-f", str(file), *(["--wait"] if wait else []), timeout=180)
         if not wait:
             return
@@ -191,6 +199,181 @@ def test_failover(herd):
     herd.nothing_left()
 
 
+def addresses(shard):
+    return {(r["host"], r["port"]) for r in shard["replicas"]}
+
+
+def address(instance):
+    return instance["host"], instance["port"]
+
+
+def freeze(herd, name):
+    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+def test_replicas_in_the_routing_table(herd):
+    """Standbys that stream are in the table with a bound of their lag; who is away is not, and has no lag, least of
+    all 0; who was the primary and follows is one of them."""
+    herd.make()
+    herd.wait_streaming()
+    listed = lambda: addresses(herd.routing()["shards"][0])  # noqa: E731
+    first = herd.primary()
+    standbys = [i for i in herd.instances() if i["name"] != first["name"]]
+    wait_until(lambda: listed() == {address(i) for i in standbys}, 20, "both standbys in the table")
+    assert all(int(r["lag_bytes"]) >= 1024 * 1024 for r in herd.routing()["shards"][0]["replicas"])
+    away = standbys[0]["name"]
+    frozen = freeze(herd, away)
+    try:
+        wait_until(lambda: listed() == {address(standbys[1])}, 40, "the frozen one out of the table")
+        seen = lambda: next(i for i in herd.instances() if i["name"] == away)  # noqa: E731
+        wait_until(lambda: seen()["lag_bytes"] is seen()["lag_seconds"] is None, 20, "no lag of the frozen one")
+        assert seen()["member"]["lag_bytes"] is None and seen()["member"]["streams"] is False, seen()
+        wide = herd.cli.out("get", "instances", "-o", "wide")
+        row = next(line for line in wide.splitlines() if line.startswith(away))
+        assert " away " in row and " 0 B " not in row, row
+    finally:
+        go_on(frozen)
+    wait_until(lambda: listed() == {address(i) for i in standbys}, 60, "both standbys in the table again")
+    herd.kill_node(first["name"])
+    second = herd.wait_primary(lambda name: name != first["name"])
+    assert address(second) not in listed()
+    rest = {address(i) for i in [*standbys, first] if i["name"] != second["name"]}
+    wait_until(lambda: listed() == rest, 60, "the old primary among the standbys")
+
+
+def member(herd, name):
+    return next(i for i in herd.instances() if i["name"] == name)["member"]
+
+
+def test_tags(herd):
+    """Who is tagged noFailover is not promoted, who is tagged noSync is not waited for; tags may change meanwhile."""
+    herd.make(members=[{"number": 1, "noFailover": True}])
+    herd.wait_streaming()
+    assert herd.primary()["name"] == "shop-s1-0"
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    herd.kill_node("shop-s1-0")
+    herd.wait_primary(lambda name: name == "shop-s1-2")  # the first of equals would be 1
+    herd.wait_streaming()
+    assert member(herd, "shop-s1-1")["sync"] is True
+    changed = herd.specify(members=[{"number": 1, "noSync": True}, {"number": 2, "priority": 5}])
+    herd.cli.out("apply", "-f", str(changed))
+    wait_until(lambda: member(herd, "shop-s1-1")["sync"] is False, 20, "1 out of the sync set")
+    assert member(herd, "shop-s1-1")["streams"] is True
+    herd.wait_acknowledged()
+    herd.kill_node("shop-s1-2")
+    herd.wait_primary(lambda name: name == "shop-s1-0")
+    herd.wait_acknowledged()
+    herd.nothing_lost()
+
+
+def test_delayed_standby(herd):
+    """It has on its disk what the primary has, shows it late, is neither waited for nor promoted; without the tag it is
+    a standby like others."""
+    delay = 6
+    herd.make(members=[{"number": 2, "replayDelay": f"{delay}s"}])
+    herd.wait_streaming()
+    late, primary = "shop-s1-2", herd.primary()["name"]
+    assert primary == "shop-s1-0"
+    wait_until(lambda: member(herd, late)["sync"] is False, 20, "it out of the sync set")
+
+    def connect(name):
+        port = next(i["port"] for i in herd.instances() if i["name"] == name)
+        password = (herd.home(name) / "password").read_text().strip()
+        where = f"host=127.0.0.1 port={port} dbname=shop user=shardherd password={password}"
+        return psycopg.connect(where, autocommit=True)
+
+    def there():  # it has made the database, late
+        with contextlib.suppress(psycopg.OperationalError):
+            return not connect(late).close()
+
+    def seconds_until_seen(number):
+        wait_until(there, 20, "the database on the standby")
+        with connect(primary) as writer, connect(late) as reader:
+            writer.execute("CREATE TABLE IF NOT EXISTS public.seen (number int)")
+            writer.execute("INSERT INTO public.seen VALUES (%s)", (number,))
+            since = time.monotonic()
+
+            def seen():
+                with contextlib.suppress(psycopg.errors.UndefinedTable):
+                    return reader.execute("SELECT FROM public.seen WHERE number = %s", (number,)).fetchone() is not None
+
+            wait_until(seen, 30, "the row on the standby")
+            return time.monotonic() - since
+
+    assert seconds_until_seen(1) >= delay - 1
+    refused = herd.cli.run("switchover", "shop/s1", "--to", late, code=2)
+    assert "replays late on purpose" in refused.stderr, refused.stderr
+    herd.cli.out("apply", "-f", str(herd.specify(members=[])))
+    wait_until(lambda: member(herd, late)["sync"] is True, 30, "it in the sync set again")
+    assert seconds_until_seen(2) < delay - 2
+
+
+def backends_of(herd, name):
+    """Sessions of the application."""
+    postmaster = herd.postmaster_pid(name)
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    found = []
+    for pid in children:
+        with contextlib.suppress(OSError):  # it has just ended
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+            found += [int(pid)] if words.startswith("postgres: ") and " app shop " in words else []
+    return found
+
+
+def test_a_backend_is_killed(herd):
+    """As by the kernel when memory is short: the server starts its sessions anew in its place, which is no failover."""
+    herd.make()
+    herd.wait_streaming()
+    first, postmaster = herd.primary()["name"], herd.postmaster_pid(herd.primary()["name"])
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    for _ in range(3):
+        victims = wait_until(lambda: backends_of(herd, first), 20, "a session")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(victims[0], signal.SIGKILL)
+        herd.wait_acknowledged()
+    herd.wait_streaming()
+    herd.nothing_lost()
+    assert herd.primary()["name"] == first and herd.postmaster_pid(first) == postmaster
+    assert [o["kind"] for o in herd.operations() if o["kind"] in ("switchover", "failover")] == []
+
+
+def agent_of(herd, name):
+    """The agent itself, not its watchdog."""
+    return next(p for p in herd.agent_pids(name) if Path(f"/proc/{p}/comm").read_text().strip() == "shardherd")
+
+
+def test_a_primary_that_is_to_stop_hands_over(herd):
+    """SIGTERM, as of an evicted pod or a stopped unit: a switchover, no failover; then the agent has ended, and a
+    new one follows. Without a manager that listens it ends at once."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    agent = agent_of(herd, first)
+    herd.start_load("--clients", "4")
+    herd.wait_acknowledged()
+    os.kill(agent, signal.SIGTERM)
+    second = herd.wait_primary(lambda name: name != first)["name"]
+    wait_until(lambda: agent not in herd.agent_pids(first), 20, "the agent's end")
+    herd.wait_acknowledged()
+    herd.wait_streaming()
+    herd.nothing_lost()
+    changes = [o for o in herd.operations() if o["kind"] in ("switchover", "failover")]
+    assert [o["kind"] for o in changes] == ["switchover"], changes
+    assert changes[0]["record"]["reason"] == f"{first} is to stop, and hands over first", changes
+    assert changes[0]["record"]["from"] == first and changes[0]["target"] == second, changes
+    herd.stop()
+    left, since = agent_of(herd, second), time.monotonic()
+    os.kill(left, signal.SIGTERM)
+    wait_until(lambda: left not in herd.agent_pids(second), 20, "the end of an agent that nobody listens to")
+    assert time.monotonic() - since < 8
+    herd.start()
+
+
 @pytest.mark.slow
 def test_killed_manager_and_rejoin(herd):
     """The manager is killed with the primary, and once more within the failover; all three stream in the end."""
@@ -289,13 +472,6 @@ def test_failovers_are_told(herd):
     assert not [key for key in numbers if "unwritable" in key], numbers
     refused = herd.cli.run("cancel", failed["id"], code=None)
     assert refused.returncode != 0, refused
-
-
-def freeze(herd, name):
-    pids = [*herd.agent_pids(name), *processes_of(herd.home(name) / "member")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    return pids
 
 
 def go_on(pids):

@@ -27,6 +27,8 @@ static void test_there_and_back(void **state)
         "0.5\","
         "\"port\":5432,\"slot\":\"shardherd_b\"},\"rejoin\":\"clone\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"standby\",\"rejoin\":\"auto\"}",
+        "{\"term\":\"8\",\"seq\":\"2\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},"
+        "\"rejoin\":\"auto\",\"delay_ms\":2147483647}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"fenced\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"stopped\"}",
         "{\"term\":\"8\",\"seq\":\"9\",\"role\":\"stopped\",\"closed\":true}",
@@ -73,6 +75,9 @@ static void test_refused(void **state)
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":70000}}", "65535"},
         {"{\"term\":1,\"role\":\"primary\",\"slots\":[\"mine\"]}", "shardherd_"},
         {"{\"term\":1,\"role\":\"primary\",\"lease_ms\":10}", "lease_ms"},
+        {"{\"term\":1,\"role\":\"standby\",\"delay_ms\":1000}", "delay_ms"},
+        {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},\"delay_ms\":2147483648}",
+         "delay_ms"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

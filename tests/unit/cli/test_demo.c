@@ -117,6 +117,24 @@ static void block_says_what_is_hot_and_what_moves(void **state)
     buf_free(&out);
 }
 
+static void members_stand_beside_what_they_are_to_be(void **state)
+{
+    (void)state;
+    struct demo_view v = busy_view();
+    struct demo_look look = {.width = 80};
+    struct buf out = {0};
+    v.member_count = 3;
+    v.members[0] = (struct demo_member){"shop-s1-0", "s1", "", "", true, false, false, (double)NAN};
+    v.members[1] = (struct demo_member){"shop-s1-1", "s1", "primary", "promoting", false, true, true, 0};
+    v.members[2] = (struct demo_member){"shop-s1-2", "s1", "standby", "standby", false, true, true, 2048};
+    demo_view_block(&v, &look, &out);
+    assert_non_null(strstr(buf_text(&out), "  shop-s1-0     -         not heard   \n"));
+    assert_non_null(strstr(buf_text(&out), "  shop-s1-1     primary   promoting   "));
+    assert_non_null(strstr(buf_text(&out), "standby     2.0 KiB behind, commits wait for it\n"));
+    assert_null(strstr(buf_text(&out), "threshold")); /* none is to turn hot */
+    buf_free(&out);
+}
+
 /* The length of each shard's bar in a text without colors. */
 static void bars_are_in_proportion(void **state)
 {
@@ -233,10 +251,15 @@ static void log_tells_its_cause(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(numbers_have_commas),        cmocka_unit_test(text_is_wrapped_at_blanks),
-        cmocka_unit_test(block_fits_usual_terminals), cmocka_unit_test(block_says_what_is_hot_and_what_moves),
-        cmocka_unit_test(bars_are_in_proportion),     cmocka_unit_test(line_leaves_out_what_is_usual),
-        cmocka_unit_test(directory_must_be_empty),    cmocka_unit_test(temporary_directory_is_passable),
+        cmocka_unit_test(numbers_have_commas),
+        cmocka_unit_test(text_is_wrapped_at_blanks),
+        cmocka_unit_test(block_fits_usual_terminals),
+        cmocka_unit_test(block_says_what_is_hot_and_what_moves),
+        cmocka_unit_test(members_stand_beside_what_they_are_to_be),
+        cmocka_unit_test(bars_are_in_proportion),
+        cmocka_unit_test(line_leaves_out_what_is_usual),
+        cmocka_unit_test(directory_must_be_empty),
+        cmocka_unit_test(temporary_directory_is_passable),
         cmocka_unit_test(log_tells_its_cause),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,6 +92,29 @@ static void test_instances(void **state)
                     true, ERRC_NONE);
 }
 
+static void test_members(void **state)
+{
+    (void)state;
+    struct database_spec spec =
+        good(HEAD "spec:\n  shards: 1\n  instances: 4\n  members:\n"
+                  "  - {number: 3, noFailover: true, noSync: true, priority: -2, replayDelay: 90m}\n"
+                  "  - {number: 1, priority: 7}\n  - {number: 2}\n" TABLES);
+    struct buf json = {0};
+    const struct instance_tags *t = spec.members;
+    assert_true(t[3].no_failover && t[3].no_sync && t[3].priority == -2);
+    assert_int_equal(t[3].delay_ns, 5400ull * ENV_NS_PER_S);
+    assert_true(t[1].priority == 7 && !t[1].no_failover && !t[1].no_sync && t[1].delay_ns == 0);
+    database_spec_print(&spec, &json);
+    assert_non_null(strstr(buf_text(&json),
+                           "\"members\":[{\"number\":1,\"priority\":7},{\"number\":3,\"noFailover\":true,"
+                           "\"noSync\":true,\"priority\":-2,\"replayDelay\":\"90m\"}]"));
+    struct database_spec again = good(buf_text(&json));
+    assert_memory_equal(again.members, spec.members, sizeof spec.members);
+    buf_free(&json);
+    database_spec_free(&again);
+    database_spec_free(&spec);
+}
+
 static void test_least(void **state)
 {
     (void)state;
@@ -425,6 +448,26 @@ static const struct {
      "d.yaml:6:14: spec.instances: \"0\" is not a number of instances: write 1"},
     {SPEC("  shards: 2\n  instances: [1]\n" TABLES),
      "d.yaml:6:14: spec.instances is a list: write a single value"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{noSync: true}]\n" TABLES),
+     "d.yaml:7:13: spec.members[0].number is missing: add it"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 3}]\n" TABLES),
+     "d.yaml:7:22: spec.members[0].number is no number from 0 to 2"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 1}, {number: 1}]\n" TABLES),
+     "d.yaml:7:35: spec.members[1].number: 1 is there already: one entry for each"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 1, noSync: 1}]\n" TABLES),
+     "d.yaml:7:33: spec.members[0].noSync is neither true nor false"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 1, priority: 1001}]\n" TABLES),
+     "d.yaml:7:35: spec.members[0].priority is no number from -1000 to 1000"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 1, replayDelay: 1ms}]\n" TABLES),
+     "d.yaml:7:38: spec.members[0].replayDelay is no duration from 1s to 720h"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 0, noFailover: true}]\n" TABLES),
+     "d.yaml:7:12: spec.members: 0 is the primary of a new shard: tag another one"},
+    {SPEC("  shards: 2\n  instances: 2\n  members: [{number: 1, noFailover: true}]\n" TABLES),
+     "d.yaml:7:12: spec.members: at least two instances have to be without noFailover and replayDelay"},
+    {SPEC("  shards: 2\n  instances: 2\n  members: [{number: 1, noSync: true}]\n" TABLES),
+     "d.yaml:7:12: spec.members: at least two instances have to be without noSync and replayDelay"},
+    {SPEC("  shards: 2\n  members: [{number: 1, noSync: true}]\n" TABLES),
+     "d.yaml:6:12: spec.members: shards of one instance have no members: leave it out"},
     {SPEC("  shards: 2\n" TABLES "  schema: [a]\n"),
      "d.yaml:7:11: spec.schema is a list: write a single value"},
     {SPEC("  shards: 2\n" TABLES "  schema: \"\\0\"\n"),
@@ -518,8 +561,8 @@ static void test_schema_and_docs(void **state)
     assert_non_null(doc);
     yyjson_val *root = yyjson_doc_get_root(doc), *spec = property(root, "spec");
     expect_members(root, (const char *const[]){"apiVersion", "kind", "metadata", "spec", NULL});
-    expect_members(
-        spec, (const char *const[]){"shards", "instances", "tables", "schema", "owner", "balance", NULL});
+    expect_members(spec, (const char *const[]){"shards", "instances", "members", "tables", "schema", "owner",
+                                               "balance", NULL});
     expect_members(yyjson_obj_get(property(spec, "tables"), "items"),
                    (const char *const[]){"name", "key", NULL});
     yyjson_val *list = yyjson_arr_get(yyjson_obj_get(property(spec, "shards"), "oneOf"), 1);
@@ -556,6 +599,7 @@ int main(void)
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_instances),
+        cmocka_unit_test(test_members),
         cmocka_unit_test(test_large),
         cmocka_unit_test(test_bad),
         cmocka_unit_test(test_sample),
