@@ -152,6 +152,7 @@ def test_a_shard_that_served_without_a_keeper(herd):  # noqa: F811
     written(writer)
     streaming(herd, "bc")
     sync(herd, 1, "bc")
+    until(herd, lambda: "(F23)" in herd.log(), 20, "what it acknowledged alone to be on another")
     writer.members = herd.members
     node_dies(a)
     until(herd, lambda: herd.primary()[1] == 2, 30, "another primary")
