@@ -74,6 +74,7 @@ struct instance_facts {
 struct instance_member {
     bool kept; /* else nothing is known */
     bool primary, sync, streams, lag_known;
+    bool unseen;        /* the primary, and not seen as one yet by its keeper */
     uint64_t lag_bytes; /* what it has not on its disk, 0 for a primary */
     uint64_t heard_ns;  /* last word of its agent */
     uint64_t term;      /* of the order in force there */

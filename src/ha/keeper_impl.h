@@ -51,9 +51,10 @@ struct shard_keeper {
     void (*settle)(const struct shard_keeper_promoted *promoted, void *data);
     void *data;
     struct sm sm;
-    struct keeper_member members[HA_INSTANCES_MAX];
-    struct shard_record record; /* as it is in the store */
-    int64_t revision;           /* 0 = it is not there */
+    struct keeper_member members[HA_INSTANCES_MAX]; /* the first shard.count are in the record */
+    unsigned member_count, wanted;                  /* that there are; that are to be in it */
+    struct shard_record record;                     /* as it is in the store */
+    int64_t revision;                               /* 0 = it is not there */
     bool loaded;
     bool proving;                   /* a read for keeper_prove() is under way */
     uint64_t proof_clock, proof_ns; /* of the primary whose term is being proved, and when we heard it */
@@ -100,6 +101,14 @@ void keeper_reload(struct shard_keeper *k);
 
 /* Of the shape of all operations' ids: people see it among them. r->kind is set. */
 void keeper_new_id(struct shard_keeper *k, struct failover_record *r);
+
+/* ---- keeper_size.c ---- */
+/* A record for members that have none: of a shard that served without a keeper, or a new one. */
+void keeper_record_begin(struct shard_keeper *k, const struct shard_keeper_options *o);
+/* The first members are the record's, in its order. */
+bool keeper_record_fits(const struct shard_keeper *k, const struct shard_record *record);
+/* True: members join or leave, which is being written. */
+bool keeper_resize(struct shard_keeper *k);
 
 /* ---- keeper_person.c ---- */
 /* ERRC_INVALID: its tags say that it is no primary. */

@@ -71,7 +71,8 @@ void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term)
 void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, bool held)
 {
     struct buf b = {0};
-    bool lease = c->k == 0, first = true;
+    /* who is alone by the record has nobody who could take its place */
+    bool lease = c->k == 0 && k->shard.count > 1, first = true;
     const struct shard_primaryship *seen = shard_record_primaryship(&k->record, c->term);
     begin(&b, c->term, SEQ_PRIMARY + 2 * c->epoch + (held ? 0 : 1), "primary");
     if (held)

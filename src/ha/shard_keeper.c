@@ -55,6 +55,7 @@ static void written(const struct err *err, int64_t revision, void *data)
     }
     if (err == NULL) {
         k->record = k->writing;
+        k->shard.count = k->record.count;
         k->revision = revision;
     } else
         log_event(LOG_WARN, "the record of the shard was not written", "shard", k->name, "err", err->message,
@@ -97,6 +98,7 @@ static void write_fired(struct loop_timer *timer, void *data)
 static void take(struct shard_keeper *k, const struct shard_record *record, int64_t revision)
 {
     k->record = *record;
+    k->shard.count = record->count;
     k->revision = revision;
     k->loaded = true;
     keeper_facts(k);
@@ -107,15 +109,6 @@ static void take(struct shard_keeper *k, const struct shard_record *record, int6
         keeper_failover_tell(k, &k->record.op, false);
     }
     keeper_turn_soon(k);
-}
-
-/* The members' places are those of the record. */
-static bool fits(const struct shard_keeper *k, const struct shard_record *record)
-{
-    for (unsigned i = 0; i < k->shard.count; i++)
-        if (record->count != k->shard.count || strcmp(record->names[i], k->shard.instances[i].name) != 0)
-            return false;
-    return true;
 }
 
 static void read_done(const struct err *err, const struct store_entry *entry, void *data)
@@ -137,7 +130,8 @@ static void read_done(const struct err *err, const struct store_entry *entry, vo
     }
     if (err != NULL)
         err_copy(&bad, err);
-    else if (shard_record_parse(entry->value, strlen(entry->value), &record, &bad) == 0 && !fits(k, &record))
+    else if (shard_record_parse(entry->value, strlen(entry->value), &record, &bad) == 0 &&
+             !keeper_record_fits(k, &record))
         (void)err_set(&bad, ERRC_CONFLICT, "the record names other instances");
     if (bad.code == ERRC_NONE) {
         take(k, &record, entry->revision);
@@ -257,7 +251,7 @@ void keeper_stand(struct shard_keeper *k)
     uint64_t now = loop_now(k->loop);
     const struct ha_config *newest = ha_newest(&k->record.op.ha);
     struct ha_verdict verdict;
-    if (k->calling || is_outdated(k) || keeper_note_maintenance(k))
+    if (k->calling || is_outdated(k) || keeper_note_maintenance(k) || keeper_resize(k))
         return;
     for (int i = 0; i < (int)k->shard.count; i++)
         member_link_guard(k->members[i].link, i == newest->primary);
@@ -377,9 +371,10 @@ void shard_keeper_settled(struct shard_keeper *k, uint64_t term, const struct er
 static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_tags *tags)
 {
     struct ha_instance *x = &k->shard.instances[i];
-    x->no_failover = tags->no_failover || tags->retiring;
+    bool leaves = tags->retiring || i >= (int)k->wanted;
+    x->no_failover = tags->no_failover || leaves;
     x->delayed = tags->delay_ns != 0;
-    x->no_sync = tags->no_sync || tags->retiring || x->delayed;
+    x->no_sync = tags->no_sync || leaves || x->delayed;
     x->priority = tags->priority;
     k->members[i].retiring = tags->retiring;
     k->members[i].delay_ms = tags->delay_ns / ENV_NS_PER_MS;
@@ -431,13 +426,12 @@ static void add_member(struct shard_keeper *k, const struct shard_keeper_options
     set_tags(k, (int)i, &from->tags);
     m->link = member_link_new(k->loop, &link);
     k->open++;
-    memcpy(k->shard.instances[i].name, k->record.names[i], HA_NAME_SIZE);
+    (void)snprintf(k->shard.instances[i].name, HA_NAME_SIZE, "%s", from->name);
 }
 
 struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keeper_options *o)
 {
     struct shard_keeper *k = mem_zalloc(sizeof *k);
-    const char *names[HA_INSTANCES_MAX];
     k->loop = loop;
     k->store = o->store;
     k->name = mem_strdup(o->name);
@@ -447,13 +441,12 @@ struct shard_keeper *shard_keeper_new(struct loop *loop, const struct shard_keep
     k->settle = o->settle;
     k->kill_at = o->kill_at;
     k->data = o->data;
-    k->shard.count = o->count;
+    k->member_count = o->count;
+    k->wanted = o->wanted != 0 && o->wanted < o->count ? o->wanted : o->count;
     k->shard.policy = *o->policy;
     memcpy(k->shard.name, k->name, strnlen(k->name, HA_NAME_SIZE - 1));
     sm_init(&k->sm, states, KEEPER_STATES, KEEPER_LOADING, NULL, NULL);
-    for (unsigned i = 0; i < o->count; i++)
-        names[i] = o->members[i].name;
-    shard_record_init(&k->record, names, o->count, o->policy);
+    keeper_record_begin(k, o);
     for (unsigned i = 0; i < o->count; i++)
         add_member(k, o, i);
     k->turn = (struct loop_task){.run = turn_run, .data = k};
@@ -469,7 +462,7 @@ static void finish(struct shard_keeper *k)
     void *data = k->closed_data;
     if (k->open > 0 || k->calling || k->proving)
         return;
-    for (unsigned i = 0; i < k->shard.count; i++)
+    for (unsigned i = 0; i < k->member_count; i++)
         free(k->members[i].host);
     free(k->name);
     free(k->key);
@@ -498,6 +491,6 @@ void shard_keeper_close(struct shard_keeper *k, void (*closed)(void *data), void
     loop_task_cancel(&k->turn);
     loop_timer_stop(&k->timer);
     loop_timer_stop(&k->wait);
-    for (unsigned i = 0; i < k->shard.count; i++)
+    for (unsigned i = 0; i < k->member_count; i++)
         member_link_close(k->members[i].link, link_closed, k);
 }

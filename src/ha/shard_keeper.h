@@ -61,6 +61,13 @@ struct shard_keeper_options {                  /* texts and members are copied *
     struct store *store;                       /* outlives the keeper */
     const struct shard_keeper_member *members; /* a new record makes the first the primary */
     unsigned count;
+    /* So many of them, from the first on, are to make up the shard; 0 = all. One of these that the record
+     * does not name yet joins it; one after them that it names leaves the sync set, and then the record, see
+     * shard_keeper_size(). */
+    unsigned wanted;
+    /* The shard has been served without a keeper, by its first member: a new record relies on nobody else,
+     * and no data directory is made. */
+    bool adopts;
     const char *token;       /* secret, of all agents that have none of their own */
     struct tls_context *tls; /* for their interfaces: who signs them, and our certificate; NULL = plain, on
                                 loopback. Gets more references */
@@ -118,6 +125,11 @@ int shard_keeper_fail_over(struct shard_keeper *keeper, const char *to, bool all
 
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);
+/* How many members the record names, 0 = it was not read yet. Those after them can be removed: nothing that
+ * was acknowledged relies on them, and nobody makes one of them the primary. */
+unsigned shard_keeper_size(const struct shard_keeper *keeper);
+/* The primary is one that is to leave: it has to hand over first. */
+bool shard_keeper_hands_over(const struct shard_keeper *keeper);
 /* "loading", "standing", "failing" */
 const char *shard_keeper_state(const struct shard_keeper *keeper);
 
@@ -126,6 +138,7 @@ struct shard_keeper_view {
     const struct member_status *status; /* NULL = its agent was not heard of, or is gone */
     uint64_t heard_ns;
     bool primary; /* of the newest sync set in the record */
+    bool unseen;  /* ... and was not seen as one yet: a shard that was adopted */
     bool sync;    /* it is in that set: commits may wait for it */
     bool streams; /* from that primary, as the primary says */
     bool lag_known;

@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "loop/work.h"
 #include "operation/provision.h"
+#include "runtime/runtime.h"
 
 #define PASSWORD_LENGTH 32
 
@@ -296,6 +297,13 @@ void databases_forget(struct databases *d, const char *name)
     }
 }
 
+/* A shard that once had several instances is one of members also with one. */
+static bool is_member(const struct fleet *fleet, const struct fleet_database *db, const char *name)
+{
+    const struct fleet_instance *i = fleet_find_instance(fleet, name);
+    return db->instances > 1 || (i != NULL && i->access.agent_host != NULL);
+}
+
 int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, int number,
                       struct runtime_spec *ret, struct err *err)
 {
@@ -312,7 +320,8 @@ int databases_spec_of(void *data, const struct fleet_database *db, const char *s
                                  .owner = s->owner,
                                  .owner_password = s->password,
                                  .settings = settings,
-                                 .member = db->instances > 1,
+                                 .member = is_member(d->fleet, db, d->instance_name),
+                                 .instances = db->instances,
                                  .password = s->members};
     return 0;
 }
@@ -501,7 +510,7 @@ struct applying {
     struct database_spec spec;
     char *json;
     bool create;
-    bool dry_run;
+    bool dry_run, resizes;
     databases_cb cb;
     void *data;
 };
@@ -630,7 +639,8 @@ static const char *shards_differ(const struct database_spec *old, const struct d
 }
 
 /* What an existing database's new specification may not change. */
-static int check_change(const struct database_spec *old, const struct database_spec *next, struct err *err)
+static int check_change(const struct database_spec *old, const struct database_spec *next, bool resizes,
+                        struct err *err)
 {
     const char *what = NULL;
     if (old->table_count != next->table_count)
@@ -639,7 +649,7 @@ static int check_change(const struct database_spec *old, const struct database_s
         if (strcmp(old->tables[i].name, next->tables[i].name) != 0 ||
             strcmp(old->tables[i].key, next->tables[i].key) != 0)
             what = "the tables";
-    if (what == NULL && old->instances != next->instances)
+    if (what == NULL && !resizes && old->instances != next->instances)
         what = "the number of instances";
     if (what == NULL && strcmp(old->owner, next->owner) != 0)
         what = "the owner";
@@ -661,7 +671,7 @@ static void run_compare(struct work *work)
     struct database_spec old;
     if (database_spec_parse(a->old_json, strlen(a->old_json), "store", &a->defaults, &old, NULL) != 0)
         return; /* of an older version: nothing to compare with */
-    (void)check_change(&old, &a->spec, &a->err);
+    (void)check_change(&old, &a->spec, a->resizes, &a->err);
     database_spec_free(&old);
 }
 
@@ -726,6 +736,13 @@ static void read_done(struct work *work, int code)
     maybe_stopped(d);
 }
 
+/* Members of shards may come and go. */
+static bool resizes(const struct databases *d)
+{
+    const struct operation_services *s = &d->operations->services;
+    return s->drive != NULL && s->runtime != NULL && s->runtime->backend->resizes;
+}
+
 int databases_apply(struct databases *d, const char *name, const char *text, size_t length,
                     const struct balance_policy *defaults, bool dry_run, databases_cb cb, void *data,
                     struct err *err)
@@ -740,6 +757,7 @@ int databases_apply(struct databases *d, const char *name, const char *text, siz
     a->length = length;
     a->defaults = *defaults;
     a->dry_run = dry_run;
+    a->resizes = resizes(d);
     a->cb = cb;
     a->data = data;
     if (job_start(d, &a->work, run_read, read_done, a) == 0)

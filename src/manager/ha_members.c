@@ -21,10 +21,14 @@ static int by_name(const void *a, const void *b)
     return strcmp(x->name, y->name);
 }
 
-/* By its number, the digit that its name ends in. */
+static int number_of(const char *name)
+{
+    return name[strlen(name) - 1] - '0';
+}
+
 static struct shard_keeper_tags tags_of(const struct fleet_database *db, const char *name)
 {
-    int number = name[strlen(name) - 1] - '0';
+    int number = number_of(name);
     if (db == NULL || number < 0 || number >= FLEET_TAGGED_MAX)
         return (struct shard_keeper_tags){0};
     const struct instance_tags *t = &db->tags[number];
@@ -52,6 +56,9 @@ unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member me
                                                         .token = i->access.agent_token};
     }
     qsort(members, count, sizeof *members, by_name);
+    for (unsigned i = 0; i < count; i++) /* who comes after one that is missing has no place yet */
+        if (number_of(members[i].name) != (int)i)
+            return i;
     return count;
 }
 
@@ -69,9 +76,11 @@ bool ha_members_tls(const struct fleet_instance *instance)
     return strncmp(instance->access.agent_host, "127.", 4) != 0;
 }
 
-char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count)
+char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count,
+                      unsigned wanted)
 {
     struct buf text = {0};
+    (void)buf_printf(&text, "%u\n", wanted);
     for (unsigned i = 0; i < count; i++)
         (void)buf_printf(&text, "%s %s %d %s %d %s\n", members[i].name, members[i].host, members[i].port,
                          members[i].agent_host, members[i].http_port,
@@ -125,8 +134,8 @@ static void make(struct kept_shard *k, const struct runtime_spec *spec)
     struct making *m = mem_alloc(sizeof *m);
     struct err err = {0};
     *m = (struct making){h, mem_strdup(k->database), mem_strdup(k->shard), mem_strdup(spec->name)};
-    log_event(LOG_WARN, "a member of the shard is missing and is made anew", "db", k->database, "shard",
-              k->shard, "instance", spec->name, NULL);
+    log_event(LOG_WARN, "a member of the shard is missing and is made", "db", k->database, "shard", k->shard,
+              "instance", spec->name, NULL);
     h->making = true;
     h->open++;
     if (runtime_ensure(h->o.operations->services.runtime, spec, on_made, m, &err) != 0)

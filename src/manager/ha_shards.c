@@ -176,7 +176,20 @@ static void on_route(const char *primary, uint64_t term, void *data)
     ha_shards_turn_soon(h);
 }
 
-/* Until all members are known nothing is begun: a record has all of them, in this order. */
+/* It serves already. If it has no record it was made with one instance, and has to become a shard of several
+ * with what it holds. */
+static bool serves(const struct kept_shard *k, const struct fleet_database *db)
+{
+    return db->routing != NULL && routing_find_shard(db->routing, k->shard) != NULL &&
+           !ha_shards_provisions(k->all, db->name);
+}
+
+static unsigned wanted_of(const struct fleet_database *db)
+{
+    return db->instances > 1 ? db->instances : 1;
+}
+
+/* Of a new shard nothing is begun until all members are known. */
 static void keep(struct kept_shard *k)
 {
     const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->database);
@@ -186,8 +199,11 @@ static void keep(struct kept_shard *k)
     struct ha_policy policy;
     unsigned count = ha_members_of(k, members);
     struct err err = {0};
-    if (k->keeper != NULL || k->closing || k->again || db == NULL || count < db->instances ||
-        !ha_tls_known(k))
+    if (k->keeper != NULL || k->closing || k->again || db == NULL)
+        return;
+    bool adopts = serves(k, db);
+    unsigned wanted = count < wanted_of(db) ? count : wanted_of(db);
+    if (count < (adopts ? 1 : wanted_of(db)) || !ha_tls_known(k))
         return;
     struct tls_context *tls = ha_tls_context(k, &err);
     if (tls == NULL && err.code != ERRC_NONE) {
@@ -196,8 +212,8 @@ static void keep(struct kept_shard *k)
         return;
     }
     mem_wipe_free(k->members);
-    k->members = ha_members_text(k, members, count);
-    ha_policy_defaults(&policy, count);
+    k->members = ha_members_text(k, members, count, wanted_of(db));
+    ha_policy_defaults(&policy, wanted);
     snprintf(key, sizeof key, "ha/%s/%s", k->database, k->shard);
     snprintf(name, sizeof name, "%s/%s", k->database, k->shard);
     const struct shard_keeper_options options = {.name = name,
@@ -205,6 +221,8 @@ static void keep(struct kept_shard *k)
                                                  .store = k->all->o.store,
                                                  .members = members,
                                                  .count = count,
+                                                 .wanted = wanted,
+                                                 .adopts = adopts,
                                                  .tls = tls,
                                                  .policy = &policy,
                                                  .route = on_route,
@@ -431,30 +449,58 @@ bool ha_shards_provisions(const struct ha_shards *h, const char *database)
     return false;
 }
 
+/* The primary is to go: another one first. A move on the shard is waited for. */
+static void hand_over(struct kept_shard *k)
+{
+    struct err err = {0};
+    if (k->keeper != NULL && shard_keeper_hands_over(k->keeper) &&
+        ha_shards_switch(k->all, k->database, k->shard, NULL,
+                         "its primary is to be removed, as fewer instances are wanted", &err) == 0)
+        log_event(LOG_INFO, "the primary is to be removed, and hands over", "db", k->database, "shard",
+                  k->shard, NULL);
+}
+
 static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
 {
     struct shard_keeper_member members[HA_INSTANCES_MAX];
     unsigned count = ha_members_of(k, members);
     if (k->closing)
         return;
-    if (count < db->instances) {
+    if (count < wanted_of(db))
         ha_members_make(k, db);
+    if (count == 0)
         return;
-    }
     (void)ha_tls_known(k); /* it may have been renewed */
-    char *text = k->keeper != NULL ? ha_members_text(k, members, count) : NULL;
+    char *text = k->keeper != NULL ? ha_members_text(k, members, count, wanted_of(db)) : NULL;
     if (text != NULL && strcmp(text, k->members) != 0)
         kept_renew(k);
     mem_wipe_free(text);
     keep(k);
+    hand_over(k);
+}
+
+/* It has several instances, or had: then its only one is a member. */
+static bool has_members(const struct ha_shards *h, const struct fleet_database *db, const char *shard)
+{
+    bool found = db->instances > 1 || ha_shards_find(h, db->name, shard) != NULL;
+    list_each(node, &h->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        found =
+            found || (i->access.agent_host != NULL && same(i->database, db->name) && same(i->shard, shard));
+    }
+    return found;
 }
 
 static void look_at(struct ha_shards *h, const struct fleet_database *db)
 {
-    if (db->instances < 2 || db->routing == NULL || ha_shards_provisions(h, db->name))
+    if (db->routing == NULL || ha_shards_provisions(h, db->name))
         return;
-    for (size_t i = 0; i < db->routing->shard_count; i++)
-        look_at_shard(kept_get(h, db->name, db->routing->shards[i].name), db);
+    for (size_t i = 0; i < db->routing->shard_count; i++) {
+        const char *shard = db->routing->shards[i].name;
+        if (has_members(h, db, shard))
+            look_at_shard(kept_get(h, db->name, shard), db);
+    }
 }
 
 void ha_shards_look(struct ha_shards *h)
@@ -536,6 +582,12 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
     ret->step = failover_state_name(r->op.state);
     ret->reason = r->op.reason;
     return true;
+}
+
+unsigned ha_shards_size(const struct ha_shards *h, const char *database, const char *shard)
+{
+    const struct kept_shard *k = ha_shards_find(h, database, shard);
+    return k != NULL && k->keeper != NULL ? shard_keeper_size(k->keeper) : 0;
 }
 
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard)

@@ -70,6 +70,10 @@ struct ha_shards_failovers {
 /* The n-th; false = there are no more. Of each database with standbys there is one of either kind. */
 bool ha_shards_failovers(const struct ha_shards *h, unsigned n, struct ha_shards_failovers *ret);
 
+/* How many members the record of a shard names, 0 = it is not kept, or not read yet; see shard_keeper_size().
+ */
+unsigned ha_shards_size(const struct ha_shards *h, const char *database, const char *shard);
+
 /* Whether a shard is kept and another primary is being made for it just now. */
 bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const char *shard);
 

@@ -77,12 +77,14 @@ void ha_shards_note(const struct kept_shard *k);
 
 /* ---- ha_members.c ---- */
 bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *instance);
-/* In the order of their numbers, which have one digit. Texts are the fleet's. Returns how many. */
+/* In the order of their numbers, which have one digit, as far as none is missing. Texts are the fleet's.
+ * Returns how many. */
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
 /* What their owner asked of them, as the specification says now. */
 void ha_members_tag(const struct kept_shard *k);
-/* All that a keeper has to know of them: a secret, to be freed. */
-char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count);
+/* All that a keeper has to know of them, and how many are wanted: a secret, to be freed. */
+char *ha_members_text(const struct kept_shard *k, const struct shard_keeper_member *members, unsigned count,
+                      unsigned wanted);
 /* Makes one that the fleet does not have. */
 void ha_members_make(struct kept_shard *k, const struct fleet_database *db);
 

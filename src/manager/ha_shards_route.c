@@ -197,8 +197,12 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
 {
     struct shard_keeper_view view = {0};
     struct instance_member *m = &instance->member;
-    if (k->keeper == NULL || !shard_keeper_view(k->keeper, instance->name, &view))
+    if (k->keeper == NULL)
         return;
+    if (!shard_keeper_view(k->keeper, instance->name, &view)) {
+        *m = (struct instance_member){0}; /* it has left, or did not join yet */
+        return;
+    }
     if (k->primary != NULL)
         runtime_mark(k->all->o.operations->services.runtime, instance->name,
                      strcmp(k->primary, instance->name) == 0, k->term);
@@ -208,6 +212,7 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
         k->all->o.heard(instance->name, s, view.heard_ns, k->all->o.data);
     *m = (struct instance_member){.kept = true,
                                   .primary = view.primary,
+                                  .unseen = view.unseen,
                                   .sync = view.sync,
                                   .streams = view.streams,
                                   .lag_known = view.lag_known,

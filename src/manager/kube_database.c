@@ -377,6 +377,9 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
                    conflict */
     else if (k->applied != kept->generation && new_database && kept->key != NULL && k->schema == NULL)
         fetch_schema(k, kept);
+    else if (k->applied != kept->generation && db != NULL && db->routing != NULL &&
+             kdb_size_waits(k, kept, db))
+        snprintf(k->progress, sizeof k->progress, "spec.instances waits for what moves rows");
     else if (k->applied != kept->generation)
         apply_spec(k, kept, db);
     else if (db == NULL || db->routing == NULL)
@@ -386,6 +389,7 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
     else if (!kept->suspended && k->due_us != 0 && loop_wall(k->all->loop) >= k->due_us)
         kdb_renew(k, kept);
     else if (!kept->suspended) {
+        kdb_resize(k, db);
         kdb_roll(k, kept, db);
         if (!kdb_upgrade(k, kept, db))
             kdb_scale(k, kept, db);

@@ -13,6 +13,8 @@
 #include "base/mem.h"
 #include "manager/kube_databases_impl.h"
 
+#define LOOK_NS (2 * ENV_NS_PER_S) /* at a pod that is made anew */
+
 static bool is_of(const struct fleet_instance *i, const struct kdb *k)
 {
     return i->member.kept && strcmp(i->database, k->name) == 0;
@@ -20,7 +22,7 @@ static bool is_of(const struct fleet_instance *i, const struct kdb *k)
 
 /* One primary, and everybody else streams from it and is counted on: no commit waits for who is restarted
  * next. */
-static bool is_whole(const struct kdb *k, const struct fleet_database *db, const char *shard)
+bool kdb_is_whole(const struct kdb *k, const struct fleet_database *db, const char *shard)
 {
     unsigned primaries = 0, streams = 0;
     list_each(node, &k->all->o.fleet->instances)
@@ -31,7 +33,7 @@ static bool is_whole(const struct kdb *k, const struct fleet_database *db, const
         primaries += i->member.primary && strcmp(i->member.reported, "primary") == 0;
         streams += !i->member.primary && i->member.streams && i->member.sync;
     }
-    return primaries == 1 && streams + 1 == db->instances;
+    return primaries == 1 && streams + 1 == (db->instances > 1 ? db->instances : 1);
 }
 
 /* In the order in which they are looked at: by shard, standbys before the primary, by name. */
@@ -82,11 +84,31 @@ static void pass_begin(struct kdb *k)
     k->roll_state = state_of(k, &count);
 }
 
+/* That the runtime lists; with one instance a shard has none, unless it had several. */
+static unsigned members_of(const struct kdb *k)
+{
+    unsigned count = 0;
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        count += i->access.agent_host != NULL && strcmp(i->database, k->name) == 0;
+    }
+    return count;
+}
+
 /* All were looked at, and in one order. */
 static bool pass_counts(const struct kdb *k, const struct fleet_database *db)
 {
     unsigned count;
-    return state_of(k, &count) == k->roll_state && count == db->routing->shard_count * db->instances;
+    return state_of(k, &count) == k->roll_state && count == members_of(k) &&
+           (db->instances < 2 || count == db->routing->shard_count * db->instances);
+}
+
+/* It restarts after another one became the primary, if there is another. */
+static bool hands_over(const struct kdb *k, const struct fleet_instance *i)
+{
+    const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
+    return i->member.primary && !i->member.unseen && db != NULL && db->instances > 1;
 }
 
 static void hand_over(struct kdb *k, const struct fleet_instance *i)
@@ -104,6 +126,8 @@ static void hand_over(struct kdb *k, const struct fleet_instance *i)
 static void found(struct kdb *k, const struct fleet_instance *i, enum runtime_renewal what)
 {
     char note[200];
+    if (i->member.unseen && what != RUNTIME_OUTDATED)
+        return;
     if (what == RUNTIME_CURRENT) {
         free(k->roll_at);
         k->roll_at = mem_strdup(i->name);
@@ -112,7 +136,7 @@ static void found(struct kdb *k, const struct fleet_instance *i, enum runtime_re
     pass_begin(k);
     if (what != RUNTIME_OUTDATED)
         return;
-    if (i->member.primary) {
+    if (hands_over(k, i)) {
         hand_over(k, i);
         return;
     }
@@ -140,26 +164,45 @@ static void on_renewed(const struct err *err, enum runtime_renewal what, void *d
 static void ask(struct kdb *k, const struct fleet_instance *i)
 {
     snprintf(k->roll_asked, sizeof k->roll_asked, "%s", i->name);
-    if (runtime_renew(k->all->o.operations->services.runtime, i->name, i->member.primary, on_renewed, k,
+    if (runtime_renew(k->all->o.operations->services.runtime, i->name, hands_over(k, i), on_renewed, k,
                       NULL) != 0)
         return;
     k->rolling = true;
     k->walks++;
 }
 
+/* The only instance of a shard that gets several: its agent takes no orders before its pod is made anew. */
+static const struct fleet_instance *unseen_of(const struct kdb *k)
+{
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (is_of(i, k) && i->member.unseen && i->member.reported[0] == '\0')
+            return i;
+    }
+    return NULL;
+}
+
 void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
 {
-    if (db->instances < 2 || !kept->rolls || k->rolled == kept->generation || k->rolling ||
+    if (members_of(k) == 0 || !kept->rolls || k->rolled == kept->generation || k->rolling ||
         k->all->o.switch_over == NULL)
         return;
     if (k->rolls_for != kept->generation)
         pass_begin(k);
     k->rolls_for = kept->generation;
+    const struct fleet_instance *alone = unseen_of(k);
     const struct fleet_instance *i = next_of(k);
+    if (alone != NULL && loop_now(k->all->loop) >= k->resize_ns) {
+        k->resize_ns = loop_now(k->all->loop) + LOOK_NS;
+        ask(k, alone);
+    }
+    if (alone != NULL)
+        return;
     if (i == NULL && k->roll_at != NULL) {
         if (pass_counts(k, db))
             k->rolled = kept->generation;
         pass_begin(k);
-    } else if (i != NULL && is_whole(k, db, i->shard))
+    } else if (i != NULL && kdb_is_whole(k, db, i->shard))
         ask(k, i);
 }

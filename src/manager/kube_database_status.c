@@ -113,11 +113,14 @@ static void judge(struct kdb *k, const struct kube_object_kept *kept, const stru
     char message[512];
     bool final = trouble_of(k, kept, db, &reason, message, sizeof message);
     bool walked = k->walked == kept->generation && k->walked_suspended == kept->suspended;
+    bool resizing = db != NULL && db->routing != NULL && kdb_resizes(k, db);
     const struct kube_facts facts = {.fleet = k->all->o.fleet,
                                      .db = db,
                                      .deleting = kept->deleting,
                                      .suspended = kept->suspended,
                                      .current = k->quiet || (walked && k->applied == kept->generation),
+                                     .resizing = resizing,
+                                     .instances = kept->instances,
                                      .wanted = kept->shards,
                                      .requested = k->requested,
                                      .major = k->older ? kept->major : 0,

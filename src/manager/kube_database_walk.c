@@ -89,8 +89,8 @@ static void name_primary(const struct kdb *k, const char *shard, struct runtime_
     list_each(node, &k->all->o.fleet->instances)
     {
         const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        if (spec->member && i->member.kept && i->member.primary && strcmp(i->database, k->name) == 0 &&
-            strcmp(i->shard, shard) == 0) {
+        if (spec->member && i->member.kept && i->member.primary && !i->member.unseen &&
+            strcmp(i->database, k->name) == 0 && strcmp(i->shard, shard) == 0) {
             spec->name = i->name;
             spec->primary = true;
         }

@@ -35,6 +35,8 @@ struct kube_databases_options {
     /* Another instance of the shard is to become the primary. ERRC_CONFLICT: not now. */
     int (*switch_over)(void *data, const char *database, const char *shard, const char *to, const char *why,
                        struct err *err);
+    /* How many members the shard's record names, 0 = not known; those after them may go. */
+    unsigned (*size_of)(void *data, const char *database, const char *shard);
     void *data;
 };
 

@@ -64,6 +64,11 @@ struct kdb {
     char roll_asked[64];       /* instance that the runtime is asked for */
     bool rolling;              /* it is */
     uint64_t roll_state;       /* of the primaries, when the pass began */
+    /* shards get more instances, or fewer (kube_database_size.c) */
+    unsigned sized;     /* every shard had so many, 0 = not known */
+    bool resizing;      /* the runtime takes some away */
+    size_t resize_at;   /* shard that is looked after last of all */
+    uint64_t resize_ns; /* not before */
     /* what hinders */
     char trouble[64], trouble_text[512];
     bool trouble_final;
@@ -126,6 +131,17 @@ bool kdb_upgrade(struct kdb *k, const struct kube_object_kept *kept, const struc
 
 /* kube_database_roll.c: replaces what is not as specified, where shards have several instances. */
 void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
+
+bool kdb_is_whole(const struct kdb *k, const struct fleet_database *db, const char *shard);
+
+/* kube_database_size.c: takes instances away that are not wanted any more, and knows when there are as many
+ * as wanted. */
+void kdb_resize(struct kdb *k, const struct fleet_database *db);
+/* Not every shard was seen with as many instances as are wanted. */
+bool kdb_resizes(struct kdb *k, const struct fleet_database *db);
+/* The number of instances changed, and something is under way that began with another one. */
+bool kdb_size_waits(const struct kdb *k, const struct kube_object_kept *kept,
+                    const struct fleet_database *db);
 
 /* kube_database_status.c */
 void kdb_write_status(struct kdb *k, const struct kube_object_kept *kept);

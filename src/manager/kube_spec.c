@@ -124,6 +124,9 @@ struct kube_object_kept *kube_kept_new(struct yyjson_val *object)
     kept->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     kept->finalizer = has_finalizer(metadata);
     kept->suspended = yyjson_get_bool(yyjson_obj_get(spec, "suspended"));
+    kept->instances = (unsigned)yyjson_get_int(yyjson_obj_get(spec, "instances"));
+    if (kept->instances < 1)
+        kept->instances = 1;
     kept->shards = yyjson_get_int(yyjson_obj_get(spec, "shards"));
     const char *major = text_of(yyjson_obj_get(spec, "postgresql"), "version");
     kept->major = major != NULL ? atoi(major) : 0;

@@ -42,6 +42,7 @@ struct kube_object_kept {
     bool deleting, suspended, finalizer;
     bool rolls;                      /* pods that are not as specified are replaced: update.strategy */
     bool own_certificates;           /* TLS with certificates that the runtime makes, also for applications */
+    unsigned instances;              /* of each shard */
     int shards;                      /* spec.shards, 0 = ranges were given */
     int major;                       /* spec.postgresql.version, 0 = not said */
     char *config_map, *secret, *key; /* where the SQL is, when it is not inline */

@@ -160,6 +160,9 @@ static void judge(const struct kube_facts *f, const struct kube_condition *avail
             f->current ? "every shard is scaled to zero" : "its shards are scaled to zero");
     else if (!f->current)
         say(v, "Updating", true, "its shards follow a new specification%s%s", colon, f->progress);
+    else if (f->resizing)
+        say(v, "Resizing", true, "its shards get %u instance%s each%s%s", f->instances,
+            f->instances == 1 ? "" : "s", colon, f->progress);
     else if (f->wanted > f->requested && f->requested > 0 && shards_of(f) < f->wanted)
         say(v, "Scaling", true, "%d of %d shards%s%s", shards_of(f), f->wanted, colon, f->progress);
     else if (available->truth != KUBE_TRUE) {

@@ -14,10 +14,12 @@ struct kube_facts {
     const struct fleet_database *db; /* NULL = not there (yet, or any more) */
     bool deleting, suspended;        /* asked for */
     bool current;                    /* the servers are as the newest specification says */
-    int wanted, requested;           /* spec.shards, and the number that was reached before; 0 = not said */
-    int major;                       /* that shards are to move to, 0 = they need not */
-    bool rolls;                      /* shards that are not as specified are replaced */
-    const char *progress;            /* what is waited for, "" = nothing known */
+    bool resizing;                   /* not every shard was seen with so many: */
+    unsigned instances;
+    int wanted, requested; /* spec.shards, and the number that was reached before; 0 = not said */
+    int major;             /* that shards are to move to, 0 = they need not */
+    bool rolls;            /* shards that are not as specified are replaced */
+    const char *progress;  /* what is waited for, "" = nothing known */
     /* What hinders; reason "" = nothing. final: it needs a person, trying again does not help. */
     const char *trouble_reason, *trouble_message;
     bool trouble_final;

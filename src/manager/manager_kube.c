@@ -23,6 +23,12 @@ static int switch_over(void *data, const char *database, const char *shard, cons
     return ha_shards_switch(m->ha, database, shard, to, why, err);
 }
 
+static unsigned size_of(void *data, const char *database, const char *shard)
+{
+    const struct manager *m = data;
+    return m->ha != NULL ? ha_shards_size(m->ha, database, shard) : 0;
+}
+
 void manager_kube_start(struct manager *m)
 {
     const struct k8s_reporter reporter = {.controller = "shardherd.io/manager", .instance = m->holder};
@@ -36,6 +42,7 @@ void manager_kube_start(struct manager *m)
                                                    .defaults = &m->config.balance,
                                                    .synced = on_synced,
                                                    .switch_over = switch_over,
+                                                   .size_of = size_of,
                                                    .data = m};
     const struct kube_operations_options operations = {.client = m->kube,
                                                        .name_space = m->kube_namespace,

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/text.h"
+#include "runtime/kube_objects.h"
 
 static yyjson_val *metadata(yyjson_val *object)
 {
@@ -32,6 +33,12 @@ const char *kube_annotation(yyjson_val *object, const char *name)
 const char *kube_uid(yyjson_val *object)
 {
     return text_in(metadata(object), "uid");
+}
+
+int kube_members_of(yyjson_val *set)
+{
+    const char *text = kube_annotation(set, KUBE_INSTANCES_ANNOTATION);
+    return text[0] >= '1' && text[0] <= '9' && text[1] == '\0' ? text[0] - '0' : 0;
 }
 
 static bool is_owner(yyjson_val *reference, const struct kube_owner *owner)

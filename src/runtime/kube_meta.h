@@ -29,6 +29,8 @@ bool kube_is_ours(struct yyjson_val *object, const struct kube_owner *owner);
 const char *kube_label(struct yyjson_val *object, const char *name);
 const char *kube_annotation(struct yyjson_val *object, const char *name);
 const char *kube_uid(struct yyjson_val *object);
+/* How many members the shard of a StatefulSet has, 0 = its only instance is none. */
+int kube_members_of(struct yyjson_val *set);
 
 /* "labelSelector=..." for the objects of a shard, encoded. free() it. */
 char *kube_shard_selector(const char *database, const char *shard);

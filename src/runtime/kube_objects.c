@@ -152,10 +152,15 @@ static bool has_tls(const struct render *r)
     return strcmp(text_or(r, "tls", "mode", "on"), "off") != 0;
 }
 
+static int64_t instances_of(const struct render *r)
+{
+    return r->shard->instances > 0 ? r->shard->instances : int_or(r, NULL, "instances", 1);
+}
+
 /* Several instances: their agents wait for orders, and the manager says by labels who is the primary. */
 static bool has_members(const struct render *r)
 {
-    return int_or(r, NULL, "instances", 1) > 1;
+    return r->shard->members || instances_of(r) > 1;
 }
 
 /* ---- what all objects share ---- */
@@ -613,7 +618,7 @@ static void claim(struct render *r, mut claims, const char *name, yyjson_val *si
 /* For lists that read nothing but metadata: how many instances the shard was made with. */
 static void members_annotations(struct render *r, mut annotations)
 {
-    char *count = mem_printf("%lld", (long long)int_or(r, NULL, "instances", 1));
+    char *count = mem_printf("%lld", (long long)instances_of(r));
     char *standby = kube_settings_standby(field(r, "postgresql", "parameters"));
     add_text(r, annotations, KUBE_INSTANCES_ANNOTATION, count);
     add_text(r, annotations, KUBE_STANDBY_ANNOTATION, standby);
@@ -639,7 +644,7 @@ static int stateful_set(struct render *r, const char *settings)
     mut spec = add_object(r, root, "spec");
     char *pods = mem_printf("%s-pods", r->name);
     bool suspended = yyjson_get_bool(field(r, NULL, "suspended"));
-    add_int(r, spec, "replicas", suspended ? 0 : int_or(r, NULL, "instances", 1));
+    add_int(r, spec, "replicas", suspended ? 0 : instances_of(r));
     add_text(r, spec, "serviceName", pods);
     add_text(r, spec, "podManagementPolicy", "Parallel");
     selector(r, add_object(r, add_object(r, spec, "selector"), "matchLabels"));
@@ -669,7 +674,7 @@ static int members_check(const struct render *r)
         r->err, ERRC_UNSUPPORTED,
         "spec.instances is %d and spec.tls.mode %s: agents of several instances take orders over TLS, and "
         "show no certificates to each other yet: set it to on",
-        (int)int_or(r, NULL, "instances", 1), mode);
+        (int)instances_of(r), mode);
 }
 
 int kube_objects_each(const struct kube_shard *shard, kube_object_cb cb, void *data, struct err *err)

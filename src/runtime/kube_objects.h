@@ -39,6 +39,8 @@ struct kube_shard {
     struct yyjson_val *spec; /* of the ShardedDatabase, defaults filled in or not */
     const char *image;       /* used when the spec names none */
     const char *owner_uid;   /* of the ShardedDatabase, NULL = rendered for humans: no ownerReferences */
+    bool members;            /* the agents take orders, also with one instance; with several in any case */
+    int instances;           /* 0 = as the specification says */
     bool owns_data;          /* deletionPolicy delete: volumes go with the StatefulSet */
 };
 

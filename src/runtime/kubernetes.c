@@ -415,6 +415,7 @@ static const struct runtime_backend backend = {
     .renew = kube_renew,
     .close = kubernetes_close,
     .members = true,
+    .resizes = true,
     .passwords = true,
 };
 

@@ -1,7 +1,7 @@
 /*
  * Volumes that grow. A StatefulSet's claim templates cannot be changed, so: each claim is made larger, then
  * the StatefulSet is deleted without its pods, and the apply that follows makes it again with the new
- * templates; it takes its pods back.
+ * templates; it takes its pods back. The same for what else of it cannot be changed.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -192,8 +192,9 @@ static bool grows(const struct kube_ensure *e)
     {
         const char *name = yyjson_get_str(path(one, "/metadata/name"));
         yyjson_val *there = template_of(set, name, strlen(name));
-        if (there != NULL && (size_of(one) > size_of(there) || e->adopting))
-            return true; /* an adopted one's templates do not name the owner yet */
+        if (there != NULL && (size_of(one) > size_of(there) || e->adopting || e->converts))
+            return true; /* an adopted one's templates do not name the owner yet; an update strategy that was
+                            defaulted goes with no other */
     }
     return false;
 }

@@ -6,7 +6,6 @@
 #include <yyjson.h>
 
 #include "base/mem.h"
-#include "base/text.h"
 #include "k8s/apply.h"
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_known.h"
@@ -28,12 +27,13 @@
  *         taken over.
  * INSPECT waits for the server of a StatefulSet that somebody else made to say whether it can be a shard
  *         (kubernetes_adopt.c); its LOGIN asks it again by its Service.
+ * MARK    waits for the label of the pod of a shard that gets several instances (kubernetes_members.c).
  * CLAIMS  waits for volumes to grow (kubernetes_claims.c).
  * APPLY   waits for one apply after the other.
  * PRUNE   waits for the NetworkPolicy to be deleted that is not wanted any more; it is skipped when it is
- * wanted. READY   waits for the pod (kube_ready.h). LOGIN   waits for role and database (kube_login.h).
- * ROTATE  waits for the Secret to take a new password of the superuser; a second LOGIN gives it to the
- * server.
+ * wanted. TRIM waits for the volumes of members that went. READY   waits for the pod (kube_ready.h). LOGIN
+ * waits for role and database (kube_login.h). ROTATE  waits for the Secret to take a new password of the
+ * superuser; a second LOGIN gives it to the server.
  */
 enum {
     BEGIN,
@@ -42,9 +42,11 @@ enum {
     SECRETS,
     CHECK,
     INSPECT,
+    MARK,
     CLAIMS,
     APPLY,
     PRUNE,
+    TRIM,
     READY,
     LOGIN,
     ROTATE,
@@ -57,12 +59,14 @@ static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(LOOK) | N(OVER), false},
     [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
     [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
-    [SECRETS] = {"secrets", N(CHECK) | N(CLAIMS) | N(APPLY) | N(OVER), false},
-    [CHECK] = {"check", N(CLAIMS) | N(INSPECT) | N(OVER), false},
+    [SECRETS] = {"secrets", N(CHECK) | N(MARK) | N(CLAIMS) | N(APPLY) | N(OVER), false},
+    [CHECK] = {"check", N(MARK) | N(CLAIMS) | N(INSPECT) | N(OVER), false},
     [INSPECT] = {"inspect", N(APPLY) | N(OVER), false},
+    [MARK] = {"mark", N(CLAIMS) | N(OVER), false},
     [CLAIMS] = {"claims", N(APPLY) | N(OVER), false},
-    [APPLY] = {"apply", N(PRUNE) | N(READY) | N(LOGIN) | N(OVER), false},
-    [PRUNE] = {"prune", N(READY) | N(OVER), false},
+    [APPLY] = {"apply", N(PRUNE) | N(TRIM) | N(READY) | N(LOGIN) | N(OVER), false},
+    [PRUNE] = {"prune", N(TRIM) | N(READY) | N(OVER), false},
+    [TRIM] = {"trim", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
     [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
     [ROTATE] = {"rotate", N(LOGIN) | N(OVER), false},
@@ -80,15 +84,22 @@ struct kube_owner kube_ensure_owner(const struct kube_ensure *e, bool of_shard)
 
 /* ---- the end ---- */
 
-static void ensure_free(struct kube_ensure *e)
+static void items_free(struct kube_ensure *e)
 {
     for (int i = 0; i < e->item_count; i++) {
         free(e->items[i].collection);
         free(e->items[i].name);
         yyjson_mut_doc_free(e->items[i].doc);
     }
-    yyjson_doc_free(e->found);
+    e->item_count = 0;
     yyjson_doc_free(e->wanted);
+    e->wanted = NULL;
+}
+
+static void ensure_free(struct kube_ensure *e)
+{
+    items_free(e);
+    yyjson_doc_free(e->found);
     yyjson_doc_free(e->claims);
     kube_spec_clear(&e->spec);
     free(e->database);
@@ -244,7 +255,7 @@ static void ready_progress(const char *message, void *data)
     kube_ensure_progress(data, message);
 }
 
-static void enter_ready(struct kube_ensure *e)
+static void trimmed(struct kube_ensure *e)
 {
     if (e->member && e->must_exist && !e->primary) { /* it is made already; who keeps it knows how it is */
         kube_ensure_over(e, NULL);
@@ -269,6 +280,15 @@ static void enter_ready(struct kube_ensure *e)
     e->ready.done = on_ready;
     e->ready.data = e;
     kube_ready_start(&e->ready);
+}
+
+static void enter_ready(struct kube_ensure *e)
+{
+    if (e->removes) {
+        sm_move(&e->sm, TRIM);
+        kube_members_trim(e, trimmed);
+    } else
+        trimmed(e);
 }
 
 /* ---- what is not wanted any more ---- */
@@ -343,8 +363,9 @@ static void wanted_make(struct kube_ensure *e)
     e->wanted = yyjson_mut_val_imut_copy(yyjson_mut_doc_get_root(e->items[e->item_count - 1].doc), NULL);
 }
 
-static int items_make(struct kube_ensure *e, struct err *err)
+int kube_ensure_items(struct kube_ensure *e, struct err *err)
 {
+    items_free(e);
     const struct kube_shard shard = {
         .database = e->database,
         .name_space = e->op.k->options.name_space,
@@ -352,6 +373,8 @@ static int items_make(struct kube_ensure *e, struct err *err)
         .spec = e->spec.spec,
         .image = e->op.k->options.image,
         .owner_uid = e->spec.uid,
+        .members = e->member,
+        .instances = e->instances,
         .owns_data = kube_spec_deletes(&e->spec),
     };
     int rc = e->op.k->options.cnpg ? cnpg_object_make(&shard, e->owner, item_add, e, err)
@@ -480,10 +503,19 @@ static void on_checked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
-static void enter_claims(struct kube_ensure *e)
+static void marked(struct kube_ensure *e)
 {
     sm_move(&e->sm, CLAIMS);
     kube_claims_start(e, enter_apply);
+}
+
+static void enter_claims(struct kube_ensure *e)
+{
+    if (e->converts) {
+        sm_move(&e->sm, MARK);
+        kube_members_mark(e, marked);
+    } else
+        marked(e);
 }
 
 static void check_next(struct kube_ensure *e)
@@ -553,17 +585,6 @@ static void enter_volume(struct kube_ensure *e)
     free(claim);
 }
 
-/* Before anything is applied. */
-static int lowered(const struct kube_ensure *e, const struct k8s_answer *a, struct err *err)
-{
-    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
-    int rc =
-        kube_settings_lowered(kube_annotation(yyjson_doc_get_root(doc), KUBE_STANDBY_ANNOTATION),
-                              kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION), err);
-    yyjson_doc_free(doc);
-    return rc;
-}
-
 static void on_looked(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
@@ -580,12 +601,14 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
         kube_ensure_over(e, a->err);
     } else if (e->exists && foreign(e, a, e->op.k->flavour->object, e->set, &err) != 0) {
         kube_ensure_over(e, &err);
-    } else if (e->exists && e->member && lowered(e, a, &err) != 0) {
-        kube_ensure_over(e, &err);
     } else if (!e->exists && e->must_exist) {
         enter_volume(e);
     } else {
         e->found = e->exists ? yyjson_read(a->body, a->body_length, 0) : NULL;
+        if (kube_members_looked(e, yyjson_doc_get_root(e->found), &err) != 0) {
+            kube_ensure_over(e, &err);
+            return;
+        }
         e->older =
             e->exists && kube_version_keep(yyjson_doc_get_root(e->found), e->items[e->item_count - 1].doc);
         if (e->older)
@@ -594,41 +617,13 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
     }
 }
 
-/* What several instances do not go with. */
-static int members_check(const struct kube_ensure *e, struct err *err)
-{
-    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
-    int count = kube_spec_instances(&e->spec);
-    uint64_t period = 0;
-    if (e->member != (count > 1))
-        return err_set(
-            err, ERRC_UNSUPPORTED,
-            "spec.instances is %d, and the database was made with %s: it cannot be changed yet, take it "
-            "back and move the ranges to shards of another database",
-            count, e->member ? "more" : "1");
-    if (count == 1)
-        return 0;
-    if (e->number >= count)
-        return err_set(err, ERRC_INVALID, "spec.instances is %d: there is no instance of this number", count);
-    if (every != NULL && text_to_duration(every, &period) && period > 0)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: passwords of several instances are not rotated yet, take "
-                       "spec.credentials.rotation away",
-                       count);
-    if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: what is taken over with spec.adopt has one, set it to 1",
-                       count);
-    return 0;
-}
-
-static int spec_check(const struct kube_ensure *e, struct err *err)
+static int spec_check(struct kube_ensure *e, struct err *err)
 {
     bool cnpg = e->op.k->options.cnpg;
     if (yyjson_get_bool(yyjson_obj_get(e->spec.spec, "suspended")))
         return err_set(err, ERRC_CONFLICT, "database %s is suspended: set spec.suspended to false",
                        e->database);
-    if (!cnpg && members_check(e, err) != 0)
+    if (!cnpg && kube_members_check(e, err) != 0)
         return (int)err->code;
     if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL && (cnpg || kube_adopt_is_foreign(e)))
         return kube_adopt_spec_check(e, err);
@@ -653,7 +648,7 @@ static void ensure_begin(struct kube_op *op)
     if (rc == 0)
         rc = spec_check(e, &err);
     if (rc == 0 && !kube_adopt_is_foreign(e))
-        rc = items_make(e, &err);
+        rc = kube_ensure_items(e, &err);
     if (rc == 0) {
         const char *adopt = kube_spec_text(&e->spec, "adopt", e->shard);
         sm_move(&e->sm, LOOK);
@@ -708,6 +703,8 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->member = spec->member;
     e->primary = spec->member && spec->primary;
     e->number = number;
+    e->instances = (int)spec->instances;
+    e->removes = spec->member && spec->removes;
     e->set = set;
     e->cb = cb;
     e->data = data;

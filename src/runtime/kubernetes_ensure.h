@@ -50,6 +50,9 @@ struct kube_ensure {
     char *previous_password;   /* before the last rotation, or NULL */
     bool member, primary;      /* one of several instances; the one that is the primary */
     int number;                /* of the pod */
+    int instances;             /* that the shard is to have, 0 = not said */
+    bool removes;              /* those after them go */
+    bool converts;             /* it was the only one, and becomes a member */
     char *token;               /* of the agents, with several instances */
     struct kube_pair ca;       /* what issues, or is to be known; key only with an authority of our own */
     char *bundle;              /* ca.crt for everybody; NULL = that of ca */
@@ -91,6 +94,7 @@ struct kube_ensure {
     bool probing;
     char *pod_address; /* where it is asked before it has a Service of ours */
     kube_ensure_then probed_then;
+    kube_ensure_then members_then;
 };
 
 /* Tells what it waits for, if that is something else than before. */
@@ -123,6 +127,23 @@ void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure 
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+/* The objects that are to be applied, and e->wanted, by e->member and e->instances. */
+int kube_ensure_items(struct kube_ensure *e, struct err *err);
+
+/* ---- kubernetes_members.c ---- */
+
+/* What several instances do not go with; fills e->instances. */
+int kube_members_check(struct kube_ensure *e, struct err *err);
+/* The StatefulSet was read, NULL = there is none: of its members none goes unless that was said, and a shard
+ * of members stays one. */
+int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err);
+/* Labels the only pod of a shard as its primary, before the services look for one; then `then`, or the end.
+ */
+void kube_members_mark(struct kube_ensure *e, kube_ensure_then then);
+/* Deletes the volumes of members that went, if that is the policy; then `then`, or the end. */
+void kube_members_trim(struct kube_ensure *e, kube_ensure_then then);
+
 /* ---- kubernetes_adopt.c ---- */
 
 /* spec.adopt names a StatefulSet that is not called as one of ours would be. */

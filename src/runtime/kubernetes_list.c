@@ -333,13 +333,6 @@ static void room_make(struct list_op *l)
     l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
 }
 
-/* How many instances the StatefulSet was made with, 0 = it is the only one of its shard. */
-static int members_of(yyjson_val *set)
-{
-    const char *text = kube_annotation(set, KUBE_INSTANCES_ANNOTATION);
-    return text[0] >= '2' && text[0] <= '9' && text[1] == '\0' ? text[0] - '0' : 0;
-}
-
 static void instance_add(struct list_op *l, yyjson_val *set, int number, bool member, bool lent)
 {
     const char *database = kube_label(set, "shardherd.io/database"),
@@ -370,7 +363,7 @@ static void set_add(struct list_op *l, yyjson_val *set)
     char *expected = mem_printf("%s-%s", database, shard);
     bool lent = kube_adopted(set, &owner);
     if (name != NULL && (lent || (strcmp(name, expected) == 0 && kube_is_ours(set, &owner)))) {
-        int members = lent || l->op.k->options.cnpg ? 0 : members_of(set);
+        int members = lent || l->op.k->options.cnpg ? 0 : kube_members_of(set);
         for (int i = 0; i == 0 || i < members; i++)
             instance_add(l, set, i, members > 0, lent);
     }

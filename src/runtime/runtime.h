@@ -34,6 +34,9 @@ struct runtime_spec {
     bool member;
     bool primary; /* a member that was ordered to be the primary: also waits until its server lets us in, and
                      makes owner and database there */
+    unsigned instances;   /* a member's: that its shard has at least; 0 = as specified */
+    bool removes;         /* ... and at most: nothing relies any more on those after them, which go, and their
+                             data as those of removed ones do */
     const char *password; /* a member's: of the role "shardherd", the same for all members of the shard */
 };
 
@@ -100,6 +103,7 @@ struct runtime_backend {
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
     bool members;                                                           /* it can make them */
+    bool resizes;   /* shards may get more of them, or fewer: runtime_spec.removes is heeded */
     bool passwords; /* it makes the password of members itself: that of the specification is not used */
 };
 

@@ -44,8 +44,8 @@ def kept(rig):
     return {i["name"]: i.get("member") or {} for i in rig.public("/v1/instances")["items"]}
 
 
-def whole(rig):
-    """One primary that is marked, two standbys that stream: the primary's name."""
+def whole(rig, count=3):
+    """One primary that is marked, and standbys that stream: the primary's name."""
     try:
         known, seen = kept(rig), pods(rig)
     except (AssertionError, OSError, TypeError):
@@ -53,17 +53,17 @@ def whole(rig):
     marked = sorted(role(p) or "" for p in seen.values())
     streams = [m for m in known.values() if m.get("streams")]
     ready = all(is_ready(p) and not p["metadata"].get("deletionTimestamp") for p in seen.values())
-    right = marked == ["primary", "standby", "standby"] and len(streams) == 2 and ready
+    right = marked == ["primary", *["standby"] * (count - 1)] and len(streams) == count - 1 and ready
     one = [name for name, m in known.items() if m.get("role") == "primary" or m.get("primary")]
     return primaries(rig)[0] if right and one == primaries(rig) else None
 
 
-def wait_whole(rig, timeout=90):
+def wait_whole(rig, timeout=90, count=3):
     def say():
         return json.dumps([kept(rig), {n: role(p) for n, p in pods(rig).items()}], indent=1)
 
     try:
-        return rig.wait(lambda: whole(rig), timeout, "a primary and two standbys")
+        return rig.wait(lambda: whole(rig, count), timeout, f"a primary and {count - 1} standbys")
     except TimeoutError as error:
         raise TimeoutError(f"{error}\n{say()}\n{rig.manager_logs()[-6000:]}") from None
 
@@ -92,11 +92,11 @@ def sql(rig, client, statement, host="shop-s1"):
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def hand_over(rig, to):
+def hand_over(rig, to, count=3):
     leader = rig.leader()["metadata"]["name"]
-    done = rig.exec(leader, "shardherd", "switchover", "shop/s1", "--to", to, "--wait", timeout=60)
+    done = rig.exec(leader, "shardherd", "switchover", "shop/s1", "--to", to, "--wait", timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    rig.wait(lambda: whole(rig) == to, 60, f"{to} is the primary")
+    rig.wait(lambda: whole(rig, count) == to, 120, f"{to} is the primary")
     return to
 
 

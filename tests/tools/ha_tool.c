@@ -11,7 +11,9 @@
  * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
  * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it
  * is; with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h. HA_TOOL_TAGS: see
- * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided.
+ * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided. HA_TOOL_WANTED: so many of the members are to stay;
+ * prints "size SHARD COUNT" for what the record names. HA_TOOL_ADOPTS: a new record is of a shard that served
+ * alone.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -31,6 +33,7 @@ struct tool {
     struct loop_task answer;
     struct loop_timer watch;
     bool retired[HA_INSTANCES_MAX];
+    unsigned size;
     struct store *store;
     const char *holder; /* of the store's lease; NULL = without one */
     struct shard_keeper *keeper;
@@ -197,11 +200,26 @@ static void read_tags(struct shard_keeper_member *m)
     m->tags.priority = has_tag(m->name, "preferred");
 }
 
+static void watch_size(struct tool *t)
+{
+    unsigned size = shard_keeper_size(t->keeper);
+    struct err err = {0};
+    if (size != t->size) {
+        t->size = size;
+        printf("size %s %u\n", t->options.name, size);
+        (void)fflush(stdout);
+    }
+    if (shard_keeper_hands_over(t->keeper) && shard_keeper_switch(t->keeper, NULL, NULL, &err) != 0)
+        log_event(LOG_ERROR, "no switchover yet", "err", err.message, NULL);
+}
+
 /* Prints "retired NAME 0" once for each. */
 static void watch(struct loop_timer *timer, void *data)
 {
     struct tool *t = data;
     loop_timer_start(timer, 50 * ENV_NS_PER_MS);
+    if (t->keeper != NULL && !t->ending)
+        watch_size(t);
     for (unsigned i = 0; t->keeper != NULL && !t->ending && i < t->options.count; i++)
         if (!t->retired[i] && shard_keeper_retired(t->keeper, t->members[i].name)) {
             t->retired[i] = true;
@@ -261,7 +279,9 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < t->options.count; i++)
         read_tags(&t->members[i]);
     char *token = read_token(argv[2]), *key = mem_printf("ha/%s", argv[3]);
-    ha_policy_defaults(&t->policy, t->options.count);
+    t->options.wanted = getenv("HA_TOOL_WANTED") != NULL ? (unsigned)atoi(getenv("HA_TOOL_WANTED")) : 0;
+    t->options.adopts = getenv("HA_TOOL_ADOPTS") != NULL;
+    ha_policy_defaults(&t->policy, t->options.wanted != 0 ? t->options.wanted : t->options.count);
     if (getenv("HA_TOOL_ASYNC") != NULL)
         t->policy.durability = HA_ASYNC;
     t->options.name = argv[3];

@@ -52,6 +52,7 @@ static void test_kept(void **state)
         strstr(k->json, "\"deletionTimestamp\"")); /* the runtime asks for it before it makes snapshots */
     assert_int_equal(k->generation, 3);
     assert_int_equal(k->shards, 4);
+    assert_int_equal(k->instances, 1);
     assert_string_equal(k->secret, "sql");
     assert_string_equal(k->key, "init");
     assert_null(k->config_map);
@@ -264,6 +265,14 @@ static void test_serving(void **state)
     expect(&x, KUBE_AVAILABLE, KUBE_TRUE, "ShardsServe");
     expect(&x, KUBE_READY, KUBE_FALSE, "Updating");
     x.f.current = true;
+    x.f.resizing = true;
+    x.f.instances = 3;
+    judge(&x);
+    expect(&x, KUBE_AVAILABLE, KUBE_TRUE, "ShardsServe");
+    expect(&x, KUBE_READY, KUBE_FALSE, "Resizing");
+    expect(&x, KUBE_RECONCILING, KUBE_TRUE, "Resizing");
+    assert_non_null(strstr(x.conditions[KUBE_READY].message, "3 instances"));
+    x.f.resizing = false;
     x.f.wanted = 3;
     x.f.requested = 2;
     judge(&x);

@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
 #include "runtime/kube_pod.h"
 #include "runtime/kube_roles.h"
@@ -28,6 +29,8 @@ static int all_of(const struct kube_object *object, void *data, struct err *err)
     return 0;
 }
 
+static int left; /* of a shard that had more */
+
 /* The objects as one array. yyjson_doc_free() it; NULL and err when there are none. */
 static yyjson_doc *objects(const char *spec, struct err *err)
 {
@@ -37,7 +40,9 @@ static yyjson_doc *objects(const char *spec, struct err *err)
                                      .name_space = "ns",
                                      .shard = "s1",
                                      .spec = yyjson_doc_get_root(doc),
-                                     .image = "shardherd:1"};
+                                     .image = "shardherd:1",
+                                     .members = left > 0,
+                                     .instances = left};
     if (kube_objects_each(&shard, all_of, &text, err) == 0) {
         buf_printf(&text, "]");
         all = yyjson_read(buf_text(&text), text.length, 0);
@@ -183,6 +188,22 @@ static void test_refused(void **state)
     }
 }
 
+/* It had several: its agent goes on taking orders. */
+static void test_one_that_is_left(void **state)
+{
+    struct err err = {0};
+    left = 1;
+    yyjson_doc *all = objects("{\"instances\":3}", &err);
+    left = 0;
+    (void)state;
+    yyjson_val *set = object_of(all, "StatefulSet", "shop-s1");
+    assert_int_equal(yyjson_get_int(yyjson_ptr_get(set, "/spec/replicas")), 1);
+    text_is(set, "/metadata/annotations/shardherd.io~1instances", "1");
+    assert_int_equal(kube_members_of(set), 1);
+    assert_true(has(yyjson_ptr_get(set, CONTAINER "/args"), "--member=$(POD_NAME)"));
+    yyjson_doc_free(all);
+}
+
 static void lowered(const char *before, const char *now, const char *which)
 {
     struct err err = {0};
@@ -287,6 +308,7 @@ int main(void)
         cmocka_unit_test(test_volumes_of_three),
         cmocka_unit_test(test_objects_of_one_have_nothing_of_it),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_one_that_is_left),
         cmocka_unit_test(test_settings_that_standbys_need),
         cmocka_unit_test(test_started),
         cmocka_unit_test(test_roles),

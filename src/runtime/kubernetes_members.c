@@ -1,0 +1,179 @@
+/*
+ * What is special in ensuring shards of several instances: how many there are, that there may be more or
+ * fewer than before, and that the only instance of a shard may become one of several.
+ *
+ * What a shard has is written on its StatefulSet, so that a manager that knows less, or an older
+ * specification, takes nothing away: a StatefulSet gets fewer pods only for who says that nothing relies on
+ * the others.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/mem.h"
+#include "base/text.h"
+#include "runtime/kube_objects.h"
+#include "runtime/kubernetes_ensure.h"
+
+int kube_members_check(struct kube_ensure *e, struct err *err)
+{
+    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
+    uint64_t period = 0;
+    if (e->instances == 0)
+        e->instances = e->member ? kube_spec_instances(&e->spec) : 1;
+    if (!e->member)
+        return 0;
+    if (every != NULL && text_to_duration(every, &period) && period > 0)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: passwords of several instances are not rotated yet, take "
+                       "spec.credentials.rotation away",
+                       e->instances);
+    if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL)
+        return err_set(err, ERRC_UNSUPPORTED,
+                       "spec.instances is %d: what is taken over with spec.adopt has one, set it to 1",
+                       e->instances);
+    return 0;
+}
+
+int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err)
+{
+    int there = set != NULL ? kube_members_of(set) : 0;
+    bool stays = there > e->instances && !e->removes;
+    if (e->op.k->options.cnpg || (!e->member && there == 0))
+        return 0;
+    e->converts = set != NULL && there == 0;
+    if (stays)
+        e->instances = there;
+    if (stays || !e->member) {
+        e->member = true;
+        if (kube_ensure_items(e, err) != 0)
+            return (int)err->code;
+    }
+    if (e->number >= e->instances)
+        return err_set(err, ERRC_INVALID, "spec.instances is %d: there is no instance of this number",
+                       e->instances);
+    if (set == NULL)
+        return 0;
+    return kube_settings_lowered(kube_annotation(set, KUBE_STANDBY_ANNOTATION),
+                                 kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION),
+                                 err);
+}
+
+/* ---- the label ---- */
+
+static void on_marked(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL && !kube_answer_missing(a)) /* a pod that is made just now gets it from its keeper */
+        kube_ensure_over(e, a->err);
+    else
+        e->members_then(e);
+}
+
+/* Without a term: whatever its keeper says later counts more. */
+void kube_members_mark(struct kube_ensure *e, kube_ensure_then then)
+{
+    struct err err = {0};
+    char *pod = mem_printf("%s-0", e->set), *path = kube_path(e->op.k, "/api/v1", "pods", pod);
+    const struct kube_request r = {.method = "PATCH",
+                                   .path = path,
+                                   .query = "fieldManager=shardherd-role",
+                                   .content_type = "application/merge-patch+json",
+                                   .body =
+                                       "{\"metadata\":{\"labels\":{\"" KUBE_ROLE_LABEL "\":\"primary\"}}}"};
+    e->members_then = then;
+    if (kube_op_call(&e->op, &r, on_marked, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    free(pod);
+}
+
+/* ---- volumes of members that went ---- */
+
+static void trim_next(struct kube_ensure *e);
+
+static void on_trimmed(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL && !kube_answer_missing(a)) {
+        kube_ensure_over(e, a->err);
+        return;
+    }
+    e->at++;
+    trim_next(e);
+}
+
+/* "data-shop-s1-2" is of the pod of number 2, and of this shard. */
+static bool is_superfluous(const struct kube_ensure *e, const char *claim)
+{
+    char *middle = mem_printf("-%s-", e->set);
+    const char *found = strstr(claim, middle), *number = found != NULL ? found + strlen(middle) : "";
+    bool superfluous =
+        number[0] >= '0' && number[0] <= '9' && number[1] == '\0' && number[0] - '0' >= e->instances;
+    free(middle);
+    return superfluous;
+}
+
+/* A pod that has it still is waited for by the API server, which keeps a claim that is in use. */
+static void claim_delete(struct kube_ensure *e, yyjson_val *claim)
+{
+    struct err err = {0};
+    char *path = kube_path(e->op.k, "/api/v1", "persistentvolumeclaims",
+                           yyjson_get_str(yyjson_ptr_get(claim, "/metadata/name")));
+    char *body =
+        mem_printf("{\"apiVersion\":\"v1\",\"kind\":\"DeleteOptions\",\"preconditions\":{\"uid\":\"%s\"}}",
+                   kube_uid(claim));
+    const struct kube_request r = {.method = "DELETE", .path = path, .body = body};
+    if (kube_op_call(&e->op, &r, on_trimmed, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(path);
+    free(body);
+}
+
+static void trim_next(struct kube_ensure *e)
+{
+    const struct kube_owner owner = kube_ensure_owner(e, true);
+    yyjson_val *items = yyjson_obj_get(yyjson_doc_get_root(e->claims), "items");
+    for (; (size_t)e->at < yyjson_arr_size(items); e->at++) {
+        yyjson_val *claim = yyjson_arr_get(items, (size_t)e->at);
+        const char *name = yyjson_get_str(yyjson_ptr_get(claim, "/metadata/name"));
+        bool going = yyjson_ptr_get(claim, "/metadata/deletionTimestamp") != NULL;
+        bool ours = strcmp(kube_annotation(claim, KUBE_OWNER_ANNOTATION), owner.uid) == 0;
+        if (ours && !going && name != NULL && is_superfluous(e, name)) {
+            claim_delete(e, claim);
+            return;
+        }
+    }
+    yyjson_doc_free(e->claims);
+    e->claims = NULL;
+    e->members_then(e);
+}
+
+static void on_claims(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL) {
+        kube_ensure_over(e, a->err);
+        return;
+    }
+    e->claims = yyjson_read(a->body, a->body_length, 0);
+    e->at = 0;
+    trim_next(e);
+}
+
+void kube_members_trim(struct kube_ensure *e, kube_ensure_then then)
+{
+    struct err err = {0};
+    e->members_then = then;
+    if (!kube_spec_deletes(&e->spec)) {
+        then(e);
+        return;
+    }
+    char *all = kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", NULL);
+    char *selector = kube_shard_selector(e->database, e->shard);
+    const struct kube_request r = {.method = "GET", .path = all, .query = selector};
+    if (kube_op_call(&e->op, &r, on_claims, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(all);
+    free(selector);
+}
