@@ -11,7 +11,8 @@
  * opened. SIGUSR1 switches over to the best standby; SIGTERM ends it and leaves the servers as they are.
  * With HA_TOOL_SETTLE set it prints "settle NAME TERM" for each that was promoted, and SIGUSR2 says that it
  * is; with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h. HA_TOOL_TAGS: see
- * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided.
+ * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided. HA_TOOL_GONE: a file; the members whose names are lines
+ * in it are said to be gone, the others to run.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -197,11 +198,30 @@ static void read_tags(struct shard_keeper_member *m)
     m->tags.priority = has_tag(m->name, "preferred");
 }
 
+static void tell_gone(struct tool *t)
+{
+    const char *path = getenv("HA_TOOL_GONE");
+    FILE *file = path != NULL ? fopen(path, "r") : NULL;
+    char line[HA_NAME_SIZE];
+    bool gone[HA_INSTANCES_MAX] = {false};
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        for (unsigned i = 0; i < t->options.count; i++)
+            gone[i] = gone[i] || strcmp(line, t->members[i].name) == 0;
+    }
+    if (file != NULL)
+        (void)fclose(file);
+    for (unsigned i = 0; path != NULL && i < t->options.count; i++)
+        shard_keeper_pod(t->keeper, t->members[i].name, gone[i]);
+}
+
 /* Prints "retired NAME 0" once for each. */
 static void watch(struct loop_timer *timer, void *data)
 {
     struct tool *t = data;
     loop_timer_start(timer, 50 * ENV_NS_PER_MS);
+    if (t->keeper != NULL && !t->ending)
+        tell_gone(t);
     for (unsigned i = 0; t->keeper != NULL && !t->ending && i < t->options.count; i++)
         if (!t->retired[i] && shard_keeper_retired(t->keeper, t->members[i].name)) {
             t->retired[i] = true;
