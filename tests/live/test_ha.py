@@ -566,7 +566,9 @@ def test_a_pod_is_gone(herd, gone, record_property):
     print(f"new primary {name} after {took:.3f} s")
     record_property("seconds_until_the_next_primary", took)
     assert "is not there any more (its pod or node is gone)" in herd.log()
-    assert took < 2.5, dump(herd.members, herd)  # 3 s are waited for one that is silent, 1 s for its confirmation
+    assert took < 2.5, dump(herd.members, herd)  # 3 s are waited for one that is silent
+    confirmed = [line for line in herd.log().splitlines() if "action=confirm" in line][-1]
+    assert int(confirmed.split(" ms=")[1].split()[0]) < 1000, confirmed  # as long as for its confirmation
     assert lost(by_name(herd, name), writer) == []
     streaming(herd, set("abc") - {name})  # it is heard again, whatever is said
 
