@@ -3,10 +3,23 @@
 
 #include "ha/keeper_impl.h"
 
+/* What is heard of a machine for so long after it was said to be gone may have been on its way, or is of one
+ * that is being ended just now; what is heard later is of one that is there. */
+#define GONE_NS (2 * ENV_NS_PER_S)
+
 const struct member_status *keeper_status(const struct shard_keeper *k, int i)
 {
     const struct ha_instance *x = &k->shard.instances[i];
-    return x->closed ? NULL : member_link_status(k->members[i].link);
+    return x->closed || x->pod == HA_POD_GONE ? NULL : member_link_status(k->members[i].link);
+}
+
+static enum ha_pod pod_of(const struct keeper_member *m, const struct ha_instance *x)
+{
+    const struct member_status *s = member_link_status(m->link);
+    bool anew = s != NULL && strcmp(s->life, m->gone_life) != 0;
+    if (m->gone_ns == 0)
+        return HA_POD_UNKNOWN;
+    return anew || x->heard_ns >= m->gone_ns + GONE_NS ? HA_POD_RUNS : HA_POD_GONE;
 }
 
 bool keeper_retired(const struct shard_keeper *k, int i)
@@ -84,8 +97,10 @@ void keeper_facts(struct shard_keeper *k)
     k->shard.record = k->record.op.ha;
     k->shard.maintenance = k->record.maintenance;
     const struct ha_config *newest = ha_newest(&k->shard.record);
-    for (unsigned i = 0; i < k->shard.count; i++)
+    for (unsigned i = 0; i < k->shard.count; i++) {
         member_link_facts(k->members[i].link, &k->shard.instances[i]);
+        k->shard.instances[i].pod = pod_of(&k->members[i], &k->shard.instances[i]);
+    }
     const struct member_status *primary = keeper_status(k, newest->primary);
     if (primary != NULL && !primary->primary)
         primary = NULL;

@@ -93,7 +93,8 @@ static bool confirmed_enough(struct shard_keeper *k)
     shard.record = f->record.ha;
     for (unsigned i = 0; i < shard.count; i++) {
         struct ha_instance *x = &shard.instances[i];
-        bool heard = x->heard_ns != 0 && !x->closed && now < x->heard_ns + shard.policy.silent_ns;
+        bool heard = x->heard_ns != 0 && !x->closed && x->pod != HA_POD_GONE &&
+                     now < x->heard_ns + shard.policy.silent_ns;
         memset(&x->confirmed, 0, sizeof x->confirmed);
         if (!keeper_confirmed(k, (int)i, ballot.term, &x->confirmed) && heard && !keeper_retired(k, (int)i))
             return false;
@@ -183,7 +184,7 @@ static bool is_lost(struct shard_keeper *k)
 {
     const struct ha_instance *x = &k->shard.instances[chosen(k)->primary];
     struct err err = {0};
-    if (!x->closed || !x->refused)
+    if (x->pod != HA_POD_GONE && (!x->closed || !x->refused))
         return false;
     failover_lost(&k->f);
     (void)err_set(&err, ERRC_UNAVAILABLE, "shard %s: %s, which was chosen, is gone", k->name, x->name);

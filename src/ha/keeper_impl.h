@@ -40,6 +40,8 @@ struct keeper_member {
     uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
     uint64_t failed_at;   /* ... and which log it needs meanwhile */
     unsigned made;        /* how often it was made anew since it streamed last */
+    uint64_t gone_ns;     /* since when its machine is said to be gone, 0 = it is not */
+    char gone_life[24];   /* of its agent until then, "" = it was not heard of */
 };
 
 struct shard_keeper {

@@ -450,6 +450,17 @@ void member_link_look(struct member_link *l)
     request_next(l);
 }
 
+void member_link_renew(struct member_link *l)
+{
+    if (l->closing)
+        return;
+    l->events_again_ns = AGAIN_NS;
+    if (l->events != NULL)
+        http_call_cancel(l->events); /* which opens it again */
+    else
+        loop_timer_start(&l->events_timer, 0);
+}
+
 void member_link_checkpoint(struct member_link *l)
 {
     l->checkpoint = true;

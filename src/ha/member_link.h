@@ -61,6 +61,10 @@ void member_link_proved(struct member_link *link, uint64_t clock);
 /* Has the agent ask its server now, and tries its server's port; soon repeated, at most every 50 ms. */
 void member_link_look(struct member_link *link);
 
+/* Another one has taken its place, at an address that its name may only have now: the stream is opened anew.
+ */
+void member_link_renew(struct member_link *link);
+
 /* Has the server make a checkpoint; its status tells that one more has ended. */
 void member_link_checkpoint(struct member_link *link);
 

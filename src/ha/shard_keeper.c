@@ -243,7 +243,9 @@ static void note_lost(struct shard_keeper *k, const struct ha_config *newest,
     if (verdict->rule == HA_F_WELL || verdict->rule == HA_F_MAINTENANCE)
         k->lost_ns = 0;
     else if (k->lost_ns == 0)
-        k->lost_ns = p->ended_ns != 0 ? p->ended_ns : p->closed ? loop_now(k->loop) : seen;
+        k->lost_ns = p->ended_ns != 0                     ? p->ended_ns
+                     : p->closed || p->pod == HA_POD_GONE ? loop_now(k->loop)
+                                                          : seen;
 }
 
 void keeper_stand(struct shard_keeper *k)
@@ -389,6 +391,26 @@ int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct sh
     set_tags(k, i, tags);
     keeper_turn_soon(k);
     return 0;
+}
+
+void shard_keeper_pod(struct shard_keeper *k, const char *member, bool gone)
+{
+    int i = shard_record_find(&k->record, member);
+    struct keeper_member *m = i >= 0 ? &k->members[i] : NULL;
+    if (m == NULL || sm_now(&k->sm) == KEEPER_CLOSED || gone == (m->gone_ns != 0))
+        return;
+    const struct member_status *s = member_link_status(m->link);
+    if (gone) {
+        m->gone_ns = loop_now(k->loop);
+        memcpy(m->gone_life, s != NULL ? s->life : "", s != NULL ? sizeof m->gone_life : 1);
+        log_event(LOG_WARN, "the member's pod or node is gone", "shard", k->name, "instance", member, NULL);
+    } else {
+        m->gone_ns = 0;
+        if (s == NULL || strcmp(s->life, m->gone_life) == 0)
+            member_link_renew(m->link); /* nothing was heard of the one that runs now */
+    }
+    k->shard.instances[i].pod = gone ? HA_POD_GONE : HA_POD_UNKNOWN; /* who asks before the next turn knows it */
+    keeper_turn_soon(k);
 }
 
 bool shard_keeper_retired(const struct shard_keeper *k, const char *member)

@@ -123,6 +123,14 @@ void shard_keeper_maintenance(struct shard_keeper *keeper, bool on);
  */
 int shard_keeper_fail_over(struct shard_keeper *keeper, const char *to, bool allow_loss, struct err *err);
 
+/*
+ * Whoever runs the member's machine says that it, or the node below it, is there no more (gone), or that one
+ * runs. Again and again, or when it changes. A primary that is gone is not waited for: it is failed over as
+ * soon as no standby that is heard receives from it (F12). Who is heard again is there, whatever is said: its
+ * agent was started anew, or speaks for GONE_NS (keeper_facts.c) since.
+ */
+void shard_keeper_pod(struct shard_keeper *keeper, const char *member, bool gone);
+
 /* The record as last read or written; NULL before. */
 const struct shard_record *shard_keeper_record(const struct shard_keeper *keeper);
 /* How many members the record names, 0 = it was not read yet. Those after them can be removed: nothing that

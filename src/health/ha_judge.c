@@ -35,10 +35,11 @@ static uint64_t last_seen(const struct ha_instance *i)
     return i->heard_ns > i->reached_ns ? i->heard_ns : i->reached_ns;
 }
 
-/* Its agent speaks now. What it said before it fell silent says nothing of now. */
+/* Its agent speaks now. What it said before it fell silent, or was taken away, says nothing of now. */
 static bool is_heard(const struct judging *j, const struct ha_instance *i)
 {
-    return i->heard_ns != 0 && !i->closed && age(j, i->heard_ns) < j->shard->policy.silent_ns;
+    return i->heard_ns != 0 && !i->closed && i->pod != HA_POD_GONE &&
+           age(j, i->heard_ns) < j->shard->policy.silent_ns;
 }
 
 static ha_set heard_others(const struct judging *j)

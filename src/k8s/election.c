@@ -88,6 +88,7 @@ struct election *election_new(const struct election_options *options)
     e->o.name = mem_strdup(options->name);
     e->o.name_space = mem_strdup(options->name_space);
     e->o.identity = mem_strdup(options->identity);
+    e->o.dead = mem_strdup(options->dead);
     sm_init(&e->sm, states, STATE_MAX, FOLLOWING, NULL, e);
     return e;
 }
@@ -101,6 +102,7 @@ void election_free(struct election *e)
     free((char *)(uintptr_t)e->o.name);
     free((char *)(uintptr_t)e->o.name_space);
     free((char *)(uintptr_t)e->o.identity);
+    free((char *)(uintptr_t)e->o.dead);
     free(e);
 }
 
@@ -248,6 +250,17 @@ static void lose(struct election *e)
 
 /* ---- what the record says ---- */
 
+/* The record's holder cannot write any more: nothing is left to wait for. */
+static bool is_dead(const struct election *e)
+{
+    size_t length = strlen(e->seen.holder);
+    const char *line = e->o.dead != NULL ? e->o.dead : "", *end;
+    for (; (end = strchr(line, '\n')) != NULL; line = end + 1)
+        if (length > 0 && length == (size_t)(end - line) && memcmp(line, e->seen.holder, length) == 0)
+            return true;
+    return false;
+}
+
 /*
  * Released by its holder, or unchanged for as long as it says, by our own clock since we saw it change. Ours:
  * a write whose answer was lost.
@@ -255,7 +268,7 @@ static void lose(struct election *e)
 static bool may_take(const struct election *e)
 {
     bool released = e->seen.holder[0] == '\0' && e->seen.duration_s <= 1;
-    if (released || is_ours(e))
+    if (released || is_ours(e) || is_dead(e))
         return true;
     int64_t seconds = e->seen.duration_s;
     uint64_t duration = seconds > 0 && seconds < 86400 ? (uint64_t)seconds * ENV_NS_PER_S : ELECTION_LEASE_NS;

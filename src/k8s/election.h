@@ -43,6 +43,8 @@ struct election_options {
     const char *name; /* of the Lease */
     const char *name_space;
     const char *identity; /* unique for each process that ever runs */
+    const char *dead;     /* identities of processes that are known to have ended, each followed by a newline;
+                             NULL = of none. What one of them holds is taken at once */
 };
 
 struct election *election_new(const struct election_options *options);

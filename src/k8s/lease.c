@@ -162,7 +162,8 @@ struct k8s_lease *k8s_lease_start(struct k8s_client *client, const struct k8s_le
     struct k8s_lease *l = mem_zalloc(sizeof *l);
     struct loop *loop = k8s_client_loop(client);
     struct election_step step;
-    const struct election_options o = {loop->env, options->name, options->name_space, options->identity};
+    const struct election_options o = {loop->env, options->name, options->name_space, options->identity,
+                                       options->dead};
     l->client = client;
     l->o = *options;
     l->election = election_new(&o);

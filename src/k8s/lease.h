@@ -14,6 +14,7 @@ struct k8s_lease_options {
     const char *name;
     const char *name_space;
     const char *identity; /* unique for each process that ever runs; plain ASCII without quotes */
+    const char *dead;     /* see election.h */
     void (*won)(struct k8s_lease *lease, void *data);
     void (*lost)(struct k8s_lease *lease, void *data); /* not after k8s_lease_close() */
     void *data;

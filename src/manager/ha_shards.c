@@ -596,6 +596,18 @@ bool ha_shards_fails_over(const struct ha_shards *h, const char *database, const
     return k != NULL && k->keeper != NULL && same(shard_keeper_state(k->keeper), "failing");
 }
 
+/* At once, and not only with the next look: a failover may begin. */
+static void moved(const char *name, void *data)
+{
+    const struct ha_shards *h = data;
+    const struct fleet_instance *instance = fleet_find_instance(h->o.fleet, name);
+    const struct kept_shard *k = instance != NULL && instance->database != NULL && instance->shard != NULL
+                                     ? ha_shards_find(h, instance->database, instance->shard)
+                                     : NULL;
+    if (k != NULL && ha_shards_owner(k, instance))
+        ha_shards_place(k, name);
+}
+
 static void gone(struct loop_task *task, void *data)
 {
     struct ha_shards *h = data;
@@ -619,6 +631,8 @@ struct ha_shards *ha_shards_new(const struct ha_shards_options *options)
     h->gone = (struct loop_task){.run = gone, .data = h};
     loop_timer_init(h->o.loop, &h->turn, turn, h);
     loop_timer_init(h->o.loop, &h->release, release_later, h);
+    if (h->o.operations->services.runtime != NULL)
+        runtime_on_move(h->o.operations->services.runtime, moved, h);
     return h;
 }
 
@@ -627,6 +641,8 @@ void ha_shards_close(struct ha_shards *h, void (*closed)(void *data), void *data
     h->closing = true;
     h->closed = closed;
     h->closed_data = data;
+    if (h->o.operations->services.runtime != NULL)
+        runtime_on_move(h->o.operations->services.runtime, NULL, NULL);
     loop_timer_stop(&h->turn);
     loop_timer_stop(&h->release);
     list_each(node, &h->shards)

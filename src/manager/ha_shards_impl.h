@@ -72,7 +72,9 @@ void ha_shards_unsettle(struct kept_shard *k);
 /* ---- ha_shards_route.c ---- */
 /* True: a table does not name the primary yet, and will be written, or is being written. */
 bool ha_shards_follow(struct ha_shards *h);
-/* What the keeper knows of its members goes into the fleet. */
+/* What the runtime knows of where a member runs goes to the keeper. */
+void ha_shards_place(const struct kept_shard *k, const char *instance);
+/* ... for all of them; and what the keeper knows of its members goes into the fleet. */
 void ha_shards_note(const struct kept_shard *k);
 
 /* ---- ha_members.c ---- */

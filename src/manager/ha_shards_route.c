@@ -193,20 +193,36 @@ static bool differ(const struct instance_member *a, const struct instance_member
            strcmp(a->reported, b->reported) != 0;
 }
 
+void ha_shards_place(const struct kept_shard *k, const char *instance)
+{
+    struct runtime *runtime = k->all->o.operations->services.runtime;
+    enum runtime_place place = runtime != NULL ? runtime_place(runtime, instance) : RUNTIME_PLACE_UNKNOWN;
+    if (k->keeper != NULL && place != RUNTIME_PLACE_UNKNOWN)
+        shard_keeper_pod(k->keeper, instance, place == RUNTIME_PLACE_GONE);
+}
+
+/* The primary is marked when its server is one: a new pod in its place, which may never become it again,
+ * would only stand in the way of the next. */
+static void mark(const struct kept_shard *k, const char *name, const struct member_status *s)
+{
+    bool primary = k->primary != NULL && strcmp(k->primary, name) == 0;
+    if (k->primary != NULL && (!primary || (s != NULL && s->known && s->primary)))
+        runtime_mark(k->all->o.operations->services.runtime, name, primary, k->term);
+}
+
 static void note(const struct kept_shard *k, struct fleet_instance *instance)
 {
     struct shard_keeper_view view = {0};
     struct instance_member *m = &instance->member;
     if (k->keeper == NULL)
         return;
+    ha_shards_place(k, instance->name);
     if (!shard_keeper_view(k->keeper, instance->name, &view)) {
         *m = (struct instance_member){0}; /* it has left, or did not join yet */
         return;
     }
-    if (k->primary != NULL)
-        runtime_mark(k->all->o.operations->services.runtime, instance->name,
-                     strcmp(k->primary, instance->name) == 0, k->term);
     const struct member_status *s = view.status;
+    mark(k, instance->name, s);
     const struct instance_member old = *m;
     if (s != NULL && k->all->o.heard != NULL)
         k->all->o.heard(instance->name, s, view.heard_ns, k->all->o.data);

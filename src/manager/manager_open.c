@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -11,6 +12,7 @@
 #include "loop/tls.h"
 #include "manager/manager_impl.h"
 #include "manager/manager_cluster.h"
+#include "store/lease_note.h"
 
 #define PASSWORD_LIMIT 4096
 #define PEM_LIMIT      (1024 * 1024)
@@ -56,7 +58,9 @@ struct secrets {
     struct manager *manager;
     struct k8s_access *store, *client;
     char *password, *ca, *cert, *key; /* for etcd */
-    struct err err;
+    char *note_path, *identity;       /* for Kubernetes */
+    struct lease_note *note;          /* NULL = none, note_err says why */
+    struct err err, note_err;
 };
 
 static void secrets_free(struct secrets *s)
@@ -67,6 +71,9 @@ static void secrets_free(struct secrets *s)
     free(s->ca);
     free(s->cert);
     mem_wipe_free(s->key);
+    lease_note_close(s->note);
+    free(s->note_path);
+    free(s->identity);
     free(s);
 }
 
@@ -98,6 +105,8 @@ static void read_secrets(struct work *work)
         return;
     if (m->use_kube && read_access(s, &s->client) != 0)
         return;
+    if (is(m->store_kind, "kubernetes"))
+        (void)lease_note_open(s->note_path, s->identity, &s->note, &s->note_err);
     if (!is(m->store_kind, "etcd"))
         return;
     if (read_file(s, "store.etcd_password_file", c->etcd_password_file, PASSWORD_LIMIT, &s->password) != 0 ||
@@ -144,8 +153,13 @@ static int open_sqlite(struct manager *m, store_open_cb opened, struct err *err)
 static int open_kubernetes(struct manager *m, struct secrets *s, store_open_cb opened, struct err *err)
 {
     struct k8s_access *access = s->store;
+    struct lease_note *note = s->note;
+    if (note == NULL) /* its Lease has to run out when it crashes; nothing else is worse */
+        log_event(LOG_WARN, "a crashed predecessor's Lease will be waited for", "err", s->note_err.message,
+                  NULL);
     s->store = NULL; /* taken over */
-    return store_kubernetes_open(&m->loop, access, m->config.kube_id, opened, m, err);
+    s->note = NULL;
+    return store_kubernetes_open(&m->loop, access, m->config.kube_id, note, opened, m, err);
 }
 
 /* The client exists from here on, so that no other part has to ask whether it is there yet. */
@@ -187,11 +201,25 @@ static void secrets_done(struct work *work, int code)
     secrets_free(s);
 }
 
+static void name_holder(struct manager *m)
+{
+    const char *host = m->options.env->get(m->options.env, "HOSTNAME");
+    if (m->config.in_pod && host != NULL) /* the pod's name */
+        snprintf(m->holder, sizeof m->holder, "%.100s", host);
+    else
+        snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
+}
+
 void manager_open_store(struct manager *m)
 {
     struct err err = {0};
     struct secrets *s = mem_zalloc(sizeof *s);
+    char unique[9];
+    name_holder(m);
+    env_random_text(m->loop.env, unique, 8);
     s->manager = m;
+    s->note_path = mem_printf("%s/lease", m->config.state_directory);
+    s->identity = mem_printf("%s_%s", m->holder, unique);
     manager_move(m, MANAGER_SECRETS);
     if (work_start(&m->loop, &s->work, read_secrets, secrets_done, s) == 0) {
         m->reading_secrets = true;

@@ -368,11 +368,6 @@ void manager_store_opened(const struct err *err, struct store *store, void *data
     write_ports(m); /* only now: another manager may use the directory, and the file is its own */
     start_operations(m);
     manager_move(m, MANAGER_LEADING);
-    const char *host = m->options.env->get(m->options.env, "HOSTNAME");
-    if (m->config.in_pod && host != NULL) /* the pod's name */
-        snprintf(m->holder, sizeof m->holder, "%.100s", host);
-    else
-        snprintf(m->holder, sizeof m->holder, "pid %d", (int)getpid());
     const struct standby_options standby = {
         .store = store, .fleet = &m->fleet, .changed = standby_changed, .data = m};
     if (strcmp(m->store_kind, "sqlite") != 0) /* whose lock is held from the beginning */

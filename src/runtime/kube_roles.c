@@ -26,10 +26,17 @@ struct wanted {
     char *sent; /* resourceVersion that was patched last: until the watch has another one it waits */
 };
 
+/* A pod that is another, or none any more. Told later: the store of the watch is being changed just then. */
+struct move {
+    struct list node;
+    char *name;
+};
+
 struct kube_roles {
     struct kubernetes *k;
     struct k8s_watch *watch;
-    struct list list; /* of struct wanted */
+    struct list list;  /* of struct wanted */
+    struct list moves; /* of struct move */
     struct loop_task look;
     unsigned calls;
     bool closing, watch_closed;
@@ -51,7 +58,8 @@ struct kube_pod_role *kube_pod_role_read(struct yyjson_val *pod)
     const char *label = kube_label(pod, KUBE_ROLE_LABEL);
     role->uid = mem_strdup(text_at(pod, "/metadata/uid"));
     role->version = mem_strdup(text_at(pod, "/metadata/resourceVersion"));
-    role->deleting = yyjson_ptr_get(pod, "/metadata/deletionTimestamp") != NULL;
+    const char *phase = text_at(pod, "/status/phase");
+    role->runs = strcmp(phase, "Running") == 0 || strcmp(phase, "Unknown") == 0;
     role->primary = strcmp(label, "primary") == 0;
     role->standby = strcmp(label, "standby") == 0;
     if (!text_to_uint64(kube_annotation(pod, KUBE_TERM_ANNOTATION), &role->term))
@@ -184,6 +192,32 @@ static void wanted_look(struct wanted *w)
         patch(w, pod);
 }
 
+/* What was said of the pod before does not hold for the next of its name. */
+static void forget(struct kube_roles *r, const char *name)
+{
+    list_each(node, &r->list)
+    {
+        struct wanted *w = list_item(node, struct wanted, node);
+        if (strcmp(w->name, name) == 0)
+            w->until_ns = 0;
+    }
+}
+
+static void tell_moves(struct kube_roles *r)
+{
+    const struct runtime *rt = &r->k->base;
+    list_each(node, &r->moves)
+    {
+        struct move *m = list_item(node, struct move, node);
+        forget(r, m->name);
+        if (!r->closing && rt->moved != NULL)
+            rt->moved(m->name, rt->moved_data);
+        list_remove(&m->node);
+        free(m->name);
+        free(m);
+    }
+}
+
 static void look(struct loop_task *task, void *data)
 {
     struct kube_roles *r = data;
@@ -191,6 +225,7 @@ static void look(struct loop_task *task, void *data)
     (void)task;
     if (r->closing || !reflector_synced(k8s_watch_reflector(r->watch)))
         return;
+    tell_moves(r);
     list_each(node, &r->list)
     {
         struct wanted *w = list_item(node, struct wanted, node);
@@ -205,17 +240,26 @@ static void changed(enum k8s_change change, const struct k8s_object *now, const 
                     void *data)
 {
     struct kube_roles *r = data;
+    const struct kube_pod_role *a = before != NULL ? before->value : NULL,
+                               *b = now != NULL ? now->value : NULL;
     (void)change;
-    (void)now;
-    (void)before;
-    if (!r->closing)
-        loop_defer(r->k->loop, &r->look);
+    if (r->closing)
+        return;
+    if ((a != NULL && a->runs) != (b != NULL && b->runs)) {
+        const char *key = now != NULL ? now->key : before->key;
+        struct move *m = mem_alloc(sizeof *m);
+        m->name = mem_strdup(strchr(key, '/') + 1);
+        list_append(&r->moves, &m->node);
+    }
+    loop_defer(r->k->loop, &r->look);
 }
 
 static void synced(struct k8s_watch *watch, void *data)
 {
+    struct kube_roles *r = data;
     (void)watch;
-    changed(K8S_ADDED, NULL, NULL, data);
+    if (!r->closing)
+        loop_defer(r->k->loop, &r->look);
 }
 
 /* ---- what is wanted ---- */
@@ -229,7 +273,6 @@ static struct kube_roles *roles_of(struct kubernetes *k)
     const struct k8s_watch_options options = {
         .path = path,
         .selector = "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard",
-        .metadata_only = true,
         .trim = &trim,
         .changed = changed,
         .synced = synced,
@@ -238,6 +281,7 @@ static struct kube_roles *roles_of(struct kubernetes *k)
     r->k = k;
     r->look = (struct loop_task){.run = look, .data = r};
     list_init(&r->list);
+    list_init(&r->moves);
     r->watch = k8s_watch_start(k->options.client, &options);
     free(path);
     return r;
@@ -277,6 +321,16 @@ void kube_mark(struct runtime *rt, const char *name, bool primary, uint64_t term
     loop_defer(k->loop, &r->look);
 }
 
+enum runtime_place kube_place(struct runtime *rt, const char *name)
+{
+    struct kubernetes *k = (struct kubernetes *)rt;
+    const struct kube_roles *r = k->closing ? NULL : roles_of(k);
+    if (r == NULL || !reflector_synced(k8s_watch_reflector(r->watch)))
+        return RUNTIME_PLACE_UNKNOWN;
+    const struct kube_pod_role *pod = pod_of(r, name);
+    return pod != NULL && pod->runs ? RUNTIME_PLACE_THERE : RUNTIME_PLACE_GONE;
+}
+
 /* ---- the end ---- */
 
 static void end_maybe(struct kube_roles *r)
@@ -289,6 +343,7 @@ static void end_maybe(struct kube_roles *r)
     {
         wanted_free(list_item(node, struct wanted, node));
     }
+    tell_moves(r);
     free(r);
     closed(data);
 }

@@ -1,13 +1,18 @@
 /*
  * kube_roles: the label KUBE_ROLE_LABEL of the pods of shards with several instances, by which the read-write
- * and the read-only services find them (runtime_mark()).
+ * and the read-only services find them (runtime_mark()); and whether those pods are there (runtime_place()).
  *
- * A watch on the pods (metadata only) tells what they carry; who leads says what they are to carry, again and
- * again: what was not said for KUBE_ROLE_STAYS_NS is not done any more. A pod becomes "primary" only when no
- * other pod of its StatefulSet is. Each change is a patch of exactly the pod that was seen (uid and
- * resourceVersion) and notes the term that it is of; a pod that carries a later one is left alone. So a
- * manager that does not know that it was deposed changes neither what its successor wrote nor a new pod of
- * that name.
+ * A watch on the pods tells what they carry; who leads says what they are to carry, again and
+ * again: what was not said for KUBE_ROLE_STAYS_NS, or since the pod was replaced, is not done any more. A pod
+ * becomes "primary" only when no other pod of its StatefulSet is. Each change is a patch of exactly the pod
+ * that was seen (uid and resourceVersion) and notes the term that it is of; a pod that carries a later one is
+ * left alone. So a manager that does not know that it was deposed changes neither what its successor wrote
+ * nor a new pod of that name.
+ *
+ * A pod is gone when the API server has none of that name (it was deleted, by a person, by its StatefulSet,
+ * or with its node), when it has ended as a whole (evicted), and while the next one of that name does not
+ * run. One that ends is there until then: its agent says itself what it does. Nothing follows from a node
+ * that is NotReady, nor from an API server that does not answer: what was known before stays.
  */
 #ifndef RUNTIME_KUBE_ROLES_H
 #define RUNTIME_KUBE_ROLES_H
@@ -21,7 +26,8 @@
 /* What a pod carries. */
 struct kube_pod_role {
     char *uid, *version;
-    bool primary, standby, deleting;
+    bool primary, standby;
+    bool runs; /* its containers were started, and have not ended for good */
     uint64_t term;
 };
 /* From its metadata; kube_pod_role_free() it. */

@@ -412,6 +412,7 @@ static const struct runtime_backend backend = {
     .remove = kube_remove,
     .list = kube_list,
     .mark = kube_mark,
+    .place = kube_place,
     .renew = kube_renew,
     .close = kubernetes_close,
     .members = true,

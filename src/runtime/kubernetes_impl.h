@@ -170,6 +170,7 @@ int kube_remove(struct runtime *rt, const char *name, runtime_done_cb cb, void *
 int kube_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
                struct err *err);
 void kube_mark(struct runtime *rt, const char *name, bool primary, uint64_t term);
+enum runtime_place kube_place(struct runtime *rt, const char *name);
 int kube_list(struct runtime *rt, runtime_list_cb cb, void *data, struct err *err);
 
 #endif

@@ -62,6 +62,18 @@ void runtime_mark(struct runtime *rt, const char *name, bool primary, uint64_t t
         rt->backend->mark(rt, name, primary, term);
 }
 
+enum runtime_place runtime_place(struct runtime *rt, const char *name)
+{
+    return rt->backend->place != NULL && name_check(name, NULL) == 0 ? rt->backend->place(rt, name)
+                                                                     : RUNTIME_PLACE_UNKNOWN;
+}
+
+void runtime_on_move(struct runtime *rt, void (*moved)(const char *name, void *data), void *data)
+{
+    rt->moved = moved;
+    rt->moved_data = data;
+}
+
 int runtime_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,
                   struct err *err)
 {

@@ -89,6 +89,14 @@ enum runtime_renewal {
 };
 typedef void (*runtime_renew_cb)(const struct err *err, enum runtime_renewal found, void *data);
 
+/* Whether what an instance runs in is there (its pod), for runtimes that know it without asking the instance.
+ */
+enum runtime_place {
+    RUNTIME_PLACE_UNKNOWN,
+    RUNTIME_PLACE_THERE,
+    RUNTIME_PLACE_GONE /* it ended, or it or its machine was deleted, and none runs in its stead */
+};
+
 struct runtime_backend {
     const char *kind; /* "local" */
     int (*ensure)(struct runtime *, const struct runtime_spec *, runtime_instance_cb, void *, struct err *);
@@ -99,7 +107,8 @@ struct runtime_backend {
     int (*space)(struct runtime *, const char *name, runtime_space_cb, void *, struct err *);
     void (*mark)(struct runtime *, const char *name, bool primary, uint64_t term); /* or NULL */
     int (*renew)(struct runtime *, const char *name, bool looks, runtime_renew_cb, void *,
-                 struct err *); /* or NULL */
+                 struct err *);                                      /* or NULL */
+    enum runtime_place (*place)(struct runtime *, const char *name); /* or NULL */
     void (*close)(struct runtime *, void (*closed)(void *), void *);
     int (*offer)(struct runtime *, runtime_offer_cb, void *, struct err *); /* or NULL */
     bool members;                                                           /* it can make them */
@@ -109,6 +118,8 @@ struct runtime_backend {
 
 struct runtime {
     const struct runtime_backend *backend;
+    void (*moved)(const char *name, void *data); /* see runtime_on_move() */
+    void *moved_data;
 };
 
 /* Creates if missing, starts if stopped, waits until it accepts connections (a member: until its agent
@@ -133,6 +144,11 @@ int runtime_space(struct runtime *rt, const char *name, runtime_space_cb cb, voi
  * what is not said for some seconds is not done any more. Nothing where there are no such names.
  */
 void runtime_mark(struct runtime *rt, const char *name, bool primary, uint64_t term);
+/* What is known now, without asking; of an instance that runtime_mark() may be called of. */
+enum runtime_place runtime_place(struct runtime *rt, const char *name);
+/* When runtime_place() of an instance may be another, `moved` is called with its name; NULL = nobody any
+ * more. Not from inside a call. */
+void runtime_on_move(struct runtime *rt, void (*moved)(const char *name, void *data), void *data);
 /* Ends an instance that is outdated, so that it comes back as specified; with `looks` it only says so.
  * ERRC_UNSUPPORTED (only returned): there is no such need in this runtime. */
 int runtime_renew(struct runtime *rt, const char *name, bool looks, runtime_renew_cb cb, void *data,

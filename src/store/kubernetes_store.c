@@ -19,6 +19,7 @@
 #include "k8s/lease.h"
 #include "k8s/resource_version.h"
 #include "k8s/watch.h"
+#include "store/lease_note.h"
 #include "store/store_impl.h"
 #include "store/watchers.h"
 
@@ -64,6 +65,7 @@ struct kubernetes_store {
     struct k8s_call *call;
     struct loop_task task; /* starts jobs, shows events */
     struct leadership leader;
+    struct lease_note *note;
     char *id;         /* names the objects */
     char *collection; /* path */
     char *name;
@@ -524,12 +526,16 @@ static int kubernetes_lease(struct store *store, const char *holder, store_lease
     if (s->leader.lease != NULL)
         return err_set(err, ERRC_CONFLICT, "%s: this process stands for election already", s->name);
     env_random_text(s->loop->env, unique, 8);
-    s->leader = (struct leadership){
-        .identity = mem_printf("%s_%s", holder, unique), .cb = cb, .lost = lost, .data = data};
+    s->leader = (struct leadership){.identity = s->note != NULL ? mem_strdup(lease_note_identity(s->note))
+                                                                : mem_printf("%s_%s", holder, unique),
+                                    .cb = cb,
+                                    .lost = lost,
+                                    .data = data};
     const struct k8s_lease_options o = {
         .name = s->id,
         .name_space = k8s_client_access(s->client)->name_space,
         .identity = s->leader.identity,
+        .dead = s->note != NULL ? lease_note_dead(s->note) : NULL,
         .won = lease_won,
         .lost = lease_lost,
         .data = s,
@@ -548,6 +554,7 @@ static void store_free(void *data)
     watchers_free(&s->watchers);
     loop_task_cancel(&s->task);
     free(s->leader.identity);
+    lease_note_close(s->note);
     free(s->id);
     free(s->collection);
     free(s->name);
@@ -668,15 +675,18 @@ static void open_too_late(struct loop_timer *timer, void *data)
     opened(&err, NULL, s->opened_data);
 }
 
-int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const char *id, store_open_cb cb,
-                          void *data, struct err *err)
+int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const char *id,
+                          struct lease_note *note, store_open_cb cb, void *data, struct err *err)
 {
-    if (!text_is_name(id))
+    if (!text_is_name(id)) {
+        lease_note_close(note);
         return err_set(err, ERRC_INVALID,
                        "\"%s\" cannot name a store in Kubernetes: lower-case letters, digits, '-'", id);
+    }
     struct kubernetes_store *s = mem_zalloc(sizeof *s);
     s->base.backend = &kubernetes_backend;
     s->loop = loop;
+    s->note = note;
     s->id = mem_strdup(id);
     s->collection = mem_printf("/api/v1/namespaces/%s/configmaps", access->name_space);
     s->name = mem_printf("kubernetes:%s/%s", access->name_space, id);

@@ -89,11 +89,13 @@ int store_sqlite_open(struct loop *loop, const char *path, store_open_cb cb, voi
  * are ID-..., its Lease ID), so that several managers can share a namespace. The leader is elected:
  * store_lease() waits until everybody else has given way. Errors at open: ERRC_UNAVAILABLE after 30 s without
  * a first list, with the API server's reason. Revisions must be numbers, as they are since Kubernetes 1.35
- * and ever were.
+ * and ever were. note (NULL = none; taken over as well): the identity to stand for election under, instead of
+ * one that is made of store_lease()'s holder; what a process before it holds is taken at once.
  */
 struct k8s_access;
-int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const char *id, store_open_cb cb,
-                          void *data, struct err *err);
+struct lease_note;
+int store_kubernetes_open(struct loop *loop, struct k8s_access *access, const char *id,
+                          struct lease_note *note, store_open_cb cb, void *data, struct err *err);
 
 /*
  * Keys that begin with `prefix` in an etcd (3.4 or newer), over its JSON gateway. The leader is elected;

@@ -20,7 +20,7 @@ static int suite_open(struct suite *suite, struct err *err)
     struct k8s_access *access = NULL;
     int rc = kubeconfig_load(getenv("SHARDHERD_TEST_KUBECONFIG"), NULL, &access, err);
     if (rc == 0)
-        rc = store_kubernetes_open(&suite->loop, access, suite->dir, on_open, suite, err);
+        rc = store_kubernetes_open(&suite->loop, access, suite->dir, NULL, on_open, suite, err);
     if (rc != 0)
         return rc;
     suite->waiting++;

@@ -527,6 +527,70 @@ def test_maintenance_and_tags(herd):
     until(herd, lambda: c.value("SHOW synchronous_standby_names") == 'ANY 1 ("b")', 20, "a set without a")
 
 
+@pytest.fixture
+def gone(herd):
+    """gone("a"): these members' pods are said to be gone, the others to run."""
+    herd.kill()
+    path = herd.directory / "gone"
+    herd.environment = {"HA_TOOL_GONE": str(path)}
+
+    def say(*names):
+        partial = path.with_suffix(".new")
+        partial.write_text("".join(f"{name}\n" for name in names))
+        partial.rename(path)
+
+    say()
+    herd.lines.clear()
+    herd.start()
+    return say
+
+
+def test_a_pod_is_gone(herd, gone, record_property):
+    """What ends with the pod tells nobody, as its address goes too: here the agent stands still. It is not waited for
+    until it counts as silent, nor is its confirmation."""
+    begun(herd)
+    a = by_name(herd, "a")
+    writer = Writer([by_name(herd, "b"), by_name(herd, "c")])
+    stop_all(a, signal.SIGSTOP)
+    try:
+        for pid in servers_of(a.data):
+            os.kill(pid, signal.SIGKILL)
+        began = time.monotonic()
+        gone("a")
+        until(herd, lambda: herd.primary()[1] == 2, 30, "another primary")
+        took = time.monotonic() - began
+        until(herd, lambda: len(writer.acknowledged) > 50, 20, "writes at the new primary")
+    finally:
+        stop_all(a, signal.SIGCONT)
+    writer.end()
+    name, _ = herd.primary()
+    print(f"new primary {name} after {took:.3f} s")
+    record_property("seconds_until_the_next_primary", took)
+    assert "is not there any more (its pod or node is gone)" in herd.log()
+    assert took < 2.5, dump(herd.members, herd)  # 3 s are waited for one that is silent
+    confirmed = [line for line in herd.log().splitlines() if "action=confirm" in line][-1]
+    assert int(confirmed.split(" ms=")[1].split()[0]) < 1000, confirmed  # as long as for its confirmation
+    assert lost(by_name(herd, name), writer) == []
+    streaming(herd, set("abc") - {name})  # it is heard again, whatever is said
+
+
+def test_a_pod_is_gone_they_say(herd, gone):
+    """Deleted by force, with its node out of reach or not: as long as its standbys receive it is the primary."""
+    begun(herd)
+    writer = Writer(herd.members)
+    gone("a", "b")
+    until(herd, lambda: "receives from it, so only we lost sight of it (F7)" in herd.log(), 10, "a refusal")
+    began = time.monotonic()
+    until(herd, lambda: time.monotonic() - began > 4, 10, "more time than a silent one has")
+    assert herd.primary() == ("a", 1)
+    assert [words for _, words in herd.lines if words[0] == "primary"] == [["primary", "a", "1"]]
+    writer.end()
+    assert writer.longest_pause() < 2
+    gone()
+    streaming(herd, "bc")
+    assert lost(by_name(herd, "a"), writer) == []
+
+
 def stop_all(member, number):
     for pid in [member.process.pid, *servers_of(member.data), *children(member.process.pid)]:
         with contextlib.suppress(ProcessLookupError):

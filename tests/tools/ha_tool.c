@@ -13,7 +13,7 @@
  * is; with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h. HA_TOOL_TAGS: see
  * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided. HA_TOOL_WANTED: so many of the members are to stay;
  * prints "size SHARD COUNT" for what the record names. HA_TOOL_ADOPTS: a new record is of a shard that served
- * alone.
+ * alone. HA_TOOL_GONE: a file; the members whose names are lines in it are said to be gone, the others to run.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -213,6 +213,23 @@ static void watch_size(struct tool *t)
         log_event(LOG_ERROR, "no switchover yet", "err", err.message, NULL);
 }
 
+static void tell_gone(struct tool *t)
+{
+    const char *path = getenv("HA_TOOL_GONE");
+    FILE *file = path != NULL ? fopen(path, "r") : NULL;
+    char line[HA_NAME_SIZE];
+    bool gone[HA_INSTANCES_MAX] = {false};
+    while (file != NULL && fgets(line, sizeof line, file) != NULL) {
+        line[strcspn(line, "\n")] = '\0';
+        for (unsigned i = 0; i < t->options.count; i++)
+            gone[i] = gone[i] || strcmp(line, t->members[i].name) == 0;
+    }
+    if (file != NULL)
+        (void)fclose(file);
+    for (unsigned i = 0; path != NULL && i < t->options.count; i++)
+        shard_keeper_pod(t->keeper, t->members[i].name, gone[i]);
+}
+
 /* Prints "retired NAME 0" once for each. */
 static void watch(struct loop_timer *timer, void *data)
 {
@@ -220,6 +237,7 @@ static void watch(struct loop_timer *timer, void *data)
     loop_timer_start(timer, 50 * ENV_NS_PER_MS);
     if (t->keeper != NULL && !t->ending)
         watch_size(t);
+        tell_gone(t);
     for (unsigned i = 0; t->keeper != NULL && !t->ending && i < t->options.count; i++)
         if (!t->retired[i] && shard_keeper_retired(t->keeper, t->members[i].name)) {
             t->retired[i] = true;

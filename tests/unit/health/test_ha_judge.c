@@ -70,6 +70,11 @@ static void pod_gone_they_say(struct ha_shard *s)
 {
     s->instances[0].pod = HA_POD_GONE;
 }
+static void standbys_pod_gone(struct ha_shard *s)
+{
+    pod_gone(s);
+    s->instances[2].pod = HA_POD_GONE; /* heard a moment ago, and not there any more */
+}
 static void ended(struct ha_shard *s, uint64_t ago, bool gave_up)
 {
     s->instances[0].server = HA_SERVER_DOWN;
@@ -79,6 +84,11 @@ static void ended(struct ha_shard *s, uint64_t ago, bool gave_up)
 static void restarting(struct ha_shard *s)
 {
     ended(s, 3 * S - 1, false);
+}
+static void ended_with_its_pod(struct ha_shard *s)
+{
+    ended(s, S / 10, false);
+    pod_gone(s);
 }
 static void not_returned(struct ha_shard *s)
 {
@@ -170,6 +180,8 @@ static const struct {
     {"its agent is gone, its server unknown", 3, agent_died_alone, HA_F_SUSPECT},
     {"its pod is gone", 3, pod_gone, HA_F_GONE},
     {"its pod is gone, they say", 3, pod_gone_they_say, HA_F_STILL_RECEIVED},
+    {"its pod is gone, and a standby's", 3, standbys_pod_gone, HA_F_UNHEARD},
+    {"the server ended, and its pod with it", 3, ended_with_its_pod, HA_F_GONE},
     {"the server ended", 3, restarting, HA_F_RESTARTING},
     {"the server ended and does not return", 3, not_returned, HA_F_NOT_RETURNED},
     {"the agent gave up", 3, gave_up, HA_F_NOT_RETURNED},

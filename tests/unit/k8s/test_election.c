@@ -21,7 +21,7 @@ struct fixture {
 
 static void fixture_new(struct fixture *f)
 {
-    const struct election_options o = {env_system(), "lead", "herd", "me"};
+    const struct election_options o = {env_system(), "lead", "herd", "me", "before_me\nlast_me\n"};
     memset(f, 0, sizeof *f);
     f->e = election_new(&o);
     f->now = 100 * S;
@@ -125,6 +125,29 @@ static void test_a_free_lease_is_taken_at_once(void **state)
     answer(&f, 200, lease("me", 15, "6", "t"));
     assert_true(f.step.won);
     election_free(f.e);
+}
+
+/* The processes before us in our state directory have ended: what one of them holds need not run out. */
+static void test_the_lease_of_a_dead_process_is_taken_at_once(void **state)
+{
+    static const struct {
+        const char *holder;
+        bool taken;
+    } cases[] = {{"before_me", true}, {"last_me", true},   {"last_m", false}, {"ast_me", false},
+                 {"other", false},    {"last_me2", false}, {"", false},       {"before_me\\nlast_me", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct fixture f;
+        fixture_new(&f);
+        answer(&f, 200, lease(cases[i].holder, 15, "5", "t"));
+        if (f.step.send != cases[i].taken)
+            fail_msg("%s", cases[i].holder);
+        if (cases[i].taken) {
+            assert_int_equal(f.step.request.method, ELECTION_UPDATE);
+            assert_non_null(strstr(f.step.request.body, "\"leaseTransitions\":4"));
+        }
+        election_free(f.e);
+    }
 }
 
 static void test_K23_without_renewals_leading_ends_before_the_lease(void **state)
@@ -341,7 +364,7 @@ static void simulate(unsigned long long with_seed, unsigned *ret_changes)
     for (int i = 0; i < CANDIDATES; i++) {
         char name[8];
         snprintf(name, sizeof name, "c%d", i);
-        const struct election_options o = {&env, "lead", "herd", name};
+        const struct election_options o = {&env, "lead", "herd", name, NULL};
         candidates[i].e = election_new(&o);
         election_start(candidates[i].e, now, &candidates[i].step);
         send(&candidates[i], &server, now);
@@ -390,6 +413,7 @@ int main(void)
         cmocka_unit_test(test_an_absent_lease_is_created_and_renewed),
         cmocka_unit_test(test_K24_the_duration_in_the_record_counts_from_when_it_was_seen),
         cmocka_unit_test(test_a_free_lease_is_taken_at_once),
+        cmocka_unit_test(test_the_lease_of_a_dead_process_is_taken_at_once),
         cmocka_unit_test(test_K23_without_renewals_leading_ends_before_the_lease),
         cmocka_unit_test(test_K23_a_conflict_is_looked_into),
         cmocka_unit_test(test_K23_a_paused_process_does_not_lead_when_it_wakes),

@@ -254,6 +254,34 @@ static void test_started(void **state)
                          "\"status\":{\"containerStatuses\":[{\"started\":true}]}}"));
 }
 
+/* What is gone: a pod that waits for its node or its image has no server, and one that ended has none any
+ * more. Whose node does not answer may have one. */
+static void test_whether_it_runs(void **state)
+{
+    static const struct {
+        const char *status;
+        bool runs;
+    } cases[] = {{"", false},
+                 {"{\"phase\":\"Pending\"}", false},
+                 {"{\"phase\":\"Running\"}", true},
+                 {"{\"phase\":\"Unknown\"}", true},
+                 {"{\"phase\":\"Running\",\"conditions\":[{\"type\":\"Ready\",\"status\":\"False\"}]}", true},
+                 {"{\"phase\":\"Failed\",\"reason\":\"Evicted\"}", false},
+                 {"{\"phase\":\"Succeeded\"}", false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char json[512];
+        (void)snprintf(json, sizeof json, "{\"metadata\":{\"uid\":\"u\",\"deletionTimestamp\":\"t\"}%s%s}",
+                       cases[i].status[0] != '\0' ? ",\"status\":" : "", cases[i].status);
+        yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+        struct kube_pod_role *role = kube_pod_role_read(yyjson_doc_get_root(doc));
+        if (role->runs != cases[i].runs)
+            fail_msg("%s", json);
+        kube_pod_role_free(role);
+        yyjson_doc_free(doc);
+    }
+}
+
 static struct kube_pod_role *role_of(const char *metadata)
 {
     char json[512];
@@ -311,6 +339,7 @@ int main(void)
         cmocka_unit_test(test_one_that_is_left),
         cmocka_unit_test(test_settings_that_standbys_need),
         cmocka_unit_test(test_started),
+        cmocka_unit_test(test_whether_it_runs),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_role_patch),
     };
