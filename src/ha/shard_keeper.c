@@ -409,7 +409,8 @@ void shard_keeper_pod(struct shard_keeper *k, const char *member, bool gone)
         if (s == NULL || strcmp(s->life, m->gone_life) == 0)
             member_link_renew(m->link); /* nothing was heard of the one that runs now */
     }
-    k->shard.instances[i].pod = gone ? HA_POD_GONE : HA_POD_UNKNOWN; /* who asks before the next turn knows it */
+    k->shard.instances[i].pod =
+        gone ? HA_POD_GONE : HA_POD_UNKNOWN; /* who asks before the next turn knows it */
     keeper_turn_soon(k);
 }
 

@@ -13,7 +13,8 @@
  * is; with "auto" that is said at once. SHARDHERD_TEST_KILL_AT: see ha/shard_keeper.h. HA_TOOL_TAGS: see
  * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided. HA_TOOL_WANTED: so many of the members are to stay;
  * prints "size SHARD COUNT" for what the record names. HA_TOOL_ADOPTS: a new record is of a shard that served
- * alone. HA_TOOL_GONE: a file; the members whose names are lines in it are said to be gone, the others to run.
+ * alone. HA_TOOL_GONE: a file; the members whose names are lines in it are said to be gone, the others to
+ * run.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -237,7 +238,7 @@ static void watch(struct loop_timer *timer, void *data)
     loop_timer_start(timer, 50 * ENV_NS_PER_MS);
     if (t->keeper != NULL && !t->ending)
         watch_size(t);
-        tell_gone(t);
+    tell_gone(t);
     for (unsigned i = 0; t->keeper != NULL && !t->ending && i < t->options.count; i++)
         if (!t->retired[i] && shard_keeper_retired(t->keeper, t->members[i].name)) {
             t->retired[i] = true;
