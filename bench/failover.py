@@ -1,4 +1,4 @@
-"""A primary is lost in eight ways, ours beside Patroni and pg_auto_failover: for how long nobody writes, what is lost."""
+"""A primary is lost in several ways, ours beside others: for how long nobody writes, and what is lost."""
 
 import signal
 import sys
