@@ -118,6 +118,8 @@ const struct member_status *keeper_status(const struct shard_keeper *k, int i);
 bool keeper_retired(const struct shard_keeper *k, int i);
 /* It has carried out the order to confirm this term. */
 bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
+/* It has begun to: its server was ended since, and is perhaps being started again as a standby of nobody. */
+bool keeper_has_stopped(const struct shard_keeper *k, int i, uint64_t term);
 /* ... and says under which term its last bytes were written: that is its confirmation. */
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
 /* The primary of this config is one, and has the config in effect: held, or open for its clients. */
