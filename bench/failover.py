@@ -1,4 +1,4 @@
-"""A primary is lost, ours beside Patroni and pg_auto_failover: for how long nobody writes, what is lost."""
+"""A primary is lost in several ways, ours beside others: for how long nobody writes, and what is lost."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ import psycopg
 from benchmarks import Unmeasured, median, rounded, spread
 from failover_clusters import Ours
 from failover_peers import DEFAULTS, FASTEST, Patroni, PgAutoFailover
-from failover_writers import Session, Writer, both_acknowledged_s, longest_gap, lost_rows
+from failover_writers import Impatient, Session, Writer, both_acknowledged_s, longest_gap, lost_rows
 
 TITLE = "lost nodes, processes and links, switchover: seconds without writes, acknowledged writes that are lost"
 GOAL = "node death p50 1 s, at most 2.5 s, 20 x sooner than the best peer; switchover p50 0.5 s, link 6 s; nothing lost"
@@ -25,15 +25,18 @@ FAULTS = {
     "switchover": "switched_over",
     "daemon killed": "daemon_killed",
     "daemon frozen": "daemon_frozen",
+    "daemon killed, cancels": "daemon_killed",
+    "daemon frozen, cancels": "daemon_frozen",
     "node frozen": "node_frozen",
     "silent link loss": "link_lost",
 }
 # after these the old primary's server may go on, and its session is watched
-SERVER_LIVES = ("daemon killed", "daemon frozen", "silent link loss")
+SERVER_LIVES = ("daemon killed", "daemon frozen", "daemon killed, cancels", "daemon frozen, cancels", "silent link loss")
+CANCELS = SERVER_LIVES[2:4]  # its session is one that cancels its commits each second
 ALL = tuple(FAULTS)
 # each cluster's faults: in the first round, in each later one, and in each with --full
 CLUSTERS = {
-    "ours": (lambda bench, _: Ours(bench), ALL, tuple(f for f in ALL if f != "daemon frozen"), ALL),
+    "ours": (lambda bench, _: Ours(bench), ALL, tuple(f for f in ALL if f not in CANCELS), ALL),
     "Patroni, defaults": (lambda bench, name: Patroni(bench, name, DEFAULTS), ALL[:3], (), ALL),
     "Patroni, fastest": (lambda bench, name: Patroni(bench, name, FASTEST), (*ALL[:4], ALL[-1]), (), ALL),
     # with its daemon gone and the server alive it never fails over, and so has nothing to measure
@@ -53,6 +56,7 @@ class Seen:
     beside_s: float  # the old primary acknowledged beside the new one
     moved: bool  # another primary
     rejoin_s: float | None
+    warned: int | None = None  # commits that were acknowledged with a warning: nobody was waited for
 
 
 @dataclass
@@ -89,6 +93,7 @@ class Figures:
             "acknowledged": sum(s.acknowledged for s in self.seen),
             "beside_ms": rounded(max(s.beside_s for s in self.seen) * 1000),
             "rejoin_p50_s": rounded(median(rejoins)) if rejoins else None,
+            "warned": sum(s.warned for s in self.seen) if all(s.warned is not None for s in self.seen) else None,
             "failed_over": sum(s.moved for s in self.seen),
         }
 
@@ -146,7 +151,7 @@ def one(cluster, fault, first):
     old = cluster.place()
     if old is None:
         raise Unmeasured("nobody is the primary")
-    session = Session(cluster.conninfo(old), first + STEP // 2)
+    session = (Impatient if fault in CANCELS else Session)(cluster.conninfo(old), first + STEP // 2)
     writer, undo = Writer(cluster.place, cluster.conninfo, first), None
     try:
         both = (writer, session)
@@ -175,6 +180,7 @@ def one(cluster, fault, first):
         beside_s=both_acknowledged_s(session.asked, writer.since(begun, writer.at)) if moved else 0.0,
         moved=moved,
         rejoin_s=max(0.0, streaming - since) if moved and fault == "node death" else None,
+        warned=session.warned if fault in CANCELS else None,
     )
 
 

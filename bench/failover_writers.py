@@ -10,6 +10,7 @@ import psycopg
 
 EACH_S = 0.005
 ROUTE_EACH_S = 0.05
+CANCEL_EACH_S = 1
 
 
 # ---- pure: what a ledger says ----
@@ -46,16 +47,45 @@ class Session(threading.Thread):
     def run(self):
         try:
             while not self.ending:
-                write(self, self.connection)
+                self.write()
         except psycopg.Error as error:
             self.error = error
         with contextlib.suppress(psycopg.Error):
             self.connection.close()
 
+    def write(self):
+        write(self, self.connection)
+
     def end(self):
         self.ending = True
         shut(self.connection)
         self.join(timeout=10)
+
+
+class Impatient(Session):
+    """The same, and each second it cancels whatever statement it has under way, as a driver's timeout does. What is
+    acknowledged all the same counts as such; `warned` says how often the server said that it waited for nobody."""
+
+    def __init__(self, conninfo, first):
+        self.canceled = self.warned = 0
+        super().__init__(conninfo, first)
+        self.connection.add_notice_handler(self.noticed)
+        threading.Thread(target=self.cancel, daemon=True).start()
+
+    def noticed(self, diagnostic):
+        self.warned += diagnostic.sqlstate == "01000"
+
+    def cancel(self):
+        while not self.ending and self.error is None:
+            time.sleep(CANCEL_EACH_S)
+            with contextlib.suppress(psycopg.Error, OSError):
+                self.connection.cancel_safe(timeout=CANCEL_EACH_S)
+
+    def write(self):
+        try:
+            super().write()
+        except psycopg.errors.QueryCanceled:
+            self.canceled += 1
 
 
 class Writer(threading.Thread):

@@ -1,5 +1,6 @@
 #include "agent/agent_files.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -446,4 +448,23 @@ void agent_inputs_clear(struct agent_inputs *inputs)
 {
     mem_wipe_free(inputs->password_text);
     memset(inputs, 0, sizeof *inputs);
+}
+
+/* As the server itself would try it; only for a single IPv4 address, which is what runtimes give. */
+int agent_port_check(const struct agent_options *o, struct err *err)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)o->port)};
+    int one = 1, rc = 0;
+    if (inet_pton(AF_INET, strcmp(o->listen, "*") == 0 ? "0.0.0.0" : o->listen, &at.sin_addr) != 1)
+        return 0;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return err_set_errno(err, errno, "cannot see whether port %d is free", o->port);
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+    if (bind(fd, (const struct sockaddr *)&at, sizeof at) != 0 && errno == EADDRINUSE)
+        rc = err_set(err, ERRC_CONFLICT,
+                     "another program has port %d of %s: PostgreSQL starts as soon as it is free", o->port,
+                     o->listen);
+    (void)close(fd);
+    return rc;
 }

@@ -46,6 +46,9 @@ int agent_configure(const struct agent_options *o, struct err *err);
 /* Frees the directory of a dead postmaster's pid. Never while one runs: it ends itself without that file. */
 void agent_pid_file_clear(const struct agent_options *o);
 
+/* ERRC_CONFLICT when another program has the server's port: it may begin to listen only when that ends. */
+int agent_port_check(const struct agent_options *o, struct err *err);
+
 /* What the agent watches. Numbers are checksums; 0 = no such file. */
 struct agent_inputs {
     uint64_t settings, tls, password, http_tls;

@@ -21,6 +21,7 @@
 
 #define BACKOFF_MAX_NS (10 * ENV_NS_PER_S)
 #define LEAVE_NS       (10 * ENV_NS_PER_S) /* to hand over; a pod and the local runtime wait for longer */
+#define BUSY_MAX_NS    ENV_NS_PER_S        /* somebody else has what it takes: it may be free at any moment */
 #define HELPER_NS      (24 * 3600 * ENV_NS_PER_S) /* a clone may take long; its owner cancels it */
 
 #define N(state) SM_NEXT(MEMBER_##state)
@@ -164,7 +165,8 @@ void member_fail(struct member *m, const struct err *why)
     member_settle(m, MEMBER_FAILED);
     member_changed(m);
     loop_timer_start(&m->retry, m->backoff_ns);
-    m->backoff_ns = m->backoff_ns * 2 < BACKOFF_MAX_NS ? m->backoff_ns * 2 : BACKOFF_MAX_NS;
+    uint64_t most = why->code == ERRC_CONFLICT ? BUSY_MAX_NS : BACKOFF_MAX_NS;
+    m->backoff_ns = m->backoff_ns * 2 < most ? m->backoff_ns * 2 : most;
 }
 
 static void refuse(struct member *m, const char *why)

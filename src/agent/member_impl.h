@@ -110,6 +110,7 @@ struct member {
     bool lease_lost;      /* the server was stopped because of it */
     struct loop_timer lease_timer;
     uint64_t turn_until; /* by env_boot_ns(), 0 = no primary runs: see member_turn() */
+    unsigned fired;      /* how often the watchdog had acted when we turned last */
     struct loop_timer turn_timer;
 
     bool looked; /* all that is below was read */
@@ -256,11 +257,13 @@ bool member_lease_renew(struct member *m, uint64_t heard);
 bool member_lease_held(const struct member *m);
 
 /*
- * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS. An agent that finds
- * that it stood still for so long has its order confirmed anew before it starts a primary again: meanwhile
+ * The agent turns: the watchdog ends a primary whose agent does not for MEMBER_TURN_NS, or for
+ * MEMBER_STOPPED_NS while the kernel says that it is stopped. An agent that finds that it stood still for so
+ * long, or that the watchdog acted, has its order confirmed anew before it starts a primary again: meanwhile
  * another may be one. Called by a timer and wherever a primary begins or ends.
  */
-#define MEMBER_TURN_NS (10 * ENV_NS_PER_S) /* an overloaded machine is not to make an outage of it */
+#define MEMBER_TURN_NS    (10 * ENV_NS_PER_S) /* an overloaded machine is not to make an outage of it */
+#define MEMBER_STOPPED_NS (1500 * ENV_NS_PER_MS)
 void member_turn(struct member *m);
 
 /* ---- member_inputs.c ---- */

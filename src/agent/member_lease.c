@@ -65,7 +65,10 @@ bool member_lease_renew(struct member *m, uint64_t heard)
 void member_turn(struct member *m)
 {
     uint64_t now = env_boot_ns();
-    bool stood = m->turn_until != 0 && now + WATCHDOG_QUIT_AHEAD_NS >= m->turn_until;
+    unsigned fired = watchdog_fired(m->dog);
+    bool late = m->turn_until != 0 && now + WATCHDOG_QUIT_AHEAD_NS >= m->turn_until;
+    bool stood = late || fired != m->fired;
+    m->fired = fired;
     if (stood && m->order.role == ORDER_PRIMARY && m->order.lease_ms == 0 && m->confirmed) {
         m->confirmed = false; /* with a lease the lease says it */
         log_event(LOG_ERROR, "this agent stood still: its primary has to be confirmed anew", "term",
@@ -73,7 +76,8 @@ void member_turn(struct member *m)
         member_changed(m);
     }
     m->turn_until = m->server != 0 && m->as_primary ? now + MEMBER_TURN_NS : 0;
-    watchdog_set_turn(m->dog, m->turn_until);
+    bool alone = m->order.lease_ms != 0; /* the lease says when it ends, and whether it may go on */
+    watchdog_set_turn(m->dog, m->turn_until, m->turn_until != 0 && !alone ? now + MEMBER_STOPPED_NS : 0);
 }
 
 static void turn_fired(struct loop_timer *timer, void *data)

@@ -22,7 +22,7 @@
 static void begin_run(struct work *work)
 {
     struct member *m = work->data;
-    if (postmaster_sweep(m->job.o.data, &m->job.err) == 0)
+    if (postmaster_sweep(m->job.o.data, &m->job.err) == 0 && agent_port_check(&m->job.o, &m->job.err) == 0)
         (void)member_configure(&m->job, false, &m->job.err);
 }
 

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,13 +15,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "agent/agent_files.h"
 #include "agent/postmaster.h"
 #include "base/env.h"
 #include "base/mem.h"
 
+#define LOOK_NS (100 * ENV_NS_PER_MS) /* between two looks at an agent that does not turn */
+
 struct page { /* shared; the agent writes all but `fired` */
     _Atomic int postmaster, helper;
-    _Atomic uint64_t deadline_ns, turn_ns; /* 0 = none */
+    _Atomic uint64_t deadline_ns, turn_ns, stopped_ns; /* 0 = none */
     _Atomic unsigned fired;
     _Atomic bool owner;   /* the agent has the lock: what works in the directory is its */
     _Atomic bool orderly; /* the agent ends and PostgreSQL has */
@@ -51,29 +55,63 @@ static void kill_all(const struct page *page, const char *data)
     (void)postmaster_signal_all(data, SIGKILL);
 }
 
-static uint64_t deadline_of(const struct page *page)
+static uint64_t sooner(uint64_t a, uint64_t b)
 {
-    uint64_t lease = atomic_load(&page->deadline_ns), turn = atomic_load(&page->turn_ns);
-    return lease == 0 || (turn != 0 && turn < lease) ? turn : lease;
+    return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-/* Looks at the deadline; returns when to look again, 0 = when told. */
-static uint64_t deadline_check(struct page *page, const char *data, int *warned)
+/* The kernel says so: "T", or "t" in the hands of a tracer. */
+static bool is_stopped(pid_t pid)
 {
-    uint64_t deadline = deadline_of(page), now = env_boot_ns();
+    char path[64], text[512];
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    const char *end = agent_text_read(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    return end != NULL && end[1] == ' ' && (end[2] == 'T' || end[2] == 't');
+}
+
+struct watch { /* the child's own */
+    struct page *page;
+    const char *data;
+    int warned;         /* the postmaster that was told to end */
+    uint64_t seen_ns;   /* when the agent was seen stopped first, 0 = it is not */
+    uint64_t halted_ns; /* the deadline that follows from it, 0 = none */
+};
+
+/* An agent that is stopped, and was so at the look before. Returns when to look again. */
+static uint64_t stopped_check(struct watch *w, uint64_t now)
+{
+    uint64_t from = atomic_load(&w->page->stopped_ns);
+    if (from == 0 || now < from || !is_stopped(getppid())) {
+        w->seen_ns = w->halted_ns = 0;
+        return from == 0 || now < from ? from : now + LOOK_NS;
+    }
+    if (w->seen_ns == 0)
+        w->seen_ns = now;
+    else if (w->halted_ns == 0 && now >= w->seen_ns + LOOK_NS)
+        w->halted_ns = now + WATCHDOG_QUIT_AHEAD_NS;
+    return w->halted_ns != 0 ? 0 : w->seen_ns + LOOK_NS;
+}
+
+/* Looks at the deadlines; returns when to look again, 0 = when told. */
+static uint64_t deadline_check(struct watch *w)
+{
+    struct page *page = w->page;
     int pid = atomic_load(&page->postmaster);
-    if (deadline == 0 || pid == 0)
+    if (pid == 0)
         return 0;
-    if (now + WATCHDOG_QUIT_AHEAD_NS < deadline)
-        return deadline - WATCHDOG_QUIT_AHEAD_NS;
-    if (*warned != pid && pid > 0) {
-        *warned = pid;
+    uint64_t now = env_boot_ns(), look = stopped_check(w, now);
+    uint64_t deadline = sooner(atomic_load(&page->deadline_ns), atomic_load(&page->turn_ns));
+    deadline = sooner(deadline, w->halted_ns);
+    if (deadline == 0 || now + WATCHDOG_QUIT_AHEAD_NS < deadline)
+        return sooner(look, deadline == 0 ? 0 : deadline - WATCHDOG_QUIT_AHEAD_NS);
+    if (w->warned != pid && pid > 0) {
+        w->warned = pid;
         atomic_fetch_add(&page->fired, 1); /* before: whoever sees the server end may ask at once */
         (void)kill(pid, SIGQUIT);
     }
     if (now + WATCHDOG_KILL_AHEAD_NS < deadline)
         return deadline - WATCHDOG_KILL_AHEAD_NS;
-    kill_all(page, data);
+    kill_all(page, w->data);
     return now + 20 * ENV_NS_PER_MS; /* again, until the agent says that it is gone: forks may slip through */
 }
 
@@ -89,7 +127,8 @@ static void agent_gone(const struct page *page, const char *data)
 
 static void child_run(struct page *page, const char *data, int wake)
 {
-    int timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK), warned = 0;
+    int timer = timerfd_create(CLOCK_BOOTTIME, TFD_CLOEXEC | TFD_NONBLOCK);
+    struct watch watch = {.page = page, .data = data};
     uint64_t expired;
     char bytes[64];
     ssize_t n = 1;
@@ -100,7 +139,7 @@ static void child_run(struct page *page, const char *data, int wake)
             (void)signal(number, SIG_IGN);
     while (n != 0 && timer >= 0) {
         struct pollfd fds[2] = {{.fd = wake, .events = POLLIN}, {.fd = timer, .events = POLLIN}};
-        timer_set(timer, deadline_check(page, data, &warned));
+        timer_set(timer, deadline_check(&watch));
         if (poll(fds, 2, -1) < 0 && errno != EINTR)
             break;
         (void)!read(timer, &expired, sizeof expired);
@@ -179,9 +218,10 @@ void watchdog_set_deadline(struct watchdog *w, uint64_t boot_ns)
     set(w, &w->page->deadline_ns, boot_ns);
 }
 
-void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns)
+void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns, uint64_t stopped_ns)
 {
     set(w, &w->page->turn_ns, boot_ns);
+    set(w, &w->page->stopped_ns, stopped_ns);
 }
 
 unsigned watchdog_fired(const struct watchdog *w)

@@ -1,11 +1,12 @@
 /*
  * watchdog: a child of the agent that ends PostgreSQL when the agent does not.
  *
- * It holds two deadlines in memory that both share, that of the lease and that by which the agent has to turn
- * again. Shortly before the deadline it sends SIGQUIT to the postmaster, and just before it SIGKILL to all of
- * PostgreSQL, whether the agent runs, is stopped by a signal or hangs. When the agent dies it ends PostgreSQL
- * and the agent's helper program at once, and then itself. It holds the lock of the data directory until
- * then, as it was opened before it was forked.
+ * It holds deadlines in memory that both share: that of the lease, that by which the agent has to turn again,
+ * and an earlier one for an agent that the kernel says is stopped (by a signal or a tracer), which no load of
+ * the machine explains. Shortly before the deadline it sends SIGQUIT to the postmaster, and just before it
+ * SIGKILL to all of PostgreSQL, whether the agent runs, is stopped by a signal or hangs. When the agent dies
+ * it ends PostgreSQL and the agent's helper program at once, and then itself. It holds the lock of the data
+ * directory until then, as it was opened before it was forked.
  *
  * Deadlines are of env_boot_ns(): steps of the wall clock do not matter, and a sleep of the machine counts.
  */
@@ -35,8 +36,9 @@ void watchdog_set_postmaster(struct watchdog *w, pid_t pid);
 void watchdog_set_helper(struct watchdog *w, pid_t pid);
 /* 0 = no lease: nothing happens. In force when the call returns. */
 void watchdog_set_deadline(struct watchdog *w, uint64_t boot_ns);
-/* The same, for an agent that turns: whichever comes first counts. */
-void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns);
+/* The same, for an agent that turns: whichever comes first counts. stopped_ns: from then on its server ends
+ * as soon as the agent is twice seen stopped; 0 with boot_ns. */
+void watchdog_set_turn(struct watchdog *w, uint64_t boot_ns, uint64_t stopped_ns);
 /* How often it had to act at a deadline. */
 unsigned watchdog_fired(const struct watchdog *w);
 /* Ends it; PostgreSQL must have ended. NULL is fine. */

@@ -35,6 +35,16 @@ bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term)
            s->known;
 }
 
+bool keeper_has_stopped(const struct shard_keeper *k, int i, uint64_t term)
+{
+    static const char *const states[] = {"stopped", "starting", "standby"};
+    const struct member_status *s = keeper_status(k, i);
+    bool stopped = false;
+    for (unsigned j = 0; s != NULL && j < sizeof states / sizeof states[0]; j++)
+        stopped |= strcmp(s->reported, states[j]) == 0;
+    return stopped && s->term == term && s->seq == SEQ_CONFIRM && s->nobody && s->confirmed;
+}
+
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret)
 {
     const struct member_status *s = keeper_status(k, i);

@@ -81,7 +81,24 @@ void keeper_failover_written(struct shard_keeper *k, const struct err *err)
 
 /* ---- confirmations ---- */
 
-/* Whoever is heard has confirmed, and that is enough to choose. */
+/* It may confirm soon: it is heard. */
+static bool is_heard(const struct shard_keeper *k, int i)
+{
+    const struct ha_instance *x = &k->shard.instances[i];
+    return x->heard_ns != 0 && !x->closed && x->pod != HA_POD_GONE && !keeper_retired(k, i) &&
+           loop_now(k->loop) < x->heard_ns + k->shard.policy.silent_ns / 2;
+}
+
+/* One that is just starting, as the old primary after its stop, counts when it comes in time. But whom a
+ * quorum is complete without is not waited for, unless it is to be the primary. */
+static bool is_up(const struct shard_keeper *k, int i)
+{
+    const struct ha_instance *x = &k->shard.instances[i];
+    return x->server == HA_SERVER_PRIMARY || x->server == HA_SERVER_STANDBY || i == k->f.record.target;
+}
+
+/* Who is up has confirmed, and that is enough to choose; not if only a lease would then say that the old
+ * primary is silent, and it could say so itself. */
 static bool confirmed_enough(struct shard_keeper *k)
 {
     struct failover *f = &k->f;
@@ -89,18 +106,19 @@ static bool confirmed_enough(struct shard_keeper *k)
     struct ha_choice choice;
     struct ha_ballot ballot = {
         .term = f->record.ha.term, .prefer = f->record.target, .allow_loss = f->record.allow_loss};
-    uint64_t now = loop_now(k->loop);
+    bool missing = false;
     shard.record = f->record.ha;
-    for (unsigned i = 0; i < shard.count; i++) {
+    for (int i = 0; i < (int)shard.count; i++) {
         struct ha_instance *x = &shard.instances[i];
-        bool heard = x->heard_ns != 0 && !x->closed && x->pod != HA_POD_GONE &&
-                     now < x->heard_ns + shard.policy.silent_ns;
         memset(&x->confirmed, 0, sizeof x->confirmed);
-        if (!keeper_confirmed(k, (int)i, ballot.term, &x->confirmed) && heard && !keeper_retired(k, (int)i))
+        if (keeper_confirmed(k, i, ballot.term, &x->confirmed) || !is_heard(k, i))
+            continue;
+        if (is_up(k, i))
             return false;
+        missing = true;
     }
     ha_choose(&shard, &ballot, &choice);
-    return choice.winner >= 0;
+    return choice.winner >= 0 && !(choice.lease && missing);
 }
 
 static void confirm_turn(struct shard_keeper *k)
@@ -138,9 +156,8 @@ static void checkpoint_turn(struct shard_keeper *k)
 static void fence_turn(struct shard_keeper *k)
 {
     int primary = ha_newest(&k->record.op.ha)->primary;
-    struct ha_confirmation c;
     keeper_order_confirm(k, primary, k->f.record.ha.term);
-    if (keeper_confirmed(k, primary, k->f.record.ha.term, &c))
+    if (keeper_has_stopped(k, primary, k->f.record.ha.term))
         complete(k, NULL);
     else
         late(k, "the old primary has not stopped");
@@ -151,7 +168,9 @@ static void drain_turn(struct shard_keeper *k)
     const struct member_status *target = keeper_status(k, k->f.record.target);
     struct ha_confirmation c = {0};
     bool known = keeper_confirmed(k, ha_newest(&k->record.op.ha)->primary, k->f.record.ha.term, &c);
-    if (known && target != NULL && target->known && target->flushed >= c.position.lsn) {
+    /* a server that stops in order waits until those who receive have everything, and then ends the stream */
+    bool ended = target != NULL && target->known && strcmp(target->receiver, "streaming") != 0;
+    if (target != NULL && target->known && (known ? target->flushed >= c.position.lsn : ended)) {
         complete(k, NULL);
         return;
     }
@@ -224,6 +243,7 @@ static void settle_turn(struct shard_keeper *k)
                                                    .host = k->members[winner].host,
                                                    .port = k->members[winner].port,
                                                    .term = chosen(k)->term};
+    keeper_order_followers(k, chosen(k)); /* meanwhile: they find it held, which keeps no standby out */
     if (k->settle == NULL) {
         complete(k, NULL);
     } else if (!k->begun) {

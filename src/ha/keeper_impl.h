@@ -70,6 +70,7 @@ struct shard_keeper {
     uint64_t stale_for;                         /* the record's term when an agent knew a later one */
     uint64_t routed;                            /* term of the primary that was told last */
     bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
+    uint64_t turned_ns;                         /* when everything was looked at last: see note_pause() */
     uint64_t lost_ns; /* when the primary was last there; 0 = it is, or nobody knows */
     struct loop_timer timer;
     struct loop_task turn;
@@ -134,6 +135,8 @@ const struct member_status *keeper_status(const struct shard_keeper *k, int i);
 bool keeper_retired(const struct shard_keeper *k, int i);
 /* It has carried out the order to confirm this term. */
 bool keeper_receives_nothing(const struct shard_keeper *k, int i, uint64_t term);
+/* It has begun to: its server was ended since, and is perhaps being started again as a standby of nobody. */
+bool keeper_has_stopped(const struct shard_keeper *k, int i, uint64_t term);
 /* ... and says under which term its last bytes were written: that is its confirmation. */
 bool keeper_confirmed(const struct shard_keeper *k, int i, uint64_t term, struct ha_confirmation *ret);
 /* The primary of this config is one, and has the config in effect: held, or open for its clients. */

@@ -108,9 +108,10 @@ static void take_status(struct member_link *l, const char *text, size_t length)
     l->status = status;
     l->heard_ns = loop_now(l->loop);
     l->closed = false;
-    if (server == HA_SERVER_PRIMARY || server == HA_SERVER_STANDBY)
+    if (server == HA_SERVER_PRIMARY || server == HA_SERVER_STANDBY) {
         l->ended_ns = 0;
-    else if (l->ended_ns == 0)
+        l->refused = false; /* that was before */
+    } else if (l->ended_ns == 0)
         l->ended_ns = l->heard_ns;
     if (l->events != NULL)
         loop_timer_start(&l->events_timer, SILENT_NS);

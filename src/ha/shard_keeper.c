@@ -13,7 +13,11 @@
 #include "ha/keeper_impl.h"
 
 #define TURN_NS    (1 * ENV_NS_PER_S)
-#define SUSPECT_NS (50 * ENV_NS_PER_MS) /* while something is expected */
+#define SUSPECT_NS (50 * ENV_NS_PER_MS)  /* while something is expected */
+#define SILENT_NS  (200 * ENV_NS_PER_MS) /* while an agent says nothing, and its server answers */
+#define PAUSE_NS                                                                                             \
+    (TURN_NS + 500 * ENV_NS_PER_MS) /* between two turns: somebody stood still, and it was us                \
+                                     */
 
 #define TO(state) SM_NEXT(KEEPER_##state)
 static const struct sm_state states[KEEPER_STATES] = {
@@ -248,6 +252,12 @@ static void note_lost(struct shard_keeper *k, const struct ha_config *newest,
                                                           : seen;
 }
 
+/* Its server answers, but its agent says nothing: that server may be about to be ended. */
+static bool is_silent(const struct shard_keeper *k, const struct ha_config *newest, uint64_t now)
+{
+    return now >= k->shard.instances[newest->primary].heard_ns + k->shard.policy.silent_ns / 2;
+}
+
 void keeper_stand(struct shard_keeper *k)
 {
     uint64_t now = loop_now(k->loop);
@@ -276,18 +286,34 @@ void keeper_stand(struct shard_keeper *k)
         sync_step(k, now);
     else
         say(k, verdict.rule, verdict.sentence);
-    if (verdict.rule != HA_F_WELL && verdict.rule != HA_F_MAINTENANCE) {
+    if (verdict.rule == HA_F_MAINTENANCE)
+        return;
+    if (verdict.rule != HA_F_WELL || is_silent(k, newest, now)) {
         keeper_look(k);
-        loop_timer_start(&k->timer, SUSPECT_NS);
+        loop_timer_start(&k->timer, verdict.rule != HA_F_WELL ? SUSPECT_NS : SILENT_NS);
     }
 }
 
 /* ---- turns ---- */
 
+/* A keeper that did not turn (its process was stopped, its machine slept) has not read what it was told, so
+ * that nobody's silence counts from before. */
+static void note_pause(struct shard_keeper *k)
+{
+    uint64_t now = loop_now(k->loop);
+    if (k->turned_ns != 0 && now >= k->turned_ns + PAUSE_NS) {
+        log_event(LOG_WARN, "this manager stood still: silence of members counts from now on", "shard",
+                  k->name, "ms", log_num((long long)((now - k->turned_ns) / ENV_NS_PER_MS)), NULL);
+        k->shard.awake_ns = now;
+    }
+    k->turned_ns = now;
+}
+
 static void turn_run(struct loop_task *task, void *data)
 {
     struct shard_keeper *k = data;
     (void)task;
+    note_pause(k);
     if (sm_now(&k->sm) == KEEPER_CLOSED || !k->loaded)
         return;
     keeper_facts(k);

@@ -156,7 +156,9 @@ struct ha_shard {
     struct ha_policy policy;
     struct ha_record record;
     bool maintenance; /* of the shard or of the fleet: nothing is decided */
-    uint64_t lsn;     /* the primary's WAL end as last seen */
+    uint64_t
+        awake_ns; /* since when we look without a pause of our own: who was silent before, we did not hear */
+    uint64_t lsn; /* the primary's WAL end as last seen */
     unsigned count;
     struct ha_instance instances[HA_INSTANCES_MAX];
 };

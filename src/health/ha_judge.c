@@ -30,9 +30,27 @@ static void say(struct judging *j, int rule)
     ha_rule_render(rule, &j->words, j->ret->sentence);
 }
 
-static uint64_t last_seen(const struct ha_instance *i)
+static uint64_t later(uint64_t a, uint64_t b)
 {
-    return i->heard_ns > i->reached_ns ? i->heard_ns : i->reached_ns;
+    return a > b ? a : b;
+}
+
+/* While we stood still ourselves nobody was silent. */
+static uint64_t last_heard(const struct judging *j, const struct ha_instance *i)
+{
+    return later(i->heard_ns, j->shard->awake_ns);
+}
+
+static uint64_t last_seen(const struct judging *j, const struct ha_instance *i)
+{
+    return later(last_heard(j, i), i->reached_ns);
+}
+
+/* Its machine answers that no server is there, and nobody is who would start one: the agent is gone, or says
+ * nothing, as one that was stopped by a signal and whose watchdog has ended the server. */
+static bool nobody_there(const struct judging *j, const struct ha_instance *i)
+{
+    return i->refused && (i->closed || age(j, last_heard(j, i)) >= j->shard->policy.silent_ns / 2);
 }
 
 /* Its agent speaks now. What it said before it fell silent, or was taken away, says nothing of now. */
@@ -101,13 +119,14 @@ static void judge_unseen(struct judging *j)
 {
     const struct ha_instance *p = j->primary;
     const struct ha_policy *policy = &j->shard->policy;
-    bool gone = p->pod == HA_POD_GONE, nobody_there = p->closed && p->refused;
+    bool gone = p->pod == HA_POD_GONE, nobody = nobody_there(j, p);
     words_set(&j->words, "why", "%s",
-              gone           ? "its pod or node is gone"
-              : nobody_there ? "agent and server refuse connections"
-                             : "it is silent");
+              gone                  ? "its pod or node is gone"
+              : nobody && p->closed ? "agent and server refuse connections"
+              : nobody              ? "its server refuses connections, its agent says nothing"
+                                    : "it is silent");
     set_time(&j->words, "limit", policy->silent_ns);
-    if (!gone && !nobody_there && age(j, last_seen(p)) < policy->silent_ns) {
+    if (!gone && !nobody && age(j, last_seen(j, p)) < policy->silent_ns) {
         say(j, HA_F_SUSPECT);
         return;
     }
@@ -117,7 +136,7 @@ static void judge_unseen(struct judging *j)
         say(j, HA_F_STILL_RECEIVED);
         return;
     }
-    judge_gone(j, gone || nobody_there ? HA_F_GONE : HA_F_LOST);
+    judge_gone(j, gone || nobody ? HA_F_GONE : HA_F_LOST);
 }
 
 /* Its agent is there and says that the server is not. */
@@ -125,9 +144,10 @@ static void judge_ended(struct judging *j)
 {
     const struct ha_instance *p = j->primary;
     words_set(&j->words, "why", "its server ended");
+    uint64_t ended_ns = later(p->ended_ns, j->shard->awake_ns); /* its return may have been told meanwhile */
     set_time(&j->words, "ago", age(j, p->ended_ns));
     set_time(&j->words, "limit", j->shard->policy.restart_ns);
-    if (!p->gave_up && age(j, p->ended_ns) < j->shard->policy.restart_ns)
+    if (!p->gave_up && age(j, ended_ns) < j->shard->policy.restart_ns)
         say(j, HA_F_RESTARTING);
     else
         judge_gone(j, HA_F_NOT_RETURNED);
@@ -141,14 +161,15 @@ void ha_judge(const struct ha_shard *shard, uint64_t now_ns, struct ha_verdict *
     words_set(&j.words, "shard", "%s", shard->name);
     words_set(&j.words, "primary", "%s", p->name);
     words_set(&j.words, "term", "%" PRIu64, shard->record.term);
-    set_time(&j.words, "ago", age(&j, last_seen(p)));
+    set_time(&j.words, "ago", age(&j, later(p->heard_ns, p->reached_ns)));
     if (shard->maintenance)
         say(&j, HA_F_MAINTENANCE);
     else if (shard->record.term > newest->term)
         say(&j, HA_F_UNDER_WAY);
     else if (is_heard(&j, p) && p->ended_ns != 0)
         judge_ended(&j);
-    else if (p->pod != HA_POD_GONE && !p->closed && age(&j, last_seen(p)) < shard->policy.silent_ns / 2)
+    else if (p->pod != HA_POD_GONE && !p->closed && !nobody_there(&j, p) &&
+             age(&j, last_seen(&j, p)) < shard->policy.silent_ns / 2)
         say(&j, HA_F_WELL);
     else
         judge_unseen(&j);

@@ -72,14 +72,17 @@ enum failover_action {
     FO_JOURNAL, /* write the record as it is now, by compare-and-swap; ERRC_CONFLICT: another one wrote it */
     FO_WAIT,    /* complete after failover->wait_ns */
     FO_CHECKPOINT, /* on the primary */
-    FO_FENCE,      /* the primary confirms record.ha.term: it has ended its sessions and stopped in order */
+    FO_FENCE,      /* the primary has ended its sessions and stopped in order, to confirm record.ha.term. Its
+                      confirmation may come later: FO_CONFIRM asks for it again */
     FO_DRAIN,      /* record.target has on disk what the fenced primary had; bounded in time */
     FO_CONFIRM, /* ask every instance to confirm record.ha.term; complete with what came within a bound, or as
-                   soon as ha_choose() names somebody and nobody who was heard lately is missing */
+                   soon as ha_choose() names somebody and nobody is missing who was heard lately and whose
+                   server is up */
     FO_FETCH,   /* choice.winner receives from choice.donor up to choice.position */
     FO_PROMOTE, /* choice.winner, under the term; it accepts no writes yet. With a choice.config.k of 0 it
                    gets a lease, which counts from a moment at which the record was still of this term */
-    FO_SETTLE,  /* ranges that left the shard are fenced, moves of it told to copy again */
+    FO_SETTLE,  /* ranges that left the shard are fenced, moves of it told to copy again. The config's members
+                   may begin to follow the winner beside it */
     FO_REPOINT, /* the config's members follow the winner; bounded in time */
     FO_OPEN,    /* the winner acknowledges by its config, and only by it */
     FO_ROUTE,   /* routing table, read-write service */

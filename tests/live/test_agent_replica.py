@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -552,6 +553,21 @@ def test_closed(shard):
     status = a.assign(2, "stopped", closed=False).settled("stopped")
     assert "closed" not in status
     a.assign(2, "primary", seq=1).settled("primary")
+
+
+def test_port_is_taken(shard):
+    """Somebody took it while the server was away: that is said, and a second after it is free the server is back."""
+    (a,) = shard.of("a")
+    a.assign(1, "stopped", seq="100")
+    wait_until(lambda: a.status()["reported"] == "stopped", what="the stop")
+    with socket.create_server(("127.0.0.1", a.port)):
+        a.assign(1, "primary", seq="101")
+        said = wait_until(lambda: (s := a.status())["reported"] == "failed" and s, what="the failure")
+        assert f"another program has port {a.port}" in said["error"], said
+        time.sleep(5)  # so that a pause which is doubled each time would be longer than a second
+    free = time.monotonic()
+    wait_until(lambda: a.status()["reported"] == "primary", 10, "the primary")
+    assert time.monotonic() - free < 3
 
 
 def test_checkpoint_on_demand(shard):

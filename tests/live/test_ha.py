@@ -641,7 +641,7 @@ def frozen_node(herd, a, old, record_property):
 
 @pytest.mark.slow
 def test_frozen_agent(herd, record_property):
-    """Only the agent stands still: its watchdog ends the server, another is primary, and it does not come back by
+    """Only the agent is stopped: its watchdog ends the server soon, another is primary, and it does not come back by
     itself: its order has to be confirmed anew."""
     begun(herd)
     a = by_name(herd, "a")
@@ -663,8 +663,29 @@ def test_frozen_agent(herd, record_property):
     pause = writer.longest_pause()
     print(f"new primary {name} after {told:.3f} s, {pause:.3f} s without writes")
     record_property("seconds_without_writes", pause)
+    assert told < 6  # 10 s and more by the bound for one that only does not turn
     assert "stood still" in a.log()
     assert lost(by_name(herd, name), writer) == []
+
+
+def test_keeper_stands_still(herd):
+    """It goes on, and has read nothing of what it was told meanwhile: nobody is judged by that."""
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 100, 20, "writes")
+    noticed = 0
+    for seconds in (2, 4, 6):
+        herd.process.send_signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        herd.process.send_signal(signal.SIGCONT)
+        until(herd, lambda before=noticed: herd.log().count("stood still") > before, 10, "the keeper to notice")
+        noticed += 1
+        time.sleep(1.5)
+    writer.end()
+    assert herd.primary() == ("a", 1)
+    assert "fail over" not in herd.log()
+    assert writer.longest_pause() < 1.5
+    assert lost(by_name(herd, "a"), writer) == []
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """What bench/run failover makes of what it saw: gaps, losses, the order of the faults, the line for machines."""
 
 import sys
+import types
 from pathlib import Path
 
+import psycopg
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench"))
@@ -29,12 +31,51 @@ def test_both_acknowledged():
     assert writers.both_acknowledged_s([], [4.0]) == writers.both_acknowledged_s([1.0], []) == 0.0
 
 
+class Canceled:
+    """A connection whose statements end in the ways that are listed, and which then is lost."""
+
+    def __init__(self, *ends):
+        self.ends, self.handlers = list(ends), []
+
+    def add_notice_handler(self, handler):
+        self.handlers.append(handler)
+
+    def execute(self, *_):
+        end = self.ends.pop(0) if self.ends else "lost"
+        if end == "warned":
+            for handler in self.handlers:
+                handler(types.SimpleNamespace(sqlstate="01000"))
+        elif end == "canceled":
+            raise psycopg.errors.QueryCanceled
+        elif end == "lost":
+            raise psycopg.OperationalError("gone")
+
+    def cancel_safe(self, timeout):
+        pass
+
+    def close(self):
+        pass
+
+
+def test_impatient(monkeypatch):
+    """A cancelled commit is no end of it; what is acknowledged with a warning is acknowledged."""
+    connection = Canceled("done", "canceled", "warned", "done")
+    monkeypatch.setattr(writers.psycopg, "connect", lambda *_, **__: connection)
+    monkeypatch.setattr(writers.Impatient, "start", lambda self: None)
+    session = writers.Impatient("", 0)
+    session.run()
+    assert session.acknowledged == [1, 3, 4]
+    assert (session.canceled, session.warned) == (1, 1)
+    assert isinstance(session.error, psycopg.OperationalError)
+
+
 def test_plan_takes_turns():
     names = list(failover.CLUSTERS)
     few, many = list(failover.plan(False, names)), list(failover.plan(True, names))
     assert few[:4] == [("node death", name) for name in names]
     assert few.count(("node death", "ours")) == failover.ROUNDS
-    assert few.count(("node death", "pg_auto_failover")) == few.count(("daemon frozen", "ours")) == 1
+    assert few.count(("node death", "pg_auto_failover")) == few.count(("daemon frozen, cancels", "ours")) == 1
+    assert few.count(("daemon frozen", "ours")) == failover.ROUNDS
     assert many.count(("daemon frozen", "Patroni, defaults")) == failover.ROUNDS_FULL
     assert ("daemon killed", "pg_auto_failover") not in many
     assert {name for _, name in failover.plan(True, ["ours"])} == {"ours"}

@@ -114,7 +114,7 @@ static void act(struct failover_driver *driver, enum failover_action action)
         c->until = s->w.clock + (failover_now(&m->op) == FAILOVER_LEASE ? LEASE + 1 : 10);
     if (action == FO_WAIT && s->w.bug == BUG_NO_LEASE)
         c->until = s->w.clock;
-    if (action == FO_REPOINT)
+    if (action == FO_REPOINT || action == FO_SETTLE)
         c->pending = c->choice.config.members;
 }
 
@@ -206,6 +206,8 @@ static void fence_old(struct sim *s, struct manager *m, struct call *c)
         fail(c, ERRC_STALE, "the primary knows of a later term");
     else if (!node_confirm(&s->w, n, (int)c->record.ha.term, &c->outcome.confirmed[p]))
         fail(c, ERRC_CONFLICT, "the primary refuses");
+    else if (roll(&s->w, 2) == 0) /* it has stopped, and what it has is not known yet */
+        c->outcome.confirmed[p].term = 0;
 }
 
 /* Until the target has everything, or too long. */
@@ -320,6 +322,11 @@ static bool operation_takes_effect(struct sim *s, struct manager *m, struct call
         route(s, c);
         return true;
     case FO_CHECKPOINT:
+        return true;
+    case FO_SETTLE: /* some begin to follow meanwhile */
+        for (unsigned i = roll(&s->w, 4); i > 0; i--)
+            (void)repoint_next(s, m, c);
+        at_winner(s, m, c);
         return true;
     default:
         if (!prove(s, c))

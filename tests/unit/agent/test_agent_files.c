@@ -5,9 +5,11 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -170,12 +172,36 @@ static void test_what_cannot_be_checked_is_refused(void **state)
     assert_null(file_text(x->data, "shardherd_hba.conf"));
 }
 
+/* A port that somebody listens on, and the same one when that has ended. */
+static void test_a_port_that_is_taken(void **state)
+{
+    struct folders *x = *state;
+    struct err err = {0};
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&at, size) | listen(fd, 1), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &size), 0);
+    x->o.port = ntohs(at.sin_port);
+    static const char *const addresses[] = {"127.0.0.1", "*"};
+    for (int i = 0; i < 2; i++) {
+        x->o.listen = addresses[i];
+        assert_int_equal(agent_port_check(&x->o, &err), ERRC_CONFLICT);
+        assert_non_null(strstr(err.message, "another program has port"));
+    }
+    (void)close(fd);
+    assert_int_equal(agent_port_check(&x->o, &err), 0);
+    x->o.listen = "localhost"; /* the server's own to find out */
+    assert_int_equal(agent_port_check(&x->o, &err), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_everybody_by_password, setup, teardown),
         cmocka_unit_test_setup_teardown(test_nobody_without_a_certificate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_checked_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_a_port_that_is_taken, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -76,11 +76,45 @@ static void test_either_deadline(void **state)
         uint64_t now = env_boot_ns();
         watchdog_set_postmaster(w, pid);
         watchdog_set_deadline(w, now + (which == 0 ? 60000 : 600) * MS);
-        watchdog_set_turn(w, now + (which == 0 ? 600 : 60000) * MS);
+        watchdog_set_turn(w, now + (which == 0 ? 600 : 60000) * MS, 0);
         assert_int_equal(ended_by(pid), SIGQUIT);
         assert_true(env_boot_ns() < now + 5000 * MS);
         watchdog_set_postmaster(w, 0);
         watchdog_stop(w);
+    }
+}
+
+/* An agent that does not turn for a second: only one that is stopped costs its server that soon. */
+static void test_a_stopped_agent(void **state)
+{
+    (void)state;
+    for (int stopped = 0; stopped < 2; stopped++) {
+        pid_t server = child_make(false), agent = fork();
+        if (agent == 0) {
+            struct watchdog *w;
+            struct err err = {0};
+            if (watchdog_start("/nowhere/data", &w, &err) != 0)
+                _exit(1);
+            watchdog_set_postmaster(w, server);
+            watchdog_set_turn(w, env_boot_ns() + 60000 * MS, env_boot_ns() + 300 * MS);
+            for (;;)
+                (void)pause();
+        }
+        assert_true(agent > 0);
+        postmaster_pause_ms(200);
+        if (stopped)
+            assert_int_equal(kill(agent, SIGSTOP), 0);
+        postmaster_pause_ms(2000);
+        int status = 0;
+        pid_t ended = waitpid(server, &status, WNOHANG);
+        assert_int_equal(ended, stopped ? server : 0);
+        assert_true(!stopped || (WIFSIGNALED(status) && WTERMSIG(status) == SIGQUIT));
+        if (!stopped) {
+            assert_int_equal(kill(server, SIGKILL), 0);
+            assert_int_equal(ended_by(server), SIGKILL);
+        }
+        assert_int_equal(kill(agent, SIGKILL), 0);
+        assert_int_equal(ended_by(agent), SIGKILL);
     }
 }
 
@@ -151,6 +185,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_at_the_deadline),
         cmocka_unit_test(test_either_deadline),
+        cmocka_unit_test(test_a_stopped_agent),
         cmocka_unit_test(test_a_later_deadline_counts),
         cmocka_unit_test(test_a_server_dies_with_its_agent),
         cmocka_unit_test(test_no_program),

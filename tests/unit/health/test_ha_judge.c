@@ -61,6 +61,39 @@ static void nobody_listens_to_us(struct ha_shard *s)
 {
     s->instances[0].closed = s->instances[0].refused = true;
 }
+static void stopped_and_ended(struct ha_shard *s) /* a frozen agent, whose watchdog has ended the server */
+{
+    SILENT(S / 10);
+    s->instances[0].heard_ns = NOW - 3 * S / 2;
+    s->instances[0].refused = true;
+}
+static void refused_and_heard(struct ha_shard *s)
+{
+    SILENT(S / 10);
+    s->instances[0].heard_ns = NOW - 3 * S / 2 + 1;
+    s->instances[0].refused = true;
+}
+static void refused_and_received(struct ha_shard *s)
+{
+    s->instances[0].heard_ns = NOW - 3 * S / 2;
+    s->instances[0].refused = true;
+}
+static void we_stood_still(struct ha_shard *s)
+{
+    SILENT(60 * S);
+    s->awake_ns = NOW - S;
+}
+static void we_stood_still_long_ago(struct ha_shard *s)
+{
+    SILENT(60 * S);
+    s->awake_ns = NOW - 3 * S;
+}
+static void we_stood_still_and_it_refuses(struct ha_shard *s)
+{
+    stopped_and_ended(s);
+    s->instances[0].reached_ns = NOW - 60 * S;
+    s->awake_ns = NOW - 3 * S / 2 + 1;
+}
 static void pod_gone(struct ha_shard *s)
 {
     SILENT(S / 10);
@@ -102,6 +135,11 @@ static void ended_and_silent(struct ha_shard *s)
 {
     ended(s, 4 * S, false);
     SILENT(S / 2); /* heard still, and the server is down */
+}
+static void ended_while_we_stood_still(struct ha_shard *s)
+{
+    ended(s, 60 * S, false); /* it may be back: its word waits in our socket */
+    s->awake_ns = NOW - S;
 }
 static void one_unheard(struct ha_shard *s)
 {
@@ -178,6 +216,13 @@ static const struct {
     {"agent and server refuse", 3, nobody_listens, HA_F_GONE},
     {"agent and server refuse us only", 3, nobody_listens_to_us, HA_F_STILL_RECEIVED},
     {"its agent is gone, its server unknown", 3, agent_died_alone, HA_F_SUSPECT},
+    {"its server refuses, its agent is silent", 3, stopped_and_ended, HA_F_GONE},
+    {"its server refuses, its agent spoke lately", 3, refused_and_heard, HA_F_WELL},
+    {"its server refuses us only", 3, refused_and_received, HA_F_STILL_RECEIVED},
+    {"we stood still until now", 3, we_stood_still, HA_F_WELL},
+    {"we stood still, and it is silent since", 3, we_stood_still_long_ago, HA_F_LOST},
+    {"we stood still, and its server refuses", 3, we_stood_still_and_it_refuses, HA_F_WELL},
+    {"we stood still when its server ended", 3, ended_while_we_stood_still, HA_F_RESTARTING},
     {"its pod is gone", 3, pod_gone, HA_F_GONE},
     {"its pod is gone, they say", 3, pod_gone_they_say, HA_F_STILL_RECEIVED},
     {"its pod is gone, and a standby's", 3, standbys_pod_gone, HA_F_UNHEARD},
