@@ -31,8 +31,8 @@ FAULTS = {
     "silent link loss": "link_lost",
 }
 # after these the old primary's server may go on, and its session is watched
-SERVER_LIVES = ("daemon killed", "daemon frozen", "daemon killed, cancels", "daemon frozen, cancels", "silent link loss")
-CANCELS = SERVER_LIVES[2:4]  # its session is one that cancels its commits each second
+CANCELS = ("daemon killed, cancels", "daemon frozen, cancels")  # the session cancels its commits each second
+SERVER_LIVES = ("daemon killed", "daemon frozen", *CANCELS, "silent link loss")
 ALL = tuple(FAULTS)
 # each cluster's faults: in the first round, in each later one, and in each with --full
 CLUSTERS = {

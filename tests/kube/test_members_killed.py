@@ -1,0 +1,62 @@
+"""The manager is killed at each place of a failover in the test cluster, once: the next one ends what it began."""
+
+import os
+import random
+
+import pytest
+from manager_rig import DATABASES, ManagerCluster, database
+from test_manager_faults import only_manager_killed_at
+from test_members import QUIET, delete_now, gap, pods, role, sql, wait_whole
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+STEPS = ["planned", "claim", "confirm", "chosen", "promote", "settle", "repoint", "open", "route", "done"]
+PLACES = [f"{moment}:{step}" for step in STEPS for moment in ("before", "after")]
+SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)
+
+
+def chosen():
+    """With SHARDHERD_TEST_FULL all of them; else two, one before and one after it is known who is promoted."""
+    if os.environ.get("SHARDHERD_TEST_FULL"):
+        return PLACES
+    print(f"test_members_killed: seed {SEED}")
+    draw, middle = random.Random(SEED), PLACES.index("after:chosen")
+    return [draw.choice(PLACES[:middle]), draw.choice(PLACES[middle:])]
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    with ManagerCluster(tmp_path_factory.mktemp("killed"), nodes=4) as rig:
+        yield rig
+
+
+@pytest.fixture(scope="module")
+def client(rig):
+    rig.must("POST", DATABASES, database(shards=1, instances=3, balance=QUIET, deletionPolicy="delete"))
+    rig.wait_database(shards=1, timeout=180)
+    client = rig.client_pod()
+    done = rig.load(client, "init")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return client
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_manager_is_killed_within_a_failover(rig, client):
+    gaps = {}
+    for place in chosen():
+        manager = only_manager_killed_at(rig, f"failover:{place}")
+        first = wait_whole(rig, 120)
+        report = gap(rig, client, 20, lambda first=first: delete_now(rig, first))
+        gaps[place] = round(report["longest_write_gap_ms"])
+        status = rig.get("Pod", manager)["status"]["containerStatuses"][0]
+        assert status["restartCount"] == 1, (place, status, rig.manager_logs()[-4000:])
+        assert status["lastState"]["terminated"]["exitCode"] == 137, (place, status)
+        # the old one may be back by then, and is as good as another: it has everything
+        second = wait_whole(rig, 120)
+        assert [name for name, pod in pods(rig).items() if role(pod) == "primary"] == [second], place
+        assert sql(rig, client, "SELECT pg_is_in_recovery()") == "f", place
+    done = rig.load(client, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(f"milliseconds without writes, by the place where the manager was killed: {gaps}")
+    # its Lease, which nobody can give back any more, is not waited for
+    assert max(gaps.values()) < 12_000, gaps
