@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LARGE (64 * 1024) /* has pages of its own */
-
 static void *checked(void *p)
 {
     if (p == NULL) {
@@ -20,9 +18,8 @@ static void *checked(void *p)
 
 void mem_share_heap(void)
 {
-#ifdef M_ARENA_MAX /* where the C library knows it */
-    (void)mallopt(M_ARENA_MAX, 1);
-    (void)mallopt(M_MMAP_THRESHOLD, LARGE);
+#ifdef M_ARENA_MAX
+    (void)mallopt(M_ARENA_MAX, 1); /* where the C library knows it */
 #endif
 }
 

@@ -12,9 +12,9 @@
 #include <stddef.h>
 
 /*
- * Once, at the start of a program that runs for long, before it has threads: they share one heap (by default
- * each has its own, and what workers allocate for connections that end and come back would stay behind in one
- * after the other), and what is large goes back to the system when freed, however large others were before.
+ * Once, at the start of a program that runs for long, before it has threads: they share one heap. By default
+ * each has its own, and what the workers allocate for connections that end and come back again would stay
+ * behind in one after the other.
  */
 void mem_share_heap(void);
 

@@ -1,5 +1,4 @@
 /* Memory that a burst leaves between what lasts goes back to the system. */
-#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -60,28 +59,9 @@ static void test_free_pages_between_go_back(void **state)
     free_but(pieces, 0);
 }
 
-/* By default the C library would from now on keep all that is smaller than what was freed in its heap. */
-static void test_what_is_large_goes_back(void **state)
-{
-    (void)state;
-#if defined(M_ARENA_MAX) && !defined(__SANITIZE_ADDRESS__)
-    mem_share_heap();
-    char *larger = mem_alloc(MIB);
-    larger[0] = 1;
-    free(larger);
-    size_t before = mallinfo2().hblks;
-    char *large = mem_alloc(MIB / 4);
-    large[0] = 1;
-    assert_int_equal(mallinfo2().hblks, before + 1);
-    free(large);
-    assert_int_equal(mallinfo2().hblks, before);
-#endif
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_is_large_goes_back), /* first: nothing is free in the heap */
         cmocka_unit_test(test_free_pages_between_go_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
