@@ -191,8 +191,7 @@ static void idle_primary(struct member *m)
     else if (!member_lease_held(m))
         wait_for(m, MEMBER_FENCED, "the lease as primary ran out; a new lease of this term starts it again");
     else if (m->data_there && m->marks.rewinding)
-        refuse(m, "a rewind of the data began and did not end: it can be rewound again or cloned, but be no "
-                  "primary");
+        refuse(m, "a rewind of the data began and did not end: it can be cloned, but be no primary");
     else if (m->data_there)
         member_server_begin(m);
     else if (m->order.initialize)
@@ -204,15 +203,18 @@ static void idle_primary(struct member *m)
 static void idle_standby(struct member *m)
 {
     bool upstream = m->order.host[0] != '\0';
-    bool clone = !m->data_there || (m->order.rejoin == ORDER_CLONE && !marks_cloned(&m->marks, &m->order));
-    bool rewind = m->marks.primary || m->marks.rewinding ||
-                  (m->order.rejoin == ORDER_REWIND && m->marks.rewound != m->order.term);
+    /* what a rewind left half done cannot be rewound: the next one would first let it recover, by a log that
+     * is half the other's, and add to it */
+    bool clone = !m->data_there || m->marks.rewinding ||
+                 (m->order.rejoin == ORDER_CLONE && !marks_cloned(&m->marks, &m->order));
+    bool rewind = m->marks.primary || (m->order.rejoin == ORDER_REWIND && m->marks.rewound != m->order.term);
     if (clone && !upstream)
-        wait_for(m, MEMBER_STOPPED, "there is nobody to clone from: the order has no upstream");
+        wait_for(m, MEMBER_STOPPED,
+                 m->data_there && m->marks.rewinding
+                     ? "a rewind did not end: the data has to be cloned, and the order has no upstream"
+                     : "there is nobody to clone from: the order has no upstream");
     else if (clone)
         member_clone(m);
-    else if (rewind && !upstream && m->marks.rewinding)
-        wait_for(m, MEMBER_STOPPED, "a rewind did not end: it needs an upstream");
     else if (rewind && upstream)
         member_rewind(m);
     else
@@ -330,14 +332,22 @@ void member_step(struct member *m)
         idle_step(m);
 }
 
+/* For another order, or the end: it may be what is wanted then as well, and begins again. A rewind that has
+ * begun to change the data is let end. */
+static void helper_cancel(struct member *m)
+{
+    bool changes = sm_now(&m->sm) == MEMBER_REWINDING && m->marks.rewinding;
+    if (m->helper != NULL && !changes)
+        process_cancel(m->helper);
+}
+
 void member_ordered(struct member *m)
 {
     loop_timer_stop(&m->retry);
     m->backoff_ns = MEMBER_BACKOFF_NS;
     if (m->order.role != ORDER_PRIMARY && !m->as_primary)
         watchdog_set_deadline(m->dog, 0);
-    if (m->helper != NULL)
-        process_cancel(m->helper); /* it may be what is wanted now as well: then it begins again */
+    helper_cancel(m);
     member_changed(m);
     if (m->leaving && m->order.role == ORDER_STANDBY && m->order.host[0] != '\0')
         member_end(m, NULL); /* another one leads */
@@ -355,8 +365,7 @@ void member_end(struct member *m, const struct err *why)
     log_event(LOG_INFO, "stopping", "state", sm_name(&m->sm), NULL);
     m->ending = true;
     loop_timer_stop(&m->retry);
-    if (m->helper != NULL)
-        process_cancel(m->helper);
+    helper_cancel(m);
     member_step(m);
 }
 

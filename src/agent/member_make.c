@@ -312,18 +312,31 @@ static void keep_run(struct work *work)
     struct member *m = work->data;
     struct member_job *job = &m->job;
     char first[25];
+    if (divergence(job->keep, first))
+        (void)keep(job, first, &job->err);
+}
+
+static void mark_run(struct work *work)
+{
+    struct member *m = work->data;
+    struct member_job *job = &m->job;
     job->marks.rewinding = true;
-    if (!divergence(job->keep, first) || keep(job, first, &job->err) == 0)
-        (void)marks_save(job->o.data, &job->marks, &job->err);
+    (void)marks_save(job->o.data, &job->marks, &job->err);
+}
+
+/* From here on it is let end, whatever is ordered: what does not end has to be cloned. */
+static void marked(struct member *m)
+{
+    m->marks = m->job.marks;
+    rewind_start(m, false, rewind_ended);
 }
 
 static void kept(struct member *m)
 {
-    m->marks = m->job.marks;
     if (m->orders != m->job_orders || m->ending)
         member_settle(m, MEMBER_STOPPED);
     else
-        rewind_start(m, false, rewind_ended);
+        member_job_start(m, MEMBER_REWINDING, mark_run, marked);
 }
 
 /* It says where the histories part, and each file that it would change. */
@@ -386,8 +399,6 @@ static void rewind_prepared(struct member *m)
     uint32_t state = m->job.control.state;
     if (m->orders != m->job_orders || m->ending)
         member_settle(m, MEMBER_STOPPED);
-    else if (m->marks.rewinding) /* half done: what it would destroy was kept before it began */
-        rewind_start(m, false, rewind_ended);
     else if (state == CONTROL_SHUT || (state == CONTROL_SHUT_STANDBY && !m->marks.primary))
         rewind_start(m, true, dry_ended);
     else

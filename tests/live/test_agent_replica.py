@@ -265,6 +265,78 @@ def test_a_life_of_three(shard):
     assert a.value("SELECT count(*) FROM pg_replication_slots") == 0  # they would hold the log for ever
 
 
+class SlowRewind:
+    """pg_rewind of a member, which does not end before go(); it is counted when it is no dry run."""
+
+    def __init__(self, member):
+        self.folder = member.dir / "slow"
+        self.folder.mkdir()
+        real = member.bin
+        for program in real.iterdir():
+            (self.folder / program.name).symlink_to(program)
+        (self.folder / "pg_rewind").unlink()
+        (self.folder / "pg_rewind").write_text(
+            f"""#!/bin/sh
+            case " $* " in *" --dry-run "*) exec {real}/pg_rewind "$@" ;; esac
+            echo run >> {self.folder}/runs
+            {real}/pg_rewind "$@" || exit 1
+            while [ ! -e {self.folder}/go ]; do sleep 0.02; done
+            """
+        )
+        (self.folder / "pg_rewind").chmod(0o755)
+        if POSTGRES:
+            shutil.chown(self.folder, POSTGRES, POSTGRES)
+        member.bin = self.folder
+
+    def runs(self):
+        path = self.folder / "runs"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    def go(self):
+        (self.folder / "go").touch()
+
+
+def within_a_rewind(shard):
+    """The old primary, which has writes of its own, and is being rewound to follow b."""
+    a, b = shard.of("ab")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS id")
+    replayed(b, "SELECT count(*) FROM t", 1)
+    b.assign(2, "standby").settled("standby")
+    with a.connect() as connection:
+        connection.execute("INSERT INTO t SELECT generate_series(100, 200)")
+    b.assign(2, "primary", slots=["shardherd_a"]).settled("primary")
+    a.stop()
+    slow = SlowRewind(a)
+    a.start().assign(2, "standby", seq=1, upstream={**b.upstream, "slot": "shardherd_a"})
+    wait_until(lambda: slow.runs() == 1, 20, "a rewind")
+    return a, b, slow
+
+
+def test_an_order_does_not_interrupt_a_rewind(shard):
+    a, b, slow = within_a_rewind(shard)
+    a.assign(2, "standby", seq=2, upstream={**b.upstream, "slot": "shardherd_a"})
+    time.sleep(0.5)
+    assert a.status()["reported"] == "rewinding" and slow.runs() == 1
+    slow.go()
+    a.settled("standby")
+    replayed(a, "SELECT count(*) FROM t", 1)
+    assert slow.runs() == 1 and "msg=cloning" not in a.log()
+
+
+def test_a_rewind_that_did_not_end_is_followed_by_a_clone(shard):
+    """Never by another one, which would first let the half of each recover, and add to its log."""
+    a, b, slow = within_a_rewind(shard)
+    a.process.kill()
+    a.process.wait()
+    slow.go()
+    a.start().assign(2, "standby", seq=1, upstream={**b.upstream, "slot": "shardherd_a"})
+    a.settled("standby")
+    replayed(a, "SELECT count(*) FROM t", 1)
+    assert slow.runs() == 1 and "msg=cloning" in a.log()
+    assert [path.name for path in (a.data.parent / "pgdata.kept").iterdir()] == ["term-2"]
+
+
 def test_terms(shard):
     a = shard.member("a")
     wait_until(lambda: a.status()["reported"] == "empty", what="the agent to have looked")
