@@ -19,6 +19,7 @@ ELSEWHERE = {
     "shards": "test_manager.py::test_what_can_be_changed",
     "suspended": "test_manager.py::test_what_can_be_changed",
     "instances": "test_members.py",
+    "members": "../live/test_ha_manager.py::test_tags",
     "postgresql.version": "test_versions.py::test_every_shard_moves_to_the_newer_version",
     "storage.size": "test_runtime.py::test_volumes_grow",
     "storage.wal.size": "test_runtime.py::test_volumes_grow",

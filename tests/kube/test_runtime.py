@@ -155,8 +155,6 @@ def test_what_is_asked_for_wrongly(rig, cluster):
         "conflict",
         "instance shop-s1-0: database shop is suspended: set spec.suspended to false",
     )
-    rig.write(shards=1, instances=3)
-    assert refusal(rig.run("ensure", "s1", code=1))[0] == "unsupported"
     rig.write(shards=1, tls={"mode": "mutual"})
     code, text = refusal(rig.run("cnpg-ensure", "s1", code=1))
     assert code == "unsupported" and "CloudNativePG" in text

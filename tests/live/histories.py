@@ -211,7 +211,8 @@ class Clients:
             client.ending = True
         for client in self.all:
             client.join(timeout=30)
-        assert [c.problem for c in self.all if c.problem] == []
+        problems = [c.problem for c in self.all if c.problem]
+        assert not problems, problems
         history = [o for c in self.all for o in c.history()]
         with primary.connect() as connection:
             for key in sorted({o["key"] for o in history}):

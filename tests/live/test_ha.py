@@ -234,7 +234,7 @@ def test_switchover_settles_guards_before_it_opens(herd):
     herd.start()
     until(herd, lambda: herd.primary() == ("a", 1), 30, "the primary")
     checkpoints = int(a.status()["checkpoints"])
-    wait_until(lambda: len(herd.lines) > 1, 20, "the keeper to stand")
+    wait_until(lambda: [words[0] for _, words in herd.lines].count("primary") > 1, 20, "the keeper to stand")
     streaming(herd, "bc")
     herd.process.send_signal(signal.SIGUSR1)
     until(herd, lambda: herd.last("settle")[1] == 2, 30, "the guards' turn")
