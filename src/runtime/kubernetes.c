@@ -474,6 +474,7 @@ int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_o
     k->http = http_client_new(loop, NULL);
     k->settle = (struct loop_task){.run = on_settled, .data = k};
     list_init(&k->ops);
+    list_init(&k->askers);
     *ret = &k->base;
     return 0;
 }

@@ -162,6 +162,7 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err)
 {
     char *name = mem_strdup(e->op.name);
     kube_known_forget(e->op.k, name);
+    kube_secrets_leave(e);
     if (err != NULL)
         e->err = *err;
     sm_move(&e->sm, OVER);
@@ -406,6 +407,7 @@ static void lent_done(struct kube_ensure *e)
 
 static void applied_all(struct kube_ensure *e)
 {
+    items_free(e); /* a hundred shards may wait for their pods */
     if (e->lent) {
         sm_move(&e->sm, LOGIN);
         kube_adopt_probe(e, lent_done);
@@ -658,7 +660,7 @@ static void ensure_begin(struct kube_op *op)
         kube_ensure_over(e, &err);
 }
 
-static void timer_cancel(struct kube_ensure *e)
+static void waiting_cancel(struct kube_ensure *e)
 {
     const struct err canceled = {.code = ERRC_CANCELED, .message = "canceled"};
     loop_timer_stop(&e->timer);
@@ -668,8 +670,9 @@ static void timer_cancel(struct kube_ensure *e)
 static void ensure_cancel(struct kube_op *op)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
-    if (loop_timer_armed(&e->timer)) /* of CLAIMS, or of a Cluster that is waited for */
-        timer_cancel(e);
+    if (loop_timer_armed(&e->timer) || /* of CLAIMS, or of a Cluster that is waited for */
+        kube_secrets_wait(e))
+        waiting_cancel(e);
     else if (sm_now(&e->sm) == READY && !op->k->options.cnpg)
         kube_ready_cancel(&e->ready);
     else if (e->probing)
@@ -709,6 +712,7 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->cb = cb;
     e->data = data;
     sm_init(&e->sm, states, STATES, BEGIN, NULL, NULL);
+    kube_secrets_init(e);
     kube_op_add(k, &e->op, spec->name, ensure_begin, ensure_cancel);
     return 0;
 }

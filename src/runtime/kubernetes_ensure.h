@@ -66,6 +66,9 @@ struct kube_ensure {
     struct err err, work_err;
 
     /* the Secret that is asked for */
+    struct list secret_node;    /* in kubernetes.askers, or of secret_waiters of whoever asks */
+    struct list secret_waiters; /* want the same one */
+    struct loop_task secret_task;
     char *secret_name;
     char *(*secret_make)(struct kube_ensure *e, struct err *err); /* NULL: it must be there */
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
@@ -109,6 +112,12 @@ void kube_ensure_over(struct kube_ensure *e, const struct err *err);
  * `then`, or the end. Fills password, owner_password, ca, client.
  */
 void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+
+void kube_secrets_init(struct kube_ensure *e);
+/* Whether another operation asks for the Secret that this one wants. */
+bool kube_secrets_wait(const struct kube_ensure *e);
+/* The operation ends: whoever waits for its answer asks itself. */
+void kube_secrets_leave(struct kube_ensure *e);
 
 /* Writes the files of the authority (ca.certificate) and of the client on a worker; then `then`, or the end.
  */

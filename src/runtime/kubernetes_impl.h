@@ -44,6 +44,7 @@ struct kubernetes {
     char *name_space, *image, *directory;
     struct http_client *http; /* to the agents */
     struct list ops;
+    struct list askers; /* kube_ensure: each asks for a Secret; kubernetes_secrets.c */
     /* kube_known.h */
     struct k8s_watch *sets;
     bool changed; /* since the last list began */

@@ -25,10 +25,69 @@ static void certificate_want(struct kube_ensure *e);
 
 static void secret_ask(struct kube_ensure *e);
 
+/* All shards of a database want its Secrets at the same time: one asks, and makes them; the others wait. */
+static void secret_begin(struct kube_ensure *e)
+{
+    struct kubernetes *k = e->op.k;
+    list_each(node, &k->askers)
+    {
+        struct kube_ensure *other = list_item(node, struct kube_ensure, secret_node);
+        if (strcmp(other->secret_name, e->secret_name) == 0) {
+            list_append(&other->secret_waiters, &e->secret_node);
+            return;
+        }
+    }
+    list_append(&k->askers, &e->secret_node);
+    secret_ask(e);
+}
+
+static void secret_turn(struct loop_task *task, void *data)
+{
+    (void)task;
+    secret_begin(data);
+}
+
+void kube_secrets_init(struct kube_ensure *e)
+{
+    list_init(&e->secret_node);
+    list_init(&e->secret_waiters);
+    e->secret_task = (struct loop_task){.run = secret_turn, .data = e};
+}
+
+bool kube_secrets_wait(const struct kube_ensure *e)
+{
+    return !list_empty(&e->secret_node) || e->secret_task.queued;
+}
+
+void kube_secrets_leave(struct kube_ensure *e)
+{
+    list_remove(&e->secret_node);
+    loop_task_cancel(&e->secret_task);
+    list_each(node, &e->secret_waiters)
+    {
+        struct kube_ensure *other = list_item(node, struct kube_ensure, secret_node);
+        list_remove(node);
+        loop_defer(e->op.k->loop, &other->secret_task);
+    }
+}
+
 static void secret_take(struct kube_ensure *e, const struct k8s_answer *a)
 {
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    struct list waiters;
+    list_init(&waiters);
+    list_remove(&e->secret_node);
+    list_each(node, &e->secret_waiters)
+    {
+        list_remove(node);
+        list_append(&waiters, node);
+    }
     e->secret_then(e, yyjson_doc_get_root(doc));
+    while (!list_empty(&waiters)) { /* one that ends meanwhile leaves the list */
+        struct kube_ensure *other = list_item(list_first(&waiters), struct kube_ensure, secret_node);
+        list_remove(&other->secret_node);
+        other->secret_then(other, yyjson_doc_get_root(doc));
+    }
     yyjson_doc_free(doc);
 }
 
@@ -38,7 +97,7 @@ static void on_made(struct kube_op *op, const struct k8s_answer *a)
     if (a->err == NULL)
         secret_take(e, a);
     else if (a->err->code == ERRC_EXISTS)
-        secret_ask(e); /* by another shard or process meanwhile: theirs is the one */
+        secret_ask(e); /* by another process meanwhile: theirs is the one */
     else
         kube_ensure_over(e, a->err);
 }
@@ -91,7 +150,7 @@ static void secret_want(struct kube_ensure *e, char *name, char *(*make)(struct 
     e->secret_make = make;
     e->secret_then = then;
     e->secret_renewed = false;
-    secret_ask(e);
+    secret_begin(e);
 }
 
 static char *secret_text(const struct kube_ensure *e, bool of_shard, bool owned, const char *type,
