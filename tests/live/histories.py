@@ -10,6 +10,7 @@ import random
 import select
 import threading
 import time
+import traceback
 
 import psycopg
 from psycopg import pq
@@ -56,8 +57,8 @@ class Client(threading.Thread):
             while not self.ending:
                 self.turn_once()
                 time.sleep(0.002 + self.chance.random() * 0.008)
-        except Exception as error:  # told by the test, which sees no thread's exceptions
-            self.problem = repr(error)
+        except Exception:  # told by the test, which sees no thread's exceptions
+            self.problem = f"{self.name} at {self.at}: {traceback.format_exc()}"
         finally:
             self.leave()
 
@@ -140,7 +141,9 @@ class Client(threading.Thread):
         return [int(result.get_value(0, column)) for column in range(result.nfields)]
 
     def read(self, operation):
-        value, standby = self.one("SELECT v, pg_is_in_recovery()::int FROM r WHERE k = $1", operation["key"])
+        # a standby may not know the register yet; a primary that does not has lost it, and says what nobody wrote
+        sql = "SELECT coalesce((SELECT v FROM r WHERE k = $1), -1), pg_is_in_recovery()::int"
+        value, standby = self.one(sql, operation["key"])
         if standby:
             return None
         self.known[operation["key"]] = value
