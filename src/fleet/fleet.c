@@ -133,6 +133,11 @@ struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name)
     return db;
 }
 
+unsigned fleet_instances_of(const struct fleet_database *db)
+{
+    return db != NULL && db->instances > 1 ? db->instances : 1;
+}
+
 struct fleet_database *fleet_find_database(const struct fleet *fleet, const char *name)
 {
     for (struct list *node = fleet->databases.next; node != &fleet->databases; node = node->next) {

@@ -155,6 +155,8 @@ void fleet_fini(struct fleet *fleet);
 /* With the default policy; the one that is there if the name is taken. */
 struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name);
 struct fleet_database *fleet_find_database(const struct fleet *fleet, const char *name);
+/* How many each of its shards is to have; one of a database that is not known (NULL). */
+unsigned fleet_instances_of(const struct fleet_database *db);
 void fleet_remove_database(struct fleet *fleet, struct fleet_database *db);
 
 /* Copies access. ERRC_EXISTS if the name is taken. */

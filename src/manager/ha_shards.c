@@ -184,11 +184,6 @@ static bool serves(const struct kept_shard *k, const struct fleet_database *db)
            !ha_shards_provisions(k->all, db->name);
 }
 
-static unsigned wanted_of(const struct fleet_database *db)
-{
-    return db->instances > 1 ? db->instances : 1;
-}
-
 /* Of a new shard nothing is begun until all members are known. */
 static void keep(struct kept_shard *k)
 {
@@ -202,8 +197,8 @@ static void keep(struct kept_shard *k)
     if (k->keeper != NULL || k->closing || k->again || db == NULL)
         return;
     bool adopts = serves(k, db);
-    unsigned wanted = count < wanted_of(db) ? count : wanted_of(db);
-    if (count < (adopts ? 1 : wanted_of(db)) || !ha_tls_known(k))
+    unsigned wanted = count < fleet_instances_of(db) ? count : fleet_instances_of(db);
+    if (count < (adopts ? 1 : fleet_instances_of(db)) || !ha_tls_known(k))
         return;
     struct tls_context *tls = ha_tls_context(k, &err);
     if (tls == NULL && err.code != ERRC_NONE) {
@@ -212,7 +207,7 @@ static void keep(struct kept_shard *k)
         return;
     }
     mem_wipe_free(k->members);
-    k->members = ha_members_text(k, members, count, wanted_of(db));
+    k->members = ha_members_text(k, members, count, fleet_instances_of(db));
     ha_policy_defaults(&policy, wanted);
     snprintf(key, sizeof key, "ha/%s/%s", k->database, k->shard);
     snprintf(name, sizeof name, "%s/%s", k->database, k->shard);
@@ -466,12 +461,12 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
     unsigned count = ha_members_of(k, members);
     if (k->closing)
         return;
-    if (count < wanted_of(db))
+    if (count < fleet_instances_of(db))
         ha_members_make(k, db);
     if (count == 0)
         return;
     (void)ha_tls_known(k); /* it may have been renewed */
-    char *text = k->keeper != NULL ? ha_members_text(k, members, count, wanted_of(db)) : NULL;
+    char *text = k->keeper != NULL ? ha_members_text(k, members, count, fleet_instances_of(db)) : NULL;
     if (text != NULL && strcmp(text, k->members) != 0)
         kept_renew(k);
     mem_wipe_free(text);

@@ -33,7 +33,7 @@ bool kdb_is_whole(const struct kdb *k, const struct fleet_database *db, const ch
         primaries += i->member.primary && strcmp(i->member.reported, "primary") == 0;
         streams += !i->member.primary && i->member.streams && i->member.sync;
     }
-    return primaries == 1 && streams + 1 == (db->instances > 1 ? db->instances : 1);
+    return primaries == 1 && streams + 1 == fleet_instances_of(db);
 }
 
 /* In the order in which they are looked at: by shard, standbys before the primary, by name. */
@@ -84,23 +84,11 @@ static void pass_begin(struct kdb *k)
     k->roll_state = state_of(k, &count);
 }
 
-/* That the runtime lists; with one instance a shard has none, unless it had several. */
-static unsigned members_of(const struct kdb *k)
-{
-    unsigned count = 0;
-    list_each(node, &k->all->o.fleet->instances)
-    {
-        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        count += i->access.agent_host != NULL && strcmp(i->database, k->name) == 0;
-    }
-    return count;
-}
-
 /* All were looked at, and in one order. */
 static bool pass_counts(const struct kdb *k, const struct fleet_database *db)
 {
     unsigned count;
-    return state_of(k, &count) == k->roll_state && count == members_of(k) &&
+    return state_of(k, &count) == k->roll_state && count == kdb_listed(k, NULL) &&
            (db->instances < 2 || count == db->routing->shard_count * db->instances);
 }
 
@@ -185,7 +173,7 @@ static const struct fleet_instance *unseen_of(const struct kdb *k)
 
 void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
 {
-    if (members_of(k) == 0 || !kept->rolls || k->rolled == kept->generation || k->rolling ||
+    if (kdb_listed(k, NULL) == 0 || !kept->rolls || k->rolled == kept->generation || k->rolling ||
         k->all->o.switch_over == NULL)
         return;
     if (k->rolls_for != kept->generation)

@@ -11,20 +11,14 @@
 
 #define LIST_NS (6 * ENV_NS_PER_S) /* until the fleet has seen what was done */
 
-static unsigned wanted_of(const struct fleet_database *db)
-{
-    return db->instances > 1 ? db->instances : 1;
-}
-
-/* Members that the runtime lists; the only instance of a shard may be none. */
-static unsigned listed(const struct kdb *k, const char *shard)
+unsigned kdb_listed(const struct kdb *k, const char *shard)
 {
     unsigned count = 0;
     list_each(node, &k->all->o.fleet->instances)
     {
         const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        count +=
-            i->access.agent_host != NULL && strcmp(i->database, k->name) == 0 && strcmp(i->shard, shard) == 0;
+        count += i->access.agent_host != NULL && strcmp(i->database, k->name) == 0 &&
+                 (shard == NULL || strcmp(i->shard, shard) == 0);
     }
     return count;
 }
@@ -37,7 +31,7 @@ static unsigned recorded(const struct kdb *k, const char *shard)
 /* Of this shard nobody is, or is listed as, more or less than wanted. */
 static bool is_sized(const struct kdb *k, const struct fleet_database *db, const char *shard)
 {
-    unsigned have = listed(k, shard), wanted = wanted_of(db);
+    unsigned have = kdb_listed(k, shard), wanted = fleet_instances_of(db);
     return (have == 0 && wanted == 1) || (have == wanted && recorded(k, shard) == wanted);
 }
 
@@ -46,7 +40,7 @@ static bool is_sized(const struct kdb *k, const struct fleet_database *db, const
 static bool may_go(const struct kdb *k, const struct fleet_database *db, const char *shard)
 {
     unsigned left = recorded(k, shard);
-    return listed(k, shard) > wanted_of(db) && left != 0 && left <= wanted_of(db);
+    return kdb_listed(k, shard) > fleet_instances_of(db) && left != 0 && left <= fleet_instances_of(db);
 }
 
 static void on_taken(const struct err *err, const struct runtime_instance *instance, void *data)
@@ -86,8 +80,8 @@ static void take(struct kdb *k, const struct fleet_database *db, const char *sha
 static void shrink(struct kdb *k, const struct fleet_database *db, const char *shard)
 {
     char note[200];
-    snprintf(note, sizeof note, "shard %s goes down to %u of %u instances", shard, wanted_of(db),
-             listed(k, shard));
+    snprintf(note, sizeof note, "shard %s goes down to %u of %u instances", shard, fleet_instances_of(db),
+             kdb_listed(k, shard));
     kdb_tell(k, false, "Resizing", "Resize", note);
     k->resize_ns = loop_now(k->all->loop) + LIST_NS;
     take(k, db, shard);
@@ -98,7 +92,8 @@ static void shrink(struct kdb *k, const struct fleet_database *db, const char *s
 /* One shard after the other; true = that is done. */
 static bool taken_all(struct kdb *k, const struct fleet_database *db)
 {
-    while (k->resize_at < db->routing->shard_count && listed(k, db->routing->shards[k->resize_at].name) == 0)
+    while (k->resize_at < db->routing->shard_count &&
+           kdb_listed(k, db->routing->shards[k->resize_at].name) == 0)
         k->resize_at++; /* its only instance was never one of several */
     if (k->resize_at >= db->routing->shard_count)
         return true;
@@ -109,7 +104,7 @@ static bool taken_all(struct kdb *k, const struct fleet_database *db)
 void kdb_resize(struct kdb *k, const struct fleet_database *db)
 {
     bool all = true;
-    if (k->resizing || k->sized == wanted_of(db) || loop_now(k->all->loop) < k->resize_ns)
+    if (k->resizing || k->sized == fleet_instances_of(db) || loop_now(k->all->loop) < k->resize_ns)
         return;
     for (size_t i = 0; i < db->routing->shard_count; i++) {
         const char *shard = db->routing->shards[i].name;
@@ -117,12 +112,12 @@ void kdb_resize(struct kdb *k, const struct fleet_database *db)
             shrink(k, db, shard);
             return;
         }
-        all = all && is_sized(k, db, shard) && (listed(k, shard) == 0 || kdb_is_whole(k, db, shard));
+        all = all && is_sized(k, db, shard) && (kdb_listed(k, shard) == 0 || kdb_is_whole(k, db, shard));
     }
     if (!all)
         k->resize_at = 0;
     else if (taken_all(k, db)) {
-        k->sized = wanted_of(db);
+        k->sized = fleet_instances_of(db);
         k->resize_at = 0;
     }
 }
@@ -130,12 +125,12 @@ void kdb_resize(struct kdb *k, const struct fleet_database *db)
 bool kdb_resizes(struct kdb *k, const struct fleet_database *db)
 {
     if (k->sized == 0 && k->quiet) /* an earlier manager saw it */
-        k->sized = wanted_of(db);
-    return k->sized != wanted_of(db);
+        k->sized = fleet_instances_of(db);
+    return k->sized != fleet_instances_of(db);
 }
 
 bool kdb_size_waits(const struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
 {
-    return kept->instances != wanted_of(db) &&
+    return kept->instances != fleet_instances_of(db) &&
            operations_running_on(k->all->o.operations, k->name, NULL) != NULL;
 }

@@ -134,6 +134,9 @@ void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct f
 
 bool kdb_is_whole(const struct kdb *k, const struct fleet_database *db, const char *shard);
 
+/* Members that the runtime lists, of one shard or, with NULL, of all. The only instance of a shard is none,
+ * unless it was one of several. */
+unsigned kdb_listed(const struct kdb *k, const char *shard);
 /* kube_database_size.c: takes instances away that are not wanted any more, and knows when there are as many
  * as wanted. */
 void kdb_resize(struct kdb *k, const struct fleet_database *db);

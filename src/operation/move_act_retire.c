@@ -157,7 +157,7 @@ static void on_removed(const struct err *err, void *data)
 static void remove_all(struct removal *removal)
 {
     const struct fleet_database *db = op_database(removal->op);
-    int count = db != NULL && db->instances > 1 ? (int)db->instances : 1;
+    int count = (int)fleet_instances_of(db);
     removal->outstanding = 1; /* our own, until all were started */
     for (int i = 0; i < count; i++) {
         char name[2 * MOVE_NAME_SIZE + 16];

@@ -229,7 +229,7 @@ static void enter(struct provision *p, enum provision_state state)
 static int instances_of(const struct provision *p)
 {
     const struct fleet_database *db = fleet_find_database(services(p)->fleet, p->op.database);
-    return db != NULL && db->instances > 1 ? (int)db->instances : 1;
+    return (int)fleet_instances_of(db);
 }
 
 static void step_ended(struct provision *p)

@@ -100,15 +100,19 @@ def hand_over(rig, to, count=3):
     return to
 
 
-@pytest.fixture(scope="module")
-def shop(rig):
-    """A database of one shard with three instances, and a client pod."""
-    rig.must("POST", DATABASES, database(shards=1, instances=3, balance=QUIET, deletionPolicy="delete"))
+def make_shop(rig, instances, policy="delete"):
+    """A database of one shard, with its rows, and a client pod."""
+    rig.must("POST", DATABASES, database(shards=1, instances=instances, balance=QUIET, deletionPolicy=policy))
     rig.wait_database(shards=1, timeout=180)
     client = rig.client_pod()
     done = rig.load(client, "init")
     assert done.returncode == 0, done.stdout + done.stderr
     return client
+
+
+@pytest.fixture(scope="module")
+def shop(rig):
+    return make_shop(rig, 3)
 
 
 @pytest.mark.slow

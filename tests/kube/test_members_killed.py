@@ -4,9 +4,9 @@ import os
 import random
 
 import pytest
-from manager_rig import DATABASES, ManagerCluster, database
+from manager_rig import ManagerCluster
 from test_manager_faults import only_manager_killed_at
-from test_members import QUIET, delete_now, gap, pods, role, sql, wait_whole
+from test_members import delete_now, gap, make_shop, pods, role, sql, wait_whole
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
 STEPS = ["planned", "claim", "confirm", "chosen", "promote", "settle", "repoint", "open", "route", "done"]
@@ -31,12 +31,7 @@ def rig(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(rig):
-    rig.must("POST", DATABASES, database(shards=1, instances=3, balance=QUIET, deletionPolicy="delete"))
-    rig.wait_database(shards=1, timeout=180)
-    client = rig.client_pod()
-    done = rig.load(client, "init")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return client
+    return make_shop(rig, 3)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import os
 import pytest
 from manager_rig import DATABASES, ManagerCluster, database
 from test_manager import remove
-from test_members import QUIET, delete_now, gap, hand_over, kept, pods, primaries, sql, wait_whole
+from test_members import QUIET, delete_now, gap, hand_over, kept, make_shop, pods, primaries, sql, wait_whole
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
@@ -24,12 +24,7 @@ def rig(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shop(rig):
-    """A database of one shard with two instances, and a client pod."""
-    rig.must("POST", DATABASES, database(shards=1, instances=2, balance=QUIET, deletionPolicy="retain"))
-    rig.wait_database(shards=1, timeout=180)
-    client = rig.client_pod()
-    done = rig.load(client, "init")
-    assert done.returncode == 0, done.stdout + done.stderr
+    client = make_shop(rig, 2, "retain")
     wait_whole(rig, count=2)
     return client
 
