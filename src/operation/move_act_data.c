@@ -98,6 +98,10 @@ static void on_progress(uint64_t rows, uint64_t bytes, void *data)
     struct move_record *r = op_record(op);
     if (op->core.undo_wanted)
         copier_cancel(op->copier);
+    if (op->copy_began_ns == 0) {
+        op->copy_began_ns = op_now(op);
+        op->copy_began_bytes = bytes;
+    }
     r->copy_rows = rows;
     r->copy_bytes = bytes;
     operation_changed(&op->op);

@@ -133,6 +133,7 @@ void op_copier_started(struct move_op *op, struct copier *copier)
 {
     op->copier = copier;
     op->copier_started_ns = op_now(op);
+    op->copy_began_ns = op->copy_began_bytes = 0;
     op->open_links++;
 }
 
@@ -659,9 +660,10 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
-        double left = r->total_bytes > r->copy_bytes ? (double)(r->total_bytes - r->copy_bytes) : 0;
         done += fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes) * 0.8;
-        *ret_eta_seconds = op->mean_rate > 0 ? left / (double)op->mean_rate : NAN;
+        uint64_t now = op_now(op);
+        if (op->copy_ends_ns != 0)
+            *ret_eta_seconds = op->copy_ends_ns > now ? (double)(op->copy_ends_ns - now) / 1e9 : 0;
     }
     if (r->state == MOVE_VERIFY && r->verified.all_bytes > 0)
         done += 0.05 * fmin(1.0, (double)r->verified.bytes / (double)r->verified.all_bytes);

@@ -90,7 +90,8 @@ struct move_op {
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */
     uint64_t copier_started_ns;
-    uint64_t mean_rate;                         /* bytes per second of the copy, for the time that is left */
+    uint64_t copy_began_ns, copy_began_bytes;   /* when the first bytes came, and how many; 0 = not yet */
+    uint64_t copy_ends_ns;                      /* by its speed so far; 0 = not known */
     char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
     void (*target_checked)(struct move_op *op); /* ACT_SCHEMA: what follows target_check() */
     char snapshot[64];
