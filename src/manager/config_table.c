@@ -495,7 +495,9 @@ static const struct config_key keys[] = {
      .low = "1",
      .high = "64",
      .reloadable = true,
-     .help = "While so many moves run in the whole fleet none is begun by itself; one that is asked for is."},
+     .help =
+         "At most so many moves run in the whole fleet, by whomever; one more is refused, and the manager's "
+         "own waits. One that bakes or is held does not count."},
 #define X(snake, camel, kind, member, value, least, most, words, text)                                       \
     {.path = "balance." snake,                                                                               \
      .type = kind,                                                                                           \

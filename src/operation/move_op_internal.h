@@ -157,6 +157,9 @@ void op_call_ended(struct move_op *op);
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
     "current_setting('application_name') AND pid <> pg_backend_pid(); "
 
+/* A move with this record, listed: under a new id, or under that of its journal. Nothing is started. */
+struct move_op *op_new(struct operations *ops, const struct move_record *record, const char *id);
+
 /* Whether a move of this shard may begin: its primary is known, and is not being replaced, which would only
  * send it back. */
 int move_check_primary(const struct operations *ops, const char *database, const char *shard,

@@ -92,17 +92,6 @@ void operation_stopped(struct operation *op)
     maybe_stopped(op->owner);
 }
 
-unsigned operations_running(const struct operations *ops)
-{
-    unsigned running = 0;
-    list_each(node, &ops->list)
-    {
-        const struct operation *op = list_item(node, struct operation, node);
-        running += op->status == OPERATION_RUNNING && !op->kind->aside;
-    }
-    return running;
-}
-
 struct operation *operations_find(const struct operations *ops, const char *id)
 {
     list_each(node, &ops->list)

@@ -43,6 +43,7 @@ struct operation_services {
     struct runtime *runtime;   /* NULL: nothing can be made, only existing servers are used */
     int64_t term;              /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
     const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
+    unsigned max_moves;        /* more are not begun, by whomever; 0 = no limit. See move_op_working() */
     unsigned copy_lanes;       /* of a move, 1 to COPIER_LANES_MOST; 0 = 4 */
     uint64_t copy_rate;        /* bytes per second of one move; 0 = no limit */
     uint64_t verify_rate; /* bytes per second of a table that the verification reads on either side; 0 = no
@@ -99,7 +100,7 @@ struct operation_kind {
     int (*rollback)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
     /* One that is held goes on: looks again, or, with `accept`, does not. As cancel(); NULL if never held. */
     int (*go_on)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
-    bool aside; /* it keeps no other operation from beginning, and counts as none that runs */
+    bool aside;                         /* it keeps no other operation from beginning */
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -133,9 +134,6 @@ void operations_init(struct operations *ops, const struct operation_services *se
 /* Lets go of every operation (journals stay); `stopped` runs when no connection of theirs is left. */
 void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data);
 void operations_fini(struct operations *ops);
-
-/* Operations that have not ended, without those aside. */
-unsigned operations_running(const struct operations *ops);
 
 struct operation *operations_find(const struct operations *ops, const char *id);
 /* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL.
