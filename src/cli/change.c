@@ -1,4 +1,4 @@
-/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel,
+/* The commands that change something: apply, delete, split, move, merge, drain, upgrade, isolate, rebalance, cancel,
  * rollback; and wait. */
 #include <errno.h>
 #include <stdio.h>

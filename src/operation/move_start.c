@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "operation/drain.h"
 #include "operation/move_op_internal.h"
 
 /* ---- how many at a time ---- */
@@ -79,6 +80,10 @@ static int check_request(struct operations *ops, const struct move_request *q,
     if (q->retire_source && (source->ranges.count != 1 || source->ranges.items[0].lo != q->range.lo ||
                              source->ranges.items[0].hi != q->range.hi))
         return err_set(err, ERRC_REFUSED, "only a shard whose one range is moved can be retired with it");
+    const struct operation *drain = q->target != NULL ? drain_of(ops, q->database, q->target) : NULL;
+    if (drain != NULL)
+        return err_set(err, ERRC_CONFLICT, "operation %s drains shard %s: it is to get nothing", drain->id,
+                       q->target);
     const struct operation *busy = operations_running_on(ops, q->database, q->source);
     if (busy == NULL && q->target != NULL)
         busy = operations_running_on(ops, q->database, q->target);

@@ -1,8 +1,8 @@
 /*
  * operation: the journaled jobs and the list of them.
  *
- * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate,
- * retire, failover and switchover. Its journal is one document under op/<id>, written by compare-and-swap
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), drain,
+ * migrate, retire, failover and switchover. Its journal is one document under op/<id>, written by compare-and-swap
  * before the step it announces is taken, so that a manager that finds it after a crash can go on or go back.
  * The servers are the truth, the journal is the intention.
  *
