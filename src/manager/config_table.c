@@ -411,6 +411,17 @@ static const struct config_key keys[] = {
      .high = "8",
      .reloadable = true,
      .help = "Connections in parallel that copy the rows of a move; each has one to either server."},
+    {.path = "moves.build_lanes",
+     .type = CONFIG_INT,
+     .offset = AT(build_lanes),
+     .standard = "0",
+     .low = "0",
+     .high = "16",
+     .reloadable = true,
+     .help =
+         "Indexes and keys that a move builds side by side on a new shard; they share the memory of one "
+         "(maintenance_work_mem, else 256 MB). 0 = as many as max_parallel_maintenance_workers there says, "
+         "2 to 4."},
     {.path = "moves.copy_rate",
      .type = CONFIG_INT,
      .offset = AT(copy_rate),

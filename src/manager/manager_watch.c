@@ -83,6 +83,7 @@ void manager_set_moving(struct manager *m)
 {
     m->operations.services.max_moves = (unsigned)m->config.max_moves;
     m->operations.services.copy_lanes = (unsigned)m->config.copy_lanes;
+    m->operations.services.build_lanes = (unsigned)m->config.build_lanes;
     m->operations.services.copy_rate = (uint64_t)m->config.copy_rate << 20;
     m->operations.services.verify_rate = (uint64_t)m->config.verify_rate << 20;
     m->operations.services.max_commit_latency_ns = m->config.max_commit_latency_ns;

@@ -82,6 +82,7 @@ void op_drop_links(struct move_op *op)
         link_drop(&op->target);
         link_drop(&op->target_poll);
         link_drop(&op->opener);
+        build_drop(op);
     }
 }
 
@@ -160,6 +161,7 @@ static void free_move(struct operation *base)
         link_fini(&op->target);
         link_fini(&op->target_poll);
         link_fini(&op->opener);
+        build_free(op);
     }
     watch_free(op);
     verify_free(op);
@@ -532,7 +534,7 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
 
 /* ---- life ---- */
 
-static void set_link(struct move_op *op, struct link *link, const struct instance_access *access)
+void op_set_link(struct move_op *op, struct link *link, const struct instance_access *access)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", op->core.record.id);
@@ -543,23 +545,23 @@ void op_set_target(struct move_op *op, const struct instance_access *access)
 {
     if (op->target_known)
         return;
-    set_link(op, &op->target, access);
-    set_link(op, &op->target_poll, access);
-    set_link(op, &op->opener, access);
+    op_set_link(op, &op->target, access);
+    op_set_link(op, &op->target_poll, access);
+    op_set_link(op, &op->opener, access);
     op->target_known = true;
 }
 
 static void set_source(struct move_op *op, const struct instance_access *access)
 {
-    set_link(op, &op->source, access);
-    set_link(op, &op->source_marker, access);
-    set_link(op, &op->source_reader, access);
-    set_link(op, &op->exporter, access);
+    op_set_link(op, &op->source, access);
+    op_set_link(op, &op->source_marker, access);
+    op_set_link(op, &op->source_reader, access);
+    op_set_link(op, &op->exporter, access);
     op->exporter.replication = true;
-    set_link(op, &op->keeper, access);
-    set_link(op, &op->watcher, access);
+    op_set_link(op, &op->keeper, access);
+    op_set_link(op, &op->watcher, access);
     for (int i = 0; i < HOLDERS_MOST; i++)
-        set_link(op, &op->holders[i], access);
+        op_set_link(op, &op->holders[i], access);
     op->source_known = true;
 }
 

@@ -31,7 +31,10 @@ struct copier;
 struct process_result;
 struct verify; /* move_act_verify.c */
 struct clean;  /* move_act_clean.c */
+struct build;  /* move_act_build.c */
 struct watch;
+
+#define BUILD_LANES_MOST 16
 
 struct move_op {
     struct operation op; /* first */
@@ -97,6 +100,7 @@ struct move_op {
     unsigned lanes;
     struct verify *verify;
     struct clean *clean;
+    struct build *build; /* ACT_BUILD; kept for the next try */
     struct watch *watch; /* move_watch.c */
     struct {
         struct link *shard;
@@ -166,6 +170,10 @@ int move_check_primary(const struct operations *ops, const char *database, const
                        struct err *err);
 
 void op_drop_links(struct move_op *op);
+/* A connection of this move, under its application_name. */
+void op_set_link(struct move_op *op, struct link *link, const struct instance_access *access);
+/* The distributed tables: "a, b". */
+void op_add_tables(const struct move_op *op, struct buf *out);
 void op_tool_started(struct move_op *op, struct process *tool);
 void op_tool_ended(struct move_op *op);
 /* Runs pg_dump or psql (ON_ERROR_STOP) against a server; `next` when it succeeded, else the action fails. */
@@ -278,6 +286,8 @@ void act_empty_target(struct move_op *op);
 void clean_target(struct move_op *op, enum move_action action,
                   void (*then)(struct move_op *op, const struct err *err));
 void clean_free(struct move_op *op);
+void build_drop(struct move_op *op); /* ends its sessions */
+void build_free(struct move_op *op);
 void act_reverse_slot(struct move_op *op); /* move_act_reverse.c */
 void act_reverse_follow(struct move_op *op);
 void act_reverse_check(struct move_op *op);
