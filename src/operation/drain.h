@@ -9,8 +9,8 @@
  * stays where it is. Asked to go back it cancels the move under way, if that can still go back, begins no
  * other, and ends, UNDONE.
  *
- * Which move is its own says the move's reason, and which ranges are left the routing table: its journal holds
- * what was asked for and nothing that could be behind.
+ * Which move is its own says the move's reason, and which ranges are left the routing table: its journal
+ * holds what was asked for and nothing that could be behind.
  */
 #ifndef OPERATION_DRAIN_H
 #define OPERATION_DRAIN_H
@@ -24,8 +24,8 @@ struct drain_request {
     uint64_t bake_ns;   /* of each move */
 };
 
-/* INVALID target is the shard itself, NOT_FOUND, REFUSED it has no ranges, or nobody could take them, CONFLICT
- * it is drained already, or the target is. */
+/* INVALID target is the shard itself, NOT_FOUND, REFUSED it has no ranges, or nobody could take them,
+ * CONFLICT it is drained already, or the target is. */
 int drain_start(struct operations *ops, const struct drain_request *request, struct operation **ret,
                 struct err *err);
 

@@ -1,4 +1,4 @@
-"""What comes after the rows on a new shard: indexes and keys side by side, then the rest; whatever happens meanwhile."""
+"""What comes after the rows on a new shard: indexes and keys side by side, then the rest; whatever happens."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ def make(shardherd):
         rig.start()
         rig.make_shop(customers=0, shards=1, schema=SCHEMA, tables=TABLES)
         rig.sql("s1", "INSERT INTO a SELECT g, g % 7, 'row ' || g FROM generate_series(1, 20000) g")
-        rig.sql("s1", "INSERT INTO \"My S\".\"b ON c\" SELECT k, x FROM a")
+        rig.sql("s1", 'INSERT INTO "My S"."b ON c" SELECT k, x FROM a')
         rig.sql("s1", "INSERT INTO p SELECT k, DATE '2024-06-01' + (k % 600)::int, y FROM a")
         return rig
 
@@ -156,7 +156,8 @@ def test_one_that_is_refused_sends_the_move_back(make):
     move = BeforeBuild(rig)
     with psycopg.connect(move.dsn, autocommit=True) as other:
         other.execute("SELECT set_config('shardherd.operation', %s, false)", ["x"])
-        other.execute("UPDATE shardherd.post_data SET script = 'CREATE INDEX a_x ON public.a (nosuch)' WHERE script ~ 'a_x ON'")
+        wrong = "CREATE INDEX a_x ON public.a (nosuch)"
+        other.execute("UPDATE shardherd.post_data SET script = %s WHERE script ~ 'a_x ON'", [wrong])
     move.go_on()
     ended = rig.wait_operation(move.id)
     assert ended["status"] == "undone" and "build on public.a: " in ended["error"]["message"], ended
