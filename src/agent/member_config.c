@@ -220,6 +220,6 @@ int member_configure(struct member_job *job, bool running, struct err *err)
     if (rc == 0 && !running)
         rc = signal_file(&job->o, job->standby, err);
     if (rc == 0 && !running)
-        agent_pid_file_clear(&job->o);
+        agent_locks_clear(&job->o);
     return rc;
 }
