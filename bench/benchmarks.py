@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "poll", "fleet", "scrape", "split", "decide", "copy", "verify", "block", "guard", "impact",
     "catchup", "watch-sync", "watch-events", "idle", "reconcile", "failover",
+    "ha-cost",
 )  # fmt: skip
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"
