@@ -15,7 +15,7 @@ CLUSTERS = "/apis/postgresql.cnpg.io/v1/namespaces/default/clusters"
 
 
 def build_manager():
-    """Operator and instance manager, one program: from the cache, or built now, some 3 minutes, once."""
+    """Operator and instance manager, one program: from the cache, or built now, minutes, once."""
     out = cache_dir() / f"cnpg-manager-{VERSION}"
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
