@@ -50,9 +50,14 @@ def resize(rig, client, to, place):
     manager = only_manager_killed_at(rig, place)
     wait_whole(rig, count=len(pods(rig)))
 
+    def container():
+        return rig.get("Pod", manager)["status"]["containerStatuses"][0]
+
     def killed():
-        status = rig.get("Pod", manager)["status"]["containerStatuses"][0]
+        status = container()
         return status["restartCount"] == 1 and status["lastState"]["terminated"]
+
+    assert container()["restartCount"] == 0, "it was killed before"
 
     def fault():
         rig.patch(SHOP, {"spec": {"instances": to}})
