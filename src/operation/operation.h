@@ -171,7 +171,9 @@ void operation_stopped(struct operation *op);
  * making a database "provision:state:S" (journaled), "provision:before:S" (its effects follow),
  * "provision:amid:S" (some shards have them, others wait) and "provision:after:S" (all have them, the next
  * state is not journaled); "retire:..." likewise; of a migration "migrate:state:S:N" (journaled, N shards
- * have it) and "migrate:after:shard" (a shard has it, which is not journaled).
+ * have it) and "migrate:after:shard" (a shard has it, which is not journaled); of a change of the number of
+ * instances in Kubernetes "resize:before:walk" and "resize:after:walk" (a shard gets more),
+ * "resize:before:take" and "resize:after:take" (what nothing relies on any more goes).
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
 /* The same where there are no operations: a stop forgets *kill_at. */
