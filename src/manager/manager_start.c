@@ -69,7 +69,7 @@ static void on_resumed(const struct err *err, void *data)
                                     .event = manager_kept,
                                     .data = m};
     m->keeper = keeper_new(&keeper);
-    m->guards = guard_watch_start(&m->loop, &m->fleet, m->config.guards_period_ns);
+    m->guards = guard_watch_start(&m->loop, &m->fleet, m->pollers, m->config.guards_period_ns);
     list_each(node, &m->fleet.databases)
     {
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);

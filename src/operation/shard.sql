@@ -1371,6 +1371,20 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Whether check_guards() would find something or write something. It reads the catalogs and changes nothing: what
+-- is asked every minute over the connection of the polls.
+CREATE OR REPLACE FUNCTION shardherd.guards_differ() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    WITH leaves AS MATERIALIZED (SELECT l.relation FROM shardherd.leaves() l)
+    SELECT EXISTS (SELECT FROM shardherd.guard_findings())
+        OR EXISTS (SELECT FROM leaves WHERE relation NOT IN (SELECT p.relation FROM shardherd.parts p))
+        OR EXISTS (SELECT FROM shardherd.parts p WHERE p.relation NOT IN (SELECT relation FROM leaves))
+        OR EXISTS (SELECT FROM pg_subscription_rel r JOIN pg_subscription sub ON sub.oid = r.srsubid
+                   WHERE sub.subname NOT LIKE 'shardherd\_%' AND r.srrelid IN (
+                       SELECT coalesce(p.relid, to_regclass(t.name))::oid FROM shardherd.tables t
+                       LEFT JOIN LATERAL pg_partition_tree(to_regclass(t.name)) p ON true))
+$$;
+
 -- ---- migrations ----
 
 CREATE TABLE IF NOT EXISTS shardherd.migration (
