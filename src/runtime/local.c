@@ -187,6 +187,7 @@ struct list_op {
     struct work work;
     struct local_record *records;
     int count;
+    struct local_agents agents; /* the runtime's, until this list is answered */
     struct err err;
     runtime_list_cb cb;
     void *data;
@@ -209,20 +210,27 @@ static void list_add(struct list_op *l, const char *name)
     l->records[l->count++] = record;
 }
 
-/* All are looked for at once: there may be many. */
+/* Whether every member has its agent and watchdog among them. */
+static bool list_find(struct list_op *l)
+{
+    bool all = true;
+    for (int i = 0; i < l->count; i++)
+        if (l->records[i].member) {
+            local_agents_find(&l->agents, l->op.local->directory, &l->records[i]);
+            all = all && l->records[i].agent_pid != 0 && l->records[i].watch_pid != 0;
+        }
+    return all;
+}
+
+/* Those of the list before are looked at again; all processes of the machine only if one is missing. */
 static void list_agents(struct list_op *l)
 {
-    struct local_agents agents = {0};
-    bool scanned = false;
-    for (int i = 0; i < l->count; i++) {
-        if (!l->records[i].member)
-            continue;
-        if (!scanned)
-            local_agents_scan(&agents);
-        scanned = true;
-        local_agents_find(&agents, l->op.local->directory, &l->records[i]);
-    }
-    local_agents_clear(&agents);
+    local_agents_again(&l->agents);
+    if (list_find(l))
+        return;
+    local_agents_clear(&l->agents);
+    local_agents_scan(&l->agents);
+    (void)list_find(l);
 }
 
 static void list_run(struct work *work)
@@ -270,6 +278,13 @@ void local_instance_view(const struct local_record *record, const char *data_pat
     };
 }
 
+/* For the next list; of two at a time those of the one that ends last. */
+static void agents_keep(struct list_op *l)
+{
+    local_agents_clear(&l->op.local->agents);
+    l->op.local->agents = l->agents;
+}
+
 static void list_answer(struct list_op *l)
 {
     struct runtime_instance *views = mem_array((size_t)l->count + 1, sizeof *views);
@@ -287,6 +302,7 @@ static void list_answer(struct list_op *l)
     free((void *)paths);
     free(views);
     free(l->records);
+    agents_keep(l);
     local_op_end(&l->op);
     free(l);
 }
@@ -302,6 +318,8 @@ static void list_done(struct work *work, int code)
 static void list_start(struct local_op *op)
 {
     struct list_op *l = list_item(op, struct list_op, op);
+    l->agents = op->local->agents;
+    op->local->agents = (struct local_agents){0};
     if (op->canceled)
         err_set(&l->err, ERRC_CANCELED, "the runtime was closed");
     else if (work_start(op->local->loop, &l->work, list_run, list_done, l) == 0)
@@ -335,6 +353,7 @@ static void local_free(struct local *local)
     for (int i = 0; i < local->binary_count; i++)
         free(local->binaries[i].directory);
     pthread_mutex_destroy(&local->ports);
+    local_agents_clear(&local->agents);
     free(local->directory);
     free(local->address);
     free(local->user_name);

@@ -65,6 +65,12 @@ struct local_binary {
     int version;     /* 150018; 0 = not asked yet, -1 = it does not run */
 };
 
+struct local_agent_seen;
+struct local_agents {
+    struct local_agent_seen *all;
+    int count;
+};
+
 struct local {
     struct runtime base; /* first */
     struct loop *loop;
@@ -75,10 +81,11 @@ struct local {
     char *program;   /* shardherd, as the agents of members */
     struct local_binary binaries[LOCAL_BINARIES_MAX];
     int binary_count;
-    pthread_mutex_t ports; /* held by the worker job that picks a port, until it is in instance.json */
-    struct list ops;       /* every local_op not answered yet, in order of arrival */
-    struct list servers;   /* postmasters and agents that we started */
-    int open;              /* ops and servers that still hold memory */
+    struct local_agents agents; /* that the last list saw; a list that runs has them */
+    pthread_mutex_t ports;      /* held by the worker job that picks a port, until it is in instance.json */
+    struct list ops;            /* every local_op not answered yet, in order of arrival */
+    struct list servers;        /* postmasters and agents that we started */
+    int open;                   /* ops and servers that still hold memory */
     bool closing;
     void (*closed)(void *data);
     void *closed_data;
@@ -172,13 +179,11 @@ void local_port_holder(int port, char *ret, size_t size);
 
 /* ---- agents (local_agents.c) ---- */
 
-struct local_agent_seen;
-struct local_agents {
-    struct local_agent_seen *all;
-    int count;
-};
 /* Worker. Every agent that runs on this machine as a member, whosoever it is. */
 void local_agents_scan(struct local_agents *ret);
+/* Worker. Those of them that still are agents or watchdogs; who else there may be by now is not looked for.
+ */
+void local_agents_again(struct local_agents *agents);
 void local_agents_clear(struct local_agents *agents);
 /* Fills agent_pid and watch_pid of a member with what was seen and runs as the owner of its directory. */
 void local_agents_find(const struct local_agents *agents, const char *directory, struct local_record *record);

@@ -96,6 +96,20 @@ void local_agents_scan(struct local_agents *ret)
     free(line);
 }
 
+void local_agents_again(struct local_agents *agents)
+{
+    struct local_agents now = {0};
+    char *line = agents->count > 0 ? mem_alloc(LINE_MAX_BYTES) : NULL;
+    for (int i = 0; i < agents->count; i++) {
+        const char *data = data_of(line, line_read(agents->all[i].pid, line));
+        if (data != NULL)
+            agent_see(&now, agents->all[i].pid, data);
+    }
+    free(line);
+    local_agents_clear(agents);
+    *agents = now;
+}
+
 void local_agents_clear(struct local_agents *agents)
 {
     for (int i = 0; i < agents->count; i++)
