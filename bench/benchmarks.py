@@ -21,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "poll", "fleet", "scrape", "split", "decide", "copy", "verify", "block", "guard", "impact",
-    "catchup", "watch-sync", "watch-events", "idle", "reconcile", "failover", "kube-failover",
+    "catchup", "watch-sync", "watch-events", "idle", "reconcile", "failover",
+    "ha-cost", "kube-failover",
 )  # fmt: skip
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"

@@ -273,13 +273,12 @@ static void trimmed(struct kube_ensure *e)
         return;
     }
     e->ready.client = e->op.k->options.client;
+    e->ready.pods = e->op.k->pods;
     e->ready.http = e->op.k->http;
     e->ready.name_space = e->op.k->options.name_space;
     e->ready.name = e->set;
     e->ready.number = e->number;
     e->ready.member = e->member;
-    e->ready.database = e->database;
-    e->ready.shard = e->shard;
     e->ready.generation = e->generation;
     e->ready.deadline_ns = e->deadline_ns;
     e->ready.progress = ready_progress;
