@@ -1,8 +1,9 @@
 /*
  * shardherd restart: all instances of a shard, one after the other, the primary last.
  *
- * Each step waits for what the manager says: all standbys stream, then the next one is stopped. The manager
- * refuses to stop one while another is away, so that two people who do this at once do no harm.
+ * Each step waits for what the manager says: all standbys stream, then the next one is stopped; the primary
+ * is switched over first, and then is a standby like the others. The manager refuses to stop one while
+ * another is away, so that two people who do this at once do no harm.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -91,25 +92,61 @@ static int wait_whole(struct restarting *r, const char *name, int64_t since, yyj
     return session_fail(r->s, CLI_TIMEOUT, "shard %s: not all of its instances stream", r->shard);
 }
 
-static int stop(struct restarting *r, const char *name)
+static int post(struct restarting *r, struct buf *path)
 {
     struct session_reply reply;
+    const struct session_request request = {.port = PORT_ADMIN_API, .method = "POST", .path = buf_text(path)};
+    int rc = session_call(r->s, &request, &reply);
+    session_reply_free(&reply);
+    buf_free(path);
+    return rc;
+}
+
+static int stop(struct restarting *r, const char *name)
+{
     struct buf path = {0};
     buf_add_text(&path, "/v1/instances/");
     session_escape(&path, name);
     buf_add_text(&path, "/restart");
-    const struct session_request request = {
-        .port = PORT_ADMIN_API, .method = "POST", .path = buf_text(&path)};
-    int rc = session_call(r->s, &request, &reply);
-    session_reply_free(&reply);
-    buf_free(&path);
+    return post(r, &path);
+}
+
+static int switch_over(struct restarting *r)
+{
+    struct buf path = {0};
+    buf_add_text(&path, "/v1/databases/");
+    session_escape(&path, r->database);
+    buf_add_text(&path, "/shards/");
+    session_escape(&path, r->shard);
+    buf_add_text(&path, "/switchover");
+    return post(r, &path);
+}
+
+/* Until all stream and this one is no primary any more. */
+static int hand_over(struct restarting *r, const char *name)
+{
+    yyjson_doc *doc = NULL;
+    int rc = wait_whole(r, NULL, 0, &doc);
+    bool leads = rc == CLI_OK && flag(member_named(r, doc, name), "member.primary");
+    if (leads)
+        rc = switch_over(r);
+    while (rc == CLI_OK && leads) {
+        yyjson_doc_free(doc);
+        doc = NULL;
+        session_pause(r->s, LOOK_NS);
+        rc = wait_whole(r, NULL, 0, &doc);
+        leads = rc == CLI_OK && flag(member_named(r, doc, name), "member.primary");
+    }
+    yyjson_doc_free(doc);
     return rc;
 }
 
 static int restart(struct restarting *r, const char *name)
 {
     yyjson_doc *before = NULL, *after = NULL;
-    int rc = wait_whole(r, NULL, 0, &before);
+    int rc = hand_over(r, name);
+    if (rc == CLI_OK)
+        rc = wait_whole(r, NULL, 0, &before);
     if (rc != CLI_OK)
         return rc;
     yyjson_val *was = member_named(r, before, name);

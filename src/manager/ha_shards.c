@@ -564,7 +564,6 @@ static bool is_standby_of(const struct fleet_instance *i, const struct fleet_ins
 int ha_shards_may_restart(const struct ha_shards *h, const struct fleet_instance *member, struct err *err)
 {
     const struct shard_keeper *keeper = keeper_of(h, member->database, member->shard, err);
-    unsigned standbys = 0;
     if (keeper == NULL || not_busy(h, member->database, member->shard, err) != 0)
         return (int)err->code;
     if (!same(shard_keeper_state(keeper), "standing") || shard_keeper_record(keeper)->maintenance)
@@ -574,15 +573,14 @@ int ha_shards_may_restart(const struct ha_shards *h, const struct fleet_instance
     list_each(node, &h->o.fleet->instances)
     {
         const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        if (!is_standby_of(i, member))
-            continue;
-        standbys++;
-        if (!i->member.streams || !same(i->member.reported, "standby"))
+        bool away = !i->member.streams || !same(i->member.reported, "standby");
+        if (is_standby_of(i, member) && away)
             return err_set(err, ERRC_CONFLICT, "standby %s of shard %s does not stream: one after the other",
                            i->name, i->shard);
     }
-    if (standbys == 0 && member->member.primary)
-        return err_set(err, ERRC_CONFLICT, "shard %s has no standby that could take over", member->shard);
+    if (member->member.primary)
+        return err_set(err, ERRC_CONFLICT, "%s is the primary of shard %s: switch over first", member->name,
+                       member->shard);
     return 0;
 }
 

@@ -52,9 +52,8 @@ int ha_shards_switch(struct ha_shards *h, const char *database, const char *shar
                      const char *why, struct err *err);
 
 /*
- * Whether this member may be restarted now: 0 when all the others of its shard that are standbys stream, so
- * that no commit waits for longer because of it, and somebody can take over from a primary. ERRC_UNSUPPORTED:
- * it is not kept; ERRC_CONFLICT: not now.
+ * Whether this member may be restarted now: it is a standby, and all the others of its shard stream, so that
+ * no commit waits for longer because of it. ERRC_UNSUPPORTED: it is not kept; ERRC_CONFLICT: not now.
  */
 int ha_shards_may_restart(const struct ha_shards *h, const struct fleet_instance *member, struct err *err);
 
