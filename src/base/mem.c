@@ -1,11 +1,13 @@
 #include "base/mem.h"
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static void *checked(void *p)
 {
@@ -23,22 +25,48 @@ void mem_share_heap(void)
 #endif
 }
 
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+/* Of this process, without what it shares with files; 0 = not known. */
+static size_t resident_anonymous(void)
+{
+    char text[128] = "", *at = text;
+    int fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC); /* "size resident shared ...", in pages */
+    ssize_t length = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (fd >= 0)
+        (void)close(fd);
+    if (length <= 0)
+        return 0;
+    (void)strtoull(at, &at, 10);
+    unsigned long long resident = strtoull(at, &at, 10), shared = strtoull(at, &at, 10);
+    return resident > shared ? (size_t)(resident - shared) * (size_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static size_t idle_bytes(void)
+{
+    struct mallinfo2 now = mallinfo2();
+    size_t resident = resident_anonymous(), used = now.uordblks + now.hblkhd;
+    return resident > used ? resident - used : 0;
+}
+
 bool mem_settle(struct mem_use *use, size_t least)
 {
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
-    size_t now = mallinfo2().uordblks;
-    bool fallen = use->most > now && use->most - now >= least;
-    if (fallen)
+    size_t idle = idle_bytes();
+    bool grown = use->looked && idle > use->least_idle && idle - use->least_idle >= least;
+    if (grown)
         (void)malloc_trim(0);
-    if (fallen || now > use->most)
-        use->most = now;
-    return fallen;
+    if (grown || !use->looked || idle < use->least_idle)
+        use->least_idle = grown ? idle_bytes() : idle;
+    use->looked = true;
+    return grown;
+}
 #else
+bool mem_settle(struct mem_use *use, size_t least)
+{
     (void)use;
     (void)least;
     return false;
-#endif
 }
+#endif
 
 void *mem_alloc(size_t size)
 {

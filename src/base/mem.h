@@ -19,14 +19,15 @@
 void mem_share_heap(void);
 
 /*
- * For whoever looks now and then: when at least `least` bytes less are in use than at the most that was seen
- * since the last time, free pages go back to the system, also those that lie between others. (By itself the C
- * library gives back the end of the heap only, and what lasts comes to lie there in a burst.) True if it was
- * so; that takes some milliseconds for tens of megabytes, and a look some 0.1. Never where the C library
- * cannot tell.
+ * For whoever looks now and then: when at least `least` bytes more are resident without being in use than at
+ * the least that was seen, free pages go back to the system, also those that lie between others. (By itself
+ * the C library gives back the end of the heap only, and what lasts comes to lie there in a burst.) True if
+ * it was so; that takes some milliseconds for tens of megabytes, and a look some 0.1. Never where the C
+ * library or the system cannot tell.
  */
 struct mem_use {
-    size_t most; /* in use at a look */
+    size_t least_idle; /* resident and not in use, at a look */
+    bool looked;
 };
 bool mem_settle(struct mem_use *use, size_t least);
 

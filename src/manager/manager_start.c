@@ -58,7 +58,6 @@ static void on_resumed(const struct err *err, void *data)
     struct balancer_options options = {.loop = &m->loop,
                                        .fleet = &m->fleet,
                                        .operations = &m->operations,
-                                       .max_operations = (unsigned)m->config.max_moves,
                                        .decided = manager_decided,
                                        .data = m};
     m->balancer = balancer_start(&options);
@@ -70,7 +69,7 @@ static void on_resumed(const struct err *err, void *data)
                                     .event = manager_kept,
                                     .data = m};
     m->keeper = keeper_new(&keeper);
-    m->guards = guard_watch_start(&m->loop, &m->fleet, m->config.guards_period_ns);
+    m->guards = guard_watch_start(&m->loop, &m->fleet, m->pollers, m->config.guards_period_ns);
     list_each(node, &m->fleet.databases)
     {
         announcer_changed(m->announcer, list_item(node, struct fleet_database, node)->name);
@@ -331,7 +330,7 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
-    manager_set_copying(m);
+    manager_set_moving(m);
     bool keeps_passwords = m->shards_in_kube; /* in Secrets */
     m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
                                  &m->fleet, &m->operations);

@@ -67,6 +67,23 @@ void pollers_forget(struct pollers *pollers, struct fleet_instance *instance);
 /* Polls this instance's groups at once (after a promotion, a move) instead of waiting for their period. */
 void pollers_hurry(struct pollers *pollers, struct fleet_instance *instance);
 
+/*
+ * A question of somebody else over the connection of this instance's polls, which is there anyway: it goes
+ * out behind the next poll, as soon as there is a connection. One statement that changes nothing (the session
+ * is read-only), takes no lock that others may hold for long and is quick, for later polls wait for its
+ * answer. sql stays where it is until then.
+ *
+ * The callback comes exactly once, later: with the answer, or with the connection's error, also when there
+ * could be none or the instance is forgotten. NULL if the instance is not polled: nothing was asked.
+ */
+struct pg_reply;
+struct poll_question;
+typedef void (*poll_answer_cb)(const struct pg_reply *reply, void *data);
+struct poll_question *pollers_ask(struct pollers *pollers, const struct fleet_instance *instance,
+                                  const char *sql, poll_answer_cb cb, void *data);
+/* Its callback does not come any more. */
+void poll_question_forget(struct poll_question *question);
+
 /* Forgets every instance and closes every connection; `closed` (may be NULL) runs when the last is gone. */
 void pollers_close(struct pollers *pollers, void (*closed)(void *data), void *data);
 

@@ -10,10 +10,8 @@
 
 #define BACKOFF_FIRST_NS (100 * ENV_NS_PER_MS)
 #define BACKOFF_MAX_NS   (5 * ENV_NS_PER_S)
-#define FRESH_NS         (60 * ENV_NS_PER_S)  /* an outage this young is probed every period (P13) */
-#define SLOW_EXTRA_NS    (5 * ENV_NS_PER_S)   /* the server's statement_timeout */
-#define SLACK_NS         (2 * ENV_NS_PER_MS)  /* groups due this close go in the same pipeline */
-#define PATIENCE_NS      (10 * ENV_NS_PER_MS) /* only the load query's answer is timed */
+#define FRESH_NS         (60 * ENV_NS_PER_S) /* an outage this young is probed every period (P13) */
+#define SLACK_NS         (2 * ENV_NS_PER_MS) /* groups due this close go in the same pipeline */
 #define SLOT_INSTANCES   4
 #define SLOTS_LEAST      5                    /* in a period of the load group */
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
@@ -86,6 +84,7 @@ struct poller *poller_new(struct pollers *pollers, struct fleet_instance *instan
     p->down_ns = loop_now(pollers->loop);
     list_init(&p->node);
     list_init(&p->wait_node);
+    list_init(&p->questions);
     sm_init(&p->sm, states, POLLER_STATES, POLLER_QUEUED, NULL, NULL);
     loop_timer_init(pollers->loop, &p->timer, on_timer, p);
     for (int q = 0; q < QUERIES; q++)
@@ -129,7 +128,9 @@ static void set_up(struct poller *p, bool up)
 
 void poller_close(struct poller *p)
 {
+    const struct err canceled = {.code = ERRC_CANCELED, .message = "the instance is not polled any more"};
     left_connecting(p);
+    poller_questions_fail(p, &canceled);
     set_up(p, false);
     loop_timer_stop(&p->timer);
     list_remove(&p->wait_node);
@@ -187,6 +188,7 @@ static void groups_reset(struct poller *p)
         p->slots[q].in_flight = false;
     p->base.at_ns = 0;
     p->alone = false;
+    p->asked = 0;
 }
 
 /*
@@ -266,6 +268,7 @@ static void failed(struct poller *p, const struct err *err)
     left_connecting(p);
     sm_move(&p->sm, POLLER_BACKOFF);
     conn_drop(p);
+    poller_questions_fail(p, &why);
     facts_failed(p, &why);
     set_up(p, false);
     p->tried = true;
@@ -296,7 +299,7 @@ void poller_reconnect(struct poller *p)
 
 static bool slow_in_flight(const struct poller *p)
 {
-    return p->groups[POLL_SIZES].pending > 0 || p->groups[POLL_SETTINGS].pending > 0;
+    return p->groups[POLL_SIZES].pending > 0 || p->groups[POLL_SETTINGS].pending > 0 || p->asked > 0;
 }
 
 static void run_ended(struct poller *p, enum poll_group g)
@@ -404,8 +407,8 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
             .extended = true,
             .prepared = query->name,
             .constant = true,
-            .timeout_ns = p->pollers->options.deadline_ns + (slow ? SLOW_EXTRA_NS : 0),
-            .patience_ns = g == POLL_LOAD ? 0 : PATIENCE_NS,
+            .timeout_ns = p->pollers->options.deadline_ns + (slow ? POLL_SLOW_EXTRA_NS : 0),
+            .patience_ns = g == POLL_LOAD ? 0 : POLL_PATIENCE_NS,
         };
         p->slots[q].sent_ns = loop_clock(p->pollers->loop);
         if (pg_send(p->conn, &request, on_reply, &p->slots[q], NULL) != 0)
@@ -466,6 +469,7 @@ static void groups_send(struct poller *p, uint64_t now)
         else
             group_send(p, (enum poll_group)g, loop_clock(p->pollers->loop));
     }
+    poller_questions_send(p);
     pg_conn_uncork(p->conn);
 }
 

@@ -11,6 +11,9 @@
 #include "metrics/query.h"
 #include "pg/pg_conn.h"
 
+#define POLL_SLOW_EXTRA_NS (5 * ENV_NS_PER_S)   /* the server's statement_timeout */
+#define POLL_PATIENCE_NS   (10 * ENV_NS_PER_MS) /* only the load query's answer is timed */
+
 /*
  * QUEUED --> CONNECTING --> READY
  *   ^             |           |
@@ -96,7 +99,9 @@ struct poller {
     struct poller_base base;
     struct poller_group groups[POLL_GROUPS];
     struct poller_slot slots[QUERIES];
-    uint64_t values_ns; /* when the facts were last true */
+    struct list questions; /* pollers_ask(), to be sent */
+    unsigned asked;        /* ... sent on this connection, not answered yet */
+    uint64_t values_ns;    /* when the facts were last true */
 };
 
 struct pollers {
@@ -144,6 +149,12 @@ bool poller_address_changed(const struct poller *p);
 uint64_t poller_period(const struct poller *p, enum poll_group g);
 /* Renders labels anew if shard or database changed; true if so. */
 bool poller_relabel(struct poller *p);
+
+/* ---- poller_question.c ---- */
+/* On a ready connection. */
+void poller_questions_send(struct poller *p);
+/* Those that were not sent; the others fail with their connection. */
+void poller_questions_fail(struct poller *p, const struct err *err);
 
 /* ---- poller.c ---- */
 void pollers_enqueue(struct pollers *pollers, struct poller *p);

@@ -19,8 +19,9 @@
  *   any end: --> CLOSING --> OVER
  *
  * WATCHING waits for the watch on the pods, which wakes it at each change, and for its tick.
- * ASKING   waits for an answer: the StatefulSet's status when the pod is ready, events when there is no pod
- * or the pod has no volume. CLOSING  waits for the watch to be closed.
+ * ASKING   waits for an answer: the StatefulSet's status when the pod is ready, then the pod itself, since
+ * the watch may lag; events when there is no pod or the pod has no volume. CLOSING  waits for the end of the
+ * turn.
  */
 enum { IDLE, WATCHING, ASKING, CLOSING, OVER, STATES };
 
@@ -34,31 +35,12 @@ static const struct sm_state states[STATES] = {
 };
 #undef N
 
-/* ---- what is kept of a pod ---- */
-
-static void *pod_make(yyjson_val *object, void *data)
-{
-    struct kube_pod *pod = mem_alloc(sizeof *pod);
-    (void)data;
-    kube_pod_read(object, pod);
-    return pod;
-}
-
-static const struct k8s_trim trim = {.make = pod_make, .release = free};
-
-static const struct kube_pod *pod_now(const struct kube_ready *r)
-{
-    char *key = mem_printf("%s/%s", r->name_space, r->pod);
-    const struct k8s_object *found = object_store_find(reflector_store(k8s_watch_reflector(r->watch)), key);
-    free(key);
-    return found != NULL ? found->value : NULL;
-}
-
 /* ---- the end ---- */
 
-static void watch_closed(void *data)
+static void over_task(struct loop_task *task, void *data)
 {
     struct kube_ready *r = data;
+    (void)task;
     sm_move(&r->sm, OVER);
     free(r->pod);
     free(r->path);
@@ -72,7 +54,8 @@ static void finish(struct kube_ready *r, const struct err *err)
     sm_move(&r->sm, CLOSING);
     loop_timer_stop(&r->tick);
     loop_task_cancel(&r->look);
-    k8s_watch_close(r->watch, watch_closed, r);
+    kube_pods_leave(&r->user);
+    loop_defer(k8s_client_loop(r->client), &r->over);
 }
 
 static void because(struct kube_ready *r, const char *reason)
@@ -116,7 +99,7 @@ static yyjson_doc *answer_take(struct kube_ready *r, const struct k8s_answer *a)
 static void say_missing(struct kube_ready *r)
 {
     char text[sizeof r->reason];
-    const struct kube_pod *pod = pod_now(r);
+    const struct kube_pod *pod = kube_pods_find(&r->user);
     if (r->missing == MISSING_POD && r->event[0] != '\0')
         (void)snprintf(text, sizeof text, "StatefulSet %s cannot make pod %s: %s", r->name, r->pod, r->event);
     else if (r->missing == MISSING_POD)
@@ -154,6 +137,31 @@ static void ask_events(struct kube_ready *r)
     free(query);
 }
 
+/* The watch says that all is well: so it is when the API server says so as well. */
+static void on_pod(const struct k8s_answer *a, void *data)
+{
+    struct kube_ready *r = data;
+    struct kube_pod pod = {0};
+    yyjson_doc *doc = answer_take(r, a);
+    if (doc == NULL) {
+        if (a->err != NULL && sm_now(&r->sm) == WATCHING)
+            because(r, a->err->message);
+        return;
+    }
+    kube_pod_read(yyjson_doc_get_root(doc), &pod);
+    yyjson_doc_free(doc);
+    bool current = r->revision[0] == '\0' || strcmp(r->revision, pod.revision) == 0;
+    if (r->member ? pod.started : pod.ready && current)
+        finish(r, NULL);
+    else if (pod.trouble[0] != '\0')
+        because(r, pod.trouble);
+}
+
+static void ask_pod(struct kube_ready *r)
+{
+    ask(r, mem_printf("/api/v1/namespaces/%s/pods/%s", r->name_space, r->pod), NULL, on_pod);
+}
+
 static void on_set(const struct k8s_answer *a, void *data)
 {
     struct kube_ready *r = data;
@@ -164,13 +172,14 @@ static void on_set(const struct k8s_answer *a, void *data)
     const char *strategy = yyjson_get_str(
         yyjson_obj_get(yyjson_obj_get(yyjson_obj_get(root, "spec"), "updateStrategy"), "type"));
     const char *revision = yyjson_get_str(yyjson_obj_get(status, "updateRevision"));
-    const struct kube_pod *pod = pod_now(r);
+    const struct kube_pod *pod = kube_pods_find(&r->user);
     bool seen = yyjson_get_sint(yyjson_obj_get(status, "observedGeneration")) >= r->generation;
     bool waits = strategy != NULL && strcmp(strategy, "OnDelete") == 0; /* for a human */
     if (seen && pod != NULL && pod->ready && revision != NULL &&
-        (waits || strcmp(revision, pod->revision) == 0))
-        finish(r, NULL);
-    else if (pod != NULL && pod->ready)
+        (waits || strcmp(revision, pod->revision) == 0)) {
+        (void)snprintf(r->revision, sizeof r->revision, "%s", waits ? "" : revision);
+        ask_pod(r);
+    } else if (pod != NULL && pod->ready)
         because(r, "the StatefulSet has yet to replace its pod by one with the new settings");
     yyjson_doc_free(doc);
 }
@@ -190,7 +199,7 @@ static void on_agent(const struct http_answer *a, void *data)
     sm_move(&r->sm, WATCHING);
     yyjson_doc *doc = a->err == NULL ? yyjson_read(a->body, a->body_length, 0) : NULL;
     const char *error = yyjson_get_str(yyjson_obj_get(yyjson_doc_get_root(doc), "error"));
-    const struct kube_pod *pod = pod_now(r);
+    const struct kube_pod *pod = kube_pods_find(&r->user);
     if (pod != NULL && pod->running) {
         (void)snprintf(text, sizeof text, "%s%s%s", pod->trouble, error != NULL ? ": " : "",
                        error != NULL ? error : "");
@@ -241,7 +250,7 @@ static bool waits_for_claim(const struct kube_pod *pod)
 
 static void look(struct kube_ready *r)
 {
-    const struct kube_pod *pod = pod_now(r);
+    const struct kube_pod *pod = kube_pods_find(&r->user);
     if (pod == NULL) {
         look_missing(r, MISSING_POD);
         return;
@@ -252,7 +261,7 @@ static void look(struct kube_ready *r)
     }
     r->missing = MISSING_NOTHING;
     if (r->member && pod->started)
-        finish(r, NULL);
+        ask_pod(r);
     else if (pod->ready && !r->member)
         ask(r, mem_printf("/apis/apps/v1/namespaces/%s/statefulsets/%s", r->name_space, r->name), NULL,
             on_set);
@@ -266,36 +275,20 @@ static void look(struct kube_ready *r)
 static void look_task(struct loop_task *task, void *data)
 {
     struct kube_ready *r = data;
+    struct err why = {0};
     (void)task;
-    if (sm_now(&r->sm) == WATCHING && r->synced)
+    if (sm_now(&r->sm) != WATCHING)
+        return;
+    if (kube_pods_synced(&r->user, &why))
         look(r);
+    else if (why.code != ERRC_NONE) /* the watch retries by itself */
+        because(r, why.message);
 }
 
-static void changed(enum k8s_change change, const struct k8s_object *now, const struct k8s_object *before,
-                    void *data)
+static void changed(void *data)
 {
     struct kube_ready *r = data;
-    (void)change;
-    (void)now;
-    (void)before;
     loop_defer(k8s_client_loop(r->client), &r->look);
-}
-
-static void synced(struct k8s_watch *watch, void *data)
-{
-    struct kube_ready *r = data;
-    (void)watch;
-    r->synced = true;
-    loop_defer(k8s_client_loop(r->client), &r->look);
-}
-
-/* The watch retries by itself; what it fails of is told when nothing else is known. */
-static void unsynced(struct kube_ready *r)
-{
-    struct reflector_facts facts;
-    reflector_facts(k8s_watch_reflector(r->watch), &facts);
-    if (facts.last_error.code != ERRC_NONE)
-        because(r, facts.last_error.message);
 }
 
 static void ticked(struct loop_timer *timer, void *data)
@@ -311,27 +304,22 @@ static void ticked(struct loop_timer *timer, void *data)
             finish(r, &err);
         return; /* ASKING: the next tick after the answer */
     }
-    if (!r->synced)
-        unsynced(r);
     loop_defer(loop, &r->look);
 }
 
 void kube_ready_start(struct kube_ready *r)
 {
     struct loop *loop = k8s_client_loop(r->client);
-    char *path = mem_printf("/api/v1/namespaces/%s/pods", r->name_space);
-    char *selector = kube_shard_selector(r->database, r->shard);
-    const struct k8s_watch_options options = {
-        .path = path, .selector = selector, .trim = &trim, .changed = changed, .synced = synced, .data = r};
     sm_init(&r->sm, states, STATES, IDLE, NULL, NULL);
     sm_move(&r->sm, WATCHING);
     r->pod = mem_printf("%s-%d", r->name, r->number);
     r->look = (struct loop_task){.run = look_task, .data = r};
+    r->over = (struct loop_task){.run = over_task, .data = r};
     loop_timer_init(loop, &r->tick, ticked, r);
-    r->watch = k8s_watch_start(r->client, &options);
+    r->user = (struct kube_pods_user){.changed = changed, .data = r};
+    kube_pods_join(r->pods, &r->user, r->pod);
     loop_timer_start(&r->tick, TICK_NS);
-    free(path);
-    free(selector);
+    loop_defer(loop, &r->look);
 }
 
 void kube_ready_cancel(struct kube_ready *r)

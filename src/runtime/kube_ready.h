@@ -8,8 +8,8 @@
 #include "base/sm.h"
 #include "http/http_client.h"
 #include "k8s/client.h"
-#include "k8s/watch.h"
 #include "loop/loop.h"
+#include "runtime/kube_pods.h"
 
 /* What the events of an object are asked for. */
 enum kube_missing { MISSING_NOTHING, MISSING_POD, MISSING_VOLUME };
@@ -20,13 +20,12 @@ typedef void (*kube_ready_cb)(struct kube_ready *ready, const struct err *err, v
 struct kube_ready {
     /* filled in by the caller; the texts live until done */
     struct k8s_client *client;
+    struct kube_pods *pods;
     struct http_client *http; /* for the agents in pods that run and do not get ready */
     const char *name_space;
-    const char *name; /* of the StatefulSet */
-    int number;       /* of the pod */
-    bool member;      /* one of several instances: its server waits for orders */
-    const char *database;
-    const char *shard;
+    const char *name;   /* of the StatefulSet */
+    int number;         /* of the pod */
+    bool member;        /* one of several instances: its server waits for orders */
     int64_t generation; /* the StatefulSet's, which its controller must have seen */
     uint64_t deadline_ns;
     /* Each time that the reason is another one. */
@@ -35,14 +34,15 @@ struct kube_ready {
     void *data;
 
     struct sm sm;
-    struct loop_task look;
+    struct loop_task look, over;
     struct loop_timer tick;
-    struct k8s_watch *watch;
+    struct kube_pods_user user;
     struct k8s_call *call;
     struct http_call *agent_call;
     char *pod;  /* name of the pod */
     char *path; /* of the call */
-    bool synced, canceled;
+    bool canceled;
+    char revision[80]; /* what the pod is to be of, "" = whatever it is of */
     char reason[480];
     enum kube_missing missing;
     char event[400]; /* what the StatefulSet's or the claim's events said last */

@@ -15,6 +15,7 @@
 #include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_pods.h"
 #include "runtime/kube_roles.h"
 #include "runtime/kubernetes_impl.h"
 
@@ -363,10 +364,16 @@ static void on_http_closed(void *data)
         closed(closed_data);
 }
 
-static void on_roles_closed(void *data)
+static void on_pods_closed(void *data)
 {
     struct kubernetes *k = data;
     http_client_close(k->http, on_http_closed, k);
+}
+
+static void on_roles_closed(void *data)
+{
+    struct kubernetes *k = data;
+    kube_pods_close(k->pods, on_pods_closed, k);
 }
 
 static void on_watch_closed(void *data)
@@ -472,6 +479,7 @@ int runtime_kubernetes_open(struct loop *loop, const struct runtime_kubernetes_o
     if (k->options.timeout_ns == 0)
         k->options.timeout_ns = TIMEOUT_NS;
     k->http = http_client_new(loop, NULL);
+    k->pods = kube_pods_new(o->client, k->name_space);
     k->settle = (struct loop_task){.run = on_settled, .data = k};
     list_init(&k->ops);
     list_init(&k->askers);

@@ -19,6 +19,7 @@
 
 struct k8s_watch;
 struct kube_known_entry;
+struct kube_pods;
 struct kube_roles;
 struct yyjson_doc;
 struct yyjson_val;
@@ -50,6 +51,7 @@ struct kubernetes {
     bool changed; /* since the last list began */
     struct kube_known_entry *known;
     int known_count;
+    struct kube_pods *pods;   /* that are waited for */
     struct kube_roles *roles; /* kube_roles.h; NULL = nobody was marked yet */
     struct loop_task settle;  /* runs `closed` when nothing is left */
     bool closing;

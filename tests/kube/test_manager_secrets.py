@@ -1,4 +1,4 @@
-"""What the manager asks the API server about Secrets, by the audit log: each is made once, and read when it must be."""
+"""What the manager asks the API server, by the audit log: Secrets once and when they must be; one watch of pods."""
 
 import base64
 import json
@@ -30,6 +30,7 @@ def rig(tmp_path_factory, audit):
     policy.write_text(
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n"
         f"  - {{level: Metadata, users: ['{USER}'], resources: [{{resources: [secrets]}}]}}\n"
+        f"  - {{level: Metadata, users: ['{USER}'], verbs: [watch], resources: [{{resources: [pods]}}]}}\n"
         "  - {level: None}\n"
     )
     flags = [f"--audit-policy-file={policy}", f"--audit-log-path={audit}"]
@@ -54,6 +55,15 @@ def psql(rig, password, sql):
 def test_each_is_made_once(rig, audit):
     made = [code for _, code in requests(audit, "create")]
     assert made == [201] * (SHARDS * OF_A_SHARD + OF_A_DATABASE)
+
+
+def test_pods_that_are_waited_for_share_a_watch(audit):
+    """Each watch is a connection with its buffers; one for each shard made the heap grow, and it kept the holes."""
+    events = [json.loads(line) for line in audit.read_text().splitlines()]
+    watches = [e["requestURI"] for e in events if e["verb"] == "watch" and e["stage"] == "ResponseStarted"]
+    of_all = [uri for uri in watches if "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard" in uri]
+    assert 1 <= len(of_all) <= 2, watches  # it ends when nobody has waited for half a minute
+    assert not [uri for uri in watches if "shard%3Ds" in uri], watches
 
 
 def test_a_silent_server_is_no_reason_to_read_them_again(rig, audit):

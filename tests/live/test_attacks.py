@@ -516,7 +516,9 @@ def test_A18_a_partition_that_was_detached_is_told(shard):
         shard.run("ALTER TABLE e DETACH PARTITION e1")
     shard.unfreeze()
     shard.run("SELECT shardherd.check_guards()")
+    assert not shard.value("SELECT shardherd.guards_differ()")
     shard.run("ALTER TABLE e DETACH PARTITION e1")
+    assert shard.value("SELECT shardherd.guards_differ()")
     assert shard.run("INSERT INTO e1 VALUES (%s, 1)", shard.foreign[0]) == 1
     found = shard.run("SELECT subject, finding FROM shardherd.check_guards()")
     assert [subject for subject, _ in found] == ["public.e"] and "public.e1 was detached" in found[0][1], found
@@ -532,12 +534,14 @@ def test_A18_a_subscription_of_somebody_else_is_told(server, shard):
         other.run("CREATE PUBLICATION theirs FOR TABLE accounts")
         other.run("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", slot)
         shard.run("SELECT shardherd.check_guards()")
+        assert not shard.value("SELECT shardherd.guards_differ()")
         shard.run(
             f"CREATE SUBSCRIPTION {slot} CONNECTION '{server.conninfo(other.name)}' PUBLICATION theirs "
             "WITH (create_slot = false, copy_data = false)"
         )
         other.run("INSERT INTO accounts VALUES (%s)", shard.foreign[0])
         wait_until(lambda: shard.value("SELECT count(*) FROM accounts") == 1, what="the row to slip past")
+        assert shard.value("SELECT shardherd.guards_differ()")
         for found in (shard.run("SELECT * FROM shardherd.check_guards()"), shard.findings()):
             assert [subject for subject, _, _ in found] == ["public.accounts"], found
             assert "drop the subscription" in found[0][2], found

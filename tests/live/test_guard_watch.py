@@ -66,6 +66,15 @@ def test_A18_switched_off_triggers_are_shown(rig, shardherd):
     assert "guards are in order again" in log
 
 
+def test_a_look_that_finds_nothing_makes_no_connection(rig):
+    """A login costs more than all else that a shard is asked in a minute."""
+    wait_clean(rig)
+    count = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+    looks, before = {guards(rig)["checked"]}, rig.sql("s2", count)[0][0]
+    wait_until(lambda: looks.add(guards(rig)["checked"]) or len(looks) > 4, what="some looks")
+    assert rig.sql("s2", count)[0][0] - before <= 2, "the two that asked this"
+
+
 def test_A18_attached_and_detached_partitions(rig):
     """Rows that come in by ATTACH PARTITION have passed no guard; what was detached is left behind by moves."""
     owned, foreign = (

@@ -1,5 +1,6 @@
 /* Pollers against a real server: facts, load, faults. Skipped where there is no PostgreSQL. */
 #include "metrics_test.h"
+#include "pg/pg_conn.h"
 #include "support/queue_time.h"
 
 static struct pg_server server;
@@ -201,6 +202,90 @@ static void test_the_set_changes(void **state)
     fixture_close(&f);
 }
 
+struct answer {
+    int count;
+    enum err_code code;
+    char sqlstate[6], value[16];
+};
+
+static void on_asked(const struct pg_reply *reply, void *data)
+{
+    struct answer *a = data;
+    a->count++;
+    a->code = reply->err != NULL ? reply->err->code : ERRC_NONE;
+    snprintf(a->sqlstate, sizeof a->sqlstate, "%s", reply->err != NULL ? reply->err->sqlstate : "");
+    const char *value = reply->err == NULL ? pg_value(reply, 0, 0) : NULL;
+    snprintf(a->value, sizeof a->value, "%s", value != NULL ? value : "");
+}
+
+static void asked(struct fixture *f, const struct fleet_instance *i, const char *sql, struct answer *a)
+{
+    memset(a, 0, sizeof *a);
+    assert_non_null(pollers_ask(f->pollers, i, sql, on_asked, a));
+    assert_int_equal(a->count, 0);
+    assert_true(WAIT_UNTIL(f, 10000, a->count == 1));
+}
+
+/* They go over the connection that is there, or will be; a slow answer is no reason to give that up. */
+static void test_questions_of_others(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    struct answer a;
+    struct pollers_counts counts;
+    const struct pollers_options options = {.period_ns = {50 * MS, 50 * MS, 50 * MS, POLL_OFF, POLL_OFF},
+                                            .deadline_ns = 500 * MS};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "a", "s1", &server, "postgres");
+    assert_null(pollers_ask(f.pollers, i, "SELECT 1", on_asked, &a)); /* not polled yet */
+    pollers_sync(f.pollers);
+    asked(&f, i, "SELECT 42", &a);
+    assert_string_equal(a.value, "42");
+    asked(&f, i, "SELECT 1/0", &a);
+    assert_true(a.code == ERRC_SQL);
+    asked(&f, i, "CREATE TABLE never()", &a);
+    assert_string_equal(a.sqlstate, "25006");
+    asked(&f, i, "SELECT 43 FROM pg_sleep(1.5)", &a);
+    assert_string_equal(a.value, "43");
+    assert_int_equal(f.downs, 0);
+    pollers_count(f.pollers, &counts);
+    assert_true(counts.connects == 1);
+    fixture_close(&f);
+}
+
+/* Each is told of its end, whatever comes between, but those that were taken back. */
+static void test_questions_without_an_answer(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    struct answer a = {0}, b = {0}, c = {0}, d = {0};
+    const struct pollers_options options = {.period_ns = {50 * MS}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "a", "s1", &server, "postgres");
+    struct fleet_instance *nobody = add_instance(&f, "b", "s2", &server, "postgres");
+    nobody->access.port = 1;
+    pollers_sync(f.pollers);
+    asked(&f, nobody, "SELECT 1", &a);
+    assert_true(a.code != ERRC_NONE && a.code != ERRC_SQL);
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled >= 3));
+    memset(&a, 0, sizeof a);
+    pollers_ask(f.pollers, i, "SELECT pg_sleep(30)", on_asked, &a);
+    int before = f.sampled;
+    assert_true(WAIT_UNTIL(&f, 10000, f.sampled > before)); /* the poll that it goes out behind */
+    poll_question_forget(pollers_ask(f.pollers, i, "SELECT 1", on_asked, &b));
+    poll_question_forget(pollers_ask(f.pollers, nobody, "SELECT 1", on_asked, &c));
+    pollers_ask(f.pollers, i, "SELECT 1", on_asked, &d);
+    pollers_forget(f.pollers, i);
+    assert_int_equal(a.count + d.count, 0); /* not from inside */
+    assert_true(WAIT_UNTIL(&f, 10000, a.count == 1 && d.count == 1));
+    assert_true(a.code == ERRC_CANCELED && d.code == ERRC_CANCELED);
+    fleet_remove_instance(&f.fleet, i);
+    fixture_close(&f);
+    assert_int_equal(b.count + c.count, 0);
+}
+
 static void on_up_forget(struct fleet_instance *instance, void *data)
 {
     struct fixture *f = data;
@@ -316,6 +401,8 @@ int main(void)
         cmocka_unit_test(test_a_wrong_password),
         cmocka_unit_test(test_a_restart_is_seen),
         cmocka_unit_test(test_the_set_changes),
+        cmocka_unit_test(test_questions_of_others),
+        cmocka_unit_test(test_questions_without_an_answer),
         cmocka_unit_test(test_forgotten_in_an_event),
         cmocka_unit_test(test_closed_at_once),
         cmocka_unit_test(test_many_come_back_at_once),
