@@ -146,6 +146,8 @@ struct api_services {
      * Optional. */
     int (*fail_over)(void *data, const char *database, const char *shard, const char *to, bool allow_loss,
                      struct err *err);
+    /* Begins to restart a member of a shard. ERRC_CONFLICT: another one is away. Optional. */
+    int (*restart)(void *data, const struct fleet_instance *instance, struct err *err);
     /* The n-th application, by id; false = no more. Optional, with looks_for_applications(). */
     bool (*application)(void *data, unsigned n, struct api_application *ret);
     bool (*looks_for_applications)(void *data);

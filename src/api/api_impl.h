@@ -218,6 +218,7 @@ void api_get_route(struct api_call *call);
 void api_get_shards(struct api_call *call); /* api_shard.c */
 void api_get_shard(struct api_call *call);
 void api_post_switchover(struct api_call *call);
+void api_post_restart(struct api_call *call);
 void api_post_failover(struct api_call *call);
 void api_post_maintenance(struct api_call *call);
 void api_get_instances(struct api_call *call);

@@ -125,15 +125,41 @@ void api_get_instances(struct api_call *call)
     free(items);
 }
 
-void api_get_instance(struct api_call *call)
+/* NULL: answered. */
+static const struct fleet_instance *find_instance(struct api_call *call)
 {
     const struct fleet_instance *instance = fleet_find_instance(call->api->services.fleet, call->params[0]);
-    if (instance == NULL) {
+    if (instance == NULL)
         http_problem(call->ex, 404, "not_found", "no instance is named \"%s\"", call->params[0]);
-        return;
-    }
+    return instance;
+}
+
+static void respond(struct api_call *call, int status, const struct fleet_instance *instance)
+{
     yyjson_mut_doc *doc;
     yyjson_mut_val *root = api_object(&doc);
     api_print_instance(call->api, doc, root, instance);
-    api_respond(call, 200, doc);
+    api_respond(call, status, doc);
+}
+
+void api_get_instance(struct api_call *call)
+{
+    const struct fleet_instance *instance = find_instance(call);
+    if (instance != NULL)
+        respond(call, 200, instance);
+}
+
+void api_post_restart(struct api_call *call)
+{
+    const struct api_services *s = &call->api->services;
+    struct err err = {0};
+    const struct fleet_instance *instance = api_leads(call) ? find_instance(call) : NULL;
+    if (instance == NULL)
+        return;
+    if (s->restart == NULL)
+        http_problem(call->ex, 422, "unsupported", "instances are not restarted from here");
+    else if (s->restart(s->data, instance, &err) != 0)
+        api_refuse(call, &err);
+    else
+        respond(call, 202, instance);
 }

@@ -23,6 +23,7 @@ const struct api_route api_routes[] = {
      api_post_migration},
     {"GET", "/v1/instances", READ, "database limit cursor", api_get_instances},
     {"GET", "/v1/instances/{instance}", READ, "", api_get_instance},
+    {"POST", "/v1/instances/{instance}/restart", PORT_ADMIN, "", api_post_restart},
     {"GET", "/v1/operations", READ, "database status limit cursor", api_get_operations},
     {"GET", "/v1/operations/{operation}", READ, "", api_get_operation},
     {"POST", "/v1/operations/{operation}/cancel", PORT_ADMIN, "", api_post_cancel},

@@ -23,6 +23,7 @@ int command_migrate(struct session *s);
 int command_switchover(struct session *s);
 int command_failover(struct session *s);
 int command_maintenance(struct session *s);
+int command_restart(struct session *s);
 int command_route(struct session *s);
 
 /* These need no manager. */

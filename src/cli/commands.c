@@ -362,6 +362,27 @@ const struct cli_command cli_commands[] = {
      .words_least = 2,
      .words_most = 2,
      .completes = "shards"},
+    {.name = "restart",
+     .summary = "restart the instances of a shard, one after the other",
+     .usage = "restart SHARD",
+     .details =
+         "For shards with several instances, with the local runtime. The standbys first, each when all "
+         "others "
+         "stream;\n"
+         "then the primary, which hands over to one of them, and follows it. Nothing that was acknowledged "
+         "is "
+         "lost, and\n"
+         "writes pause for the switchover only. They come back with the programs that the manager finds now: "
+         "a "
+         "new minor\n"
+         "version is installed, or runtime.bin_directory names it, and then this. Waits until all stream "
+         "(--timeout: 10 min).\n"
+         "Interrupted, nothing is half done: begin anew.",
+     .example = "shardherd restart s1\nshardherd restart shop/s1 --timeout 30m",
+     .act = command_restart,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
     {.name = "migrate",
      .summary = "run a script of DDL on all shards of a database",
      .usage = "migrate -f FILE [-d DATABASE] [--lock-timeout DURATION] [--attempts N] [--dry-run] [--wait]\n"

@@ -544,17 +544,52 @@ int ha_shards_fail_over(struct ha_shards *h, const char *database, const char *s
     return keeper != NULL ? shard_keeper_fail_over(keeper, to, allow_loss, err) : (int)err->code;
 }
 
+/* What a failover would send back; it has to be, this has not. */
+static int not_busy(const struct ha_shards *h, const char *database, const char *shard, struct err *err)
+{
+    const struct operation *busy = operations_running_on(h->o.operations, database, shard);
+    if (busy == NULL)
+        return 0;
+    return err_set(err, ERRC_CONFLICT,
+                   "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
+                   busy->id, shard);
+}
+
+static bool is_standby_of(const struct fleet_instance *i, const struct fleet_instance *member)
+{
+    return i != member && !i->member.primary && same(i->database, member->database) &&
+           same(i->shard, member->shard);
+}
+
+int ha_shards_may_restart(const struct ha_shards *h, const struct fleet_instance *member, struct err *err)
+{
+    const struct shard_keeper *keeper = keeper_of(h, member->database, member->shard, err);
+    if (keeper == NULL || not_busy(h, member->database, member->shard, err) != 0)
+        return (int)err->code;
+    if (!same(shard_keeper_state(keeper), "standing") || shard_keeper_record(keeper)->maintenance)
+        return err_set(err, ERRC_CONFLICT, "shard %s is %s: again later", member->shard,
+                       same(shard_keeper_state(keeper), "standing") ? "in maintenance"
+                                                                    : shard_keeper_state(keeper));
+    list_each(node, &h->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        bool away = !i->member.streams || !same(i->member.reported, "standby");
+        if (is_standby_of(i, member) && away)
+            return err_set(err, ERRC_CONFLICT, "standby %s of shard %s does not stream: one after the other",
+                           i->name, i->shard);
+    }
+    if (member->member.primary)
+        return err_set(err, ERRC_CONFLICT, "%s is the primary of shard %s: switch over first", member->name,
+                       member->shard);
+    return 0;
+}
+
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      const char *why, struct err *err)
 {
     struct shard_keeper *keeper = keeper_of(h, database, shard, err);
-    if (keeper == NULL)
+    if (keeper == NULL || not_busy(h, database, shard, err) != 0)
         return (int)err->code;
-    const struct operation *busy = operations_running_on(h->o.operations, database, shard);
-    if (busy != NULL) /* a failover has to be; this has not */
-        return err_set(err, ERRC_CONFLICT,
-                       "operation %s runs on shard %s, and would have to go back: wait for it or cancel it",
-                       busy->id, shard);
     return shard_keeper_switch(keeper, to, why, err);
 }
 

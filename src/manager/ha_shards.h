@@ -51,6 +51,12 @@ void ha_shards_look(struct ha_shards *h);
 int ha_shards_switch(struct ha_shards *h, const char *database, const char *shard, const char *to,
                      const char *why, struct err *err);
 
+/*
+ * Whether this member may be restarted now: it is a standby, and all the others of its shard stream, so that
+ * no commit waits for longer because of it. ERRC_UNSUPPORTED: it is not kept; ERRC_CONFLICT: not now.
+ */
+int ha_shards_may_restart(const struct ha_shards *h, const struct fleet_instance *member, struct err *err);
+
 /* Maintenance mode on or off; it is so when ha_shards_get() says it. ERRC_UNSUPPORTED: it is not kept. */
 int ha_shards_maintain(struct ha_shards *h, const char *database, const char *shard, bool on,
                        struct err *err);

@@ -167,6 +167,36 @@ static int fail_over(void *data, const char *database, const char *shard, const 
     return rc != 0 ? rc : ha_shards_fail_over(m->ha, database, shard, to, allow_loss, err);
 }
 
+/* It is started again as any that ended is, with the programs of now. */
+static void stopped(const struct err *err, void *data)
+{
+    struct manager *m = data;
+    if (err != NULL)
+        log_event(LOG_ERROR, "a member was to be restarted", "instance", m->restarting, "err", err->message,
+                  NULL);
+    free(m->restarting);
+    m->restarting = NULL;
+}
+
+static int restart(void *data, const struct fleet_instance *instance, struct err *err)
+{
+    struct manager *m = data;
+    int rc = ha_ready(m, err);
+    if (rc == 0 && strcmp(m->runtime_kind, "local") != 0)
+        rc = err_set(err, ERRC_UNSUPPORTED,
+                     "instances are restarted by who runs them, one after the other, when "
+                     "their specification changes");
+    if (rc == 0 && m->restarting != NULL)
+        rc = err_set(err, ERRC_CONFLICT, "%s is being restarted: again in a moment", m->restarting);
+    if (rc == 0)
+        rc = ha_shards_may_restart(m->ha, instance, err);
+    if (rc == 0)
+        rc = runtime_stop(m->runtime, instance->name, stopped, m, err);
+    if (rc == 0)
+        m->restarting = mem_strdup(instance->name);
+    return rc;
+}
+
 void manager_api_decided(struct manager *m, const struct balancer_decision *d)
 {
     struct api_decision out;
@@ -258,6 +288,7 @@ void manager_api_init(struct manager *m)
                                     .switchover = switchover,
                                     .maintain = maintain,
                                     .fail_over = fail_over,
+                                    .restart = restart,
                                     .application = manager_cluster_application,
                                     .looks_for_applications = manager_cluster_looks_for_applications,
                                     .component = component,

@@ -56,6 +56,7 @@ struct manager {
     const char *store_kind; /* "sqlite", "kubernetes", "etcd" */
     const char
         *runtime_kind;   /* "local", "podman", "docker", "kubernetes", "cnpg", "none"; "auto" until asked */
+    char *restarting;    /* the member that is being stopped, to be started again; NULL = none */
     bool shards_in_kube; /* the runtime is Kubernetes or CloudNativePG */
     struct engine_choice *engines;                         /* manager_runtime.c; NULL = no containers */
     char runtime_text[400], kube_text[256], kube_now[400]; /* for people */
