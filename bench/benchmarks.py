@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "poll", "fleet", "scrape", "split", "decide", "copy", "verify", "block", "guard", "impact",
     "catchup", "watch-sync", "watch-events", "idle", "reconcile", "failover",
+    "ha-cost", "kube-failover",
 )  # fmt: skip
 MODULES = {"copy": "copying"}  # "copy" is Python's own; the others are named as they are
 PASSWORD = "bench-of-loopback"
@@ -297,6 +299,11 @@ def usage(out):
         print(f"  {name:14}{module.TITLE}\n{'':16}goal: {module.GOAL}", file=out)
 
 
+def ended(number, _):
+    """What was started is ended also when this is told to end."""
+    sys.exit(128 + number)
+
+
 def main(argv):
     options = {a for a in argv if a.startswith("-")}
     names = [a for a in argv if not a.startswith("-")]
@@ -306,6 +313,8 @@ def main(argv):
     if options - {"--json", "--full"} or len(names) != 1 or names[0] not in NAMES:
         usage(sys.stderr)
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, ended)
     module = module_of(names[0])
     bench = Bench("--full" in options)
     start = time.monotonic()

@@ -6,7 +6,7 @@
  *
  * S's old copy may differ from T's rows, by a fault that nobody sees. As soon as S follows they are compared. A
  * difference holds the move: a person has it compared again (and may have repaired it), accepts that the old copy goes,
- * or that it counts.
+ * or that it counts. What was found to differ is known to differ until it was found to be equal.
  *
  * Claims (assertions below):
  *   never do S and T follow each other;
@@ -28,6 +28,8 @@
  *   NOT_KEPT     a difference is held in memory, not in the journal
  *   NO_REFUSAL   a rollback is not refused while a difference is known
  *   BLIND        who has it compared again is believed
+ *   FORGETS      nothing is known as soon as another comparison is asked for
+ *   GIVES_IN     a copy that differed, and cannot be compared again, goes
  *   BAKES_ON     a rollback that is given up bakes on, whatever is known
  */
 #define X      2 /* entries of T's log that came from S */
@@ -50,7 +52,7 @@ bool s_owns = false, t_owns = true;
 bool failed_over = false;
 byte crashes = 0;
 byte s_term = 0, t_term = 0;
-mtype = { watch, held, going_back, cleaning, unknown, equal, differs };
+mtype = { watch, held, going_back, cleaning, unknown, doubted, equal, differs };
 mtype journal = watch;
 mtype journal_verdict = unknown;
 bool journal_accepted = false;
@@ -73,6 +75,7 @@ bool told = false, may_go = false, may_count = false;
 #define WRITE(state, about, on) \
     IF_MINE; journal = state; verdict = about; journal_verdict = about; accepted = on; journal_accepted = on
 #define MAY_DIE if :: skip :: goto dead fi
+#define OPEN    (verdict == unknown || verdict == doubted)
 #define START   (origin > confirmed -> origin : confirmed)
 
 active proctype client()
@@ -231,13 +234,22 @@ end_compare: /* S may never have all */
 #ifdef NOT_AWAITED
     :: true
 #endif
-    :: accepted || verdict != unknown
+    :: accepted || !OPEN
+#ifdef GIVES_IN
+    :: !accepted && OPEN && failed_over
+#else
     :: !accepted && verdict == unknown && failed_over /* there is nothing to compare */
-    :: !accepted && verdict == unknown && asks < ASKS -> goto ask_back /* that breaks it off */
+    :: !accepted && verdict == doubted && failed_over -> /* what was found before stands */
+       MAY_DIE;
+       atomic { WRITE(held, differs, false) }
+       goto hold
+#endif
+    :: !accepted && OPEN && asks < ASKS -> goto ask_back /* that breaks it off */
     :: atomic { /* after a marker */
-           !accepted && verdict == unknown && !failed_over && reverse == ENABLED && origin == t_log ->
+           !accepted && OPEN && !failed_over && reverse == ENABLED && origin == t_log ->
            compared = true;
-           verdict = (damaged -> differs : equal)
+           verdict = (damaged -> differs : equal);
+           told = (told && damaged)
        }
        if
        :: verdict == equal
@@ -265,7 +277,7 @@ ask_back: /* refused without an acceptance, if a difference is known */
         :: asks < ASKS -> asks++
         :: else -> goto dead
         fi;
-        WRITE(going_back, verdict, verdict == differs);
+        WRITE(going_back, verdict, verdict == differs || verdict == doubted);
 #ifndef NO_REFUSAL
         may_count = accepted
 #endif
@@ -323,7 +335,7 @@ stay: /* T keeps it; what was accepted was this rollback */
 #else
         WRITE((verdict == differs -> held : watch), verdict, false);
 #endif
-        told = (verdict == differs);
+        told = (told || verdict == differs);
         may_go = false;
         may_count = false;
         if
@@ -343,9 +355,13 @@ end_hold: /* until somebody says how it goes on */
 #ifdef BLIND
            WRITE(watch, equal, false);
 #else
+#ifdef FORGETS
            WRITE(watch, unknown, false);
+#else
+           verdict = (verdict == differs -> doubted : unknown);
+           WRITE(watch, verdict, false);
 #endif
-           told = false;
+#endif
            if
            :: damaged = false /* repaired, on either side */
            :: true
@@ -361,7 +377,7 @@ clean:
     :: atomic { DEPOSED(s_term) -> goto dead }
     :: atomic {
            !DEPOSED(s_term) ->
-           assert(!damaged || may_go || failed_over);
+           assert(!damaged || may_go || (failed_over && !told));
            reverse = NONE
        }
     fi;

@@ -203,7 +203,7 @@ static void configure_run(struct work *work)
     agent_inputs_clear(&a->inputs);
     agent_inputs_read(&a->o, &a->inputs);
     if (agent_configure(&a->o, &a->work_err) == 0)
-        agent_pid_file_clear(&a->o);
+        agent_locks_clear(&a->o);
 }
 
 static void configure_done(struct work *work, int code)

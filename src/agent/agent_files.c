@@ -360,17 +360,23 @@ static bool is_zombie(int pid)
     return zombie;
 }
 
-/* A container has pids of its own: after a crash the old number may be ours or a stranger's, and the server
- * would refuse to start. Nobody else can have this directory: the volume is mounted by one pod. */
-void agent_pid_file_clear(const struct agent_options *o)
+/* Its first line is the pid of the server that it is of. */
+static void lock_clear(char *path)
 {
-    char *path = mem_printf("%s/postmaster.pid", o->data);
     char *text = agent_file_read(path);
     int pid = text != NULL ? (int)strtol(text, NULL, 10) : 0;
     if (getpid() == 1 || (pid > 0 && is_zombie(pid)))
         (void)unlink(path);
     free(text);
     free(path);
+}
+
+/* A container has pids of its own: after a crash the old number may be ours or a stranger's, and the server
+ * would refuse to start. Nobody else can have these directories: they are mounted by one pod. */
+void agent_locks_clear(const struct agent_options *o)
+{
+    lock_clear(mem_printf("%s/postmaster.pid", o->data));
+    lock_clear(mem_printf("%s/.s.PGSQL.%d.lock", o->run, o->port));
 }
 
 int agent_configure(const struct agent_options *o, struct err *err)

@@ -43,8 +43,9 @@ int agent_tree_delete(const char *path, struct err *err);
 
 /* Writes the files that the server reads at its start and at a reload. */
 int agent_configure(const struct agent_options *o, struct err *err);
-/* Frees the directory of a dead postmaster's pid. Never while one runs: it ends itself without that file. */
-void agent_pid_file_clear(const struct agent_options *o);
+/* Frees the directories of data and socket of a dead postmaster's pid. Never while one runs: it ends itself
+ * without these files. */
+void agent_locks_clear(const struct agent_options *o);
 
 /* ERRC_CONFLICT when another program has the server's port: it may begin to listen only when that ends. */
 int agent_port_check(const struct agent_options *o, struct err *err);

@@ -131,9 +131,10 @@ static void helper_ended(const struct process_result *result, void *data)
     member_step(m);
 }
 
-int member_helper_start(struct member *m, const char *const *argv, process_cb ended, struct err *err)
+int member_helper_start(struct member *m, const char *const *argv, const char *enough, process_cb ended,
+                        struct err *err)
 {
-    const struct process_options o = {.argv = argv, .timeout_ns = HELPER_NS};
+    const struct process_options o = {.argv = argv, .timeout_ns = HELPER_NS, .enough = enough};
     struct helper_end *end = mem_alloc(sizeof *end);
     *end = (struct helper_end){m, ended};
     int rc = process_start(&m->loop, &o, helper_ended, end, &m->helper, err);

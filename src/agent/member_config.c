@@ -57,9 +57,11 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
     upstream_tls(&b, o);
-    if (dbname != NULL)
+    if (dbname != NULL) {
         part(&b, "dbname", dbname);
-    else /* a standby that is silent is no longer counted on after so long */
+        /* the upstream lets go of what was asked for by one that was ended */
+        part(&b, "options", "-c client_connection_check_interval=50");
+    } else /* a standby that is silent is no longer counted on after so long */
         part(&b, "options", "-c wal_sender_timeout=3000");
     free(passfile);
     free(port);
@@ -218,6 +220,6 @@ int member_configure(struct member_job *job, bool running, struct err *err)
     if (rc == 0 && !running)
         rc = signal_file(&job->o, job->standby, err);
     if (rc == 0 && !running)
-        agent_pid_file_clear(&job->o);
+        agent_locks_clear(&job->o);
     return rc;
 }

@@ -62,6 +62,16 @@ enum member_state {
 
 #define MEMBER_MARK_SIZE 17 /* a checksum of settings, as text */
 
+/* What a rewind is made of: where its time goes is said in the log. */
+enum member_rewind_step {
+    MEMBER_REWIND_RECOVER, /* the server that was killed, in single-user mode */
+    MEMBER_REWIND_LOOK,    /* where the histories part */
+    MEMBER_REWIND_KEEP,
+    MEMBER_REWIND_REWIND,
+    MEMBER_REWIND_END,
+    MEMBER_REWIND_STEPS
+};
+
 /* What a worker has while it runs; nobody else touches it then. */
 struct member_job {
     struct agent_options o; /* `more` is owned */
@@ -71,7 +81,7 @@ struct member_job {
     struct agent_inputs inputs; /* as written into the configuration */
     bool standby;               /* with standby.signal */
     bool there;                 /* a data directory */
-    char *keep;                 /* rewind: what pg_rewind said it would do */
+    char *keep;                 /* rewind: what pg_rewind said */
     struct err err;
 };
 
@@ -145,6 +155,7 @@ struct member {
     unsigned job_orders; /* orders when it began */
     void (*job_done)(struct member *m);
     struct process *helper;
+    uint64_t rewind_ns[MEMBER_REWIND_STEPS]; /* when each step of the present rewind began */
     struct loop_timer retry;
     uint64_t backoff_ns;
 
@@ -185,8 +196,10 @@ void member_fail(struct member *m, const struct err *why);
 void member_settle(struct member *m, enum member_state state);
 /* Ends in order. `why` NULL, or what makes it an error. */
 void member_end(struct member *m, const struct err *why);
-/* A program beside the server. `ended` gets its result after m->helper was cleared. */
-int member_helper_start(struct member *m, const char *const *argv, process_cb ended, struct err *err);
+/* A program beside the server. `ended` gets its result after m->helper was cleared. enough: see
+ * loop/process.h. */
+int member_helper_start(struct member *m, const char *const *argv, const char *enough, process_cb ended,
+                        struct err *err);
 char *member_program(const struct member *m, const char *name);
 /* A new order is in force. */
 void member_ordered(struct member *m);

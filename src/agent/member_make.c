@@ -83,7 +83,7 @@ static void initdb(struct member *m)
                                 "--locale=C.UTF-8",
                                 waldir,
                                 NULL};
-    if (member_helper_start(m, argv, initdb_ended, &err) != 0)
+    if (member_helper_start(m, argv, NULL, initdb_ended, &err) != 0)
         member_fail(m, &err);
     free(name);
     free(draft);
@@ -133,7 +133,7 @@ static void basebackup(struct member *m)
     log_event(LOG_INFO, "cloning", "from", m->order.host, "port", log_num(m->order.port), NULL);
     if (m->orders != m->job_orders)
         member_settle(m, MEMBER_EMPTY); /* the step that follows decides anew */
-    else if (member_helper_start(m, argv, basebackup_ended, &err) != 0)
+    else if (member_helper_start(m, argv, NULL, basebackup_ended, &err) != 0)
         member_fail(m, &err);
     free(name);
     free(draft);
@@ -176,6 +176,25 @@ void member_clone(struct member *m)
 }
 
 /* ---- rewind ---- */
+
+static void step_begins(struct member *m, enum member_rewind_step step)
+{
+    m->rewind_ns[step] = loop_now(&m->loop);
+}
+
+static long long step_ms(const struct member *m, enum member_rewind_step step)
+{
+    return (long long)((m->rewind_ns[step + 1] - m->rewind_ns[step]) / ENV_NS_PER_MS);
+}
+
+static void rewound(struct member *m)
+{
+    step_begins(m, MEMBER_REWIND_END);
+    log_event(LOG_INFO, "rewound", "recover_ms", log_num(step_ms(m, MEMBER_REWIND_RECOVER)), "look_ms",
+              log_num(step_ms(m, MEMBER_REWIND_LOOK)), "keep_ms", log_num(step_ms(m, MEMBER_REWIND_KEEP)),
+              "rewind_ms", log_num(step_ms(m, MEMBER_REWIND_REWIND)), NULL);
+    finished(m);
+}
 
 /* Single-user mode, which pg_rewind would start itself, refuses to work on a standby. */
 static int standby_signal_remove(const struct agent_options *o, struct err *err)
@@ -246,31 +265,47 @@ static bool divergence(const char *said, char first[25])
     return true;
 }
 
+static char *keep_path(const struct member_job *job)
+{
+    return mem_printf("%s.kept/term-%llu", job->o.data, (unsigned long long)job->order.term);
+}
+
+static int said_write(const struct member_job *job, struct err *err)
+{
+    char *to = keep_path(job), *said = mem_printf("%s/pg_rewind.log", to);
+    struct buf text = {0};
+    (void)buf_add_text(&text, job->keep);
+    int rc = agent_file_write(said, &text, err);
+    buf_free(&text);
+    free(said);
+    free(to);
+    return rc;
+}
+
 static int keep(const struct member_job *job, const char *first, struct err *err)
 {
-    char *all = mem_printf("%s.kept", job->o.data),
-         *to = mem_printf("%s/term-%llu", all, (unsigned long long)job->order.term);
-    char *control = mem_printf("%s/global", job->o.data), *said = mem_printf("%s/pg_rewind.log", to);
-    struct buf text = {0};
+    char *all = mem_printf("%s.kept", job->o.data), *to = keep_path(job),
+         *control = mem_printf("%s/global", job->o.data);
     int rc = (mkdir(all, 0700) != 0 && errno != EEXIST) || (mkdir(to, 0700) != 0 && errno != EEXIST)
                  ? err_set_errno(err, errno, "cannot make %s", to)
                  : 0;
-    (void)buf_add_text(&text, job->keep);
     if (rc == 0)
         rc = copy_into(control, "pg_control", to, err);
     if (rc == 0)
         rc = wal_keep(&job->o, first, to, err);
     if (rc == 0)
-        rc = agent_file_write(said, &text, err);
+        rc = said_write(job, err);
     if (rc == 0)
         log_event(LOG_WARN, "writes that no other has are kept aside before the rewind", "path", to, NULL);
-    buf_free(&text);
     free(all);
     free(to);
     free(control);
-    free(said);
     return rc;
 }
+
+/* What it says once it has read our log back to where it begins. What a dry run does after that takes as long
+ * as the rewind: it asks for every file, and throws it away. */
+static const char look_ends[] = "rewinding from last common checkpoint";
 
 static void rewind_start(struct member *m, bool dry, process_cb ended)
 {
@@ -278,9 +313,8 @@ static void rewind_start(struct member *m, bool dry, process_cb ended)
     char *name = member_program(m, "pg_rewind"), *directory = mem_printf("--target-pgdata=%s", m->o.data);
     char *conninfo = member_conninfo(&m->o, &m->job.order, "postgres");
     char *from = mem_printf("--source-server=%s", conninfo);
-    const char *const argv[] = {name, directory, from, NULL};
-    const char *const try[] = {name, directory, from, "--dry-run", "--debug", NULL};
-    if (member_helper_start(m, dry ? try : argv, ended, &err) != 0)
+    const char *const argv[] = {name, directory, from, dry ? "--dry-run" : "--debug", NULL};
+    if (member_helper_start(m, argv, dry ? look_ends : NULL, ended, &err) != 0)
         member_fail(m, &err);
     free(name);
     free(directory);
@@ -288,11 +322,21 @@ static void rewind_start(struct member *m, bool dry, process_cb ended)
     free(from);
 }
 
+/* What it said now names each file that it changed. */
 static void rewound_run(struct work *work)
 {
     struct member *m = work->data;
-    (void)marks_save(m->job.o.data, &m->job.marks, &m->job.err);
-    control_read(m->job.o.data, &m->job.control);
+    struct member_job *job = &m->job;
+    char first[25];
+    if (marks_save(job->o.data, &job->marks, &job->err) == 0 && divergence(job->keep, first))
+        (void)said_write(job, &job->err);
+    control_read(job->o.data, &job->control);
+}
+
+static void said(struct member *m, const struct process_result *result)
+{
+    free(m->job.keep);
+    m->job.keep = mem_strndup(result->errors, result->errors_length);
 }
 
 static void rewind_ended(const struct process_result *result, void *data)
@@ -302,9 +346,10 @@ static void rewind_ended(const struct process_result *result, void *data)
         program_failed(m, result, "pg_rewind");
         return;
     }
+    said(m, result);
     m->marks.primary = m->marks.rewinding = false;
     m->marks.rewound = m->job.order.term;
-    member_job_start(m, MEMBER_REWINDING, rewound_run, finished);
+    member_job_start(m, MEMBER_REWINDING, rewound_run, rewound);
 }
 
 static void keep_run(struct work *work)
@@ -328,6 +373,7 @@ static void mark_run(struct work *work)
 static void marked(struct member *m)
 {
     m->marks = m->job.marks;
+    step_begins(m, MEMBER_REWIND_REWIND);
     rewind_start(m, false, rewind_ended);
 }
 
@@ -339,12 +385,12 @@ static void kept(struct member *m)
         member_job_start(m, MEMBER_REWINDING, mark_run, marked);
 }
 
-/* It says where the histories part, and each file that it would change. */
+/* Where the histories part. */
 static void dry_ended(const struct process_result *result, void *data)
 {
     struct member *m = data;
     struct err err = {0};
-    if (result->err.code != ERRC_NONE || result->exit_code != 0) {
+    if (result->err.code != ERRC_NONE || (result->exit_code != 0 && !result->enough)) {
         program_failed(m, result, "pg_rewind --dry-run");
         return;
     }
@@ -356,9 +402,15 @@ static void dry_ended(const struct process_result *result, void *data)
         member_fail(m, &err);
         return;
     }
-    free(m->job.keep);
-    m->job.keep = mem_strndup(result->errors, result->errors_length);
+    said(m, result);
+    step_begins(m, MEMBER_REWIND_KEEP);
     member_job_start(m, MEMBER_REWINDING, keep_run, kept);
+}
+
+static void look(struct member *m)
+{
+    step_begins(m, MEMBER_REWIND_LOOK);
+    rewind_start(m, true, dry_ended);
 }
 
 static void recovered(const struct process_result *result, void *data)
@@ -367,7 +419,7 @@ static void recovered(const struct process_result *result, void *data)
     if (result->err.code != ERRC_NONE || result->exit_code != 0)
         program_failed(m, result, "recovery in single-user mode");
     else
-        rewind_start(m, true, dry_ended);
+        look(m);
 }
 
 /*
@@ -381,7 +433,7 @@ static void recover(struct member *m)
     struct err err = {0};
     char *name = member_program(m, "postgres");
     const char *const argv[] = {name, "--single", "-F", "-D", m->o.data, "template1", NULL};
-    if (member_helper_start(m, argv, recovered, &err) != 0)
+    if (member_helper_start(m, argv, NULL, recovered, &err) != 0)
         member_fail(m, &err);
     free(name);
 }
@@ -400,12 +452,13 @@ static void rewind_prepared(struct member *m)
     if (m->orders != m->job_orders || m->ending)
         member_settle(m, MEMBER_STOPPED);
     else if (state == CONTROL_SHUT || (state == CONTROL_SHUT_STANDBY && !m->marks.primary))
-        rewind_start(m, true, dry_ended);
+        look(m);
     else
         recover(m);
 }
 
 void member_rewind(struct member *m)
 {
+    step_begins(m, MEMBER_REWIND_RECOVER);
     member_job_start(m, MEMBER_REWINDING, rewind_prepare_run, rewind_prepared);
 }

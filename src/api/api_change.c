@@ -8,6 +8,7 @@
 #include "api/api_impl.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/drain.h"
 #include "operation/migrate.h"
 #include "operation/move_op.h"
 
@@ -194,6 +195,23 @@ void api_delete_database(struct api_call *call)
 
 /* ---- operations ---- */
 
+static int start_drain(struct operations *operations, const struct fleet_database *db,
+                       const struct api_move_body *b, struct operation **ret, struct err *err)
+{
+    const struct drain_request request = {.database = db->name,
+                                          .shard = b->shard,
+                                          .target = b->target[0] != '\0' ? b->target : NULL,
+                                          .allow_ddl = b->allow_ddl,
+                                          .bake_ns = b->has_bake ? b->bake_ns : db->policy.bake_ns};
+    if (b->has_key || b->has_at || b->has_lo || b->has_hi || b->table[0] != '\0')
+        return err_set(
+            err, ERRC_INVALID,
+            "a drain moves all of the shard: \"key\", \"table\", \"at\", \"lo\" and \"hi\" have no place");
+    if (b->dry_run)
+        return err_set(err, ERRC_INVALID, "a drain is several moves: \"dryRun\" goes with each of them");
+    return drain_start(operations, &request, ret, err);
+}
+
 /* Of the body rather than of the path: 404 would say that the path is wrong. */
 void api_refuse(struct api_call *call, const struct err *err)
 {
@@ -292,7 +310,11 @@ void api_post_operation(struct api_call *call)
         return;
     }
     struct operation *op;
-    if (start_move(call->api->services.operations, db, &body, "asked for through the API", &op, &err) != 0) {
+    struct operations *operations = call->api->services.operations;
+    int rc = strcmp(body.kind, "drain") == 0
+                 ? start_drain(operations, db, &body, &op, &err)
+                 : start_move(operations, db, &body, "asked for through the API", &op, &err);
+    if (rc != 0) {
         api_refuse(call, &err);
         return;
     }

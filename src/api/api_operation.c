@@ -7,6 +7,7 @@
 #include "api/api_impl.h"
 #include "base/mem.h"
 #include "base/text.h"
+#include "operation/drain.h"
 #include "operation/failover_op.h"
 #include "operation/migrate.h"
 #include "operation/move_op.h"
@@ -36,6 +37,8 @@ void api_operation_state(const struct operation *op, char out[API_STATE_SIZE])
         state = provision_state_name(op);
     else if (migrate_is(op))
         state = migrate_state_name(op);
+    else if (drain_is(op))
+        state = drain_state_name(op);
     else if (failover_op_is(op)) {
         struct failover_op_facts facts;
         failover_op_facts(op, &facts);
@@ -60,6 +63,8 @@ static double progress_of(const struct operation *op, const char *state, double 
         return move_op_progress(op, ret_eta);
     if (migrate_is(op))
         return migrate_progress(op);
+    if (drain_is(op))
+        return drain_progress(op);
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++)
         if (strcmp(steps[i].state, state) == 0)
             return steps[i].reached;

@@ -333,7 +333,8 @@ static int kind_parse(const char *name, enum move_kind *ret, struct err *err)
             *ret = (enum move_kind)k;
             return 0;
         }
-    return err_set(err, ERRC_INVALID, "\"kind\" is one of split, move, merge, isolate, rebalance, upgrade");
+    return err_set(err, ERRC_INVALID,
+                   "\"kind\" is one of split, move, merge, drain, isolate, rebalance, upgrade");
 }
 
 int api_move_plan(const struct routing *routing, const struct api_move_body *body, struct api_move_plan *ret,

@@ -103,7 +103,7 @@ static const char *held(const struct round *round, const struct pair *pair, char
         snprintf(out, BALANCE_WHY_SIZE, "the database is to have at least %u shards", least);
     else if (facts->max_operations > 0 &&
              facts->running_operations + round->new_operations >= facts->max_operations)
-        snprintf(out, BALANCE_WHY_SIZE, "%u operations run already and at most %u may",
+        snprintf(out, BALANCE_WHY_SIZE, "%u moves run already and at most %u may",
                  facts->running_operations + round->new_operations, facts->max_operations);
     else
         return NULL;

@@ -41,7 +41,7 @@ static const struct balance_rule_info rules[] = {
     {BALANCE_R_LISTEN, "listen",
      "shard <shard> has been above <threshold><compare> for <time>: look for its split point <how> (R20)"},
     {BALANCE_R_OPERATION_LIMIT, "operation-limit",
-     NOT "R21: <running> operations run already and at most <max> may"},
+     NOT "R21: <running> moves run already and at most <max> may"},
 };
 
 _Static_assert(sizeof rules / sizeof *rules == BALANCE_R_COUNT - 1, "each rule has its line");

@@ -1,5 +1,5 @@
-/* The commands that change something: apply, delete, split, move, merge, upgrade, isolate, rebalance, cancel,
- * rollback; and wait. */
+/* The commands that change something: apply, delete, split, move, merge, drain, upgrade, isolate, rebalance,
+ * cancel, rollback; and wait. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>

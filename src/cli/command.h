@@ -16,7 +16,7 @@ int command_top(struct session *s);
 int command_events(struct session *s);
 int command_status(struct session *s);
 int command_move(
-    struct session *s); /* split, move, merge, upgrade, isolate, rebalance: by the command's name */
+    struct session *s); /* split, move, merge, drain, upgrade, isolate, rebalance: by the command's name */
 int command_back(struct session *s);
 int command_resume(struct session *s);
 int command_migrate(struct session *s);

@@ -73,6 +73,12 @@ static const struct args_flag merge_flags[] = {
     FLAG_DRY,
     FLAG_WAIT,
     {0}};
+static const struct args_flag drain_flags[] = {
+    {"to", 0, "SHARD", "who gets all of it (default: each range the neighbour that owns less)", "shards"},
+    FLAG_BAKE,
+    FLAG_ALLOW_DDL,
+    FLAG_WAIT,
+    {0}};
 static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_ALLOW_DDL, FLAG_DRY, FLAG_WAIT, {0}};
 static const struct args_flag isolate_flags[] = {
     FLAG_KEY, FLAG_TABLE, {"at", 0, "HASH", "instead of a key: this hash of SHARD", NULL},
@@ -257,6 +263,24 @@ const struct cli_command cli_commands[] = {
      .example = "shardherd merge s3 --into s1 --wait",
      .act = command_move,
      .flags = merge_flags,
+     .words_least = 1,
+     .words_most = 1,
+     .completes = "shards"},
+    {.name = "drain",
+     .summary = "give all ranges of a shard to others, and keep the shard",
+     .usage = "drain SHARD [--to SHARD] [--bake DURATION] [--wait]",
+     .details =
+         "One move after the other, since of one shard one move runs at a time: with a bake time each next "
+         "one\n"
+         "begins when that of the one before is over. Each is an operation that can be looked at, canceled "
+         "and\n"
+         "taken back; one that is, ends the drain, and what has gone stays where it is. While the state is\n"
+         "\"waits\", \"shardherd describe operation\" says for what. The shard stays, empty, and gets ranges "
+         "again\n"
+         "by \"move --to\" or \"rebalance --to\"; one that is to go is merged instead.",
+     .example = "shardherd drain s3 --bake 0s --wait\nshardherd drain shop/s3 --to s1",
+     .act = command_move,
+     .flags = drain_flags,
      .words_least = 1,
      .words_most = 1,
      .completes = "shards"},

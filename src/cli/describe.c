@@ -420,6 +420,11 @@ static void failover_section(yyjson_val *item, yyjson_val *record, struct buf *o
         line_number(out, 0, "Without writes", blocked / 1e6, human_duration, "");
 }
 
+static const char *old_rows(const char *verdict)
+{
+    return strcmp(verdict, "doubted") == 0 ? "differed, compared again" : verdict;
+}
+
 void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
 {
     yyjson_val *record = yyjson_obj_get(item, "record"), *error = yyjson_obj_get(item, "error");
@@ -437,7 +442,7 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
         line_text(out, 0, "Throttle", record, "throttle");
     if (json_get_text(record, "reverse_verdict")[0] != '\0' &&
         strcmp(json_get_text(record, "reverse_verdict"), "none") != 0)
-        linef(out, 0, "Old rows", "%s%s", json_get_text(record, "reverse_verdict"),
+        linef(out, 0, "Old rows", "%s%s", old_rows(json_get_text(record, "reverse_verdict")),
               yyjson_get_bool(yyjson_obj_get(record, "accepted")) ? ", accepted" : "");
     line_time(s, out, 0, "Began", item, "created");
     line_time(s, out, 0, "Ended", item, "ended");

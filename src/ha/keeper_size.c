@@ -12,6 +12,7 @@
 
 #include "base/log.h"
 #include "ha/keeper_impl.h"
+#include "operation/operation.h"
 
 /* It goes on alone, as it has until now: standbys join when they have what it has. */
 static void adopt(struct shard_record *record)
@@ -79,6 +80,7 @@ bool keeper_resize(struct shard_keeper *k)
         join(k);
     else
         leave(k);
+    operation_test_place(&k->kill_at, "resize:before:record");
     keeper_write(k);
     return true;
 }

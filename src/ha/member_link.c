@@ -14,7 +14,7 @@
 #define REQUEST_NS    (2 * ENV_NS_PER_S)
 #define PROBE_NS      (1 * ENV_NS_PER_S)
 #define AGAIN_NS      (100 * ENV_NS_PER_MS) /* after a failure */
-#define AGAIN_MOST_NS (500 * ENV_NS_PER_MS)
+#define AGAIN_MOST_NS (200 * ENV_NS_PER_MS) /* who is started again has an order soon */
 #define LOOK_NS       (50 * ENV_NS_PER_MS)
 #define EVENT_MAX     (64u * 1024)
 

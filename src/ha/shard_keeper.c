@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "ha/keeper_impl.h"
+#include "operation/operation.h"
 
 #define TURN_NS    (1 * ENV_NS_PER_S)
 #define SUSPECT_NS (50 * ENV_NS_PER_MS)  /* while something is expected */
@@ -58,6 +59,8 @@ static void written(const struct err *err, int64_t revision, void *data)
         return;
     }
     if (err == NULL) {
+        if (k->writing.count != k->record.count)
+            operation_test_place(&k->kill_at, "resize:after:record");
         k->record = k->writing;
         k->shard.count = k->record.count;
         k->revision = revision;

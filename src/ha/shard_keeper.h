@@ -88,7 +88,8 @@ struct shard_keeper_options {                  /* texts and members are copied *
     void *data;
     /* Tests: as in operation/operation.h. Places are "failover:before:A" and "failover:after:A" (A has
      * succeeded or failed, which nobody was told yet), "switchover:..." likewise; A is an action of
-     * operation/failover.h, or the state whose record is written. */
+     * operation/failover.h, or the state whose record is written. "resize:before:record" and
+     * "resize:after:record": the record that names other members is written, and was. */
     const char *kill_at;
 };
 

@@ -27,7 +27,7 @@
  *     | +--deadline--> TERMINATING --2 s--> KILLED --exit--> DRAINING
  *     +-------cancel----------------------> KILLED
  *
- * RUNNING waits for the exit, woken by it, by the deadline or by process_cancel().
+ * RUNNING waits for the exit, woken by it, by the deadline, by process_cancel() or by what it says (enough).
  * TERMINATING (SIGTERM sent) waits for the exit, woken by it, by its timer or by process_cancel().
  * KILLED (SIGKILL sent) waits for the exit.
  * DRAINING (exited) waits for EOF of the outputs, which a grandchild may hold open; its timer ends that.
@@ -65,6 +65,7 @@ struct process {
     int outputs_open; /* captured outputs without EOF yet */
     int handles;      /* whose close callback is still to come */
     char *name;
+    const char *enough;
     struct process_result result;
     process_cb cb;
     process_output_cb output_cb;
@@ -207,6 +208,15 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(p->chunk, sizeof p->chunk);
 }
 
+static void errors_look(struct process *p)
+{
+    const char *at = p->enough != NULL ? strstr(buf_text(&p->errors.kept), p->enough) : NULL;
+    if (at == NULL || strchr(at, '\n') == NULL || sm_now(&p->sm) != RUNNING)
+        return;
+    p->result.enough = true;
+    enter_killed(p);
+}
+
 static void output_add(struct output *o, const char *bytes, size_t length)
 {
     struct process *p = o->process;
@@ -220,6 +230,8 @@ static void output_add(struct output *o, const char *bytes, size_t length)
         length = room;
     }
     buf_add(&o->kept, bytes, length);
+    if (o == &p->errors)
+        errors_look(p);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf)
@@ -382,6 +394,7 @@ static struct process *process_new(struct loop *loop, const struct process_optio
     p->cb = cb;
     p->data = data;
     p->name = mem_strdup(o->argv[0]);
+    p->enough = o->enough;
     p->result.exit_code = -1;
     p->out.process = p->errors.process = p;
     p->out.kept.limit = p->errors.kept.limit = o->capture_limit > 0 ? o->capture_limit : CAPTURE_DEFAULT;

@@ -32,6 +32,9 @@ struct process_options {
     bool detached;        /* own session, not ended with us */
     uint64_t timeout_ns;  /* 0 = none */
     size_t capture_limit; /* bytes kept of each output; 0 = 1 MiB */
+    /* Once a whole line of the captured stderr holds this, all that was wanted of it is known: the group is
+     * killed, and result->enough says so, without an error. A constant, or NULL. */
+    const char *enough;
 };
 
 struct process_result {
@@ -43,6 +46,7 @@ struct process_result {
     const char *errors; /* stderr */
     size_t errors_length;
     bool truncated;
+    bool enough;                         /* it was ended for options->enough */
     uint64_t user_cpu_us, system_cpu_us; /* of the child; 0: not known, as ever with libuv */
     long max_rss_kib;                    /* ditto */
 };

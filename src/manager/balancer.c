@@ -224,18 +224,6 @@ static unsigned pending_shards(const struct balancer *b, const struct fleet_data
     return pending;
 }
 
-/* Without those that wait for a person: they read and write nothing. */
-static unsigned working_operations(const struct balancer *b)
-{
-    unsigned held = 0;
-    list_each(node, &b->options.operations->list)
-    {
-        const struct operation *op = list_item(node, struct operation, node);
-        held += op->status == OPERATION_RUNNING && move_op_is(op) && move_op_record(op)->state == MOVE_HELD;
-    }
-    return operations_running(b->options.operations) - held;
-}
-
 /* ---- changes ---- */
 
 static int start_move(struct balancer *b, const struct fleet_database *db, const struct watched *w,
@@ -316,8 +304,8 @@ static void decide(struct balancer *b, const struct fleet_database *db)
         .min_shards = db->initial_shards,
         .free_instances = b->options.operations->services.runtime != NULL ? 64 : 0,
         .capacity_why = "no runtime is configured that could make a shard",
-        .running_operations = working_operations(b),
-        .max_operations = b->options.max_operations,
+        .running_operations = move_op_working(b->options.operations),
+        .max_operations = b->options.operations->services.max_moves,
         .stepwise = true,
     };
     balance_decide(&facts, w->state, &changes);
@@ -367,11 +355,6 @@ void balancer_stop(struct balancer *b, void (*closed)(void *data), void *data)
     b->closed = closed;
     b->data = data;
     sampler_gone(b);
-}
-
-void balancer_set_max_operations(struct balancer *b, unsigned max)
-{
-    b->options.max_operations = max;
 }
 
 void balancer_forget(struct balancer *b, const char *database)

@@ -27,7 +27,6 @@ struct balancer_options {
     struct loop *loop;
     struct fleet *fleet;
     struct operations *operations;
-    unsigned max_operations;
     /* A new decision was kept. */
     void (*decided)(const struct balancer_decision *decision, void *data);
     void *data;
@@ -37,7 +36,6 @@ struct balancer *balancer_start(const struct balancer_options *options);
 /* `closed` (may be NULL) runs when no sampler is left. */
 void balancer_stop(struct balancer *b, void (*closed)(void *data), void *data);
 
-void balancer_set_max_operations(struct balancer *b, unsigned max);
 /* A database was deleted: its state goes. */
 void balancer_forget(struct balancer *b, const char *database);
 /* A move of this shard ended now: the cool-down starts. Those of earlier managers are read from the journal.

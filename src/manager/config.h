@@ -87,6 +87,7 @@ struct config {
     int max_moves; /* at a time in the fleet; 2 */
     /* moves */
     int copy_lanes;  /* 4 */
+    int build_lanes; /* 0 */
     int copy_rate;   /* MiB/s of one move; 0 = no limit */
     int verify_rate; /* MiB/s of tables read on either side; 0 = no limit */
     uint64_t max_commit_latency_ns, max_standby_lag_ns; /* 20 ms, 5 s */

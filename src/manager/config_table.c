@@ -411,6 +411,17 @@ static const struct config_key keys[] = {
      .high = "8",
      .reloadable = true,
      .help = "Connections in parallel that copy the rows of a move; each has one to either server."},
+    {.path = "moves.build_lanes",
+     .type = CONFIG_INT,
+     .offset = AT(build_lanes),
+     .standard = "0",
+     .low = "0",
+     .high = "16",
+     .reloadable = true,
+     .help =
+         "Indexes and keys that a move builds side by side on a new shard; they share the memory of one "
+         "(maintenance_work_mem, else 256 MB). 0 = as many as max_parallel_maintenance_workers there says, "
+         "2 to 4."},
     {.path = "moves.copy_rate",
      .type = CONFIG_INT,
      .offset = AT(copy_rate),
@@ -495,7 +506,9 @@ static const struct config_key keys[] = {
      .low = "1",
      .high = "64",
      .reloadable = true,
-     .help = "While so many moves run in the whole fleet none is begun by itself; one that is asked for is."},
+     .help =
+         "At most so many moves run in the whole fleet, by whomever; one more is refused, and the manager's "
+         "own waits. One that bakes or is held does not count."},
 #define X(snake, camel, kind, member, value, least, most, words, text)                                       \
     {.path = "balance." snake,                                                                               \
      .type = kind,                                                                                           \

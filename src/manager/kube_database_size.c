@@ -47,6 +47,7 @@ static void on_taken(const struct err *err, const struct runtime_instance *insta
 {
     struct kdb *k = data;
     (void)instance;
+    operation_maybe_kill(k->all->o.operations, "resize:after:take");
     k->walks--;
     k->resizing = false;
     if (k->all->closing)
@@ -67,6 +68,7 @@ static void take(struct kdb *k, const struct fleet_database *db, const char *sha
     int rc = databases_spec_of(k->all->o.databases, db, shard, 0, &spec, &err);
     spec.must_exist = true;
     spec.removes = true;
+    operation_maybe_kill(k->all->o.operations, "resize:before:take");
     if (rc == 0)
         rc = runtime_ensure(k->all->o.operations->services.runtime, &spec, on_taken, k, &err);
     if (rc != 0) {

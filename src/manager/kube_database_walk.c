@@ -56,9 +56,18 @@ static void shard_done(struct kdb *k, const struct err *err)
         walk_ends(k);
 }
 
+/* Of a walk that has shards get more instances. */
+static void test_place(struct kdb *k, const char *place)
+{
+    const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
+    if (db != NULL && kdb_resizes(k, db))
+        operation_maybe_kill(k->all->o.operations, place);
+}
+
 static void on_ensured(const struct err *err, const struct runtime_instance *instance, void *data)
 {
     struct kdb *k = data;
+    test_place(k, "resize:after:walk");
     k->walks--;
     k->walk_older = k->walk_older || (err == NULL && instance->older);
     if (err == NULL && instance->due_us != 0 && (k->walk_due_us == 0 || instance->due_us < k->walk_due_us))
@@ -111,6 +120,7 @@ static void walk_on(struct kdb *k)
     snprintf(k->walk_shard, sizeof k->walk_shard, "%s", shard);
     int rc = databases_spec_of(k->all->o.databases, db, shard, 0, &spec, &err);
     spec.must_exist = true;
+    test_place(k, "resize:before:walk");
     if (rc == 0 && !k->walk_stops)
         name_primary(k, shard, &spec);
     if (rc == 0)

@@ -167,8 +167,8 @@ void manager_watch_stop(struct manager *m);
 void manager_instance_gone(struct manager *m, const struct fleet_instance *instance);
 /* Writes m->collectors_text and m->health_text, for /readyz?verbose. */
 void manager_watch_text(struct manager *m);
-/* The configuration's moves.* for the moves that begin to copy from now on. */
-void manager_set_copying(struct manager *m);
+/* The configuration's balance.max_moves, and its moves.* for the moves that begin to copy from now on. */
+void manager_set_moving(struct manager *m);
 void manager_reload(struct manager *m);
 int64_t manager_file_stamp(const char *path); /* blocking; 0 = no file */
 

@@ -58,7 +58,6 @@ static void on_resumed(const struct err *err, void *data)
     struct balancer_options options = {.loop = &m->loop,
                                        .fleet = &m->fleet,
                                        .operations = &m->operations,
-                                       .max_operations = (unsigned)m->config.max_moves,
                                        .decided = manager_decided,
                                        .data = m};
     m->balancer = balancer_start(&options);
@@ -331,7 +330,7 @@ static void start_operations(struct manager *m)
                                           .operation_changed = manager_operation_changed,
                                           .data = m};
     operations_init(&m->operations, &services);
-    manager_set_copying(m);
+    manager_set_moving(m);
     bool keeps_passwords = m->shards_in_kube; /* in Secrets */
     m->databases = databases_new(&m->loop, keeps_passwords ? NULL : m->config.state_directory, m->store,
                                  &m->fleet, &m->operations);

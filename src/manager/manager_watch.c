@@ -79,9 +79,11 @@ static void judge(struct manager *m, struct fleet_instance *instance)
         api_instance_changed(m->api, instance);
 }
 
-void manager_set_copying(struct manager *m)
+void manager_set_moving(struct manager *m)
 {
+    m->operations.services.max_moves = (unsigned)m->config.max_moves;
     m->operations.services.copy_lanes = (unsigned)m->config.copy_lanes;
+    m->operations.services.build_lanes = (unsigned)m->config.build_lanes;
     m->operations.services.copy_rate = (uint64_t)m->config.copy_rate << 20;
     m->operations.services.verify_rate = (uint64_t)m->config.verify_rate << 20;
     m->operations.services.max_commit_latency_ns = m->config.max_commit_latency_ns;
@@ -207,9 +209,7 @@ static void take_over(struct manager *m)
         databases_set_defaults(m->databases, &m->config.balance);
     if (m->discovery != NULL)
         discovery_set_period(m->discovery, m->config.discovery_interval_ns);
-    if (m->balancer != NULL)
-        balancer_set_max_operations(m->balancer, (unsigned)m->config.max_moves);
-    manager_set_copying(m);
+    manager_set_moving(m);
     log_event(LOG_INFO, "configuration taken over", "file", m->options.config_path, NULL);
 }
 

@@ -82,7 +82,8 @@ static const char *const action_names[ACT_COUNT] = {
 static const char *const kind_names[MOVE_KIND_COUNT] = {"move",  "split",     "isolate",
                                                         "merge", "rebalance", "upgrade"};
 
-static const char *const verdict_names[MOVE_VERDICT_COUNT] = {"none", "equal", "differs", "unknown"};
+static const char *const verdict_names[MOVE_VERDICT_COUNT] = {"none", "equal", "differs", "unknown",
+                                                              "doubted"};
 
 const char *move_verdict_name(enum move_verdict verdict)
 {
@@ -167,7 +168,8 @@ void move_enter(struct move *m, enum move_state state)
 /* Whether S's copy is still to be compared with what T has. */
 static bool compares(const struct move_record *r)
 {
-    return !r->back && r->reverse_publication != 0 && !r->accepted && r->verdict == MOVE_VERDICT_NONE;
+    bool open = r->verdict == MOVE_VERDICT_NONE || r->verdict == MOVE_VERDICT_DOUBTED;
+    return !r->back && r->reverse_publication != 0 && !r->accepted && open;
 }
 
 /* Actions of a stage that do not apply to this move, or not in this direction. */
@@ -222,7 +224,7 @@ static void turn(struct move *m)
 /* Somebody does not want to wait for the end of the bake time. */
 static void turn_back(struct move *m)
 {
-    m->record.rollback = false;
+    m->record.rollback = m->record.go_on = false;
     m->record.fence_attempts = 0;
     err_clear(&m->record.error);
     turn(m);
@@ -258,6 +260,13 @@ static void hold(struct move *m, enum move_verdict verdict)
     move_enter(m, MOVE_HELD);
 }
 
+/* It was to be compared again, and cannot be: what was found before stands. */
+static void still_differs(struct move *m)
+{
+    err_wrap(&m->record.error, "not compared again with its source's copy, which differed");
+    hold(m, MOVE_VERDICT_DIFFERS);
+}
+
 /* Until somebody says how it goes on. */
 static void held(struct move *m)
 {
@@ -274,10 +283,9 @@ static void held(struct move *m)
     }
     r->go_on = false;
     err_clear(&r->error);
-    if (!r->accepted) { /* from the beginning */
-        r->verdict = MOVE_VERDICT_NONE;
+    if (!r->accepted) { /* from the beginning; what differed counts as differing until that has ended */
+        r->verdict = r->verdict == MOVE_VERDICT_DIFFERS ? MOVE_VERDICT_DOUBTED : MOVE_VERDICT_NONE;
         r->reverse_verified.action[0] = '\0';
-        buf_reset(&r->findings);
     }
     move_enter(m, MOVE_WATCH);
 }
@@ -406,12 +414,13 @@ static void no_way_back(struct move *m)
  * S could not be compared with T. What time may mend is tried again without a bound, as everything after the
  * fence; a difference, and what only a person can mend, holds the move, so that S's copy is not taken away.
  * Where S cannot follow any more, its copy says nothing, and the way back is lost anyway: it bakes on
- * without.
+ * without, unless it was found to differ before.
  */
 static void compare_failed(struct move *m, enum move_action action, const struct err *err)
 {
     struct move_record *r = &m->record;
     bool differs = action == ACT_REVERSE_VERIFY && err->code == ERRC_CORRUPT;
+    bool doubted = r->verdict == MOVE_VERDICT_DOUBTED;
     if (differs)
         r->verdict = MOVE_VERDICT_DIFFERS;
     if (differs && !r->accepted)
@@ -423,7 +432,9 @@ static void compare_failed(struct move *m, enum move_action action, const struct
     } else if (err_is_transient(err)) {
         m->step -= action == ACT_REVERSE_VERIFY;
         move_retry_later(m, ACT_REVERSE_CHECK);
-    } else if (action == ACT_REVERSE_VERIFY)
+    } else if (doubted)
+        still_differs(m);
+    else if (action == ACT_REVERSE_VERIFY)
         hold(m, MOVE_VERDICT_UNKNOWN);
     else {
         r->verdict = MOVE_VERDICT_UNKNOWN;
@@ -443,7 +454,10 @@ static void failed(struct move *m, enum move_action action, const struct err *er
         return;
     }
     if (action == ACT_REVERSE_FOLLOW && (!err_is_transient(err) || m->attempts >= TRIES_BEFORE_FENCE)) {
-        no_way_back(m);
+        if (m->record.verdict == MOVE_VERDICT_DOUBTED)
+            still_differs(m);
+        else
+            no_way_back(m);
         return;
     }
     if (before_fence(m)) {
@@ -549,8 +563,10 @@ static void step_done(struct move *m, enum move_action action, const struct move
         move_act(m, m->retry);
         return;
     }
-    if (action == ACT_REVERSE_VERIFY)
+    if (action == ACT_REVERSE_VERIFY) {
         m->record.verdict = MOVE_VERDICT_EQUAL;
+        buf_reset(&m->record.findings); /* of a comparison before this one */
+    }
     if (m->attempts > 0)
         err_clear(&m->record.error); /* it went well after all */
     m->attempts = 0;
@@ -614,6 +630,13 @@ int move_cancel(struct move *m, struct err *err)
 /* Which side is right is not known; what is known is who has acknowledged the writes since the fence. */
 static int refuse_differing(const struct move_record *r, struct err *err)
 {
+    if (r->verdict == MOVE_VERDICT_DOUBTED)
+        return err_set(
+            err, ERRC_CONFLICT,
+            "shard %s had another copy of the range than shard %s, which has acknowledged all "
+            "writes since the fence, and the comparison that was asked for after that has not ended: "
+            "wait until it has, or go back all the same with acceptDifferences",
+            r->source, r->target);
     return err_set(err, ERRC_CONFLICT,
                    "shard %s has another copy of the range than shard %s, which has acknowledged all writes "
                    "since the fence: going back would make that copy the one that counts. Compare the rows "
@@ -642,7 +665,8 @@ int move_rollback(struct move *m, bool accept, struct err *err)
                        r->id, r->bake_ns == 0 ? ": its bake time is 0" : ": ",
                        r->bake_ns == 0 ? "" : r->error.message);
     accept = accept || (r->rollback && r->accepted); /* as it was asked for already */
-    if (!r->back && !accept && r->verdict == MOVE_VERDICT_DIFFERS)
+    bool differs = r->verdict == MOVE_VERDICT_DIFFERS || r->verdict == MOVE_VERDICT_DOUBTED;
+    if (!r->back && !accept && differs)
         return refuse_differing(r, err);
     r->rollback = true;
     if (!r->back)

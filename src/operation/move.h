@@ -155,6 +155,7 @@ enum move_verdict {
     MOVE_VERDICT_EQUAL,
     MOVE_VERDICT_DIFFERS,
     MOVE_VERDICT_UNKNOWN, /* it could not be made */
+    MOVE_VERDICT_DOUBTED, /* it differed; another comparison was asked for and has not ended */
     MOVE_VERDICT_COUNT
 };
 const char *move_verdict_name(enum move_verdict verdict); /* "differs" */
@@ -300,7 +301,7 @@ int move_cancel(struct move *m, struct err *err);
  * undone, or, when the servers do not allow it, bakes on and says why in record.error. ERRC_CONFLICT once the
  * clean-up has begun, when no way back was kept, or, without `accept`, when it is known that S has another
  * copy than T: T acknowledged the writes since the fence, and the way back makes S's copy the one that
- * counts.
+ * counts. Known it is until another comparison has found them equal, not only until one was asked for.
  */
 int move_rollback(struct move *m, bool accept, struct err *err);
 

@@ -1,6 +1,6 @@
 /*
- * The copy itself: a slot with an exported snapshot, a keeper that holds it, rows in parallel (copier.h), and
- * what comes after the rows on a target of our own: indexes, constraints, triggers.
+ * The copy itself: a slot with an exported snapshot, a keeper that holds it, rows in parallel (copier.h).
+ * What comes after the rows on a target of our own is move_act_build.c's.
  *
  * That T has the subscription of this move says that all of this is done, since it is made last. Until then a
  * try that fails, or whose manager dies, leaves a slot, rows and perhaps origins: the next one empties T,
@@ -18,7 +18,6 @@
 
 #define COPY_LANES   4
 #define SLOT_WAIT_NS (600 * ENV_NS_PER_S) /* it waits for the transactions that are open on S */
-#define BUILD_NS     (24 * 3600 * ENV_NS_PER_S)
 
 /* ---- the end ---- */
 
@@ -98,6 +97,10 @@ static void on_progress(uint64_t rows, uint64_t bytes, void *data)
     struct move_record *r = op_record(op);
     if (op->core.undo_wanted)
         copier_cancel(op->copier);
+    if (op->copy_began_ns == 0) {
+        op->copy_began_ns = op_now(op);
+        op->copy_began_bytes = bytes;
+    }
     r->copy_rows = rows;
     r->copy_bytes = bytes;
     operation_changed(&op->op);
@@ -149,7 +152,7 @@ static void heaps_known(struct move_op *op, enum move_action action, const struc
 
 /* ---- slot and snapshot ---- */
 
-static void add_tables(const struct move_op *op, struct buf *out)
+void op_add_tables(const struct move_op *op, struct buf *out)
 {
     const struct routing *routing = op_database(op)->routing;
     for (size_t i = 0; i < routing->table_count; i++)
@@ -188,7 +191,7 @@ static void slot_made(struct move_op *op, enum move_action action, const struct 
         return;
     }
     snprintf(op->snapshot, sizeof op->snapshot, "%s", snapshot);
-    add_tables(op, &tables);
+    op_add_tables(op, &tables);
     act_sql_any(op, &op->keeper, action, SQL_TIMEOUT_NS, heaps_known,
                 "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = '3s'; "
                 "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT %L; "
@@ -261,45 +264,4 @@ void act_copy(struct move_op *op)
                 "current_setting('max_replication_slots'))::bigint - (SELECT count(*) FROM "
                 "pg_replication_origin_status)",
                 name);
-}
-
-/* ---- what comes after the rows ---- */
-
-static void built(struct move_op *op, const struct process_result *result)
-{
-    (void)result;
-    op_record(op)->build_us = (op_now(op) - op->copy_started_ns) / 1000;
-    act_done(op, ACT_BUILD, NULL);
-}
-
-static void script_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    static const char *const extra[] = {"-X", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-o", "/dev/null", NULL};
-    const struct move_record *r = op_record(op);
-    struct buf sql = {0};
-    if (pg_rows(reply) == 0) {
-        act_done(op, action, NULL); /* a target that was there, or all is built */
-        return;
-    }
-    struct buf tables = {0};
-    add_tables(op, &tables);
-    /* whoever set the memory knows the server: a pod's limit, a database's size */
-    sqlf(&sql,
-         "SELECT set_config(name, '256MB', false) FROM pg_settings WHERE name = 'maintenance_work_mem' AND "
-         "source = 'default'; SELECT shardherd.share_term(%d);\n"
-         "SELECT set_config('shardherd.operation', %L, false);\n%s\n"
-         "SET search_path = pg_catalog; DELETE FROM shardherd.post_data;\n"
-         "SELECT shardherd.freeze(%d, %L, %d, %d, %s);\nANALYZE %s;\n",
-         op_term(op), r->id, pg_value(reply, 0, 0), op_term(op), r->id, r->range.lo, r->range.hi,
-         r->allow_ddl ? "true" : "false", buf_text(&tables));
-    op_run_tool(op, ACT_BUILD, "psql", &op->target, extra, buf_text(&sql), BUILD_NS, built);
-    buf_free(&sql);
-    buf_free(&tables);
-}
-
-void act_build(struct move_op *op)
-{
-    op->copy_started_ns = op_now(op);
-    act_sql(op, &op->target, ACT_BUILD, SQL_TIMEOUT_NS, script_read,
-            "SELECT script FROM shardherd.post_data");
 }

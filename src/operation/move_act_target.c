@@ -8,6 +8,7 @@
 #include "loop/process.h"
 #include "operation/move_op_internal.h"
 #include "operation/shard_sql.h"
+#include "operation/post_data.h"
 #include "operation/sqlf.h"
 
 #define DUMP_LIMIT      (64u * 1024 * 1024)
@@ -186,17 +187,34 @@ static void add_without_our_triggers(struct buf *out, const char *dump)
     }
 }
 
+struct listing {
+    struct buf *sql;
+    int64_t number;
+};
+
+static void list_part(const struct post_part *part, void *data)
+{
+    struct listing *l = data;
+    char *text = mem_printf("%.*s", (int)part->length, part->text);
+    sqlf(l->sql,
+         "INSERT INTO shardherd.post_data (number, relation, alone, script) VALUES (%d, %L, %s, %L);\n",
+         l->number++, part->relation[0] != '\0' ? part->relation : NULL, part->alone ? "true" : "false",
+         text);
+    free(text);
+}
+
 static char *target_script(struct move_op *op, const char *pre_data, const char *post_data)
 {
     struct buf sql = {0};
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
+    struct listing listing = {.sql = &sql};
     struct buf post = {0};
     buf_add_text(&sql, pre_data);
     buf_add_text(&sql, "\nSET search_path = pg_catalog;\n");
     shard_sql_add(&sql);
     add_without_our_triggers(&post, post_data);
-    sqlf(&sql, "INSERT INTO shardherd.post_data VALUES (%L);\n", buf_text(&post));
+    post_data_cut(buf_text(&post), list_part, &listing);
     buf_free(&post);
     sqlf(&sql, "SELECT shardherd.raise_term(%d);\n", op_term(op));
     for (size_t i = 0; i < db->routing->table_count; i++)

@@ -82,6 +82,7 @@ void op_drop_links(struct move_op *op)
         link_drop(&op->target);
         link_drop(&op->target_poll);
         link_drop(&op->opener);
+        build_drop(op);
     }
 }
 
@@ -133,6 +134,7 @@ void op_copier_started(struct move_op *op, struct copier *copier)
 {
     op->copier = copier;
     op->copier_started_ns = op_now(op);
+    op->copy_began_ns = op->copy_began_bytes = 0;
     op->open_links++;
 }
 
@@ -160,6 +162,7 @@ static void free_move(struct operation *base)
         link_fini(&op->target);
         link_fini(&op->target_poll);
         link_fini(&op->opener);
+        build_free(op);
     }
     watch_free(op);
     verify_free(op);
@@ -532,7 +535,7 @@ void act_sql_any(struct move_op *op, struct link *link, enum move_action action,
 
 /* ---- life ---- */
 
-static void set_link(struct move_op *op, struct link *link, const struct instance_access *access)
+void op_set_link(struct move_op *op, struct link *link, const struct instance_access *access)
 {
     char application[64];
     snprintf(application, sizeof application, "shardherd op=%s", op->core.record.id);
@@ -543,23 +546,23 @@ void op_set_target(struct move_op *op, const struct instance_access *access)
 {
     if (op->target_known)
         return;
-    set_link(op, &op->target, access);
-    set_link(op, &op->target_poll, access);
-    set_link(op, &op->opener, access);
+    op_set_link(op, &op->target, access);
+    op_set_link(op, &op->target_poll, access);
+    op_set_link(op, &op->opener, access);
     op->target_known = true;
 }
 
 static void set_source(struct move_op *op, const struct instance_access *access)
 {
-    set_link(op, &op->source, access);
-    set_link(op, &op->source_marker, access);
-    set_link(op, &op->source_reader, access);
-    set_link(op, &op->exporter, access);
+    op_set_link(op, &op->source, access);
+    op_set_link(op, &op->source_marker, access);
+    op_set_link(op, &op->source_reader, access);
+    op_set_link(op, &op->exporter, access);
     op->exporter.replication = true;
-    set_link(op, &op->keeper, access);
-    set_link(op, &op->watcher, access);
+    op_set_link(op, &op->keeper, access);
+    op_set_link(op, &op->watcher, access);
     for (int i = 0; i < HOLDERS_MOST; i++)
-        set_link(op, &op->holders[i], access);
+        op_set_link(op, &op->holders[i], access);
     op->source_known = true;
 }
 
@@ -659,16 +662,17 @@ double move_op_progress(const struct operation *base, double *ret_eta_seconds)
     double done = reached[r->state];
     *ret_eta_seconds = NAN;
     if (r->state == MOVE_COPY && r->total_bytes > 0 && r->copy_bytes > 0) {
-        double left = r->total_bytes > r->copy_bytes ? (double)(r->total_bytes - r->copy_bytes) : 0;
         done += fmin(1.0, (double)r->copy_bytes / (double)r->total_bytes) * 0.8;
-        *ret_eta_seconds = op->mean_rate > 0 ? left / (double)op->mean_rate : NAN;
+        uint64_t now = op_now(op);
+        if (op->copy_ends_ns != 0)
+            *ret_eta_seconds = op->copy_ends_ns > now ? (double)(op->copy_ends_ns - now) / 1e9 : 0;
     }
     if (r->state == MOVE_VERIFY && r->verified.all_bytes > 0)
         done += 0.05 * fmin(1.0, (double)r->verified.bytes / (double)r->verified.all_bytes);
     return done;
 }
 
-static struct move_op *new_move(struct operations *ops, const struct move_record *record, const char *id)
+struct move_op *op_new(struct operations *ops, const struct move_record *record, const char *id)
 {
     struct move_op *op = mem_zalloc(sizeof *op);
     op->driver = (struct move_driver){drive,          driver_now,    driver_changed, driver_ended,
@@ -684,98 +688,14 @@ static struct move_op *new_move(struct operations *ops, const struct move_record
     return op;
 }
 
-/* ---- starting ---- */
-
-/* Nor is it one that another move is about to make, or whose server is about to go. */
-static void name_new_shard(const struct operations *ops, const struct fleet_database *db,
-                           char out[MOVE_NAME_SIZE])
-{
-    for (unsigned n = 1;; n++) {
-        snprintf(out, MOVE_NAME_SIZE, "s%u", n);
-        if (routing_find_shard(db->routing, out) == NULL && operations_running_on(ops, db->name, out) == NULL)
-            return;
-    }
-}
-
-static int check_request(struct operations *ops, const struct move_request *q,
-                         const struct fleet_database *db, struct err *err)
-{
-    if (ops->services.term == 0)
-        return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
-    if (db == NULL || db->routing == NULL)
-        return err_set(err, ERRC_NOT_FOUND, "database %s is not known or not provisioned yet", q->database);
-    const struct routing_shard *source = routing_find_shard(db->routing, q->source);
-    if (source == NULL)
-        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s", q->database, q->source);
-    if (!range_set_contains_range(&source->ranges, &q->range))
-        return err_set(err, ERRC_REFUSED, "shard %s does not own all of that range", q->source);
-    if (q->target != NULL && routing_find_shard(db->routing, q->target) == NULL)
-        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s to move to", q->database, q->target);
-    if (q->target != NULL && strcmp(q->source, q->target) == 0)
-        return err_set(err, ERRC_INVALID, "source and target are the same shard");
-    if (q->target == NULL && ops->services.runtime == NULL)
-        return err_set(err, ERRC_UNSUPPORTED, "no runtime is configured that could make a new shard");
-    if (q->retire_source && (source->ranges.count != 1 || source->ranges.items[0].lo != q->range.lo ||
-                             source->ranges.items[0].hi != q->range.hi))
-        return err_set(err, ERRC_REFUSED, "only a shard whose one range is moved can be retired with it");
-    const struct operation *busy = operations_running_on(ops, q->database, q->source);
-    if (busy == NULL && q->target != NULL)
-        busy = operations_running_on(ops, q->database, q->target);
-    if (busy != NULL)
-        return err_set(err, ERRC_CONFLICT, "operation %s runs on shard %s: wait for it or cancel it",
-                       busy->id, busy->shard != NULL ? busy->shard : "(all)");
-    if (move_check_primary(ops, q->database, q->source, err) != 0)
-        return (int)err->code;
-    return q->target != NULL ? move_check_primary(ops, q->database, q->target, err) : 0;
-}
-
-static void fill_record(struct operations *ops, const struct move_request *q, const struct fleet_database *db,
-                        struct move_record *r)
-{
-    move_record_init(r);
-    r->kind = q->kind;
-    snprintf(r->database, sizeof r->database, "%s", q->database);
-    snprintf(r->source, sizeof r->source, "%s", q->source);
-    if (q->target != NULL)
-        snprintf(r->target, sizeof r->target, "%s", q->target);
-    else
-        name_new_shard(ops, db, r->target);
-    r->range = q->range;
-    r->new_target = q->target == NULL;
-    r->retire_source = q->retire_source;
-    r->dry_run = q->dry_run;
-    r->allow_ddl = q->allow_ddl;
-    r->bake_ns = q->bake_ns;
-    r->rule = q->rule;
-    r->decided_us = q->decided_us;
-    snprintf(r->reason, sizeof r->reason, "%s", q->reason != NULL ? q->reason : "");
-    r->created_us = loop_wall(ops->services.loop);
-}
-
-int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret,
-                  struct err *err)
-{
-    struct fleet_database *db = fleet_find_database(ops->services.fleet, request->database);
-    struct move_record record;
-    if (check_request(ops, request, db, err) != 0)
-        return (int)err->code;
-    fill_record(ops, request, db, &record);
-    struct move_op *op = new_move(ops, &record, NULL);
-    op_find_servers(op);
-    log_event(LOG_INFO, "move begins", "op", op->op.id, "db", record.database, "shard", record.source,
-              "target", record.target, "kind", move_kind_name(record.kind), "why", record.reason, NULL);
-    move_start(&op->core, false);
-    if (ret != NULL)
-        *ret = &op->op;
-    return 0;
-}
+/* ---- resuming ---- */
 
 int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err)
 {
     struct move_record record;
     if (move_record_parse(json, strlen(json), &record, err) != 0)
         return (int)err->code;
-    struct move_op *op = new_move(ops, &record, record.id);
+    struct move_op *op = op_new(ops, &record, record.id);
     op->op.revision = revision;
     op->op.created_us = record.created_us;
     op->op.error = record.error;

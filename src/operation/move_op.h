@@ -25,11 +25,15 @@ struct move_request {
 
 /*
  * Starts it. Errors before anything is started: NOT_FOUND database or shard, CONFLICT another move runs on
- * the source or target (named), REFUSED the source does not own the range, UNSUPPORTED no runtime to make a
- * target.
+ * the source or target, or as many as may at a time run in the fleet (named), REFUSED the source does not own
+ * the range, UNSUPPORTED no runtime to make a target.
  */
 int move_op_start(struct operations *ops, const struct move_request *request, struct operation **ret,
                   struct err *err);
+
+/* Running moves that count for services.max_moves: those that do more than to look (a dry run), to bake, or
+ * to wait for a person. */
+unsigned move_op_working(const struct operations *ops);
 
 /* From a journal. Ended ones are only listed. */
 int move_op_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);

@@ -31,7 +31,10 @@ struct copier;
 struct process_result;
 struct verify; /* move_act_verify.c */
 struct clean;  /* move_act_clean.c */
+struct build;  /* move_act_build.c */
 struct watch;
+
+#define BUILD_LANES_MOST 16
 
 struct move_op {
     struct operation op; /* first */
@@ -90,13 +93,15 @@ struct move_op {
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */
     uint64_t copier_started_ns;
-    uint64_t mean_rate;                         /* bytes per second of the copy, for the time that is left */
+    uint64_t copy_began_ns, copy_began_bytes;   /* when the first bytes came, and how many; 0 = not yet */
+    uint64_t copy_ends_ns;                      /* by its speed so far; 0 = not known */
     char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
     void (*target_checked)(struct move_op *op); /* ACT_SCHEMA: what follows target_check() */
     char snapshot[64];
     unsigned lanes;
     struct verify *verify;
     struct clean *clean;
+    struct build *build; /* ACT_BUILD; kept for the next try */
     struct watch *watch; /* move_watch.c */
     struct {
         struct link *shard;
@@ -157,12 +162,19 @@ void op_call_ended(struct move_op *op);
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = "                 \
     "current_setting('application_name') AND pid <> pg_backend_pid(); "
 
+/* A move with this record, listed: under a new id, or under that of its journal. Nothing is started. */
+struct move_op *op_new(struct operations *ops, const struct move_record *record, const char *id);
+
 /* Whether a move of this shard may begin: its primary is known, and is not being replaced, which would only
  * send it back. */
 int move_check_primary(const struct operations *ops, const char *database, const char *shard,
                        struct err *err);
 
 void op_drop_links(struct move_op *op);
+/* A connection of this move, under its application_name. */
+void op_set_link(struct move_op *op, struct link *link, const struct instance_access *access);
+/* The distributed tables: "a, b". */
+void op_add_tables(const struct move_op *op, struct buf *out);
 void op_tool_started(struct move_op *op, struct process *tool);
 void op_tool_ended(struct move_op *op);
 /* Runs pg_dump or psql (ON_ERROR_STOP) against a server; `next` when it succeeded, else the action fails. */
@@ -275,6 +287,8 @@ void act_empty_target(struct move_op *op);
 void clean_target(struct move_op *op, enum move_action action,
                   void (*then)(struct move_op *op, const struct err *err));
 void clean_free(struct move_op *op);
+void build_drop(struct move_op *op); /* ends its sessions */
+void build_free(struct move_op *op);
 void act_reverse_slot(struct move_op *op); /* move_act_reverse.c */
 void act_reverse_follow(struct move_op *op);
 void act_reverse_check(struct move_op *op);

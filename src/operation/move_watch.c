@@ -11,6 +11,7 @@
  * it began itself: then it drops the slot by its own hand, since the undo asks T first, which may not answer
  * for long, while S's disk fills.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,7 +31,8 @@
 #define CHECKPOINT_NS (600 * ENV_NS_PER_S)
 #define QUICK_BASES   5  /* commits at once at the beginning: the copy may follow within a moment */
 #define RATE_MARKS    41 /* seconds: a lull of the copy and what lies between two, for the time that is left */
-#define RATE_SHOWN    10 /* seconds: the rate that is shown */
+#define RATE_LEAST_NS (ENV_NS_PER_S / 4) /* bytes are told of each 100 ms */
+#define RATE_SHOWN    10                 /* seconds: the rate that is shown */
 
 struct watch {
     bool running;
@@ -46,8 +48,8 @@ struct watch {
     char standby[MOVE_NAME_SIZE];
     char wal_status[16];
     uint64_t source_free, target_free;
-    bool copied;           /* a copy began: what commits take now says nothing of before */
-    uint64_t copier_began; /* the one that the marks are of */
+    bool copied;                /* a copy began: what commits take now says nothing of before */
+    uint64_t copier_started_ns; /* of the one that the marks are of */
     struct {
         uint64_t at_ns, bytes;
         bool lull;       /* since the one before it */
@@ -99,10 +101,11 @@ static void take_standby(struct move_op *op, const struct pg_reply *reply, uint6
     op_record(op)->standby_lag_us = w->lag_ns / 1000;
 }
 
-/* Quick questions follow one another: what is counted over less than half a second says nothing. */
+/* Quick questions follow one another, and the move itself does dozens of transactions before its copy: what
+ * is counted over less than a second says nothing. */
 static void take_transactions(struct watch *w, uint64_t count, uint64_t now_ns)
 {
-    if (w->counted_ns != 0 && now_ns - w->counted_ns < ENV_NS_PER_S / 2)
+    if (w->counted_ns != 0 && now_ns - w->counted_ns < ENV_NS_PER_S * 9 / 10)
         return;
     w->per_second = -1;
     if (w->counted_ns != 0 && count >= w->transactions)
@@ -310,23 +313,34 @@ static uint64_t per_second(const struct watch *w, unsigned from)
     unsigned to = w->mark_count - 1;
     uint64_t ns = w->marks[to].at_ns - w->marks[from].at_ns;
     uint64_t bytes = w->marks[to].bytes - w->marks[from].bytes;
-    return ns > 0 ? (uint64_t)((double)bytes * (double)ENV_NS_PER_S / (double)ns) : 0;
+    return ns >= RATE_LEAST_NS ? (uint64_t)((double)bytes * (double)ENV_NS_PER_S / (double)ns) : 0;
 }
 
-/* Of a copy that has lulls: its speed in them and outside of them, by the share of the time that they will
- * take. What they took so far says less, the first may come early. */
-static uint64_t rate_to_come(const struct watch *w)
+/* Bytes per second in lulls, or outside of them in the last RATE_SHOWN of such seconds; below 0: none is
+ * known. */
+static double rate_of(const struct watch *w, bool lull)
 {
-    uint64_t ns[2] = {0, 0}, bytes[2] = {0, 0};
-    for (unsigned i = 1; i < w->mark_count; i++) {
-        ns[w->marks[i].lull] += w->marks[i].at_ns - w->marks[i - 1].at_ns;
-        bytes[w->marks[i].lull] += w->marks[i].bytes - w->marks[i - 1].bytes;
-    }
-    if (ns[0] == 0 || ns[1] == 0)
-        return per_second(w, 0);
-    const double share = (double)THROTTLE_LULL_NS / (double)THROTTLE_EVERY_NS;
-    double outside = (double)bytes[0] / (double)ns[0], inside = (double)bytes[1] / (double)ns[1];
-    return (uint64_t)((outside * (1 - share) + inside * share) * (double)ENV_NS_PER_S);
+    uint64_t ns = 0, bytes = 0;
+    unsigned counted = 0;
+    for (unsigned i = w->mark_count; --i > 0 && counted < RATE_SHOWN;)
+        if (w->marks[i].lull == lull) {
+            ns += w->marks[i].at_ns - w->marks[i - 1].at_ns;
+            bytes += w->marks[i].bytes - w->marks[i - 1].bytes;
+            counted++;
+        }
+    return ns >= RATE_LEAST_NS ? (double)bytes * 1e9 / (double)ns : -1;
+}
+
+/* 0 = not known. */
+static uint64_t end_of_copy(const struct watch *w, uint64_t now_ns, uint64_t left)
+{
+    double outside = rate_of(w, false), inside = rate_of(w, true);
+    if (outside < 0)
+        outside = inside; /* it began with a lull */
+    if (inside < 0)
+        inside = fmin(outside, (double)THROTTLE_FLOOR);
+    double seconds = throttle_seconds_left(&w->throttle, now_ns, (double)left, outside, inside);
+    return isfinite(seconds) ? now_ns + (uint64_t)(seconds * 1e9) : 0;
 }
 
 static void look_at_copy(struct move_op *op)
@@ -334,12 +348,16 @@ static void look_at_copy(struct move_op *op)
     struct watch *w = op->watch;
     struct move_record *r = op_record(op);
     struct copier_state state;
-    if (w->mark_count == 0 || w->copier_began != op->copier_started_ns) {
+    if (w->mark_count == 0 || w->copier_started_ns != op->copier_started_ns) {
         w->copied = true;
-        w->copier_began = op->copier_started_ns;
+        w->copier_started_ns = op->copier_started_ns;
         w->mark_count = 0;
         throttle_again(&w->throttle);
         mark_rate(w, op->copier_started_ns, 0);
+    }
+    if (op->copy_began_ns > w->marks[0].at_ns) { /* before that its sessions were made */
+        w->mark_count = 0;
+        mark_rate(w, op->copy_began_ns, op->copy_began_bytes);
     }
     copier_look(op->copier, &state);
     mark_rate(w, op_now(op), state.bytes);
@@ -351,7 +369,8 @@ static void look_at_copy(struct move_op *op)
     r->tables_copied = state.tables_done;
     unsigned shown = w->mark_count > RATE_SHOWN ? w->mark_count - 1 - RATE_SHOWN : 0;
     r->copy_rate = per_second(w, shown);
-    op->mean_rate = throttle_has_lulls(&w->throttle) ? rate_to_come(w) : r->copy_rate;
+    uint64_t left = state.total_bytes > state.bytes ? state.total_bytes - state.bytes : 0;
+    op->copy_ends_ns = end_of_copy(w, op_now(op), left);
     throttle(op, per_second(w, w->mark_count - 2));
 }
 
@@ -362,7 +381,7 @@ void watch_copy_over(struct move_op *op)
         return;
     throttle_again(&op->watch->throttle);
     op->watch->mark_count = 0;
-    r->copy_rate = op->mean_rate = 0;
+    r->copy_rate = op->copy_ends_ns = 0;
     tell(op);
 }
 

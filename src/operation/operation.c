@@ -11,6 +11,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "operation/drain.h"
 #include "operation/failover_op.h"
 #include "operation/migrate.h"
 #include "operation/move_op.h"
@@ -90,17 +91,6 @@ void operation_stopped(struct operation *op)
 {
     op->owner->stopping--;
     maybe_stopped(op->owner);
-}
-
-unsigned operations_running(const struct operations *ops)
-{
-    unsigned running = 0;
-    list_each(node, &ops->list)
-    {
-        const struct operation *op = list_item(node, struct operation, node);
-        running += op->status == OPERATION_RUNNING && !op->kind->aside;
-    }
-    return running;
 }
 
 struct operation *operations_find(const struct operations *ops, const char *id)
@@ -461,6 +451,8 @@ static int resume_entry(struct operations *ops, const struct store_entry *e, str
         rc = migrate_resume(ops, e->value, e->revision, err);
     else if (strcmp(kind, "failover") == 0 || strcmp(kind, "switchover") == 0)
         rc = failover_op_resume(ops, e->value, e->revision, err);
+    else if (strcmp(kind, "drain") == 0)
+        rc = drain_resume(ops, e->value, e->revision, err);
     else
         rc = move_op_resume(ops, e->value, e->revision, err);
     yyjson_doc_free(doc);

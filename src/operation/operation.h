@@ -1,10 +1,10 @@
 /*
  * operation: the journaled jobs and the list of them.
  *
- * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), migrate,
- * retire, failover and switchover. Its journal is one document under op/<id>, written by compare-and-swap
- * before the step it announces is taken, so that a manager that finds it after a crash can go on or go back.
- * The servers are the truth, the journal is the intention.
+ * An operation is any long job with a journal: provision, move (split, merge, isolate, rebalance), drain,
+ * migrate, retire, failover and switchover. Its journal is one document under op/<id>, written by
+ * compare-and-swap before the step it announces is taken, so that a manager that finds it after a crash can
+ * go on or go back. The servers are the truth, the journal is the intention.
  *
  * The manager owns one `struct operations`; every operation lives in it until it is pruned. An operation that
  * ended stays listed (the newest OPERATIONS_KEPT of them) and in the store.
@@ -43,7 +43,9 @@ struct operation_services {
     struct runtime *runtime;   /* NULL: nothing can be made, only existing servers are used */
     int64_t term;              /* of our leadership; 0 = not (or no longer) the leader: nothing may start */
     const char *bin_directory; /* holds pg_dump and psql; NULL = PATH */
+    unsigned max_moves;        /* more are not begun, by whomever; 0 = no limit. See move_op_working() */
     unsigned copy_lanes;       /* of a move, 1 to COPIER_LANES_MOST; 0 = 4 */
+    unsigned build_lanes;      /* of a move, indexes side by side, to BUILD_LANES_MOST; 0 = by the server */
     uint64_t copy_rate;        /* bytes per second of one move; 0 = no limit */
     uint64_t verify_rate; /* bytes per second of a table that the verification reads on either side; 0 = no
                              limit */
@@ -99,7 +101,7 @@ struct operation_kind {
     int (*rollback)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
     /* One that is held goes on: looks again, or, with `accept`, does not. As cancel(); NULL if never held. */
     int (*go_on)(struct operation *op, bool accept, operation_done_cb done, void *data, struct err *err);
-    bool aside; /* it keeps no other operation from beginning, and counts as none that runs */
+    bool aside;                         /* it keeps no other operation from beginning */
     void (*stop)(struct operation *op); /* the process ends: drop connections, keep the journal */
     void (*free)(struct operation *op);
 };
@@ -134,9 +136,6 @@ void operations_init(struct operations *ops, const struct operation_services *se
 void operations_stop(struct operations *ops, void (*stopped)(void *data), void *data);
 void operations_fini(struct operations *ops);
 
-/* Operations that have not ended, without those aside. */
-unsigned operations_running(const struct operations *ops);
-
 struct operation *operations_find(const struct operations *ops, const char *id);
 /* A running operation that touches this shard of this database (shard NULL: any of the database), or NULL.
  * None that is aside. */
@@ -167,11 +166,14 @@ void operation_changed(struct operation *op);
 void operation_stopped(struct operation *op);
 /*
  * Tests: kills or stops the process if services.kill_at names `place`. Places of a move: "move:before:A",
- * "move:after:A" and "move:state:S" with an action or state of move.h, "rollback:..." of its way back; of
+ * "move:after:A" and "move:state:S" with an action or state of move.h, "move:amid:build" (an index or key is
+ * built, others may not be), "rollback:..." of its way back; of
  * making a database "provision:state:S" (journaled), "provision:before:S" (its effects follow),
  * "provision:amid:S" (some shards have them, others wait) and "provision:after:S" (all have them, the next
  * state is not journaled); "retire:..." likewise; of a migration "migrate:state:S:N" (journaled, N shards
- * have it) and "migrate:after:shard" (a shard has it, which is not journaled).
+ * have it) and "migrate:after:shard" (a shard has it, which is not journaled); of a change of the number of
+ * instances in Kubernetes "resize:before:walk" and "resize:after:walk" (a shard gets more),
+ * "resize:before:take" and "resize:after:take" (what nothing relies on any more goes).
  */
 void operation_maybe_kill(struct operations *ops, const char *place);
 /* The same where there are no operations: a stop forgets *kill_at. */

@@ -1210,11 +1210,36 @@ END $$;
 
 -- ---- copying ----
 
--- On a target that a move makes: the indexes, constraints and triggers of its tables, which come after the rows. Gone
--- once they are there.
+-- On a target that a move makes: the indexes, constraints and triggers of its tables, which come after the rows, in
+-- parts (post_data.h). Each is gone once it is there. A part with a relation may be built beside others, unless it is to
+-- be alone on that table.
 CREATE TABLE IF NOT EXISTS shardherd.post_data (
     script text NOT NULL
 );
+ALTER TABLE shardherd.post_data ADD COLUMN IF NOT EXISTS number bigint NOT NULL DEFAULT 0;
+ALTER TABLE shardherd.post_data ADD COLUMN IF NOT EXISTS relation text;
+ALTER TABLE shardherd.post_data ADD COLUMN IF NOT EXISTS alone boolean NOT NULL DEFAULT false;
+
+-- Of heaps only: the index of a partitioned table comes with the rest, after those of its partitions.
+CREATE OR REPLACE FUNCTION shardherd.parts_to_build()
+RETURNS TABLE (number bigint, relation text, alone boolean, bytes bigint)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.number, p.relation, p.alone, pg_relation_size(l.relation)
+    FROM shardherd.post_data p JOIN shardherd.leaves() l ON l.relation = to_regclass(p.relation)
+$$;
+
+-- Who comes second, since the answer to the first was lost, waits for it and finds nothing to do.
+CREATE OR REPLACE FUNCTION shardherd.build_part(my_term bigint, part bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    what text;
+BEGIN
+    PERFORM shardherd.share_term(my_term);
+    DELETE FROM shardherd.post_data p WHERE p.number = part RETURNING p.script INTO what;
+    IF FOUND THEN
+        EXECUTE what;
+    END IF;
+END $$;
 
 -- Whether values of this type mean the same on another server in their binary format: no oid of this one is in it.
 CREATE OR REPLACE FUNCTION shardherd.binary_travels(type oid) RETURNS boolean

@@ -1,7 +1,7 @@
 #include "operation/throttle.h"
 
+#include <math.h>
 #include <stdio.h>
-#include <string.h>
 
 #define RELATIVE_LEAST_NS (10 * ENV_NS_PER_MS)
 #define FLOOR_SHARE       16
@@ -9,7 +9,7 @@
 
 void throttle_init(struct throttle *t)
 {
-    memset(t, 0, sizeof *t);
+    *t = (struct throttle){.next_lull_ns = UINT64_MAX};
 }
 
 /* As fast as it goes from now on. */
@@ -27,6 +27,7 @@ void throttle_again(struct throttle *t)
     release(t);
     t->peak = 0;
     t->began_ns = t->lull_ns = 0;
+    t->next_lull_ns = UINT64_MAX;
     t->beside_count = 0;
 }
 
@@ -60,11 +61,6 @@ uint64_t throttle_base_median(const struct throttle *t)
     return median(t->bases, THROTTLE_BASES, t->base_count);
 }
 
-bool throttle_has_lulls(const struct throttle *t)
-{
-    return t->lull_ns != 0 || (t->began_ns != 0 && t->without_ns > t->began_ns);
-}
-
 /* ---- pressure: the share of its bound that something has reached ---- */
 
 uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns)
@@ -79,10 +75,16 @@ uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns)
 
 static double beside(const struct throttle *t)
 {
+    unsigned count = t->beside_count < THROTTLE_RECENT ? t->beside_count : THROTTLE_RECENT;
     double sum = 0;
-    for (unsigned i = 0; i < THROTTLE_RECENT; i++)
+    for (unsigned i = 0; i < count; i++)
         sum += t->beside[i];
-    return sum / THROTTLE_RECENT;
+    return count > 0 ? sum / count : 0;
+}
+
+static bool is_busy(const struct throttle *t)
+{
+    return beside(t) >= THROTTLE_BUSY || t->without >= THROTTLE_BUSY;
 }
 
 /* The share of the transactions that is missing. */
@@ -142,17 +144,20 @@ static bool is_doubtful(const struct throttle *t, const struct throttle_limits *
            (t->without_ns <= t->began_ns || now_ns - t->without_ns > THROTTLE_SURE_NS);
 }
 
-static bool lull_is_due(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
+/* When the next lull begins, as far as can be told by now; UINT64_MAX: none is to be seen. */
+static uint64_t next_lull(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
 {
-    if (limits->max_loss <= 0 || t->beside_count < THROTTLE_RECENT)
-        return false;
-    if (beside(t) < THROTTLE_BUSY && t->without < THROTTLE_BUSY)
-        return false;
+    unsigned looks = t->beside_count < THROTTLE_RECENT ? THROTTLE_RECENT - t->beside_count : 0;
+    uint64_t earliest_ns = now_ns + looks * ENV_NS_PER_S, due_ns;
+    if (limits->max_loss <= 0 || !is_busy(t))
+        return UINT64_MAX;
     if (is_doubtful(t, limits, now_ns))
-        return true;
+        return earliest_ns;
     if (t->without_ns <= t->began_ns && t->without < THROTTLE_BUSY) /* nobody was counted before the copy */
-        return now_ns - t->began_ns >= THROTTLE_FIRST_NS;
-    return now_ns - t->without_ns >= THROTTLE_EVERY_NS - THROTTLE_LULL_NS;
+        due_ns = t->began_ns + THROTTLE_FIRST_NS;
+    else
+        due_ns = t->without_ns + THROTTLE_EVERY_NS - THROTTLE_LULL_NS;
+    return due_ns > earliest_ns ? due_ns : earliest_ns;
 }
 
 static void count_in_lull(struct throttle *t, const struct throttle_sample *s)
@@ -175,7 +180,8 @@ static bool lull(struct throttle *t, const struct throttle_limits *limits, const
     if (t->lull_ns == 0) {
         if (s->transactions >= 0)
             t->beside[t->beside_count++ % THROTTLE_RECENT] = s->transactions;
-        if (lull_is_due(t, limits, s->now_ns))
+        t->next_lull_ns = next_lull(t, limits, s->now_ns);
+        if (t->next_lull_ns <= s->now_ns)
             t->lull_ns = s->now_ns;
         return t->lull_ns != 0;
     }
@@ -184,7 +190,41 @@ static bool lull(struct throttle *t, const struct throttle_limits *limits, const
         return true;
     t->lull_ns = 0;
     take_count(t, s->now_ns);
+    t->next_lull_ns = next_lull(t, limits, s->now_ns);
     return false;
+}
+
+/* How long what is now goes on, a lull or what is outside of one; UINT64_MAX: no lull is to be seen. */
+static uint64_t until_turn(const struct throttle *t, uint64_t now_ns)
+{
+    if (t->lull_ns != 0)
+        return t->lull_ns + THROTTLE_LULL_NS > now_ns ? t->lull_ns + THROTTLE_LULL_NS - now_ns : 0;
+    if (t->next_lull_ns == UINT64_MAX)
+        return UINT64_MAX;
+    return t->next_lull_ns > now_ns ? t->next_lull_ns - now_ns : 0;
+}
+
+double throttle_seconds_left(const struct throttle *t, uint64_t now_ns, double left, double outside,
+                             double inside)
+{
+    const double part_ns[2] = {(double)(THROTTLE_EVERY_NS - THROTTLE_LULL_NS), (double)THROTTLE_LULL_NS};
+    const double rate[2] = {outside, inside};
+    const double cycle = (part_ns[0] * outside + part_ns[1] * inside) / 1e9;
+    bool in_lull = t->lull_ns != 0;
+    uint64_t turn_ns = until_turn(t, now_ns);
+    double part = (double)turn_ns / 1e9, seconds = 0;
+    if (outside <= 0 || inside <= 0)
+        return NAN;
+    if (turn_ns == UINT64_MAX || left <= part * rate[in_lull])
+        return left / rate[in_lull];
+    left -= part * rate[in_lull];
+    seconds += part + floor(left / cycle) * (double)THROTTLE_EVERY_NS / 1e9;
+    left = fmod(left, cycle);
+    in_lull = !in_lull;
+    part = part_ns[in_lull] / 1e9;
+    if (left <= part * rate[in_lull])
+        return seconds + left / rate[in_lull];
+    return seconds + part + (left - part * rate[in_lull]) / rate[!in_lull];
 }
 
 /* ---- rate ---- */

@@ -67,12 +67,13 @@ struct throttle {
     /* transactions/s: beside the copy, a ring; without it; and what is being counted for that, a sum */
     double beside[THROTTLE_RECENT], without, counted;
     unsigned beside_count, counts;
-    uint64_t without_ns; /* when it was counted; 0 = never */
-    uint64_t began_ns;   /* the copy; 0 = not yet */
-    uint64_t lull_ns;    /* the lull under way; 0 = none */
-    uint64_t rate;       /* bytes/s; 0 = not throttled */
-    uint64_t peak;       /* fastest while not throttled */
-    uint64_t cut_ns;     /* the last cut */
+    uint64_t without_ns;   /* when it was counted; 0 = never */
+    uint64_t began_ns;     /* the copy; 0 = not yet */
+    uint64_t lull_ns;      /* the lull under way; 0 = none */
+    uint64_t next_lull_ns; /* when one is expected; UINT64_MAX = none is */
+    uint64_t rate;         /* bytes/s; 0 = not throttled */
+    uint64_t peak;         /* fastest while not throttled */
+    uint64_t cut_ns;       /* the last cut */
     /* the last time a bound was passed: which, by what; seconds, of transactions a share */
     enum throttle_cause cause;
     double seen, bound;
@@ -93,8 +94,12 @@ uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns)
 /* The rate from now on, bytes/s; 0 = as fast as it goes. Ask t->rate whether it is throttled. */
 uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
                        const struct throttle_sample *sample);
-/* True once the copy has lulls, THROTTLE_LULL_NS of each THROTTLE_EVERY_NS. */
-bool throttle_has_lulls(const struct throttle *t);
+/*
+ * Seconds that a copy of `left` bytes takes from now on, with the lulls that lie before it: `outside` and
+ * `inside` are its bytes/s outside of them and in them; NAN if it never ends.
+ */
+double throttle_seconds_left(const struct throttle *t, uint64_t now_ns, double left, double outside,
+                             double inside);
 /* The copy is over, and another may begin: what is known of before stays. */
 void throttle_again(struct throttle *t);
 /* "copy throttled to 12.0 MiB/s: commits on s1 take 38 ms, bound 20 ms"; "" while it is not. */

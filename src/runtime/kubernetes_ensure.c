@@ -14,14 +14,17 @@
 
 /*
  *   BEGIN --> LOOK --> SECRETS --> CHECK --> CLAIMS --> APPLY --> READY --> LOGIN <--> ROTATE
- *               |         ^  |       |          ^         ^ |                   ^
- *               v         |  +--it is ours------+         | +--adopted----------+
- *             VOLUME -----+          +--> INSPECT --------+
+ *             |  |        ^  |       |          ^         ^ |                   ^
+ *             |  v        |  +--it is ours------+         | +--adopted----------+
+ *             | VOLUME    |          +--> INSPECT --------+
+ *             v  v        |
+ *             PODS -------+
  *   after LOGIN, any failure, cancel: --> OVER
  *
  * LOOK    waits for the StatefulSet of that name: is it there, and is it ours?
  * VOLUME  waits for the volume claim of an instance that must exist and has no StatefulSet: a crash while
  *         volumes grow leaves that.
+ * PODS    waits for the pods of a shard that has no StatefulSet: after such a crash they say how many it had.
  * SECRETS waits for one Secret after the other, then for the worker that writes the files of CA and client.
  * CHECK   waits for the metadata of one object after the other, before the first apply: nobody else's is
  *         taken over.
@@ -39,6 +42,7 @@ enum {
     BEGIN,
     LOOK,
     VOLUME,
+    PODS,
     SECRETS,
     CHECK,
     INSPECT,
@@ -57,8 +61,9 @@ enum {
 #define N(state) SM_NEXT(state)
 static const struct sm_state states[STATES] = {
     [BEGIN] = {"begin", N(LOOK) | N(OVER), false},
-    [LOOK] = {"look", N(VOLUME) | N(SECRETS) | N(OVER), false},
-    [VOLUME] = {"volume", N(SECRETS) | N(OVER), false},
+    [LOOK] = {"look", N(VOLUME) | N(PODS) | N(SECRETS) | N(OVER), false},
+    [VOLUME] = {"volume", N(PODS) | N(SECRETS) | N(OVER), false},
+    [PODS] = {"pods", N(SECRETS) | N(OVER), false},
     [SECRETS] = {"secrets", N(CHECK) | N(MARK) | N(CLAIMS) | N(APPLY) | N(OVER), false},
     [CHECK] = {"check", N(MARK) | N(CLAIMS) | N(INSPECT) | N(OVER), false},
     [INSPECT] = {"inspect", N(APPLY) | N(OVER), false},
@@ -559,12 +564,31 @@ static void enter_secrets(struct kube_ensure *e)
     kube_secrets_start(e, secrets_there);
 }
 
+static void pods_seen(struct kube_ensure *e)
+{
+    struct err err = {0};
+    if (kube_members_looked(e, NULL, &err) != 0)
+        kube_ensure_over(e, &err);
+    else
+        enter_secrets(e);
+}
+
+static void enter_pods(struct kube_ensure *e)
+{
+    sm_move(&e->sm, PODS);
+    kube_members_left(e, pods_seen);
+}
+
 static void on_volume(struct kube_op *op, const struct k8s_answer *a)
 {
     struct kube_ensure *e = (struct kube_ensure *)op;
     struct err err = {0};
-    if (a->err == NULL) {
+    if (a->err == NULL && e->op.k->options.cnpg) {
         enter_secrets(e);
+        return;
+    }
+    if (a->err == NULL) {
+        enter_pods(e);
         return;
     }
     err = *a->err;
@@ -604,6 +628,8 @@ static void on_looked(struct kube_op *op, const struct k8s_answer *a)
         kube_ensure_over(e, &err);
     } else if (!e->exists && e->must_exist) {
         enter_volume(e);
+    } else if (!e->exists && e->member) {
+        enter_pods(e);
     } else {
         e->found = e->exists ? yyjson_read(a->body, a->body_length, 0) : NULL;
         if (kube_members_looked(e, yyjson_doc_get_root(e->found), &err) != 0) {

@@ -51,6 +51,7 @@ struct kube_ensure {
     bool member, primary;      /* one of several instances; the one that is the primary */
     int number;                /* of the pod */
     int instances;             /* that the shard is to have, 0 = not said */
+    int left;                  /* that pods are there of, though their StatefulSet is gone */
     bool removes;              /* those after them go */
     bool converts;             /* it was the only one, and becomes a member */
     char *token;               /* of the agents, with several instances */
@@ -144,8 +145,10 @@ int kube_ensure_items(struct kube_ensure *e, struct err *err);
 
 /* What several instances do not go with; fills e->instances. */
 int kube_members_check(struct kube_ensure *e, struct err *err);
-/* The StatefulSet was read, NULL = there is none: of its members none goes unless that was said, and a shard
- * of members stays one. */
+/* There is no StatefulSet: fills e->left, from the pods; then `then`, or the end. */
+void kube_members_left(struct kube_ensure *e, kube_ensure_then then);
+/* The StatefulSet was read, NULL = there is none, and e->left counts: of its members none goes unless that
+ * was said, and a shard of members stays one. */
 int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err);
 /* Labels the only pod of a shard as its primary, before the services look for one; then `then`, or the end.
  */

@@ -4,7 +4,7 @@
  *
  * What a shard has is written on its StatefulSet, so that a manager that knows less, or an older
  * specification, takes nothing away: a StatefulSet gets fewer pods only for who says that nothing relies on
- * the others.
+ * the others. While there is no StatefulSet, as a crash leaves it while volumes grow, its pods say it.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -37,7 +37,7 @@ int kube_members_check(struct kube_ensure *e, struct err *err)
 
 int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err)
 {
-    int there = set != NULL ? kube_members_of(set) : 0;
+    int there = set != NULL ? kube_members_of(set) : e->left;
     bool stays = there > e->instances && !e->removes;
     if (e->op.k->options.cnpg || (!e->member && there == 0))
         return 0;
@@ -57,6 +57,55 @@ int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct er
     return kube_settings_lowered(kube_annotation(set, KUBE_STANDBY_ANNOTATION),
                                  kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION),
                                  err);
+}
+
+/* ---- pods without a StatefulSet ---- */
+
+/* Of several instances, if any is marked as one: up to the last one that is not going. */
+static int members_left(const struct kube_ensure *e, yyjson_val *pods)
+{
+    size_t length = strlen(e->set), at, n;
+    bool marked = false;
+    int count = 0;
+    yyjson_val *pod;
+    yyjson_arr_foreach(pods, at, n, pod)
+    {
+        const char *name = yyjson_get_str(yyjson_ptr_get(pod, "/metadata/name"));
+        if (name == NULL || strncmp(name, e->set, length) != 0 || name[length] != '-' ||
+            name[length + 1] < '0' || name[length + 1] > '9' || name[length + 2] != '\0' ||
+            yyjson_ptr_get(pod, "/metadata/deletionTimestamp") != NULL)
+            continue;
+        marked = marked || kube_label(pod, KUBE_ROLE_LABEL)[0] != '\0';
+        if (name[length + 1] - '0' >= count)
+            count = name[length + 1] - '0' + 1;
+    }
+    return marked ? count : 0;
+}
+
+static void on_left(struct kube_op *op, const struct k8s_answer *a)
+{
+    struct kube_ensure *e = (struct kube_ensure *)op;
+    if (a->err != NULL) {
+        kube_ensure_over(e, a->err);
+        return;
+    }
+    yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
+    e->left = members_left(e, yyjson_obj_get(yyjson_doc_get_root(doc), "items"));
+    yyjson_doc_free(doc);
+    e->members_then(e);
+}
+
+void kube_members_left(struct kube_ensure *e, kube_ensure_then then)
+{
+    struct err err = {0};
+    e->members_then = then;
+    char *all = kube_path(e->op.k, "/api/v1", "pods", NULL);
+    char *selector = kube_shard_selector(e->database, e->shard);
+    const struct kube_request r = {.method = "GET", .path = all, .query = selector};
+    if (kube_op_call(&e->op, &r, on_left, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(all);
+    free(selector);
 }
 
 /* ---- the label ---- */

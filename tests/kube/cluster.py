@@ -34,6 +34,8 @@ CLUSTER_WIDE = (
     "ClusterRole",
     "ClusterRoleBinding",
     "CustomResourceDefinition",
+    "MutatingWebhookConfiguration",
+    "ValidatingWebhookConfiguration",
 )
 PLURALS = {"s": "ses", "y": "ies"}  # by the last letter
 GROUPS = {
@@ -111,6 +113,10 @@ class Namespace:
 
     def wrap(self, argv):
         return ["nsenter", f"--net={self.path()}", *argv]
+
+    def join(self):
+        """The calling thread, and those that it starts, are inside from here on."""
+        check(LIBC.setns(self.fd, CLONE_NEWNET), "setns")
 
     def connect(self, address, timeout):
         """A connection made inside: the thread goes there for it and comes back."""

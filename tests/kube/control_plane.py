@@ -48,6 +48,14 @@ def build_programs(names=("etcd", *PROGRAMS)):
     return out
 
 
+def go_module(name):
+    """The folder of a module's sources, with its version: from the cache of Go, or from its proxy now."""
+    out = subprocess.run(
+        ["go", "mod", "download", "-json", name], cwd="/", capture_output=True, text=True, check=True
+    ).stdout
+    return Path(json.loads(out)["Dir"])
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -61,12 +61,12 @@ def database(name="shop", **spec):
 class ManagerCluster(Cluster):
     """`with ManagerCluster(directory, variables={"SHARDHERD_BALANCE_BAKE": "2s"})`: a cluster with a manager."""
 
-    def __init__(self, directory, variables=None, replicas=1, images=None, **kwargs):
+    def __init__(self, directory, variables=None, replicas=1, images=None, backoff=1.0, **kwargs):
         Path(directory).mkdir(parents=True, exist_ok=True)
         program = Path(shutil.copy(build_folder() / "shardherd", directory)).resolve()  # a build may go on meanwhile
         image = postgres_image(program=program)
         image["Passwd"] = [*image["Passwd"], "shardherd:x:10001:10001::/var/lib/shardherd:/bin/sh"]
-        super().__init__(directory, images={IMAGE: image, "base": {}, **(images or {})}, backoff=1.0, **kwargs)
+        super().__init__(directory, images={IMAGE: image, "base": {}, **(images or {})}, backoff=backoff, **kwargs)
         self.variables, self.replicas = variables or {}, replicas
 
     def __enter__(self):

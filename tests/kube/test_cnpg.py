@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cnpg import CLUSTERS, MODULE
+from control_plane import go_module
 from kube import build_folder, wait_until
 
-MODULE = "github.com/cloudnative-pg/cloudnative-pg@v1.27.0"
-CLUSTERS = "/apis/postgresql.cnpg.io/v1/namespaces/default/clusters"
 SECRETS = "/api/v1/namespaces/default/secrets"
 MERGE = "application/merge-patch+json"
 RICH = {
@@ -30,15 +30,8 @@ RICH = {
 
 
 @pytest.fixture(scope="module")
-def crd(plane, tmp_path_factory):
-    out = subprocess.run(
-        ["go", "mod", "download", "-json", MODULE],
-        cwd=tmp_path_factory.mktemp("module"),
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    path = Path(json.loads(out)["Dir"]) / "config/crd/bases/postgresql.cnpg.io_clusters.yaml"
+def crd(plane):
+    path = go_module(MODULE) / "config/crd/bases/postgresql.cnpg.io_clusters.yaml"
     definitions, made = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", yaml.safe_load(path.read_text())
     plane.must("POST", definitions, made)
     wait_until(lambda: plane.request("GET", CLUSTERS)[0] == 200, 30, "the CRD")

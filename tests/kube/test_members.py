@@ -7,6 +7,7 @@ import time
 
 import pytest
 from manager_rig import DATABASES, ManagerCluster, database
+from members import pods, wait_whole, whole
 from test_manager import ended, start
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
@@ -20,52 +21,6 @@ def rig(tmp_path_factory):
     # each instance on a node of its own, and one for the manager and the client
     with ManagerCluster(tmp_path_factory.mktemp("members"), nodes=4) as rig:
         yield rig
-
-
-def pods(rig):
-    found = rig.list("Pod", labelSelector="shardherd.io/database=shop")
-    return {p["metadata"]["name"]: p for p in found}
-
-
-def role(pod):
-    return pod["metadata"]["labels"].get("shardherd.io/role")
-
-
-def primaries(rig):
-    return [name for name, pod in pods(rig).items() if role(pod) == "primary"]
-
-
-def is_ready(pod):
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
-
-
-def kept(rig):
-    """What the keeper knows of the members, by name."""
-    return {i["name"]: i.get("member") or {} for i in rig.public("/v1/instances")["items"]}
-
-
-def whole(rig, count=3):
-    """One primary that is marked, and standbys that stream: the primary's name."""
-    try:
-        known, seen = kept(rig), pods(rig)
-    except (AssertionError, OSError, TypeError):
-        return None  # another manager is about to lead
-    marked = sorted(role(p) or "" for p in seen.values())
-    streams = [m for m in known.values() if m.get("streams")]
-    ready = all(is_ready(p) and not p["metadata"].get("deletionTimestamp") for p in seen.values())
-    right = marked == ["primary", *["standby"] * (count - 1)] and len(streams) == count - 1 and ready
-    one = [name for name, m in known.items() if m.get("role") == "primary" or m.get("primary")]
-    return primaries(rig)[0] if right and one == primaries(rig) else None
-
-
-def wait_whole(rig, timeout=90, count=3):
-    def say():
-        return json.dumps([kept(rig), {n: role(p) for n, p in pods(rig).items()}], indent=1)
-
-    try:
-        return rig.wait(lambda: whole(rig, count), timeout, f"a primary and {count - 1} standbys")
-    except TimeoutError as error:
-        raise TimeoutError(f"{error}\n{say()}\n{rig.manager_logs()[-6000:]}") from None
 
 
 class Load(threading.Thread):

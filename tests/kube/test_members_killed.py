@@ -5,8 +5,9 @@ import random
 
 import pytest
 from manager_rig import ManagerCluster
+from members import pods, role, wait_whole
 from test_manager_faults import only_manager_killed_at
-from test_members import delete_now, gap, make_shop, pods, role, sql, wait_whole
+from test_members import delete_now, gap, make_shop, sql
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
 STEPS = ["planned", "claim", "confirm", "chosen", "promote", "settle", "repoint", "open", "route", "done"]

@@ -4,8 +4,9 @@ import os
 
 import pytest
 from manager_rig import DATABASES, ManagerCluster, database
+from members import kept, pods, primaries, wait_whole
 from test_manager import remove
-from test_members import QUIET, delete_now, gap, hand_over, kept, make_shop, pods, primaries, sql, wait_whole
+from test_members import QUIET, delete_now, gap, hand_over, make_shop, sql
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),

@@ -330,6 +330,9 @@ class Outside(Rig):
                     return leader.fetch(path, *args, **kwargs)
                 except OSError:
                     pass
+                except Problem as problem:  # it has only just begun
+                    if problem.status != 503 or time.monotonic() > deadline:
+                        raise
             if time.monotonic() > deadline:
                 raise AssertionError(f"nobody leads\n{self.tail()}")
             time.sleep(0.05)

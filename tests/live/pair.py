@@ -209,7 +209,12 @@ class Pair:
 
     def pause_apply(self):
         self.target.run(f"ALTER SUBSCRIPTION {self.slot} DISABLE")
-        running = "SELECT count(*) FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL"
+        # pg_stat_subscription forgets a worker before it has let go of its origin, pg_stat_activity after that
+        running = (
+            "SELECT (SELECT count(*) FROM pg_stat_subscription WHERE subname = %s AND pid IS NOT NULL) + (SELECT "
+            "count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND backend_type LIKE 'logical replication%%worker')"
+        )
         wait_until(lambda: self.target.value(running, self.slot) == 0, what="the apply worker to end")
 
     def go_on_applying(self):

@@ -277,7 +277,9 @@ class SlowRewind:
         (self.folder / "pg_rewind").unlink()
         (self.folder / "pg_rewind").write_text(
             f"""#!/bin/sh
-            case " $* " in *" --dry-run "*) exec {real}/pg_rewind "$@" ;; esac
+            case " $* " in *" --dry-run "*)
+                {real}/pg_rewind "$@"; code=$?; touch {self.folder}/looked; exit $code ;;
+            esac
             echo run >> {self.folder}/runs
             {real}/pg_rewind "$@" || exit 1
             while [ ! -e {self.folder}/go ]; do sleep 0.02; done
@@ -322,6 +324,9 @@ def test_an_order_does_not_interrupt_a_rewind(shard):
     a.settled("standby")
     replayed(a, "SELECT count(*) FROM t", 1)
     assert slow.runs() == 1 and "msg=cloning" not in a.log()
+    assert not (slow.folder / "looked").exists()  # where the histories part was known long before the dry run ends
+    said = (a.data.parent / "pgdata.kept" / "term-2" / "pg_rewind.log").read_text()
+    assert "diverged at" in said and "(COPY)" in said  # what was changed, not only where
 
 
 def test_a_rewind_that_did_not_end_is_followed_by_a_clone(shard):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 from conftest import wait_until
@@ -10,6 +11,9 @@ from rig import Problem, Rig
 pytestmark = pytest.mark.beside
 
 PATH = "/v1/databases/shop/operations"
+
+
+LIMIT = "1 move runs in the whole fleet ({} on shard s1), and balance.max_moves is 1"
 
 
 @pytest.fixture
@@ -51,4 +55,30 @@ def test_two_shards_at_the_same_time(rig):
     assert result["acked_writes"] > 500, result
     assert [result[name] for name in ("lost", "duplicated", "misplaced", "resurrected")] == [0] * 4, result
     assert [shard["name"] for shard in rig.routing()["shards"]] == ["s1", "s2", "s3", "s4"]
+    rig.assert_consistent()
+
+
+def test_one_limit_for_all(rig):
+    """Who asks is told which run; a dry run may, and a move that bakes does not count."""
+    rig.settings.append("balance.max_moves=1")
+    rig.stop()
+    rig.start()
+    rig.make_shop(customers=40_000)
+    first = rig.start_move(kind="split", shard="s1", bake="10m")
+    assert LIMIT.format(first) in refused(rig, kind="split", shard="s2")
+    dry = rig.start_move(kind="split", shard="s2", dryRun=True)
+    assert rig.wait_operation(dry)["status"] == "done"
+    command = [rig.shardherd, "split", "s2", "--state", str(rig.state)]
+    asked = subprocess.run(command, capture_output=True, text=True)
+    assert asked.returncode == 4 and LIMIT.format(first) in asked.stderr, asked
+    rig.process.kill()
+    rig.wait_dead()
+    rig.start()  # one that is resumed counts
+    assert LIMIT.format(first) in refused(rig, kind="split", shard="s2")
+    rig.wait_baking(first)
+    second = rig.start_move(kind="split", shard="s2", bake="0s")
+    assert rig.operation(first)["state"] == "watch"
+    rig.post(f"/v1/operations/{first}/rollback", None)  # not a new one: it goes on, whatever runs
+    assert rig.wait_operation(first)["status"] == "undone"
+    assert rig.wait_operation(second)["status"] == "done"
     rig.assert_consistent()

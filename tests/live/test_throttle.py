@@ -333,6 +333,26 @@ def stood_still(seen):
     return max(b - a for a, b in zip(changes, changes[1:], strict=False)) > 3
 
 
+def last_lull(seen):
+    """When the copy last went slowly for two seconds, so that transactions could be counted: nobody knows that before
+    it comes. 0 = it never did."""
+    lull = 0
+    for at, copied, _, _ in seen:
+        later = next((row for row in seen if row[0] >= at + 2), None)
+        if later and later[1] - copied < 2 * 1.5 * MIB:
+            lull = at
+    return lull
+
+
+def assert_rate(seen, record):
+    """The rate that a record tells is that of the ten seconds before it, and no more than was allowed."""
+    told = int(record["copy_rate"])
+    at, copied = next((at, copied) for at, copied, _, then in seen if then["copy_bytes"] == record["copy_bytes"])
+    before, had = max(row[:2] for row in seen if row[0] <= max(at - 10, seen[0][0]))
+    assert told == pytest.approx((copied - had) / (at - before), rel=0.25), (told, at - before, copied - had)
+    assert 1 * MIB < told < 3.5 * MIB, told
+
+
 @pytest.mark.parametrize("burst", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("analyzed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_eta_is_right_after_a_tenth(make, analyzed, burst):
@@ -343,16 +363,18 @@ def test_the_eta_is_right_after_a_tenth(make, analyzed, burst):
     later = [row for row in seen if row[1] > size / 10]
     assert len(later) > 50, len(later)
     assert not any(row[3]["throttle"] for row in seen), [row[3]["throttle"] for row in seen]
+    lull = last_lull(seen)
     for at, copied, eta, then in later:
         left = end - at
+        unforeseen = 3 if at < lull else 0  # of its four seconds, at a third of the speed
         # at the very end one piece more or less is more than a fifth of what is left
-        assert eta is not None and abs(eta - left) <= max(0.2 * left, 1), (eta, left, copied, then)
+        assert eta is not None and abs(eta - left) <= max(0.2 * left, 1) + unforeseen, (eta, left, copied, then)
     half = later[len(later) // 2][3]
     assert half["tables"] == "2" and half["tables_copied"] in ("0", "1"), half
     assert abs(int(half["total_bytes"]) - size) < 0.15 * size, (half, record)
     assert abs(int(half["total_rows"]) - rows) < 0.15 * rows, (half, record)
     assert record["tables_copied"] == "2"
-    assert burst or 2.5 * MIB < int(half["copy_rate"]) < 3.5 * MIB, half
+    assert_rate(seen, half)
 
 
 # ---- the WAL guard ----

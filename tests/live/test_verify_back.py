@@ -155,6 +155,33 @@ def test_a_byte_of_the_targets_rows(make, version):  # noqa: F811
     rig.assert_consistent()
 
 
+def test_resume_does_not_make_a_difference_unknown(make):  # noqa: F811
+    """Compared again, and nobody has repaired it: not even for this long can it go back without being told to."""
+    rig = make()
+    split = Baking(rig)
+    damage(rig, BYTE.format("!", split.row), shard="s2")
+    split.go_on()
+    assert_named(split.wait("held"), split)
+    with psycopg.connect(rig_address(rig, "s2")) as other:  # so that the comparison does not end
+        other.execute("LOCK TABLE things")
+        post(rig, split.id, "resume")
+        waits = "SELECT count(*) FROM pg_locks WHERE relation = 'things'::regclass AND NOT granted"
+        wait_until(lambda: sql(rig, "s2", waits)[0][0] > 0, timeout=30, what="the comparison to wait")
+        assert rig.operation(split.id)["record"]["reverse_verdict"] == "doubted"
+        refused = command(rig, "rollback", split.id)
+        assert refused.returncode == 4 and "shard s2 had another copy of the range than shard s3" in refused.stderr
+        described = command(rig, "describe", "operation", split.id).stdout
+        assert "differed, compared again" in described and "is not the same on s3 and s2" in described, described
+        rig.process.kill()
+        rig.wait_dead()
+        rig.start()
+        refused = command(rig, "rollback", split.id)
+        assert refused.returncode == 4 and "and the comparison that was asked for" in refused.stderr, refused
+    assert_named(split.wait("held"), split)
+    post(rig, split.id, "rollback", accept=True)
+    assert rig.wait_operation(split.id)["status"] == "undone"
+
+
 def test_accepted(make):  # noqa: F811
     """A missing row of the old copy does not matter to who only wants it gone. Who waits is told that it is held."""
     rig = make()

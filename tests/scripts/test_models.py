@@ -33,6 +33,8 @@ MODELS = {
         "NOT_KEPT",
         "NO_REFUSAL",
         "BLIND",
+        "FORGETS",
+        "GIVES_IN",
         "BAKES_ON",
     ],
 }

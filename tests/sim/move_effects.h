@@ -345,7 +345,7 @@ static enum effect journal(struct sim *s, struct manager *m, struct call *c)
     if (m->journal_revision != s->w.journal_revision)
         return fail(c, ERRC_CONFLICT, "somebody else wrote it");
     s->journal = c->record;
-    s->known = c->record.verdict == MOVE_VERDICT_DIFFERS;
+    s->known = c->record.verdict == MOVE_VERDICT_DIFFERS || c->record.verdict == MOVE_VERDICT_DOUBTED;
     m->journal_revision = ++s->w.journal_revision;
     tell(&s->w, "manager %d writes the journal: %s%s", m->number, move_state_name(c->record.state),
          c->record.back ? " (back)" : "");
@@ -374,11 +374,11 @@ static enum effect table(struct sim *s, struct manager *m, struct call *c, const
 
 /* ---- the other steps ---- */
 
-/* One that cannot follow is not compared either. */
+/* One that cannot follow is not compared either, but what was found before it could not counts. */
 static void copy_goes(struct sim *s, const struct call *c)
 {
-    rule(&s->w,
-         c->record.back || c->record.reverse_publication == 0 || !c->source->now.damaged || s->accepted,
+    bool unknown = c->record.reverse_publication == 0 && !s->known;
+    rule(&s->w, c->record.back || unknown || !c->source->now.damaged || s->accepted,
          "S's copy goes, although it differs and nobody has accepted that");
 }
 

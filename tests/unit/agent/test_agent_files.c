@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "agent/agent_files.h"
@@ -195,6 +196,46 @@ static void test_a_port_that_is_taken(void **state)
     assert_int_equal(agent_port_check(&x->o, &err), 0);
 }
 
+static void locks_put(const struct folders *x, pid_t pid)
+{
+    char *text = mem_printf("%d\n/data\n", (int)pid);
+    file_put(x->data, "postmaster.pid", text);
+    file_put(x->root, ".s.PGSQL.5432.lock", text);
+    free(text);
+}
+
+static bool locks_are_there(const struct folders *x)
+{
+    char *data = file_text(x->data, "postmaster.pid"), *run = file_text(x->root, ".s.PGSQL.5432.lock");
+    assert_int_equal(data != NULL, run != NULL);
+    bool there = data != NULL;
+    free(data);
+    free(run);
+    return there;
+}
+
+/* A server that was killed and that its new parent has not asked for yet keeps nobody out; one that lives
+ * does. */
+static void test_locks_of_one_that_ended(void **state)
+{
+    struct folders *x = *state;
+    siginfo_t info = {0};
+    x->o.run = x->root;
+    x->o.port = 5432;
+    agent_locks_clear(&x->o); /* there are none */
+    locks_put(x, getpid());
+    agent_locks_clear(&x->o);
+    assert_true(locks_are_there(x));
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    assert_int_equal(waitid(P_PID, (id_t)child, &info, WEXITED | WNOWAIT), 0);
+    locks_put(x, child);
+    agent_locks_clear(&x->o);
+    assert_false(locks_are_there(x));
+    assert_int_equal(waitid(P_PID, (id_t)child, &info, WEXITED), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -202,6 +243,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nobody_without_a_certificate, setup, teardown),
         cmocka_unit_test_setup_teardown(test_what_cannot_be_checked_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_port_that_is_taken, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_locks_of_one_that_ended, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

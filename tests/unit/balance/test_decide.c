@@ -629,7 +629,7 @@ static const struct decide_case decide_cases[] = {
      NULL,
      30,
      "refuse R21 s1 @10",
-     "2 operations run already and at most 2 may"},
+     "2 moves run already and at most 2 may"},
     {"two hot, one operation",
      4,
      {1500, 1500, 100, 100},

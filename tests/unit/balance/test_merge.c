@@ -222,7 +222,7 @@ static const struct merge_case merge_cases[] = {
      "refuse R19 s1>s2",
      HOUR,
      HOUR + 130,
-     "1 operations run",
+     "1 moves run",
      true},
     {"split lately",
      2,

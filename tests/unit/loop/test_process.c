@@ -263,6 +263,24 @@ static void test_signal(void **state)
     seen_free(&s);
 }
 
+static void test_enough(void **state)
+{
+    struct fixture *f = *state;
+    struct seen s;
+    /* the line comes in two pieces, the text in it as well; what follows it is not waited for */
+    run(f, &(struct process_options){.enough = "that far"},
+        "printf 'that' >&2; sleep 0.1; printf ' far' >&2; sleep 0.1; echo ' and on' >&2; sleep 60", &s);
+    assert_int_equal(s.result.err.code, ERRC_NONE);
+    assert_true(s.result.enough);
+    assert_int_equal(s.result.term_signal, SIGKILL);
+    assert_string_equal(buf_text(&s.errors), "that far and on\n");
+    seen_free(&s);
+    run(f, &(struct process_options){.enough = "that far"}, "echo 'not so' >&2; echo 'that far'; exit 3", &s);
+    assert_false(s.result.enough);
+    assert_int_equal(s.result.exit_code, 3);
+    seen_free(&s);
+}
+
 static void on_output(const char *bytes, size_t length, void *data)
 {
     buf_add(data, bytes, length);
@@ -360,6 +378,7 @@ int main(void)
         LOOP_TEST(test_timeout_ends_the_group),
         LOOP_TEST(test_timeout_kills_who_ignores_sigterm),
         LOOP_TEST(test_cancel),
+        LOOP_TEST(test_enough),
         LOOP_TEST(test_grandchild_holds_the_pipe),
         LOOP_TEST(test_cancel_while_draining),
         LOOP_TEST(test_signal),

@@ -115,6 +115,12 @@ static void check_fence_rules(struct fake *f, enum move_action action)
     }
 }
 
+static bool known_to_differ(const struct fake *f)
+{
+    enum move_verdict verdict = f->move.record.verdict;
+    return verdict == MOVE_VERDICT_DIFFERS || verdict == MOVE_VERDICT_DOUBTED;
+}
+
 static void check_rules(struct fake *f, enum move_action action)
 {
     enum move_state state = f->move.record.state;
@@ -139,7 +145,7 @@ static void check_rules(struct fake *f, enum move_action action)
         rule(f,
              !f->source_owns && f->target_owns && !f->replicates && !f->reverse_follows && !f->reverse_slot,
              "S is cleaned only when T owns R and nothing replicates");
-        rule(f, f->turned || f->move.record.verdict != MOVE_VERDICT_DIFFERS || f->move.record.accepted,
+        rule(f, f->turned || !known_to_differ(f) || f->move.record.accepted,
              "S's copy is not taken away while it differs and nobody has accepted that");
         break;
     case ACT_REVERSE_VERIFY:

@@ -4,7 +4,9 @@
  *
  * Broken on purpose, each of these made the named test fail: a difference that does not hold the move (held,
  * difference_against_rollback), HELD that goes on by itself (held), a rollback that asks for no acceptance
- * (held), a rollback that counts for more than a difference (difference_against_rollback).
+ * (held), a rollback that counts for more than a difference (difference_against_rollback), a difference that
+ * is forgotten when another comparison is asked for (compared_again), or when that cannot be made
+ * (cannot_be_compared_again).
  */
 #include "operation/fake_driver.h"
 
@@ -139,6 +141,89 @@ static void test_difference_against_rollback(void **state)
     }
 }
 
+/* The row may have been repaired, or not: that is not known before the comparison says so. */
+static void test_compared_again(void **state)
+{
+    struct fake f;
+    struct err err = {0};
+    struct move_record r = new_baking(false, false), journal;
+    (void)state;
+    for (int how = 0; how < 4; how++) {
+        run_to_held(&f, &r, ERRC_CORRUPT);
+        assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+        assert_int_equal(move_rollback(&f.move, false, NULL), ERRC_CONFLICT); /* not even begun */
+        while (f.pending[0] != ACT_REVERSE_VERIFY)
+            step(&f);
+        if (how == 3) { /* another manager knows as well */
+            assert_int_equal(f.journal.verdict, MOVE_VERDICT_DOUBTED);
+            journal = f.journal;
+            begin(&f, &journal, true);
+            run(&f, 5);
+        }
+        err_clear(&err);
+        assert_int_equal(move_rollback(&f.move, false, &err), ERRC_CONFLICT);
+        assert_non_null(strstr(err.message, "shard s1 had another copy of the range than shard s2"));
+        assert_non_null(strstr(err.message, "has not ended"));
+        if (how == 0)
+            assert_int_equal(move_rollback(&f.move, true, NULL), 0);
+        else if (how == 1) {
+            assert_int_equal(move_go_on(&f.move, true, NULL), 0);
+            assert_int_equal(move_rollback(&f.move, false, NULL), ERRC_CONFLICT);
+        } else {
+            while (f.move.record.verdict == MOVE_VERDICT_DOUBTED)
+                step(&f);
+            assert_int_equal(f.move.record.verdict, MOVE_VERDICT_EQUAL);
+            assert_int_equal(move_rollback(&f.move, false, NULL), 0);
+        }
+        run_to_end(&f, how == 1 ? DONE : UNDONE);
+    }
+}
+
+/* A rollback that was accepted and then given up does not make the next one go without being asked. */
+static void test_given_up(void **state)
+{
+    struct fake f;
+    struct move_record r = new_baking(false, false);
+    (void)state;
+    run_to_held(&f, &r, ERRC_CORRUPT);
+    assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+    assert_int_equal(move_rollback(&f.move, true, NULL), 0);
+    f.faults[0] = (struct fault){ACT_REVERSE_CHECK, ERRC_REFUSED, 1, false};
+    run(&f, 50);
+    assert_kept(&f, "given up");
+    assert_int_equal(f.move.record.state, MOVE_HELD); /* and does not go on by what was asked before that */
+    assert_int_equal(f.move.record.verdict, MOVE_VERDICT_DIFFERS);
+    assert_int_equal(move_rollback(&f.move, false, NULL), ERRC_CONFLICT);
+    assert_int_equal(move_go_on(&f.move, true, NULL), 0);
+    run_to_end(&f, DONE);
+}
+
+/* S does not follow any more, or its rows cannot be read: it differed, and nobody has said that it does not.
+ */
+static void test_cannot_be_compared_again(void **state)
+{
+    static const struct fault faults[] = {{ACT_REVERSE_CHECK, ERRC_REFUSED, 1, false},
+                                          {ACT_REVERSE_VERIFY, ERRC_REFUSED, 1, false},
+                                          {ACT_REVERSE_FOLLOW, ERRC_REFUSED, 1, false},
+                                          {ACT_REVERSE_FOLLOW, ERRC_UNAVAILABLE, 40, false}};
+    struct move_record r = new_baking(false, false);
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        struct fake f;
+        run_to_held(&f, &r, ERRC_CORRUPT);
+        f.faults[0] = faults[i];
+        assert_int_equal(move_go_on(&f.move, false, NULL), 0);
+        run(&f, 300);
+        assert_kept(&f, "cannot be compared again");
+        assert_int_equal(f.move.record.state, MOVE_HELD);
+        assert_int_equal(f.move.record.verdict, MOVE_VERDICT_DIFFERS);
+        assert_non_null(strstr(f.move.record.error.message, "which differed: fault"));
+        assert_int_equal(move_rollback(&f.move, false, NULL), ERRC_CONFLICT);
+        assert_int_equal(move_go_on(&f.move, true, NULL), 0);
+        run_to_end(&f, DONE);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -146,6 +231,9 @@ int main(void)
         cmocka_unit_test(test_compared),
         cmocka_unit_test(test_accepted_for_one_step),
         cmocka_unit_test(test_difference_against_rollback),
+        cmocka_unit_test(test_compared_again),
+        cmocka_unit_test(test_given_up),
+        cmocka_unit_test(test_cannot_be_compared_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
 /* How fast a copy may go: what its source's commits and standbys say of it, second by second. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -306,7 +307,7 @@ static void test_nobody_is_there(void **state)
         assert_int_equal(c.rate, 0);
         assert_int_equal(c.t.lull_ns, 0);
     }
-    assert_false(throttle_has_lulls(&c.t));
+    assert_true(throttle_seconds_left(&c.t, c.now, 1000, 10, 1) == 100); /* nor is one to come */
 }
 
 static void test_lulls(void **state)
@@ -327,11 +328,46 @@ static void test_lulls(void **state)
         if (c.t.lull_ns != 0)
             assert_int_equal(c.rate, THROTTLE_FLOOR);
     }
-    assert_true(throttle_has_lulls(&c.t));
     assert_in_range(lulls, 9, 11);
     assert_in_range(seconds_of_them, 30, 50);
-    throttle_again(&c.t);
-    assert_false(throttle_has_lulls(&c.t));
+}
+
+/* What is said to be left, against the copy that follows: lulls that lie before its end are counted, no
+ * others. */
+static void test_seconds_left(void **state)
+{
+    const double outside = 128 * MIB, inside = THROTTLE_FLOOR;
+    (void)state;
+    for (unsigned ahead = 1; ahead < 200; ahead += 7) {
+        struct copy c;
+        double left = 0;
+        copy_begin(&c, (uint64_t)outside, MS);
+        for (int i = 0; i < 100 || c.t.lull_ns != 0; i++) /* some lulls, and the last is over */
+            busy(&c, 1, 5000, 0.05, NULL);
+        struct throttle then = c.t;
+        uint64_t from = c.now;
+        for (unsigned i = 0; i < ahead; i++) {
+            left += c.rate > 0 ? inside : outside;
+            busy(&c, 1, 5000, 0.05, NULL);
+        }
+        double said = throttle_seconds_left(&then, from, left, outside, inside);
+        assert_true(fabs(said - ahead) <= 4); /* a look each second: a lull is as much late, five at most */
+    }
+}
+
+static void test_seconds_left_in_a_lull(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    while (c.t.lull_ns == 0)
+        busy(&c, 1, 5000, 0.05, NULL);
+    uint64_t now = c.t.lull_ns + 1 * ENV_NS_PER_S;                /* three seconds of it are left */
+    assert_true(throttle_seconds_left(&c.t, now, 2, 10, 1) == 2); /* done within it */
+    assert_true(throttle_seconds_left(&c.t, now, 3 + 360, 10, 1) == 3 + 36);      /* up to the next */
+    assert_true(throttle_seconds_left(&c.t, now, 3 + 360 + 2, 10, 1) == 3 + 38);  /* within the next */
+    assert_true(throttle_seconds_left(&c.t, now, 3 + 364 + 20, 10, 1) == 3 + 42); /* a whole one between */
+    assert_true(isnan(throttle_seconds_left(&c.t, now, 3, 0, 0)));
 }
 
 /* ---- standbys ---- */
@@ -390,6 +426,8 @@ int main(void)
                                        cmocka_unit_test(test_a_fall_is_counted_before_a_cut),
                                        cmocka_unit_test(test_a_burst_before_the_copy),
                                        cmocka_unit_test(test_nobody_is_there),
-                                       cmocka_unit_test(test_lulls)};
+                                       cmocka_unit_test(test_lulls),
+                                       cmocka_unit_test(test_seconds_left),
+                                       cmocka_unit_test(test_seconds_left_in_a_lull)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

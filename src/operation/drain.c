@@ -1,0 +1,449 @@
+/* All ranges of a shard, one after the other. Happy path and states: drain.h. */
+#include "operation/drain.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <yyjson.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/sm.h"
+#include "base/text.h"
+#include "operation/document.h"
+#include "operation/move_op.h"
+#include "operation/transient.h"
+
+#define LOOK_NS (300 * ENV_NS_PER_MS)
+
+enum drain_state { DRAIN_MOVING, DRAIN_DONE, DRAIN_UNDONE, DRAIN_FAILED, DRAIN_STATE_COUNT };
+
+struct drain {
+    struct operation op; /* first; op.shard gives all it has */
+    struct sm sm;
+    char *target; /* NULL = the neighbours */
+    bool allow_ddl;
+    uint64_t bake_ns;
+    int64_t ranges; /* that it had when it began */
+    bool canceled;
+    bool journaling; /* the present state is being written: nothing of it has begun */
+    bool stopped;
+    struct loop_timer timer;
+};
+
+static const struct sm_state states[DRAIN_STATE_COUNT] = {
+    [DRAIN_MOVING] = {"moving", SM_NEXT(DRAIN_DONE) | SM_NEXT(DRAIN_UNDONE) | SM_NEXT(DRAIN_FAILED), false},
+    [DRAIN_DONE] = {"done", 0, true},
+    [DRAIN_UNDONE] = {"undone", 0, true},
+    [DRAIN_FAILED] = {"failed", 0, true},
+};
+
+static const struct operation_kind drain_kind;
+
+bool drain_is(const struct operation *op)
+{
+    return op->kind == &drain_kind;
+}
+
+const struct operation *drain_of(const struct operations *ops, const char *database, const char *shard)
+{
+    list_each(node, &ops->list)
+    {
+        const struct operation *op = list_item(node, struct operation, node);
+        if (op->status == OPERATION_RUNNING && drain_is(op) && strcmp(op->database, database) == 0 &&
+            strcmp(op->shard, shard) == 0)
+            return op;
+    }
+    return NULL;
+}
+
+static enum drain_state now(const struct drain *d)
+{
+    return (enum drain_state)sm_now(&d->sm);
+}
+
+const char *drain_state_name(const struct operation *op)
+{
+    const struct drain *d = (const struct drain *)op;
+    return now(d) == DRAIN_MOVING && op->error.code != ERRC_NONE ? "waits" : sm_name(&d->sm);
+}
+
+static const struct routing *routing_of(const struct drain *d)
+{
+    const struct fleet_database *db = fleet_find_database(d->op.owner->services.fleet, d->op.database);
+    return db != NULL ? db->routing : NULL;
+}
+
+double drain_progress(const struct operation *op)
+{
+    const struct drain *d = (const struct drain *)op;
+    const struct routing *routing = routing_of(d);
+    const struct routing_shard *shard = routing != NULL ? routing_find_shard(routing, op->shard) : NULL;
+    double left = shard != NULL ? (double)shard->ranges.count : 0;
+    return d->ranges > 0 && left < (double)d->ranges ? 1 - left / (double)d->ranges : 0;
+}
+
+/* ---- life ---- */
+
+static void stop_drain(struct operation *base)
+{
+    struct drain *d = (struct drain *)base;
+    d->stopped = true;
+    loop_timer_stop(&d->timer);
+    operation_stopped(base);
+}
+
+static void free_drain(struct operation *base)
+{
+    struct drain *d = (struct drain *)base;
+    loop_timer_stop(&d->timer);
+    free(d->target);
+    free(d);
+}
+
+/* ---- the journal ---- */
+
+static void journaled(struct operation *base, const struct err *err, void *data)
+{
+    struct drain *d = (struct drain *)base;
+    (void)data;
+    if (d->stopped)
+        return;
+    if (err != NULL && err->code == ERRC_CONFLICT) {
+        log_event(LOG_ERROR, "drain is left to another leader", "op", base->id, "err", err->message, NULL);
+        err_copy(&base->error, err);
+        d->stopped = true;
+        operation_end(base, OPERATION_FAILED);
+        return;
+    }
+    d->journaling = err != NULL;
+    if (err == NULL && d->sm.table[now(d)].final) {
+        d->stopped = true;
+        log_event(now(d) == DRAIN_DONE ? LOG_INFO : LOG_WARN, "drain ended", "op", base->id, "db",
+                  base->database, "shard", base->shard, "state", sm_name(&d->sm), "err",
+                  base->error.code != ERRC_NONE ? base->error.message : NULL, NULL);
+        operation_end(base, now(d) == DRAIN_DONE     ? OPERATION_DONE
+                            : now(d) == DRAIN_UNDONE ? OPERATION_UNDONE
+                                                     : OPERATION_FAILED);
+        return;
+    }
+    loop_timer_start(&d->timer, err == NULL ? 0 : LOOK_NS);
+}
+
+static void journal(struct drain *d)
+{
+    struct err err = {0};
+    d->journaling = true;
+    if (d->sm.table[now(d)].final)
+        d->op.ended_us = loop_wall(d->op.owner->services.loop);
+    if (operation_journal(&d->op, journaled, NULL, &err) != 0)
+        loop_timer_start(&d->timer, LOOK_NS);
+}
+
+static void end(struct drain *d, enum drain_state state, const struct err *why)
+{
+    err_clear(&d->op.error);
+    if (why != NULL)
+        d->op.error = *why;
+    sm_move(&d->sm, (int)state);
+    journal(d);
+}
+
+/* ---- moving ---- */
+
+static void reason_of(const struct drain *d, char out[64])
+{
+    snprintf(out, 64, "drain %s:", d->op.id);
+}
+
+static struct operation *newest_move(const struct drain *d)
+{
+    struct operation *newest = NULL;
+    char prefix[64];
+    reason_of(d, prefix);
+    list_each(node, &d->op.owner->list)
+    {
+        struct operation *op = list_item(node, struct operation, node);
+        if (move_op_is(op) && text_starts_with(move_op_record(op)->reason, prefix) &&
+            (newest == NULL || op->created_us >= newest->created_us))
+            newest = op;
+    }
+    return newest;
+}
+
+/* What it waits for, for people; NULL = nothing. Said once. */
+static void waits(struct drain *d, const struct err *why)
+{
+    bool same = why == NULL ? d->op.error.code == ERRC_NONE : strcmp(d->op.error.message, why->message) == 0;
+    if (!same) {
+        err_clear(&d->op.error);
+        if (why != NULL)
+            d->op.error = *why;
+        if (why != NULL)
+            log_event(LOG_INFO, "drain waits", "op", d->op.id, "db", d->op.database, "shard", d->op.shard,
+                      "why", why->message, NULL);
+        operation_changed(&d->op);
+    }
+    loop_timer_start(&d->timer, LOOK_NS);
+}
+
+static void move_canceled(struct operation *op, const struct err *err, void *data)
+{
+    (void)data;
+    if (err != NULL)
+        log_event(LOG_WARN, "a move was canceled, which could not be written down", "op", op->id, "err",
+                  err->message, NULL);
+}
+
+static void follow(struct drain *d, struct operation *move)
+{
+    const struct move_record *r = move_op_record(move);
+    struct err why = {0};
+    if (d->canceled && !r->canceled && r->state < MOVE_FENCE)
+        (void)move->kind->cancel(move, move_canceled, NULL, &why);
+    err_clear(&why);
+    if (r->state == MOVE_HELD)
+        err_set(&why, ERRC_CONFLICT, "operation %s of it is held: %s", move->id, move->error.message);
+    waits(d, r->state == MOVE_HELD ? &why : NULL);
+}
+
+static uint64_t width_of(const struct routing_shard *s)
+{
+    uint64_t width = 0;
+    for (size_t i = 0; i < s->ranges.count; i++)
+        width += range_width_minus_one(&s->ranges.items[i]) / 2 + 1; /* half, so that all of it fits */
+    return width;
+}
+
+/* Of two takers the one that owns less; not one that is drained itself. */
+static const struct routing_shard *lesser(const struct operations *ops, const struct routing *routing,
+                                          const char *giver, const struct routing_shard *best,
+                                          const struct routing_shard *s)
+{
+    if (s == NULL || strcmp(s->name, giver) == 0 || drain_of(ops, routing->database, s->name) != NULL)
+        return best;
+    return best == NULL || width_of(s) < width_of(best) ? s : best;
+}
+
+/* A neighbour, so that what it gets and what it has is one range; NULL = nobody can take it. */
+static const struct routing_shard *taker_of(const struct operations *ops, const struct routing *routing,
+                                            const char *giver, const struct range *range)
+{
+    const struct routing_shard *best = NULL;
+    if (range->hi < INT64_MAX)
+        best = lesser(ops, routing, giver, best, routing_owner(routing, range->hi + 1));
+    if (range->lo > INT64_MIN)
+        best = lesser(ops, routing, giver, best, routing_owner(routing, range->lo - 1));
+    for (size_t i = 0; best == NULL && i < routing->shard_count; i++)
+        best = lesser(ops, routing, giver, best, &routing->shards[i]);
+    return best;
+}
+
+static void begin_move(struct drain *d, const struct routing *routing, const struct routing_shard *shard)
+{
+    const struct range *range = &shard->ranges.items[0];
+    const struct routing_shard *taker = taker_of(d->op.owner, routing, shard->name, range);
+    const char *target = d->target != NULL ? d->target : taker != NULL ? taker->name : NULL;
+    struct err err = {0};
+    char reason[160];
+    reason_of(d, reason);
+    snprintf(reason + strlen(reason), sizeof reason - strlen(reason),
+             " shard %.63s gives all it has, %zu left", shard->name, shard->ranges.count);
+    const struct move_request request = {.kind = MOVE_KIND_MOVE,
+                                         .database = d->op.database,
+                                         .source = shard->name,
+                                         .target = target,
+                                         .range = *range,
+                                         .allow_ddl = d->allow_ddl,
+                                         .bake_ns = d->bake_ns,
+                                         .reason = reason};
+    if (target == NULL)
+        err_set(&err, ERRC_CONFLICT, "every other shard is being drained as well");
+    else if (move_op_start(d->op.owner, &request, NULL, &err) == 0) {
+        waits(d, NULL);
+        return;
+    }
+    if (err_is_transient(&err))
+        waits(d, &err);
+    else
+        end(d, DRAIN_FAILED, &err);
+}
+
+static void look(struct loop_timer *timer, void *data)
+{
+    struct drain *d = data;
+    const struct routing *routing = routing_of(d);
+    const struct routing_shard *shard = routing != NULL ? routing_find_shard(routing, d->op.shard) : NULL;
+    struct operation *move = newest_move(d);
+    struct err err = {0};
+    (void)timer;
+    if (d->journaling)
+        journal(d);
+    else if (move != NULL && move->status == OPERATION_RUNNING)
+        follow(d, move);
+    else if (d->canceled)
+        end(d, DRAIN_UNDONE, NULL);
+    else if (move != NULL && move->status != OPERATION_DONE) {
+        err_set(&err, ERRC_REFUSED, "operation %s of it ended as %s%s%s", move->id,
+                move_state_name(move_op_record(move)->state), move->error.code != ERRC_NONE ? ": " : "",
+                move->error.message);
+        end(d, DRAIN_FAILED, &err);
+    } else if (shard == NULL) {
+        err_set(&err, ERRC_NOT_FOUND, "database %s has no shard %s any more", d->op.database, d->op.shard);
+        end(d, DRAIN_FAILED, &err);
+    } else if (shard->ranges.count == 0)
+        end(d, DRAIN_DONE, NULL);
+    else
+        begin_move(d, routing, shard);
+}
+
+/* Moves of it that have not come to their fence go back, others end; those that ended stay. */
+static int cancel_drain(struct operation *base, operation_done_cb done, void *data, struct err *err)
+{
+    struct drain *d = (struct drain *)base;
+    if (now(d) != DRAIN_MOVING)
+        return err_set(err, ERRC_CONFLICT, "operation %s has ended", base->id);
+    d->canceled = true;
+    int rc = operation_journal(base, done, data, err);
+    operation_changed(base);
+    return rc;
+}
+
+/* ---- the document ---- */
+
+static void print_drain(const struct operation *op, struct buf *json)
+{
+    const struct drain *d = (const struct drain *)op;
+    yyjson_mut_doc *doc = yyjson_mut_doc_new(NULL);
+    yyjson_mut_val *root = yyjson_mut_obj(doc);
+    yyjson_mut_doc_set_root(doc, root);
+    yyjson_mut_obj_add_str(doc, root, "id", op->id);
+    yyjson_mut_obj_add_str(doc, root, "kind", "drain");
+    yyjson_mut_obj_add_str(doc, root, "database", op->database);
+    yyjson_mut_obj_add_str(doc, root, "source", op->shard);
+    if (d->target != NULL)
+        yyjson_mut_obj_add_str(doc, root, "target", d->target);
+    yyjson_mut_obj_add_str(doc, root, "state", sm_name(&d->sm));
+    yyjson_mut_obj_add_bool(doc, root, "allow_ddl", d->allow_ddl);
+    yyjson_mut_obj_add_bool(doc, root, "canceled", d->canceled);
+    document_add_number(doc, root, "bake_us", (int64_t)(d->bake_ns / 1000));
+    document_add_number(doc, root, "ranges", d->ranges);
+    document_add_number(doc, root, "created_us", op->created_us);
+    document_add_number(doc, root, "ended_us", op->ended_us);
+    yyjson_mut_obj_add_str(doc, root, "error", op->error.message);
+    document_end(doc, json);
+}
+
+static const struct operation_kind drain_kind = {.name = "drain",
+                                                 .print = print_drain,
+                                                 .cancel = cancel_drain,
+                                                 .aside = true, /* its moves are what runs on shards */
+                                                 .stop = stop_drain,
+                                                 .free = free_drain};
+
+static struct drain *drain_new(struct operations *ops, const char *database, const char *shard,
+                               const char *target, const char *id)
+{
+    struct drain *d = mem_zalloc(sizeof *d);
+    sm_init(&d->sm, states, DRAIN_STATE_COUNT, DRAIN_MOVING, NULL, NULL);
+    operation_register(ops, &d->op, &drain_kind, "drain", id);
+    d->op.database = mem_strdup(database);
+    d->op.shard = mem_strdup(shard);
+    d->target = target != NULL ? mem_strdup(target) : NULL;
+    loop_timer_init(ops->services.loop, &d->timer, look, d);
+    return d;
+}
+
+/* ---- starting ---- */
+
+static int check_request(const struct operations *ops, const struct drain_request *q, struct err *err)
+{
+    const struct fleet_database *db = fleet_find_database(ops->services.fleet, q->database);
+    const struct routing *routing = db != NULL ? db->routing : NULL;
+    const struct routing_shard *shard = routing != NULL ? routing_find_shard(routing, q->shard) : NULL;
+    const struct operation *same = drain_of(ops, q->database, q->shard);
+    if (ops->services.term == 0)
+        return err_set(err, ERRC_UNAVAILABLE, "this manager does not lead");
+    if (shard == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s", q->database, q->shard);
+    if (q->target != NULL && routing_find_shard(routing, q->target) == NULL)
+        return err_set(err, ERRC_NOT_FOUND, "database %s has no shard %s to move to", q->database, q->target);
+    if (q->target != NULL && strcmp(q->target, q->shard) == 0)
+        return err_set(err, ERRC_INVALID, "source and target are the same shard");
+    if (same == NULL && q->target != NULL)
+        same = drain_of(ops, q->database, q->target);
+    if (same != NULL)
+        return err_set(err, ERRC_CONFLICT, "operation %s drains shard %s: wait for it or cancel it", same->id,
+                       same->shard);
+    if (shard->ranges.count == 0)
+        return err_set(err, ERRC_REFUSED, "shard %s has no ranges: there is nothing to drain", q->shard);
+    if (routing->shard_count < 2)
+        return err_set(err, ERRC_REFUSED, "shard %s is the only one: nobody could take what it has",
+                       q->shard);
+    return 0;
+}
+
+int drain_start(struct operations *ops, const struct drain_request *q, struct operation **ret,
+                struct err *err)
+{
+    if (check_request(ops, q, err) != 0)
+        return (int)err->code;
+    const struct routing *routing = fleet_find_database(ops->services.fleet, q->database)->routing;
+    struct drain *d = drain_new(ops, q->database, q->shard, q->target, NULL);
+    d->allow_ddl = q->allow_ddl;
+    d->bake_ns = q->bake_ns;
+    d->ranges = (int64_t)routing_find_shard(routing, q->shard)->ranges.count;
+    log_event(LOG_INFO, "drain begins", "op", d->op.id, "db", d->op.database, "shard", d->op.shard, NULL);
+    journal(d);
+    *ret = &d->op;
+    return 0;
+}
+
+static int parse(struct operations *ops, yyjson_val *root, struct drain **ret, struct err *err)
+{
+    const char *id = yyjson_get_str(yyjson_obj_get(root, "id"));
+    const char *database = yyjson_get_str(yyjson_obj_get(root, "database"));
+    const char *shard = yyjson_get_str(yyjson_obj_get(root, "source"));
+    const char *name = yyjson_get_str(yyjson_obj_get(root, "state"));
+    const char *error = yyjson_get_str(yyjson_obj_get(root, "error"));
+    int state = name != NULL ? sm_find(states, DRAIN_STATE_COUNT, name) : -1;
+    int64_t bake_us, ranges, created, ended;
+    if (id == NULL || strlen(id) >= OPERATION_ID_SIZE || database == NULL || shard == NULL || state < 0 ||
+        !document_number(root, "bake_us", &bake_us) || !document_number(root, "ranges", &ranges) ||
+        !document_number(root, "created_us", &created) || !document_number(root, "ended_us", &ended))
+        return err_set(err, ERRC_CORRUPT, "a member is missing");
+    struct drain *d = drain_new(ops, database, shard, yyjson_get_str(yyjson_obj_get(root, "target")), id);
+    d->allow_ddl = yyjson_get_bool(yyjson_obj_get(root, "allow_ddl"));
+    d->canceled = yyjson_get_bool(yyjson_obj_get(root, "canceled"));
+    d->bake_ns = (uint64_t)bake_us * 1000;
+    d->ranges = ranges;
+    d->op.created_us = created;
+    d->op.ended_us = ended;
+    d->sm.now = state;
+    if (d->sm.table[state].final && error != NULL && error[0] != '\0')
+        err_set(&d->op.error, ERRC_REFUSED, "%s", error);
+    *ret = d;
+    return 0;
+}
+
+int drain_resume(struct operations *ops, const char *json, int64_t revision, struct err *err)
+{
+    yyjson_doc *doc = yyjson_read(json, strlen(json), 0);
+    struct drain *d = NULL;
+    int rc = parse(ops, yyjson_doc_get_root(doc), &d, err);
+    yyjson_doc_free(doc);
+    if (rc != 0)
+        return rc;
+    d->op.revision = revision;
+    if (d->sm.table[now(d)].final) {
+        d->stopped = true;
+        d->op.status = now(d) == DRAIN_DONE     ? OPERATION_DONE
+                       : now(d) == DRAIN_UNDONE ? OPERATION_UNDONE
+                                                : OPERATION_FAILED;
+        return 0;
+    }
+    log_event(LOG_INFO, "drain is resumed", "op", d->op.id, "db", d->op.database, "shard", d->op.shard, NULL);
+    loop_timer_start(&d->timer, 0); /* when all journals were read, those of its moves among them */
+    return 0;
+}

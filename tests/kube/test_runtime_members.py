@@ -1,0 +1,74 @@
+"""Shards of several instances as the runtime makes them, where there is an API server and nobody runs pods."""
+
+import json
+import subprocess
+
+import pytest
+from kube import build_folder
+
+CORE = "/api/v1/namespaces/default"
+LABELS = {
+    "app.kubernetes.io/managed-by": "shardherd",
+    "shardherd.io/database": "shop",
+    "shardherd.io/shard": "s1",
+}
+
+
+def pod(name, **labels):
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {**LABELS, **labels}},
+        "spec": {"containers": [{"name": "postgresql", "image": "shardherd:test"}]},
+    }
+
+
+@pytest.fixture
+def shop(own_plane, tmp_path):
+    """existing(instances): what the runtime makes of a shard that exists and has no StatefulSet: that, or None."""
+    own_plane.must("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": "default"}})
+
+    def existing(instances):
+        spec = {"instances": instances, "storage": {"size": "2Gi"}, "resources": {"limits": {"memory": "256Mi"}}}
+        spec |= {"shards": 1, "tables": [{"name": "orders", "key": "id"}], "postgresql": {"image": "shardherd:test"}}
+        path = tmp_path / "database.json"
+        path.write_text(json.dumps({"metadata": {"name": "shop", "namespace": "default", "uid": "u1"}, "spec": spec}))
+        argv = [
+            build_folder() / "tests/runtime_tool",
+            own_plane.kubeconfig,
+            path,
+            tmp_path / "ca",
+            "3s",
+            "existing",
+            "s1",
+        ]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        status, made = own_plane.request("GET", "/apis/apps/v1/namespaces/default/statefulsets/shop-s1")
+        assert status == 200, f"{done.stdout}{done.stderr}"
+        return made
+
+    claim = {
+        "metadata": {"name": "data-shop-s1-0", "labels": LABELS},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    own_plane.must("POST", f"{CORE}/persistentvolumeclaims", claim)
+    return existing
+
+
+def test_without_a_statefulset_its_pods_say_how_many_it_has(own_plane, shop):
+    """A manager that ended while volumes grew, with fewer instances asked for than there are: none is taken away yet,
+    and what was a shard of members stays one."""
+    for number, role in enumerate(("standby", "standby", "primary")):
+        own_plane.must("POST", f"{CORE}/pods", pod(f"shop-s1-{number}", **{"shardherd.io/role": role}))
+    own_plane.must("POST", f"{CORE}/pods", pod("shop-s1-x"))
+    made = shop(1)
+    assert made["spec"]["replicas"] == 3
+    assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
+    assert made["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
+
+
+def test_a_single_instance_stays_one(own_plane, shop):
+    own_plane.must("POST", f"{CORE}/pods", pod("shop-s1-0"))
+    made = shop(1)
+    assert made["spec"]["replicas"] == 1
+    assert made["spec"]["updateStrategy"]["type"] == "RollingUpdate"
