@@ -21,7 +21,7 @@
 #define PG_WAITING_MAX         10000 /* requests waiting on one connection before ERRC_LIMIT */
 #define PG_DEFAULT_CONNECT_NS  (5 * ENV_NS_PER_S)
 #define PG_DEFAULT_REQUEST_NS  (30 * ENV_NS_PER_S)
-#define PG_ITEMS_KEPT          4 /* finished items kept for re-use: 0.8 KB each */
+#define PG_ITEMS_KEPT          1 /* finished items kept for re-use: 0.8 KB each */
 #define PG_PATIENCE_MAX_NS     (50 * ENV_NS_PER_MS)
 #define PG_STATEMENT_NAME_SIZE 80
 
@@ -162,7 +162,7 @@ struct pg_conn {
     bool pipeline;
     bool dispatching;
     struct list statements;
-    struct list *statement_turn; /* the one that is likely to be used next; NULL = none yet */
+    struct list *statement_last; /* the one that was used last, NULL = none was */
     struct loop_timer deadline_timer;
     struct loop_task fault_task; /* reports a failure found inside a call of the user */
 

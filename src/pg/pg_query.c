@@ -99,10 +99,10 @@ static void item_copy_request(struct pg_item *item, const struct pg_request *req
 
 /* ---- prepared statements ---- */
 
-/* Statements are mostly used in the order in which they were first: the one after the last is tried first. */
+/* Mostly the last one is used again, or the one after it, since they come in the order of their first use. */
 static struct pg_statement *statement_find(const struct pg_conn *conn, const char *name)
 {
-    struct list *start = conn->statement_turn != NULL ? conn->statement_turn : conn->statements.next;
+    struct list *start = conn->statement_last != NULL ? conn->statement_last : conn->statements.next;
     struct list *node = start;
     do {
         struct pg_statement *s = list_item(node, struct pg_statement, node);
@@ -124,7 +124,7 @@ static struct pg_statement *statement_get(struct pg_conn *conn, const struct pg_
         snprintf(s->server_name, sizeof s->server_name, "%s", s->name);
         list_append(&conn->statements, &s->node);
     }
-    conn->statement_turn = s->node.next;
+    conn->statement_last = &s->node;
     return s;
 }
 

@@ -76,6 +76,9 @@ static void finish(struct kube_login *login, const struct err *err)
 static void finish_doing(struct kube_login *login, const struct err *err, const char *what)
 {
     struct err wrapped = *err;
+    /* read_only_sql_transaction: another one leads by now, and who does is asked again */
+    if (err_is_sql(err, "25006"))
+        wrapped.code = ERRC_CONFLICT;
     (void)err_wrap(&wrapped, "%s", what);
     finish(login, &wrapped);
 }
