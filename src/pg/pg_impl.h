@@ -21,7 +21,7 @@
 #define PG_WAITING_MAX         10000 /* requests waiting on one connection before ERRC_LIMIT */
 #define PG_DEFAULT_CONNECT_NS  (5 * ENV_NS_PER_S)
 #define PG_DEFAULT_REQUEST_NS  (30 * ENV_NS_PER_S)
-#define PG_ITEMS_KEPT          1 /* finished items kept for re-use: 0.8 KB each */
+#define PG_ITEMS_KEPT          2 /* finished items kept for re-use: 0.8 KB each; one ends while the next is sent */
 #define PG_PATIENCE_MAX_NS     (50 * ENV_NS_PER_MS)
 #define PG_STATEMENT_NAME_SIZE 80
 

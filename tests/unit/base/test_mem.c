@@ -62,10 +62,10 @@ static void test_free_pages_between_go_back(void **state)
 static void test_a_burst_that_nobody_saw(void **state)
 {
     (void)state;
-    static char *pieces[PIECES];
     struct mem_use use = {0};
     assert_false(mem_settle(&use, MIB));
 #if !defined(__SANITIZE_ADDRESS__)
+    static char *pieces[PIECES];
     for (unsigned i = 0; i < PIECES; i++) {
         pieces[i] = mem_zalloc(PIECE);
         pieces[i][PIECE - 1] = 1;
