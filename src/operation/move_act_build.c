@@ -17,11 +17,10 @@
 #include "operation/move_op_internal.h"
 #include "operation/sqlf.h"
 
-#define BUILD_NS     (24 * 3600 * ENV_NS_PER_S)
-#define LANES_LEAST  2 /* where the server says, see lanes_of() */
-#define LANES_MOST   4
-#define MEMORY_KB    (256 * 1024) /* where nobody has set maintenance_work_mem */
-#define MEMORY_LEAST (32 * 1024)
+#define BUILD_NS    (24 * 3600 * ENV_NS_PER_S)
+#define LANES_LEAST 2 /* where the server says, see lanes_of() */
+#define LANES_MOST  4
+#define MEMORY_KB   (256 * 1024) /* where nobody has set maintenance_work_mem */
 
 struct part {
     int64_t number;
@@ -42,8 +41,7 @@ struct build {
     struct build_lane lanes[BUILD_LANES_MOST];
     unsigned lane_count; /* whose links were made */
     unsigned running;
-    uint64_t memory_kb; /* of one lane */
-    struct err err;     /* the first one */
+    struct err err; /* the first one */
 };
 
 static void forget_parts(struct build *b)
@@ -165,13 +163,14 @@ static void begin(struct build *b, struct build_lane *lane, struct part *part)
     lane->part = part;
     b->running++;
     op_call_started(b->op); /* until the reply came */
-    char memory[32];
-    snprintf(memory, sizeof memory, "%llukB", (unsigned long long)b->memory_kb);
-    sqlf(
-        &sql,
-        "SELECT set_config('maintenance_work_mem', %L, false), set_config('shardherd.operation', %L, false); "
-        "SELECT shardherd.build_part(%d, %d)",
-        memory, op_record(b->op)->id, op_term(b->op), part->number);
+    /* all lanes together take what one alone would; the setting as the lane's session has found it */
+    sqlf(&sql,
+         "RESET maintenance_work_mem; "
+         "SELECT set_config(name, greatest(1024, CASE source WHEN 'default' THEN %d ELSE setting::bigint END "
+         "/ %d) || "
+         "'kB', false) FROM pg_settings WHERE name = 'maintenance_work_mem'; "
+         "SELECT set_config('shardherd.operation', %L, false); SELECT shardherd.build_part(%d, %d)",
+         (int64_t)MEMORY_KB, (int64_t)b->lane_count, op_record(b->op)->id, op_term(b->op), part->number);
     link_exec(&lane->link, buf_text(&sql), BUILD_NS, part_built, lane);
     buf_free(&sql);
 }
@@ -201,16 +200,6 @@ static unsigned lanes_of(const struct move_op *op, const struct build *b, int64_
     return wanted < b->part_count ? wanted : (unsigned)b->part_count;
 }
 
-/* All of them together take what one alone would. */
-static void share_memory(struct build *b, unsigned lanes, int64_t kb, bool unset)
-{
-    uint64_t all = unset || kb <= 0 ? MEMORY_KB : (uint64_t)kb,
-             least = all < MEMORY_LEAST ? all : MEMORY_LEAST;
-    b->memory_kb = lanes > 0 ? all / lanes : all;
-    if (b->memory_kb < least)
-        b->memory_kb = least;
-}
-
 static void take_parts(struct build *b, const struct pg_reply *reply)
 {
     int count = pg_rows(reply);
@@ -227,10 +216,9 @@ static void take_parts(struct build *b, const struct pg_reply *reply)
 
 static void list_read(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    int64_t listed = 0, kb = 0, workers = 0;
+    int64_t listed = 0, workers = 0;
     pg_value_int64(reply, 0, 3, &listed);
-    pg_value_int64(reply, 0, 4, &kb);
-    pg_value_int64(reply, 0, 6, &workers);
+    pg_value_int64(reply, 0, 4, &workers);
     if (listed == 0) {
         act_done(op, action, NULL); /* a target that was there, or all is built */
         return;
@@ -243,7 +231,6 @@ static void list_read(struct move_op *op, enum move_action action, const struct 
     err_clear(&b->err);
     take_parts(b, reply);
     unsigned lanes = lanes_of(op, b, workers);
-    share_memory(b, lanes, kb, pg_value_bool(reply, 0, 5));
     for (; b->lane_count < lanes; b->lane_count++) {
         b->lanes[b->lane_count].build = b;
         op_set_link(op, &b->lanes[b->lane_count].link, &op->target.access);
@@ -256,9 +243,7 @@ void act_build(struct move_op *op)
     op->copy_started_ns = op_now(op);
     act_sql(op, &op->target, ACT_BUILD, SQL_TIMEOUT_NS, list_read,
             END_OLD_BACKENDS
-            "SELECT b.number, b.relation, b.alone, (SELECT count(*) FROM shardherd.post_data), s.setting, "
-            "s.source = "
-            "'default', current_setting('max_parallel_maintenance_workers') FROM pg_settings s LEFT JOIN "
-            "shardherd.parts_to_build() b ON true WHERE s.name = 'maintenance_work_mem' ORDER BY b.bytes "
-            "DESC, b.number");
+            "SELECT b.number, b.relation, b.alone, (SELECT count(*) FROM shardherd.post_data), "
+            "current_setting('max_parallel_maintenance_workers') FROM (SELECT) AS one LEFT JOIN "
+            "shardherd.parts_to_build() b ON true ORDER BY b.bytes DESC, b.number");
 }
