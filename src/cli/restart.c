@@ -59,7 +59,8 @@ static bool is_whole(const struct restarting *r, yyjson_doc *doc)
     size_t at = 0;
     for (yyjson_val *item = next_member(r, doc, &at); item != NULL; item = next_member(r, doc, &at)) {
         primaries += flag(item, "member.primary") && strcmp(json_get_text(item, "health"), "up") == 0;
-        standbys += !flag(item, "member.primary") && flag(item, "member.streams");
+        standbys += !flag(item, "member.primary") && flag(item, "member.streams") &&
+                    strcmp(json_get_text(yyjson_obj_get(item, "member"), "reported"), "standby") == 0;
     }
     return primaries == 1 && primaries + standbys == r->count;
 }

@@ -224,8 +224,10 @@ static void end_waits(struct move_op *op)
         copier_cancel(op->copier);
     else if (op->tool != NULL)
         process_cancel(op->tool);
-    else
+    else {
+        build_drop(op);           /* an index takes hours, and waits for locks of others */
         link_drop(&op->exporter); /* the slot waits for transactions of others */
+    }
 }
 
 static void guard(struct move_op *op)

@@ -459,7 +459,8 @@ def test_failovers_are_told(herd):
     failed = wait_told(herd, "failover", ())
     took = time.monotonic() - killed
     assert failed["status"] == "done" and failed["record"]["from"] == "shop-s1-1", failed
-    assert failed["target"] == herd.primary()["name"] != "shop-s1-1"
+    assert failed["target"] != "shop-s1-1"
+    wait_until(lambda: herd.primary()["name"] == failed["target"], what="the instances to be told of it")
     assert re.match(r"fail over shard shop/s1: .*\(F1[0-2]\)", failed["record"]["reason"]), failed
     assert 0.1 < failed["record"]["write_block_us"] / 1e6 <= took, (failed, took)
     lines = herd.cli.out("get", "operations", "-o", "wide").splitlines()
