@@ -123,31 +123,29 @@ static int switch_over(struct restarting *r)
     return post(r, &path);
 }
 
-/* Until all stream and this one is no primary any more. */
-static int hand_over(struct restarting *r, const char *name)
+/* Until all stream and this one is no primary, for which it is switched over once; *ret is to be freed. */
+static int hand_over(struct restarting *r, const char *name, yyjson_doc **ret)
 {
-    yyjson_doc *doc = NULL;
-    int rc = wait_whole(r, NULL, 0, &doc);
-    bool leads = rc == CLI_OK && flag(member_named(r, doc, name), "member.primary");
-    if (leads)
-        rc = switch_over(r);
-    while (rc == CLI_OK && leads) {
+    for (bool asked = false;; asked = true) {
+        yyjson_doc *doc = NULL;
+        int rc = wait_whole(r, NULL, 0, &doc);
+        if (rc == CLI_OK && !flag(member_named(r, doc, name), "member.primary")) {
+            *ret = doc;
+            return CLI_OK;
+        }
         yyjson_doc_free(doc);
-        doc = NULL;
+        if (rc == CLI_OK && !asked)
+            rc = switch_over(r);
+        if (rc != CLI_OK)
+            return rc;
         session_pause(r->s, LOOK_NS);
-        rc = wait_whole(r, NULL, 0, &doc);
-        leads = rc == CLI_OK && flag(member_named(r, doc, name), "member.primary");
     }
-    yyjson_doc_free(doc);
-    return rc;
 }
 
 static int restart(struct restarting *r, const char *name)
 {
     yyjson_doc *before = NULL, *after = NULL;
-    int rc = hand_over(r, name);
-    if (rc == CLI_OK)
-        rc = wait_whole(r, NULL, 0, &before);
+    int rc = hand_over(r, name, &before);
     if (rc != CLI_OK)
         return rc;
     yyjson_val *was = member_named(r, before, name);

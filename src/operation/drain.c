@@ -63,6 +63,12 @@ static enum drain_state now(const struct drain *d)
     return (enum drain_state)sm_now(&d->sm);
 }
 
+/* Of one that has ended. */
+static enum operation_status status_of(enum drain_state state)
+{
+    return state == DRAIN_DONE ? OPERATION_DONE : state == DRAIN_UNDONE ? OPERATION_UNDONE : OPERATION_FAILED;
+}
+
 const char *drain_state_name(const struct operation *op)
 {
     const struct drain *d = (const struct drain *)op;
@@ -123,9 +129,7 @@ static void journaled(struct operation *base, const struct err *err, void *data)
         log_event(now(d) == DRAIN_DONE ? LOG_INFO : LOG_WARN, "drain ended", "op", base->id, "db",
                   base->database, "shard", base->shard, "state", sm_name(&d->sm), "err",
                   base->error.code != ERRC_NONE ? base->error.message : NULL, NULL);
-        operation_end(base, now(d) == DRAIN_DONE     ? OPERATION_DONE
-                            : now(d) == DRAIN_UNDONE ? OPERATION_UNDONE
-                                                     : OPERATION_FAILED);
+        operation_end(base, status_of(now(d)));
         return;
     }
     loop_timer_start(&d->timer, err == NULL ? 0 : LOOK_NS);
@@ -438,9 +442,7 @@ int drain_resume(struct operations *ops, const char *json, int64_t revision, str
     d->op.revision = revision;
     if (d->sm.table[now(d)].final) {
         d->stopped = true;
-        d->op.status = now(d) == DRAIN_DONE     ? OPERATION_DONE
-                       : now(d) == DRAIN_UNDONE ? OPERATION_UNDONE
-                                                : OPERATION_FAILED;
+        d->op.status = status_of(now(d));
         return 0;
     }
     log_event(LOG_INFO, "drain is resumed", "op", d->op.id, "db", d->op.database, "shard", d->op.shard, NULL);

@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "k8s/watch.h"
+#include "runtime/kube_objects.h"
 
 #define THEIRS_NS (600 * ENV_NS_PER_S)
 
@@ -32,7 +33,7 @@ void kube_known_start(struct kubernetes *k)
     char *path = KUBE_SETS(k, NULL);
     const struct k8s_watch_options options = {
         .path = path,
-        .selector = "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard",
+        .selector = KUBE_OF_SHARDS,
         .metadata_only = true,
         .changed = sets_changed,
         .synced = sets_synced,

@@ -27,6 +27,8 @@
     "shardherd.io/standby-settings"              /* of a StatefulSet: kube_settings_standby() */
 #define KUBE_ROLE_LABEL      "shardherd.io/role" /* of a pod: "primary", "standby" */
 #define KUBE_TERM_ANNOTATION "shardherd.io/term" /* of a pod: whose label it is */
+/* For watches and lists: what belongs to a shard of a database, whichever. */
+#define KUBE_OF_SHARDS "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard"
 
 struct yyjson_val;
 struct yyjson_mut_doc;

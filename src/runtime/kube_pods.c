@@ -5,6 +5,7 @@
 
 #include "base/mem.h"
 #include "k8s/watch.h"
+#include "runtime/kube_objects.h"
 
 /* Shards are looked at one after the other, and each waits for a moment. */
 #define LINGER_NS (30 * ENV_NS_PER_S)
@@ -59,7 +60,7 @@ static void watch_start(struct kube_pods *p)
     char *path = mem_printf("/api/v1/namespaces/%s/pods", p->name_space);
     const struct k8s_watch_options options = {
         .path = path,
-        .selector = "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard",
+        .selector = KUBE_OF_SHARDS,
         .trim = &trim,
         .changed = changed,
         .synced = synced,

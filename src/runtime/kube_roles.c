@@ -272,7 +272,7 @@ static struct kube_roles *roles_of(struct kubernetes *k)
     char *path = kube_path(k, "/api/v1", "pods", NULL);
     const struct k8s_watch_options options = {
         .path = path,
-        .selector = "labelSelector=shardherd.io%2Fdatabase%2Cshardherd.io%2Fshard",
+        .selector = KUBE_OF_SHARDS,
         .trim = &trim,
         .changed = changed,
         .synced = synced,
