@@ -142,7 +142,7 @@ static void heaps_known(struct move_op *op, enum move_action action, const struc
                                      .heaps = heaps,
                                      .heap_count = count,
                                      .lanes = op->lanes,
-                                     .bytes_per_second = op_services(op)->copy_rate,
+                                     .bytes_per_second = watch_copy_begins(op),
                                      .progress = on_progress,
                                      .done = copied,
                                      .released = copier_released,

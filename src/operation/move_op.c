@@ -133,7 +133,6 @@ void op_job_ended(struct move_op *op)
 void op_copier_started(struct move_op *op, struct copier *copier)
 {
     op->copier = copier;
-    op->copier_started_ns = op_now(op);
     op->copy_began_ns = op->copy_began_bytes = 0;
     op->open_links++;
 }

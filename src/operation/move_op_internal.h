@@ -92,7 +92,6 @@ struct move_op {
     int sequence_count;
     bool sequences_known;
     struct copier *copier; /* ACT_COPY */
-    uint64_t copier_started_ns;
     uint64_t copy_began_ns, copy_began_bytes;   /* when the first bytes came, and how many; 0 = not yet */
     uint64_t copy_ends_ns;                      /* by its speed so far; 0 = not known */
     char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
@@ -297,6 +296,8 @@ void act_reverse_drop(struct move_op *op);
 void sequences_free(struct move_op *op);
 /* Before each action: begins, goes on or ends, as the move's state asks. */
 void watch_follow(struct move_op *op); /* move_watch.c */
+/* A copy is about to begin: its rate for the first second, bytes/s; 0 = as fast as it goes. */
+uint64_t watch_copy_begins(struct move_op *op);
 /* The copy ended, however: nothing is throttled any more. */
 void watch_copy_over(struct move_op *op);
 void watch_stop(struct move_op *op);

@@ -27,6 +27,7 @@
 #include "operation/wal_guard.h"
 
 #define WATCH_NS      (1 * ENV_NS_PER_S)
+#define BEFORE_NS     (10 * ENV_NS_PER_S) /* how long the application is looked at before the move */
 #define ASK_NS        (60 * ENV_NS_PER_S) /* a commit that waits for a standby may take this long */
 #define CHECKPOINT_NS (600 * ENV_NS_PER_S)
 #define QUICK_BASES   5  /* commits at once at the beginning: the copy may follow within a moment */
@@ -48,8 +49,7 @@ struct watch {
     char standby[MOVE_NAME_SIZE];
     char wal_status[16];
     uint64_t source_free, target_free;
-    bool copied;                /* a copy began: what commits take now says nothing of before */
-    uint64_t copier_started_ns; /* of the one that the marks are of */
+    bool copied; /* a copy began: what commits take now says nothing of before */
     struct {
         uint64_t at_ns, bytes;
         bool lull;       /* since the one before it */
@@ -61,6 +61,18 @@ struct watch {
     bool saved;
 };
 
+/* What the source did before the move began to make a server on the same machine, say. A manager that took
+ * the move over may know nothing of that. */
+static void take_before(struct move_op *op)
+{
+    const struct fleet_instance *source =
+        fleet_primary(op_services(op)->fleet, op_record(op)->database, op_record(op)->source);
+    double per_second = 0;
+    if (source != NULL && load_ring_mean(&source->load, LOAD_QUERY_RATE, op_now(op), BEFORE_NS, &per_second))
+        throttle_base_transactions(&op->watch->throttle, per_second);
+    throttle_end_count(&op->watch->throttle, op_now(op));
+}
+
 static struct watch *watch_of(struct move_op *op)
 {
     if (op->watch == NULL) {
@@ -70,6 +82,7 @@ static struct watch *watch_of(struct move_op *op)
         op->watch->per_second = -1;
         op->watch->source_free = op->watch->target_free = WAL_GUARD_UNKNOWN;
         op->watch->quick = QUICK_BASES;
+        take_before(op);
     }
     return op->watch;
 }
@@ -277,14 +290,19 @@ static uint64_t not_off(uint64_t bound_ns)
     return bound_ns == UINT64_MAX ? 0 : bound_ns;
 }
 
+static struct throttle_limits limits_of(const struct move_op *op)
+{
+    const struct operation_services *s = op_services(op);
+    return (struct throttle_limits){.max_commit_ns = not_off(s->max_commit_latency_ns),
+                                    .max_lag_ns = not_off(s->max_standby_lag_ns),
+                                    .max_loss = s->max_throughput_loss,
+                                    .most = s->copy_rate};
+}
+
 static void throttle(struct move_op *op, uint64_t last_second)
 {
     struct watch *w = op->watch;
-    const struct operation_services *s = op_services(op);
-    const struct throttle_limits limits = {.max_commit_ns = not_off(s->max_commit_latency_ns),
-                                           .max_lag_ns = not_off(s->max_standby_lag_ns),
-                                           .max_loss = s->max_throughput_loss,
-                                           .most = s->copy_rate};
+    const struct throttle_limits limits = limits_of(op);
     uint64_t now = op_now(op), waiting = w->asked_ns != 0 ? now - w->asked_ns : 0;
     struct throttle_sample sample = {.now_ns = now,
                                      .lag_ns = w->lag_ns,
@@ -350,13 +368,6 @@ static void look_at_copy(struct move_op *op)
     struct watch *w = op->watch;
     struct move_record *r = op_record(op);
     struct copier_state state;
-    if (w->mark_count == 0 || w->copier_started_ns != op->copier_started_ns) {
-        w->copied = true;
-        w->copier_started_ns = op->copier_started_ns;
-        w->mark_count = 0;
-        throttle_again(&w->throttle);
-        mark_rate(w, op->copier_started_ns, 0);
-    }
     if (op->copy_began_ns > w->marks[0].at_ns) { /* before that its sessions were made */
         w->mark_count = 0;
         mark_rate(w, op->copy_began_ns, op->copy_began_bytes);
@@ -374,6 +385,19 @@ static void look_at_copy(struct move_op *op)
     uint64_t left = state.total_bytes > state.bytes ? state.total_bytes - state.bytes : 0;
     op->copy_ends_ns = end_of_copy(w, op_now(op), left);
     throttle(op, per_second(w, w->mark_count - 2));
+}
+
+uint64_t watch_copy_begins(struct move_op *op)
+{
+    struct watch *w = watch_of(op);
+    const struct throttle_limits limits = limits_of(op);
+    w->copied = true;
+    w->mark_count = 0;
+    throttle_again(&w->throttle);
+    mark_rate(w, op_now(op), 0);
+    uint64_t rate = throttle_begin(&w->throttle, &limits, op_now(op));
+    tell(op);
+    return rate;
 }
 
 void watch_copy_over(struct move_op *op)

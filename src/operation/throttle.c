@@ -20,6 +20,7 @@ static void release(struct throttle *t)
     t->cut_ns = 0;
     t->cause = THROTTLE_NONE;
     t->over = false;
+    t->starting = false;
 }
 
 void throttle_again(struct throttle *t)
@@ -54,6 +55,25 @@ void throttle_base_transactions(struct throttle *t, double per_second)
 {
     t->counted += per_second;
     t->counts++;
+}
+
+/* What was counted is what there is without the copy. */
+static void take_count(struct throttle *t, uint64_t now_ns)
+{
+    if (t->counts > 0) {
+        t->without = t->counted / t->counts;
+        t->without_ns = now_ns;
+    }
+    t->counted = 0;
+    t->counts = 0;
+    t->beside_count = 0;
+}
+
+void throttle_end_count(struct throttle *t, uint64_t now_ns)
+{
+    double before = t->without;
+    take_count(t, now_ns);
+    t->without = fmax(before, t->without);
 }
 
 uint64_t throttle_base_median(const struct throttle *t)
@@ -124,23 +144,11 @@ static double pressure(struct throttle *t, const struct throttle_limits *limits,
 
 /* ---- lulls ---- */
 
-/* What was counted is what there is without the copy. */
-static void take_count(struct throttle *t, uint64_t now_ns)
-{
-    if (t->counts > 0) {
-        t->without = t->counted / t->counts;
-        t->without_ns = now_ns;
-    }
-    t->counted = 0;
-    t->counts = 0;
-    t->beside_count = 0;
-}
-
 /* Transactions are missing, and the count that says so is an old one: of before the copy, when a burst of
  * them may have been the move's own, or of a while ago. */
 static bool is_doubtful(const struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
 {
-    return t->rate == 0 && loss(t) > limits->max_loss &&
+    return (t->rate == 0 || t->starting) && loss(t) > limits->max_loss &&
            (t->without_ns <= t->began_ns || now_ns - t->without_ns > THROTTLE_SURE_NS);
 }
 
@@ -173,10 +181,6 @@ static void count_in_lull(struct throttle *t, const struct throttle_sample *s)
 /* True while one goes on. */
 static bool lull(struct throttle *t, const struct throttle_limits *limits, const struct throttle_sample *s)
 {
-    if (t->began_ns == 0) {
-        t->began_ns = s->now_ns;
-        take_count(t, s->now_ns); /* of before the copy */
-    }
     if (t->lull_ns == 0) {
         if (s->transactions >= 0)
             t->beside[t->beside_count++ % THROTTLE_RECENT] = s->transactions;
@@ -213,7 +217,7 @@ double throttle_seconds_left(const struct throttle *t, uint64_t now_ns, double l
     bool in_lull = t->lull_ns != 0;
     uint64_t turn_ns = until_turn(t, now_ns);
     double part = (double)turn_ns / 1e9, seconds = 0;
-    if (outside <= 0 || inside <= 0)
+    if (outside <= 0 || inside <= 0 || t->starting)
         return NAN;
     if (turn_ns == UINT64_MAX || left <= part * rate[in_lull])
         return left / rate[in_lull];
@@ -244,6 +248,7 @@ static void cut(struct throttle *t, const struct throttle_sample *s)
     if (settled && s->bytes_per_second > 0 && s->bytes_per_second < from)
         from = s->bytes_per_second; /* a rate that is not used up would be cut without effect */
     t->rate = from / 2 > floor_of(t) ? from / 2 : floor_of(t);
+    t->starting = false;
     t->cut_ns = s->now_ns;
     t->beside_count = 0; /* what follows shows what it brought */
 }
@@ -269,6 +274,45 @@ static uint64_t at_most(uint64_t rate, uint64_t most)
     return most > 0 && (rate == 0 || most < rate) ? most : rate;
 }
 
+/* ---- the beginning ---- */
+
+uint64_t throttle_begin(struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns)
+{
+    bool known = t->counts > 0 || t->without_ns != 0;
+    t->began_ns = now_ns;
+    throttle_end_count(t, now_ns);
+    t->starting = limits->max_loss > 0 && (!known || t->without >= THROTTLE_BUSY) &&
+                  (limits->most == 0 || limits->most > THROTTLE_START);
+    if (t->starting) {
+        t->rate = THROTTLE_START;
+        t->peak = limits->most > 0 && limits->most < THROTTLE_FASTEST ? limits->most : THROTTLE_FASTEST;
+    }
+    return at_most(t->rate, limits->most);
+}
+
+/* Faster, if the last three looks saw nothing against it. */
+static void start(struct throttle *t, const struct throttle_limits *limits,
+                  const struct throttle_sample *sample, double now)
+{
+    bool used_up = sample->bytes_per_second == 0 || sample->bytes_per_second > t->rate / 4 * 3;
+    if (!is_busy(t)) {
+        t->peak = 0;
+        release(t);
+    } else if (t->beside_count < THROTTLE_RECENT)
+        return; /* what the last doubling brought is not known yet */
+    else if (!used_up) {
+        t->peak = sample->bytes_per_second;
+        release(t);
+    } else if (now > 0.5)
+        t->starting = false; /* twice as fast were too fast */
+    else {
+        t->rate *= 2;
+        t->beside_count = 0;
+        if (t->rate >= t->peak + t->peak / 4 || (limits->most > 0 && t->rate >= limits->most))
+            release(t);
+    }
+}
+
 uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
                        const struct throttle_sample *sample)
 {
@@ -281,6 +325,8 @@ uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
     double now = pressure(t, limits, sample);
     if (now > 1)
         cut(t, sample);
+    else if (t->starting)
+        start(t, limits, sample, now);
     else if (t->rate > 0 && now < 0.8 && !is_blind(t, limits, sample->now_ns))
         grow(t, limits->most);
     return at_most(t->rate, limits->most);
@@ -293,7 +339,13 @@ void throttle_text(const struct throttle *t, const char *shard, const char *stan
     out[0] = '\0';
     if (t->rate == 0)
         return;
-    if (t->cause == THROTTLE_STANDBY)
+    if (t->starting)
+        snprintf(out, size, "copy starts slowly, at %.1f MiB/s: %s does %.0f transactions/s", rate, shard,
+                 beside(t) > 0 ? beside(t) : t->without);
+    else if (t->cause == THROTTLE_NONE)
+        snprintf(out, size, "copy held at %.1f MiB/s: faster it would cost %s too many transactions", rate,
+                 shard);
+    else if (t->cause == THROTTLE_STANDBY)
         snprintf(out, size, "copy throttled to %.1f MiB/s%s: standby %s of %s %s %.1f s behind, bound %.1f s",
                  rate, past, standby, shard, t->over ? "is" : "was", t->seen, t->bound);
     else if (t->cause == THROTTLE_TRANSACTIONS)

@@ -16,12 +16,18 @@
  * last count is old: who does less by itself is not held against the copy. Where next to nothing happens
  * there are no lulls.
  *
+ * Beside an application that is there already a copy begins slowly, as it does where nobody has counted yet,
+ * and doubles its rate with every three looks, the slow start of TCP (RFC 5681, 3.1), until the next doubling
+ * would pass a bound, or the copy does not use up what it may. Else an application on a machine without room
+ * would suffer for the ten seconds that counting takes, and most copies be over by then.
+ *
  * Constants, and why: a cut shows after two or three samples, since the median of the last three is judged
  * (one slow fsync is no reason), so there are three seconds between cuts. The step is a twentieth of the
  * fastest seen, so that a throttled copy is back at full speed within half a minute. Growth begins below 0.8
- * of the bound, so that the rate does not swing around it. The copy never stops: what it holds on the source
- * (a snapshot, the slot's WAL) costs more the longer it takes. It keeps a sixteenth of its fastest, or 1
- * MiB/s.
+ * of the bound, so that the rate does not swing around it. A slow start is a third to a tenth of what copies
+ * take of a machine; what it assumes to be the fastest is what they reach. The copy never stops: what it
+ * holds on the source (a snapshot, the slot's WAL) costs more the longer it takes. It keeps a sixteenth of
+ * its fastest, or 1 MiB/s.
  */
 #ifndef OPERATION_THROTTLE_H
 #define OPERATION_THROTTLE_H
@@ -32,7 +38,9 @@
 
 #include "base/env.h"
 
-#define THROTTLE_FLOOR   ((uint64_t)1 << 20) /* bytes/s */
+#define THROTTLE_FLOOR   ((uint64_t)1 << 20)  /* bytes/s */
+#define THROTTLE_START   ((uint64_t)8 << 20)  /* the same, of a slow start */
+#define THROTTLE_FASTEST ((uint64_t)64 << 20) /* taken for the fastest while nothing is known */
 #define THROTTLE_RECENT  3
 #define THROTTLE_BASES   9
 #define THROTTLE_HOLD_NS (3 * ENV_NS_PER_S)
@@ -74,6 +82,7 @@ struct throttle {
     uint64_t rate;         /* bytes/s; 0 = not throttled */
     uint64_t peak;         /* fastest while not throttled */
     uint64_t cut_ns;       /* the last cut */
+    bool starting;         /* slowly; the rate is doubled until something speaks against it */
     /* the last time a bound was passed: which, by what; seconds, of transactions a share */
     enum throttle_cause cause;
     double seen, bound;
@@ -84,6 +93,8 @@ void throttle_init(struct throttle *t);
 /* Before the copy: what a commit takes, how many transactions there are. */
 void throttle_base(struct throttle *t, uint64_t commit_ns);
 void throttle_base_transactions(struct throttle *t, double per_second);
+/* They were counted under other circumstances than those that follow: the greater count will stand. */
+void throttle_end_count(struct throttle *t, uint64_t now_ns);
 /* 0 = none was measured. */
 uint64_t throttle_base_median(const struct throttle *t);
 /*
@@ -91,18 +102,27 @@ uint64_t throttle_base_median(const struct throttle *t);
  * five times of that and 10 ms, if it is less. 0 if they are not looked at.
  */
 uint64_t throttle_commit_bound(const struct throttle *t, uint64_t max_commit_ns);
-/* The rate from now on, bytes/s; 0 = as fast as it goes. Ask t->rate whether it is throttled. */
+/* The copy begins: its rate until the first step, as there. */
+uint64_t throttle_begin(struct throttle *t, const struct throttle_limits *limits, uint64_t now_ns);
+/*
+ * Once a second of a copy that was begun: the rate from now on, bytes/s; 0 = as fast as it goes. Ask t->rate
+ * whether it is throttled.
+ */
 uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
                        const struct throttle_sample *sample);
 /*
  * Seconds that a copy of `left` bytes takes from now on, with the lulls that lie before it: `outside` and
- * `inside` are its bytes/s outside of them and in them; NAN if it never ends.
+ * `inside` are its bytes/s outside of them and in them; NAN if it never ends, or is starting: then nobody
+ * knows how fast it will be.
  */
 double throttle_seconds_left(const struct throttle *t, uint64_t now_ns, double left, double outside,
                              double inside);
 /* The copy is over, and another may begin: what is known of before stays. */
 void throttle_again(struct throttle *t);
-/* "copy throttled to 12.0 MiB/s: commits on s1 take 38 ms, bound 20 ms"; "" while it is not. */
+/*
+ * "copy throttled to 12.0 MiB/s: commits on s1 take 38 ms, bound 20 ms", "copy starts slowly, at 8.0 MiB/s:
+ * s1 does 4812 transactions/s"; "" while it goes as fast as it can.
+ */
 void throttle_text(const struct throttle *t, const char *shard, const char *standby, char *out, size_t size);
 
 #endif

@@ -33,9 +33,16 @@ static void copy_begin(struct copy *c, uint64_t speed, uint64_t base_ns)
         throttle_base(&c->t, base_ns);
 }
 
+static void begin(struct copy *c, const struct throttle_limits *limits)
+{
+    if (c->t.began_ns == 0)
+        c->rate = throttle_begin(&c->t, limits, c->now);
+}
+
 static uint64_t seconds(struct copy *c, const struct throttle_limits *limits, int count, uint64_t commit,
                         uint64_t lag)
 {
+    begin(c, limits);
     for (int i = 0; i < count; i++) {
         uint64_t taken = c->rate > 0 && c->rate < c->speed ? c->rate : c->speed;
         struct throttle_sample s = {c->now += ENV_NS_PER_S, commit, lag, taken, -1};
@@ -199,6 +206,7 @@ static uint64_t busy(struct copy *c, int count, double demand, double cost, doub
 {
     uint64_t least = UINT64_MAX;
     double sum = 0;
+    begin(c, &tenth);
     for (int i = 0; i < count; i++) {
         uint64_t taken = c->rate > 0 && c->rate < c->speed ? c->rate : c->speed;
         double done = demand * (1 - cost * (double)taken / (double)c->speed);
@@ -222,8 +230,11 @@ static void test_an_application_that_suffers(void **state)
     uint64_t moved = 0;
     (void)state;
     copy_begin(&c, 128 * MIB, MS);
-    busy(&c, 20, 5000, 0.4, NULL);
-    assert_in_range(c.rate, 1, 127 * MIB);
+    busy(&c, 20, 5000, 0.4, NULL); /* as fast as it may be, found by starting slowly */
+    throttle_text(&c.t, "s1", "", text, sizeof text);
+    assert_string_equal(text, "copy held at 32.0 MiB/s: faster it would cost s1 too many transactions");
+    busy(&c, 60, 5000, 0.5, NULL);
+    assert_in_range(c.rate, 1, 31 * MIB);
     throttle_text(&c.t, "s1", "", text, sizeof text);
     assert_non_null(strstr(text, " fewer transactions beside it, bound 10 %"));
     busy(&c, 600, 5000, 0.4, &mean); /* at a quarter of full speed it lacks a tenth */
@@ -235,6 +246,87 @@ static void test_an_application_that_suffers(void **state)
     assert_in_range(moved / 400, 16 * MIB, 40 * MIB); /* and the copy does not crawl */
 }
 
+/* Beside an application that was there: twice as fast with every three looks, until that would be too fast.
+ */
+static void test_slow_start(void **state)
+{
+    static const uint64_t rates[] = {8, 8, 16, 16, 16, 32, 32, 32};
+    struct copy c;
+    double mean;
+    char text[200];
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 5000);
+    assert_int_equal(throttle_begin(&c.t, &tenth, c.now), 8 * MIB);
+    throttle_text(&c.t, "s1", "", text, sizeof text);
+    assert_string_equal(text, "copy starts slowly, at 8.0 MiB/s: s1 does 5000 transactions/s");
+    c.rate = 8 * MIB;
+    for (size_t i = 0; i < sizeof rates / sizeof rates[0]; i++) {
+        busy(&c, 1, 5000, 0.3, NULL);
+        assert_int_equal(c.rate, rates[i] * MIB);
+    }
+    busy(&c, 1, 5000, 0.3, NULL); /* 7.5 % are missing: 64 MiB/s would cost more than a tenth */
+    assert_int_equal(c.rate, 32 * MIB);
+    busy(&c, 1, 5000, 0.3, NULL); /* but a little more will do */
+    assert_in_range(c.rate, 33 * MIB, 40 * MIB);
+    busy(&c, 300, 5000, 0.3, &mean);
+    assert_true(mean > 0.9);
+}
+
+/* At no moment does the application lose more than it would in a throttled copy. */
+static void test_slow_start_costs_little(void **state)
+{
+    struct copy c;
+    double mean;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 5000);
+    for (int i = 0; i < 30; i++) {
+        busy(&c, 3, 5000, 0.8, &mean);
+        assert_true(mean > 0.85);
+    }
+}
+
+/* A new server is made before the copy, on the same machine, say: the application does less by then. */
+static void test_a_count_of_long_before(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 5000);
+    throttle_end_count(&c.t, c.now - 5 * ENV_NS_PER_S);
+    throttle_base_transactions(&c.t, 40);
+    assert_int_equal(throttle_begin(&c.t, &tenth, c.now), THROTTLE_START);
+    assert_true(c.t.without == 5000);
+}
+
+static void test_no_slow_start(void **state)
+{
+    static const struct throttle_limits slow = {20 * MS, 0, 0.1, 8 * MIB};
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 20);
+    assert_int_equal(throttle_begin(&c.t, &tenth, c.now), 0); /* nobody to give way to */
+    copy_begin(&c, 128 * MIB, MS);
+    throttle_base_transactions(&c.t, 5000);
+    assert_int_equal(throttle_begin(&c.t, &usual, c.now), 0);      /* nobody asked for it */
+    assert_int_equal(throttle_begin(&c.t, &slow, c.now), 8 * MIB); /* slow enough by itself */
+    assert_int_equal(c.t.rate, 0);
+}
+
+/* A copy that is slower than it may be is at its full speed, and may be throttled from there. */
+static void test_slow_start_of_a_slow_copy(void **state)
+{
+    struct copy c;
+    (void)state;
+    copy_begin(&c, 20 * MIB, MS);
+    throttle_base_transactions(&c.t, 5000);
+    busy(&c, 20, 5000, 0.01, NULL);
+    assert_int_equal(c.rate, 0);
+    assert_int_equal(c.t.peak, 20 * MIB);
+}
+
 /* Who was not there before the copy is counted soon after it came. */
 static void test_an_application_that_comes_later(void **state)
 {
@@ -242,7 +334,7 @@ static void test_an_application_that_comes_later(void **state)
     (void)state;
     copy_begin(&c, 128 * MIB, MS);
     throttle_base_transactions(&c.t, 3);
-    busy(&c, 5, 3, 0.4, NULL);
+    assert_int_equal(busy(&c, 5, 3, 0.4, NULL), 128 * MIB);
     assert_int_equal(c.t.cut_ns, 0);
     busy(&c, 16, 5000, 0.4, NULL);
     assert_in_range(c.rate, 1, 127 * MIB);
@@ -253,6 +345,7 @@ static void test_an_application_that_does_not_suffer(void **state)
     struct copy c;
     (void)state;
     copy_begin(&c, 128 * MIB, MS);
+    assert_int_equal(busy(&c, 25, 5000, 0.05, NULL), THROTTLE_START);
     assert_int_equal(busy(&c, 600, 5000, 0.05, NULL), 128 * MIB);
 }
 
@@ -290,7 +383,8 @@ static void test_a_burst_before_the_copy(void **state)
     for (int i = 0; i < 120; i++) {
         bool was = c.t.lull_ns != 0;
         uint64_t least = busy(&c, 1, 10, 0, NULL);
-        assert_int_equal(least, c.t.lull_ns != 0 ? UINT64_MAX : 128 * MIB);
+        if (lulls > 0) /* until then it starts slowly */
+            assert_int_equal(least, c.t.lull_ns != 0 ? UINT64_MAX : 128 * MIB);
         lulls += !was && c.t.lull_ns != 0;
     }
     assert_int_equal(lulls, 1);
@@ -303,7 +397,7 @@ static void test_nobody_is_there(void **state)
     (void)state;
     copy_begin(&c, 128 * MIB, MS);
     for (int i = 0; i < 600; i++) {
-        busy(&c, 1, 20, 0.9, NULL);
+        busy(&c, 1, 20, 0.9, NULL); /* nobody had counted: that took a second */
         assert_int_equal(c.rate, 0);
         assert_int_equal(c.t.lull_ns, 0);
     }
@@ -327,6 +421,8 @@ static void test_lulls(void **state)
             assert_int_equal(lulls, 0);
         if (c.t.lull_ns != 0)
             assert_int_equal(c.rate, THROTTLE_FLOOR);
+        if (i == 2)
+            assert_true(isnan(throttle_seconds_left(&c.t, c.now, 1000, 10, 1))); /* it starts */
     }
     assert_in_range(lulls, 9, 11);
     assert_in_range(seconds_of_them, 30, 50);
@@ -360,7 +456,7 @@ static void test_seconds_left_in_a_lull(void **state)
     struct copy c;
     (void)state;
     copy_begin(&c, 128 * MIB, MS);
-    while (c.t.lull_ns == 0)
+    while (c.t.lull_ns == 0 || c.t.starting)
         busy(&c, 1, 5000, 0.05, NULL);
     uint64_t now = c.t.lull_ns + 1 * ENV_NS_PER_S;                /* three seconds of it are left */
     assert_true(throttle_seconds_left(&c.t, now, 2, 10, 1) == 2); /* done within it */
@@ -420,6 +516,11 @@ int main(void)
                                        cmocka_unit_test(test_lag),
                                        cmocka_unit_test(test_lag_for_long),
                                        cmocka_unit_test(test_an_application_that_suffers),
+                                       cmocka_unit_test(test_slow_start),
+                                       cmocka_unit_test(test_slow_start_costs_little),
+                                       cmocka_unit_test(test_a_count_of_long_before),
+                                       cmocka_unit_test(test_no_slow_start),
+                                       cmocka_unit_test(test_slow_start_of_a_slow_copy),
                                        cmocka_unit_test(test_an_application_that_comes_later),
                                        cmocka_unit_test(test_an_application_that_does_not_suffer),
                                        cmocka_unit_test(test_demand_changes_by_itself),
