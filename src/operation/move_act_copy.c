@@ -86,7 +86,7 @@ static void create_subscription(struct move_op *op)
     act_sql_in(
         op, &op->target, op->quiet_session, ACT_SUBSCRIBE, 120 * ENV_NS_PER_S, NULL,
         "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (copy_data = false, create_slot = false, "
-        "synchronous_commit = 'on'%s)",
+        "synchronous_commit = 'off'%s)", /* markers are flushed, and all before them: marker_came() */
         name, conninfo, name, as_owner ? ", run_as_owner = true" : "");
     explicit_bzero(conninfo, strlen(conninfo));
     free(conninfo);

@@ -150,7 +150,7 @@ static void create_subscription(struct move_op *op, enum move_action action, boo
         op, &op->source, op->quiet_session, action, 120 * ENV_NS_PER_S, created,
         "SELECT shardherd.check_term(%d); "
         "CREATE SUBSCRIPTION %I CONNECTION %L PUBLICATION %I WITH (enabled = false, copy_data = false, "
-        "create_slot = false, slot_name = %L, synchronous_commit = 'on'%s)",
+        "create_slot = false, slot_name = %L, synchronous_commit = 'off'%s)", /* see marker_came() */
         op_term(op), name, conninfo, name, name, from_16 ? ", origin = none, run_as_owner = true" : "");
     explicit_bzero(conninfo, strlen(conninfo));
     free(conninfo);

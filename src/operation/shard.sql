@@ -843,10 +843,13 @@ BEGIN
     RETURN found;
 END $$;
 
--- On the target, in the apply worker: tells the manager that waits for a marker, which is named by its channel.
+-- On the target, in the apply worker: tells the manager that waits for a marker, which is named by its channel. Subscriptions
+-- do not wait for the disk, else a target could never catch up with a source whose clients share their flushes; so whoever sees a
+-- marker must be able to rely on it, and on all that came before: its own transaction waits, for the standbys as well.
 CREATE OR REPLACE FUNCTION shardherd.marker_came() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'on', true);
     PERFORM pg_notify(TG_TABLE_NAME, NEW.n::text);
     RETURN NULL;
 END $$;

@@ -105,7 +105,7 @@ class Pair:
         self.target.run("SELECT shardherd.await_markers(1, %s, %s)", self.move, self.slot)
         self.target.run(
             f"CREATE SUBSCRIPTION {self.slot} CONNECTION '{self.server.conninfo(self.source.name)}' PUBLICATION "
-            f"{self.slot} WITH (copy_data = false, create_slot = false, synchronous_commit = 'on'{text})"
+            f"{self.slot} WITH (copy_data = false, create_slot = false, synchronous_commit = 'off'{text})"
         )
         self.subscribed = self.slot
 
