@@ -177,7 +177,8 @@ static void look_for_marker(struct move_op *op)
 {
     op->marker_looking = true;
     act_sql_any(op, op->marker_to, ACT_MARKER, marker_timeout(op), marker_looked,
-                "SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1", op->marker_name, op->marker_number);
+                "SELECT shardherd.refuse_promoted(%L); SELECT 1 FROM shardherd.%I WHERE n >= %d LIMIT 1",
+                op->marker_name, op->marker_name, op->marker_number);
 }
 
 static void marker_written(struct move_op *op, enum move_action action, const struct pg_reply *reply)

@@ -843,27 +843,53 @@ BEGIN
     RETURN found;
 END $$;
 
+-- Of the server's own log, not of its last checkpoint.
+CREATE OR REPLACE FUNCTION shardherd.timeline() RETURNS bigint
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint
+$$;
+
+-- Fails on a server that was promoted since markers are awaited (A7): the slot may have forgotten what its predecessor had, and this
+-- one has not; nothing else would show that. A trigger of an older version says nothing of a timeline.
+CREATE OR REPLACE FUNCTION shardherd.refuse_promoted(marker_table text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    followed text := (SELECT split_part(encode(tgargs, 'escape'), '\000', 1) FROM pg_trigger WHERE tgname = 'shardherd_marker'
+                      AND tgrelid = to_regclass(format('shardherd.%I', marker_table)));
+BEGIN
+    IF followed <> '' AND followed <> shardherd.timeline()::text THEN
+        RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+            MESSAGE = format('this server was promoted since it follows (timeline %s, now %s): rows that its predecessor had may be missing',
+                             followed, shardherd.timeline()),
+            HINT = 'Begin the move again: its rows are copied anew.';
+    END IF;
+END $$;
+
 -- On the target, in the apply worker: tells the manager that waits for a marker, which is named by its channel. Subscriptions
 -- do not wait for the disk, else a target could never catch up with a source whose clients share their flushes; so whoever sees a
 -- marker must be able to rely on it, and on all that came before: its own transaction waits, for the standbys as well.
 CREATE OR REPLACE FUNCTION shardherd.marker_came() RETURNS trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM shardherd.refuse_promoted(TG_TABLE_NAME);
     PERFORM set_config('synchronous_commit', 'on', true);
     PERFORM pg_notify(TG_TABLE_NAME, NEW.n::text);
     RETURN NULL;
 END $$;
 
--- On the target: the table that markers arrive in.
+-- On the target: the table that markers arrive in. Its trigger is made once: it was told the timeline of then.
 CREATE OR REPLACE FUNCTION shardherd.await_markers(my_term bigint, move_id text, name text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
     EXECUTE format('CREATE TABLE IF NOT EXISTS shardherd.%I (n bigint PRIMARY KEY)', name);
-    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_marker AFTER INSERT ON shardherd.%I FOR EACH ROW '
-                   'EXECUTE FUNCTION shardherd.marker_came()', name);
-    EXECUTE format('ALTER TABLE shardherd.%I ENABLE ALWAYS TRIGGER shardherd_marker', name);
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = format('shardherd.%I', name)::regclass AND tgname = 'shardherd_marker'
+                   AND tgnargs = 1) THEN
+        EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_marker AFTER INSERT ON shardherd.%I FOR EACH ROW '
+                       'EXECUTE FUNCTION shardherd.marker_came(%L)', name, shardherd.timeline());
+        EXECUTE format('ALTER TABLE shardherd.%I ENABLE ALWAYS TRIGGER shardherd_marker', name);
+    END IF;
 END $$;
 
 -- On the target, before the fence: this move's closed gate, and guards that ask it.
