@@ -9,15 +9,23 @@
 
 /* ---- gate ---- */
 
+static void gate_closed(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (pg_value_bool(reply, 0, 0))
+        act_done(op, action, NULL);
+    else
+        act_close_gate(op);
+}
+
 void act_close_gate(struct move_op *op)
 {
     struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
     r->target_epoch = target != NULL ? target->epoch : 0; /* journaled with the fence */
-    act_sql(op, &op->target, ACT_CLOSE_GATE, SQL_TIMEOUT_NS, NULL,
-            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.close_gate(%d, %L, %d, %d)", op_term(op), r->id,
-            r->range.lo, r->range.hi);
+    act_sql(op, &op->target, ACT_CLOSE_GATE, SQL_TIMEOUT_NS, gate_closed,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.close_gate(%d, %L, %d, %d, %d)", op_term(op),
+            r->id, r->range.lo, r->range.hi, (int64_t)GUARDED_AT_ONCE);
 }
 
 void act_burn_gate(struct move_op *op)
@@ -370,24 +378,34 @@ static void settle_source(struct move_op *op)
             op_record(op)->id, (int64_t)GUARDED_AT_ONCE);
 }
 
+static void settle_target(struct move_op *op);
+
 static void target_settled(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     (void)action;
-    (void)reply;
-    settle_source(op);
+    if (pg_value_bool(reply, 0, 0))
+        settle_source(op);
+    else
+        settle_target(op);
 }
 
-void act_settle(struct move_op *op)
+static void settle_target(struct move_op *op)
 {
     const struct move_record *r = op_record(op);
     const struct fleet_database *db = op_database(op);
     const struct routing_shard *target = db != NULL ? routing_find_shard(db->routing, r->target) : NULL;
+    act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, target_settled,
+            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d, %d)", op_term(op),
+            r->id, r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0),
+            (int64_t)GUARDED_AT_ONCE);
+}
+
+void act_settle(struct move_op *op)
+{
     opening_forget(op); /* the sessions of the fence are not needed any more */
     hold_drop(op);
     link_drop(&op->source_reader);
-    act_sql(op, &op->target, ACT_SETTLE, SQL_TIMEOUT_NS, target_settled,
-            "SET LOCAL lock_timeout = '2s'; SELECT shardherd.settle(%d, %L, %d, %d, %d)", op_term(op), r->id,
-            r->range.lo, r->range.hi, (int64_t)(target != NULL ? target->epoch : 0));
+    settle_target(op);
 }
 
 static void announce_on(struct move_op *op, struct link *link, act_reply_cb next)

@@ -220,8 +220,9 @@ static char *target_script(struct move_op *op, const char *pre_data, const char 
     for (size_t i = 0; i < db->routing->table_count; i++)
         sqlf(&sql, "SELECT shardherd.add_table(%d, %L, %L);\n", op_term(op), db->routing->tables[i].table,
              db->routing->tables[i].key);
-    sqlf(&sql, "SELECT shardherd.set_shard(%d, %L, %L, %d, '{}', '{}');\n", op_term(op), r->database,
-         r->target, (int64_t)db->routing->epoch);
+    sqlf(&sql,
+         "SELECT shardherd.set_shard(%d, %L, %L, %d, '{}', '{}');\nSELECT shardherd.refuse_misplaced();\n",
+         op_term(op), r->database, r->target, (int64_t)db->routing->epoch);
     return buf_take(&sql);
 }
 
@@ -418,8 +419,16 @@ static void freeze(struct move_op *op, struct link *shard, act_reply_cb next)
 {
     const struct move_record *r = op_record(op);
     act_sql(op, shard, ACT_FREEZE, SQL_TIMEOUT_NS, next,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d, %s)", op_term(op), r->id,
-            r->range.lo, r->range.hi, r->allow_ddl ? "true" : "false");
+            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.freeze(%d, %L, %d, %d, %s, %d)", op_term(op),
+            r->id, r->range.lo, r->range.hi, r->allow_ddl ? "true" : "false", (int64_t)GUARDED_AT_ONCE);
+}
+
+static void target_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
+{
+    if (pg_value_bool(reply, 0, 0))
+        act_done(op, action, NULL);
+    else
+        freeze(op, &op->target, target_frozen);
 }
 
 static void target_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -427,13 +436,15 @@ static void target_is_new(struct move_op *op, enum move_action action, const str
     if (reply->err != NULL)
         act_done(op, action, reply->err);
     else
-        freeze(op, &op->target, NULL);
+        freeze(op, &op->target, target_frozen);
 }
 
 static void source_frozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    (void)reply;
-    act_bring_up_to_date(op, &op->target, action, true, target_is_new);
+    if (!pg_value_bool(reply, 0, 0))
+        freeze(op, &op->source, source_frozen);
+    else
+        act_bring_up_to_date(op, &op->target, action, true, target_is_new);
 }
 
 static void source_is_new(struct move_op *op, enum move_action action, const struct pg_reply *reply)
@@ -447,28 +458,4 @@ static void source_is_new(struct move_op *op, enum move_action action, const str
 void act_freeze(struct move_op *op)
 {
     act_bring_up_to_date(op, &op->source, ACT_FREEZE, true, source_is_new);
-}
-
-static void source_unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
-{
-    (void)reply;
-    bool target_gone = op_record(op)->state == MOVE_UNDO && move_record_made_target(op_record(op));
-    if (!op->target_known || target_gone)
-        act_done(op, action, NULL);
-    else
-        act_sql(op, &op->target, action, SQL_TIMEOUT_NS, NULL,
-                "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op),
-                op_record(op)->id);
-}
-
-void act_unfreeze(struct move_op *op)
-{
-    struct pg_reply nothing = {0};
-    if (!op->source_known) {
-        source_unfrozen(op, ACT_UNFREEZE, &nothing);
-        return;
-    }
-    act_sql(op, &op->source, ACT_UNFREEZE, SQL_TIMEOUT_NS, source_unfrozen,
-            "SET LOCAL lock_timeout = '3s'; SELECT shardherd.unfreeze(%d, %L)", op_term(op),
-            op_record(op)->id);
 }

@@ -13,7 +13,7 @@
 #define MARKER_FAST_NS  CALM_SLOW_NS          /* a round trip this short counts as caught up (B5) */
 #define FENCE_BOUND_NS  (250 * ENV_NS_PER_MS) /* hard bound of the fence (B3) */
 #define LOCK_TIMEOUT_MS 100                   /* for the one LOCK statement (B4) */
-#define GUARDED_AT_ONCE 4 /* tables whose fence's guards are made or settled under one lock */
+#define GUARDED_AT_ONCE 4                     /* tables whose triggers are made or changed under one lock */
 #define SEQUENCE_GAP    1000
 #define HOLDERS_MOST    8 /* tables whose writers are held until T is open */
 
@@ -100,8 +100,9 @@ struct move_op {
     unsigned lanes;
     struct verify *verify;
     struct clean *clean;
-    struct build *build; /* ACT_BUILD; kept for the next try */
-    struct watch *watch; /* move_watch.c */
+    struct build *build;     /* ACT_BUILD; kept for the next try */
+    struct watch *watch;     /* move_watch.c */
+    struct link *unfreezing; /* ACT_UNFREEZE: the shard it is at */
     struct {
         struct link *shard;
         bool guards;

@@ -477,8 +477,8 @@ static void add_install(const struct shard_call *call, struct buf *sql)
         sqlf(sql, "SELECT shardherd.add_table(%d, %L, %L); ", term, p->tables[i].name, p->tables[i].key);
     sqlf(sql,
          "SELECT shardherd.set_shard(%d, %L, %L, 1, ARRAY[%d], ARRAY[%d]); SELECT "
-         "shardherd.refuse_misplaced(); ",
-         term, p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi);
+         "shardherd.refuse_misplaced(); SELECT shardherd.lighten(%d); ",
+         term, p->op.database, call->shard->name, call->shard->range.lo, call->shard->range.hi, term);
 }
 
 static bool server_fits(const struct pg_reply *reply, struct err *err)

@@ -6,6 +6,7 @@
 --   shard     what this shard owns; the text of the guards is computed from it
 --   tables    the distributed tables and their keys
 --   parts     these tables and their partitions, as last looked at
+--   pure      those that were proved to hold nothing foreign: their guards may be light
 --   gate      one row per move into this shard, never used twice; a row that is not visible is closed
 --   opening   the position of the opening of each move into this shard that has not ended
 --   prepared_fence  the fence whose guards are there already and wait for its COMMIT
@@ -48,6 +49,12 @@ CREATE TABLE IF NOT EXISTS shardherd.tables (
 CREATE TABLE IF NOT EXISTS shardherd.parts (
     relation oid PRIMARY KEY,
     root text NOT NULL              -- shardherd.tables.name
+);
+
+-- Distributed tables in which no row was found that is neither owned nor of a move that has frozen them. Whoever brings
+-- rows or takes ranges away says so by freeze(); whatever else could make it untrue takes the table out.
+CREATE TABLE IF NOT EXISTS shardherd.pure (
+    relation oid PRIMARY KEY
 );
 
 CREATE TABLE IF NOT EXISTS shardherd.gate (
@@ -231,6 +238,24 @@ BEGIN
         HINT = 'Read the routing table again and send the statement to the owner.';
 END $$;
 
+-- The same where nothing foreign is in the table: then only what an INSERT brings, or an UPDATE makes of a key, can be foreign.
+-- Nobody passes, since no move is here and who else has a replication origin would bring what this guard relies on not to
+-- be there. One argument, an array of key, type, epoch, owned los, owned his: a server copies each of them for every statement.
+CREATE OR REPLACE FUNCTION shardherd.light_guard() RETURNS trigger
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    told text[] := TG_ARGV[0];
+    h bigint := shardherd.hash_value(told[2], to_jsonb(NEW) ->> told[1]);
+BEGIN
+    IF EXISTS (SELECT FROM unnest(told[4]::bigint[], told[5]::bigint[]) AS r(lo, hi) WHERE h BETWEEN r.lo AND r.hi) THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = 'SHR01',
+        MESSAGE = format('shardherd: hash %s of %I.%I is not owned by this shard (epoch %s)',
+                         coalesce(h::text, 'null'), TG_TABLE_SCHEMA, TG_TABLE_NAME, told[3]),
+        HINT = 'Read the routing table again and send the statement to the owner.';
+END $$;
+
 -- Strict clients set shardherd.epoch to the epoch of the shard they routed to; an answer of 0 rows from a
 -- shard that changed meanwhile is then an error instead. Arguments: epoch [, move, ...] - the latter while a gate
 -- stands.
@@ -375,6 +400,63 @@ BEGIN
     PERFORM shardherd.sleep_fence(name);
 END $$;
 
+-- Whether a trigger of the table can change a row of an UPDATE whose SET clause does not name the column.
+CREATE OR REPLACE FUNCTION shardherd.rewrites_rows(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgtype & 19 = 19) -- BEFORE, UPDATE, EACH ROW
+$$;
+
+-- Light guards of a table without foreign rows (see light_guard). An UPDATE that does not name the key cannot change it, unless a
+-- trigger does: CREATE TRIGGER is watched (trigger_made). Nothing foreign is there to be deleted.
+CREATE OR REPLACE FUNCTION shardherd.light_table(name text, key text, type text, owned_los bigint[], owned_his bigint[],
+                                                 guard_epoch bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    call text := format('shardherd.light_guard(%L)', ARRAY[key, type, guard_epoch::text, owned_los::text, owned_his::text]);
+BEGIN
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_insert AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s',
+                   name, shardherd.outside_briefly(shardherd.hash_expression(type, format('NEW.%I', key)), owned_los, owned_his),
+                   call);
+    EXECUTE format(CASE WHEN shardherd.rewrites_rows(name::regclass)
+                   THEN 'CREATE OR REPLACE TRIGGER shardherd_guard_update AFTER UPDATE ON %1$s FOR EACH ROW '
+                        'WHEN (OLD.%2$I IS DISTINCT FROM NEW.%2$I) EXECUTE FUNCTION %3$s'
+                   ELSE 'CREATE OR REPLACE TRIGGER shardherd_guard_update AFTER UPDATE OF %2$I ON %1$s FOR EACH ROW '
+                        'EXECUTE FUNCTION %3$s' END, name, key, call);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_delete AFTER DELETE ON %s FOR EACH ROW WHEN (false) '
+                   'EXECUTE FUNCTION shardherd.guard()', name);
+    EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_guard_replica AFTER INSERT OR UPDATE ON %s FOR EACH ROW EXECUTE FUNCTION %s',
+                   name, call);
+    EXECUTE format('ALTER TABLE %s DISABLE TRIGGER shardherd_guard_delete, ENABLE REPLICA TRIGGER shardherd_guard_replica', name);
+END $$;
+
+-- Whether the guards of a relation are these.
+CREATE OR REPLACE FUNCTION shardherd.is_light(relation oid) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgname = 'shardherd_guard_update'
+                   AND tgfoid = 'shardherd.light_guard()'::regprocedure)
+$$;
+
+-- In the transaction of who makes a trigger that may change the key. Its CREATE TRIGGER holds the lock that ours needs.
+CREATE OR REPLACE FUNCTION shardherd.trigger_made() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+BEGIN
+    FOR t IN SELECT d.* FROM shardherd.tables d WHERE to_regclass(d.name) IN (
+                 SELECT g.tgrelid FROM pg_event_trigger_ddl_commands() c
+                 JOIN pg_trigger g ON c.classid = 'pg_trigger'::regclass AND g.oid = c.objid AND g.tgtype & 19 = 19)
+             AND shardherd.is_light(to_regclass(d.name)) LOOP
+        PERFORM shardherd.light_table(t.name, t.key, t.type, s.los, s.his, s.epoch) FROM shardherd.shard s;
+    END LOOP;
+END $$;
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_event_trigger WHERE evtname = 'shardherd_trigger_made') THEN
+        CREATE EVENT TRIGGER shardherd_trigger_made ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER')
+            EXECUTE FUNCTION shardherd.trigger_made();
+        ALTER EVENT TRIGGER shardherd_trigger_made ENABLE ALWAYS;
+    END IF;
+END $$;
+
 -- All of them, also those that an older version has made. They are made short as well, since a server copies what a table's
 -- triggers say for every statement, also of those that sleep, and harmless, should somebody wake them.
 CREATE OR REPLACE FUNCTION shardherd.sleep_fence(name text) RETURNS void
@@ -447,13 +529,14 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
         AND tgname IN ('shardherd_fence_insert', 'shardherd_fence_update', 'shardherd_fence_delete')))
 $$;
 
--- What guards are told of a gate whose row decides on its range; '' without one. NULL: of the one that stands here, if any.
+-- What guards are told of a gate whose row decides on its range; '' without one. NULL: of the one that stands here, if any; not of
+-- one whose range is owned already, which is being settled.
 CREATE OR REPLACE FUNCTION shardherd.gate_arguments(gate_move text DEFAULT NULL) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     g shardherd.gate;
 BEGIN
-    SELECT * INTO g FROM shardherd.gate WHERE move = gate_move OR gate_move IS NULL LIMIT 1;
+    SELECT * INTO g FROM shardherd.gate WHERE move = gate_move OR (gate_move IS NULL AND NOT shardherd.owns(lo, hi)) LIMIT 1;
     IF FOUND THEN
         RETURN (SELECT format(', %L, %L, %L, %L, %L', g.move, g.lo, g.hi, s.los, s.his) FROM shardherd.shard s);
     ELSIF gate_move IS NOT NULL THEN
@@ -499,6 +582,52 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Looks through the next distributed table after `last` that is not known to hold nothing foreign, and answers its name; NULL after
+-- the last one. The control row comes after the long part: who has overtaken us in it has another opinion of this shard.
+-- Partitions are left out: ATTACH brings rows that no guard has seen.
+CREATE OR REPLACE FUNCTION shardherd.prove_pure(my_term bigint, last text) RETURNS text
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    t shardherd.tables;
+    strangers boolean;
+BEGIN
+    SELECT d.* INTO t FROM shardherd.tables d JOIN pg_class c ON c.oid = to_regclass(d.name) AND c.relkind = 'r'
+    WHERE d.name > last AND c.oid NOT IN (SELECT relation FROM shardherd.pure)
+    AND NOT EXISTS (SELECT FROM shardherd.guard_findings() g WHERE g.subject = d.name) ORDER BY d.name LIMIT 1;
+    IF FOUND THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s x WHERE %s)', t.name, (SELECT shardherd.outside_briefly(
+            shardherd.hash_expression(t.type, format('x.%I', t.key)), s.los, s.his) FROM shardherd.shard s)) INTO strangers;
+        PERFORM shardherd.check_term(my_term);
+        IF NOT strangers THEN
+            INSERT INTO shardherd.pure VALUES (t.name::regclass) ON CONFLICT DO NOTHING;
+        END IF;
+    END IF;
+    RETURN t.name;
+END $$;
+
+-- Light guards for the tables that are proved, on `most` at a time: called again until it answers true. Not while a move is here.
+CREATE OR REPLACE FUNCTION shardherd.lighten(my_term bigint, most bigint DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    heavy text[];
+    names text[];
+BEGIN
+    PERFORM shardherd.check_term(my_term);
+    PERFORM set_config('shardherd.operation', 'lighten', true);
+    IF EXISTS (SELECT FROM shardherd.freeze) OR EXISTS (SELECT FROM shardherd.gate)
+       OR EXISTS (SELECT FROM shardherd.awake_tables()) THEN
+        RETURN true;
+    END IF;
+    heavy := ARRAY(SELECT d.name FROM shardherd.tables d JOIN shardherd.pure p ON p.relation = to_regclass(d.name)
+                   WHERE NOT shardherd.is_light(p.relation)
+                   AND NOT EXISTS (SELECT FROM shardherd.guard_findings() g WHERE g.subject = d.name) ORDER BY d.name);
+    names := heavy[:coalesce(most::int, cardinality(heavy))];
+    PERFORM shardherd.lock_tables(names);
+    PERFORM shardherd.light_table(d.name, d.key, d.type, s.los, s.his, s.epoch)
+    FROM shardherd.tables d, shardherd.shard s WHERE d.name = ANY (names);
+    RETURN cardinality(names) = cardinality(heavy);
+END $$;
+
 -- Sets what this shard is and owns; used when a shard is provisioned.
 CREATE OR REPLACE FUNCTION shardherd.set_shard(my_term bigint, new_database text, new_name text, new_epoch bigint,
                                                new_los bigint[], new_his bigint[]) RETURNS void
@@ -509,6 +638,7 @@ BEGIN
     VALUES (new_database, new_name, new_epoch, new_los, new_his)
     ON CONFLICT (one) DO UPDATE SET database = excluded.database, name = excluded.name, epoch = excluded.epoch,
                                     los = excluded.los, his = excluded.his;
+    DELETE FROM shardherd.pure;
     PERFORM shardherd.install_guards();
 END $$;
 
@@ -563,6 +693,8 @@ BEGIN
             MESSAGE = format('%s.%I has a nondeterministic collation', table_name, key_column),
             HINT = 'Equal keys must have equal bytes: use a deterministic collation for the shard key.';
     END IF;
+    DELETE FROM shardherd.pure p USING shardherd.tables t
+    WHERE p.relation = to_regclass(table_name) AND to_regclass(t.name) = p.relation AND (t.key, t.type) <> (key_column, column_type);
     INSERT INTO shardherd.tables (name, key, type)
     SELECT format('%I.%I', n.nspname, c.relname), key_column, column_type
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = relation
@@ -580,7 +712,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r'
 $$;
 
--- Fails if a table holds a row that this shard does not own: a server that is lent with data of its own.
+-- Fails if a table holds a row that this shard does not own: a server that is lent with data of its own. So it proves that
+-- nothing foreign is there.
 CREATE OR REPLACE FUNCTION shardherd.refuse_misplaced() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -598,6 +731,8 @@ BEGIN
                 HINT = 'Load rows through the routing table after the database is provisioned.';
         END IF;
     END LOOP;
+    INSERT INTO shardherd.pure SELECT c.oid FROM shardherd.tables d JOIN pg_class c ON c.oid = d.name::regclass AND c.relkind = 'r'
+    ON CONFLICT DO NOTHING;
 END $$;
 
 -- Fails unless this server is that shard, with that one range, as it was provisioned.
@@ -684,6 +819,8 @@ CREATE TABLE IF NOT EXISTS shardherd.freeze (
 );
 ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS gives_way boolean NOT NULL DEFAULT false;
 ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS ddl text;
+ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS lo bigint; -- the range; NULL: frozen by an older version
+ALTER TABLE shardherd.freeze ADD COLUMN IF NOT EXISTS hi bigint;
 
 -- From here on the move refuses DDL like any other. What was done before is seen by who reads `ddl` afterwards: DDL that
 -- is not committed yet holds the row.
@@ -741,23 +878,43 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
                AND EXISTS (SELECT FROM pg_proc p WHERE p.oid = u.object AND p.pronamespace = 'shardherd'::regnamespace))
 $$;
 
-DROP FUNCTION IF EXISTS shardherd.freeze(bigint, text, bigint, bigint); -- an older one
--- From check to clean-up: no DDL, no TRUNCATE, no key change across [lo, hi]. Idempotent.
+-- Whether the move has frozen a table: what its trigger was told.
+CREATE OR REPLACE FUNCTION shardherd.is_frozen(name text, move_id text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = name::regclass AND tgname = 'shardherd_crossing' AND tgenabled = 'A'
+                   AND tgargs = convert_to(move_id, getdatabaseencoding()) || '\x00')
+$$;
+
+DROP FUNCTION IF EXISTS shardherd.freeze(bigint, text, bigint, bigint); -- older ones
+DROP FUNCTION IF EXISTS shardherd.freeze(bigint, text, bigint, bigint, boolean);
+-- From check to clean-up: no DDL, no TRUNCATE, no key change across [lo, hi]. Idempotent. On `most` tables at a time, since nobody
+-- writes them meanwhile: called again until it answers true. DDL is refused on all of them from the first time on.
 CREATE OR REPLACE FUNCTION shardherd.freeze(my_term bigint, move_id text, lo bigint, hi bigint,
-                                            gives_way boolean DEFAULT false)
-RETURNS void
+                                            gives_way boolean DEFAULT false, most bigint DEFAULT NULL)
+RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     t shardherd.tables;
     p oid;
     old_inside text;
     new_inside text;
+    missing text[];
+    names text[];
+    light text[];
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
-    PERFORM shardherd.lock_tables();
-    INSERT INTO shardherd.freeze VALUES (move_id, gives_way) ON CONFLICT DO NOTHING;
-    FOR t IN SELECT * FROM shardherd.tables ORDER BY name LOOP
+    missing := ARRAY(SELECT d.name FROM shardherd.tables d WHERE most IS NULL OR NOT shardherd.is_frozen(d.name, move_id)
+                     ORDER BY d.name);
+    names := missing[:coalesce(most::int, cardinality(missing))];
+    PERFORM shardherd.lock_tables(names);
+    INSERT INTO shardherd.freeze (move, gives_way, lo, hi) VALUES (move_id, gives_way, "freeze".lo, "freeze".hi)
+    ON CONFLICT DO NOTHING;
+    light := ARRAY(SELECT n FROM unnest(names) AS n WHERE shardherd.is_light(n::regclass));
+    IF cardinality(light) > 0 THEN -- foreign rows are to come, or owned ones to become foreign
+        PERFORM shardherd.install_guards(NULL, light);
+    END IF;
+    FOR t IN SELECT * FROM shardherd.tables WHERE name = ANY (names) ORDER BY name LOOP
         old_inside := shardherd.inside(shardherd.hash_expression(t.type, format('OLD.%I', t.key)), ARRAY[lo], ARRAY[hi]);
         new_inside := shardherd.inside(shardherd.hash_expression(t.type, format('NEW.%I', t.key)), ARRAY[lo], ARRAY[hi]);
         EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_crossing AFTER UPDATE ON %s FOR EACH ROW '
@@ -777,36 +934,71 @@ BEGIN
         CREATE EVENT TRIGGER shardherd_ddl ON ddl_command_end EXECUTE FUNCTION shardherd.refuse_ddl();
         CREATE EVENT TRIGGER shardherd_drop ON sql_drop EXECUTE FUNCTION shardherd.refuse_ddl();
     END IF;
+    RETURN cardinality(names) = cardinality(missing);
 END $$;
 
+-- The relations of a table that triggers of freeze() are awake on; without a name those of all, also of what was detached since.
+CREATE OR REPLACE FUNCTION shardherd.frozen_relations(table_name text DEFAULT NULL) RETURNS TABLE (relation oid, trigger name)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT tgrelid, tgname FROM pg_trigger
+    WHERE tgname IN ('shardherd_crossing', 'shardherd_truncate') AND tgparentid = 0 AND tgenabled <> 'D'
+    AND (table_name IS NULL OR tgrelid = table_name::regclass
+         OR tgrelid IN (SELECT relid FROM pg_partition_tree(table_name::regclass)))
+$$;
+
 -- Ends what freeze() began, unless another move needs it. Dropping the triggers takes ACCESS EXCLUSIVE for a
--- moment, so they are made harmless by replacement: WHEN (false).
-CREATE OR REPLACE FUNCTION shardherd.unfreeze(my_term bigint, move_id text) RETURNS void
+-- moment, so they are made harmless by replacement, and disabled, since even WHEN (false) would have to be read. On `most` tables
+-- at a time, as they were frozen: called again until it answers true.
+DROP FUNCTION IF EXISTS shardherd.unfreeze(bigint, text); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.unfreeze(my_term bigint, move_id text, most bigint DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    p oid;
+    alone boolean := NOT EXISTS (SELECT FROM shardherd.freeze f WHERE f.move <> move_id);
+    awake text[] := '{}';
+    names text[];
+    p record;
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
-    PERFORM shardherd.settle_fence(my_term, move_id); -- one that was prepared in vain
-    DELETE FROM shardherd.opening WHERE move = move_id;
-    DELETE FROM shardherd.freeze WHERE move = move_id;
-    IF EXISTS (SELECT FROM shardherd.freeze) THEN
-        RETURN;
+    IF NOT shardherd.settle_fence(my_term, move_id, most) THEN -- one that was prepared in vain
+        RETURN false;
     END IF;
-    PERFORM shardherd.lock_tables();
-    DELETE FROM shardherd.frozen;
-    DROP EVENT TRIGGER IF EXISTS shardherd_ddl;
-    DROP EVENT TRIGGER IF EXISTS shardherd_drop;
-    FOR p IN SELECT DISTINCT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_crossing' AND tgparentid = 0 LOOP
+    IF alone THEN
+        awake := ARRAY(SELECT d.name FROM shardherd.tables d WHERE EXISTS (SELECT FROM shardherd.frozen_relations(d.name))
+                       ORDER BY d.name);
+        names := awake[:coalesce(most::int, cardinality(awake))];
+        PERFORM shardherd.lock_tables(names);
+        FOR p IN SELECT r.* FROM shardherd.tables d, shardherd.frozen_relations(d.name) r WHERE d.name = ANY (names) LOOP
+            PERFORM shardherd.thaw(p.relation, p.trigger);
+        END LOOP;
+        IF cardinality(names) < cardinality(awake) THEN
+            RETURN false;
+        END IF;
+        PERFORM shardherd.thaw(r.relation, r.trigger) FROM shardherd.frozen_relations() r;
+        DELETE FROM shardherd.frozen;
+        DROP EVENT TRIGGER IF EXISTS shardherd_ddl;
+        DROP EVENT TRIGGER IF EXISTS shardherd_drop;
+    END IF;
+    DELETE FROM shardherd.opening WHERE move = move_id;
+    -- what it brought or left is taken away by now; whoever says so has looked (prove_pure)
+    DELETE FROM shardherd.pure WHERE EXISTS (SELECT FROM shardherd.freeze f WHERE f.move = move_id
+                                             AND NOT coalesce(shardherd.owns(f.lo, f.hi), false));
+    DELETE FROM shardherd.freeze WHERE move = move_id;
+    RETURN true;
+END $$;
+
+-- One trigger of one relation that freeze() made.
+CREATE OR REPLACE FUNCTION shardherd.thaw(relation oid, trigger name) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF trigger = 'shardherd_crossing' THEN
         EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_crossing AFTER UPDATE ON %s FOR EACH ROW WHEN (false) '
-                       'EXECUTE FUNCTION shardherd.refuse_crossing()', p::regclass);
-        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER shardherd_crossing', p::regclass); -- even (false) has to be read
-    END LOOP;
-    FOR p IN SELECT tgrelid FROM pg_trigger WHERE tgname = 'shardherd_truncate' LOOP
+                       'EXECUTE FUNCTION shardherd.refuse_crossing()', relation::regclass);
+    ELSE
         EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_truncate BEFORE TRUNCATE ON %s FOR EACH STATEMENT '
-                       'WHEN (false) EXECUTE FUNCTION shardherd.refuse_truncate()', p::regclass);
-    END LOOP;
+                       'WHEN (false) EXECUTE FUNCTION shardherd.refuse_truncate()', relation::regclass);
+    END IF;
+    EXECUTE format('ALTER TABLE %s DISABLE TRIGGER %I', relation::regclass, trigger);
 END $$;
 
 -- ---- a move: publication, gate, fence, opening, settling ----
@@ -892,9 +1084,25 @@ BEGIN
     END IF;
 END $$;
 
--- On the target, before the fence: this move's closed gate, and guards that ask it.
-CREATE OR REPLACE FUNCTION shardherd.close_gate(my_term bigint, move_id text, gate_lo bigint, gate_hi bigint)
-RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Whether the guards of one table ask the gate of that move: what they were told (see guard_table).
+CREATE OR REPLACE FUNCTION shardherd.asks_gate(name text, gate_move text) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT 4 = (SELECT count(*) FROM pg_trigger,
+                       LATERAL string_to_array(encode(tgargs, 'escape'), '\000') AS a(told)
+                WHERE tgrelid = name::regclass
+                AND tgname IN ('shardherd_guard_insert', 'shardherd_guard_update', 'shardherd_guard_delete', 'shardherd_guard_replica')
+                AND told[cardinality(told) - 5] = gate_move) -- the last one is empty; the key, the first, may be anything
+$$;
+
+-- On the target, before the fence: this move's closed gate, and guards that ask it. On `most` tables at a time: called again
+-- until it answers true. What does not ask the gate yet refuses the range, which is not owned, as one that asks a closed one.
+DROP FUNCTION IF EXISTS shardherd.close_gate(bigint, text, bigint, bigint); -- an older one
+CREATE OR REPLACE FUNCTION shardherd.close_gate(my_term bigint, move_id text, gate_lo bigint, gate_hi bigint,
+                                                most bigint DEFAULT NULL)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    missing text[];
+    names text[];
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
@@ -902,9 +1110,13 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('the gate of move %s is open: it cannot be closed again', move_id);
     END IF;
-    PERFORM shardherd.lock_tables();
+    missing := ARRAY(SELECT d.name FROM shardherd.tables d WHERE most IS NULL OR NOT shardherd.asks_gate(d.name, move_id)
+                     ORDER BY d.name);
+    names := missing[:coalesce(most::int, cardinality(missing))];
+    PERFORM shardherd.lock_tables(names);
     INSERT INTO shardherd.gate (move, lo, hi) VALUES (move_id, gate_lo, gate_hi) ON CONFLICT DO NOTHING;
-    PERFORM shardherd.install_guards(move_id);
+    PERFORM shardherd.install_guards(move_id, names);
+    RETURN cardinality(names) = cardinality(missing);
 END $$;
 
 -- On the source, before the fence: its guards, so that the fence has none to make (0.7 ms for each table, and more under
@@ -1041,6 +1253,7 @@ BEGIN
     END IF;
     PERFORM shardherd.lock_tables();
     UPDATE shardherd.shard SET epoch = new_epoch, los = new_los, his = new_his;
+    DELETE FROM shardherd.pure; -- the predecessor may have given away what is here
     -- a gate is for a range that is not owned yet; an open one was settled by the predecessor, or given away again
     DELETE FROM shardherd.gate g WHERE g.open OR shardherd.owns(g.lo, g.hi);
     PERFORM shardherd.install_guards();
@@ -1108,26 +1321,46 @@ BEGIN
     WHERE move = move_id AND open AND xmin = pg_current_xact_id()::xid; -- one that was committed keeps its own
 END $$;
 
--- On the target, after the opening: the range becomes part of what the shard owns, plain guards again, and the
--- gate row, which is never used twice, goes.
+-- On the target, after the opening: the range becomes part of what the shard owns, then plain guards again, on `most` tables at a
+-- time: called again until it answers true. Those that still ask the gate find it open, and its row, which is never used
+-- twice, goes last.
+DROP FUNCTION IF EXISTS shardherd.settle(bigint, text, bigint, bigint, bigint); -- an older one
 CREATE OR REPLACE FUNCTION shardherd.settle(my_term bigint, move_id text, range_lo bigint, range_hi bigint,
-                                            new_epoch bigint) RETURNS void
+                                            new_epoch bigint, most bigint DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    s shardherd.shard;
-    position pg_lsn;
+    asking text[];
+    names text[];
 BEGIN
     PERFORM shardherd.check_term(my_term);
     PERFORM set_config('shardherd.operation', move_id, true);
-    SELECT * INTO STRICT s FROM shardherd.shard FOR UPDATE;
-    IF shardherd.owns(range_lo, range_hi) THEN
-        RETURN;
+    PERFORM FROM shardherd.shard FOR UPDATE;
+    IF NOT shardherd.owns(range_lo, range_hi) THEN
+        PERFORM shardherd.take_over(move_id, range_lo, range_hi, new_epoch);
     END IF;
-    PERFORM shardherd.lock_tables();
-    DELETE FROM shardherd.gate WHERE move = move_id AND open RETURNING opened_lsn INTO position;
-    IF FOUND THEN
-        INSERT INTO shardherd.opening (move, lsn) VALUES (move_id, position) ON CONFLICT DO NOTHING;
-    ELSE
+    asking := ARRAY(SELECT d.name FROM shardherd.tables d WHERE shardherd.asks_gate(d.name, move_id) ORDER BY d.name);
+    names := asking[:coalesce(most::int, cardinality(asking))];
+    IF cardinality(names) > 0 THEN
+        PERFORM shardherd.lock_tables(names);
+        PERFORM shardherd.install_guards(NULL, names);
+    END IF;
+    IF cardinality(names) < cardinality(asking) THEN
+        RETURN false;
+    END IF;
+    DELETE FROM shardherd.gate WHERE move = move_id;
+    RETURN true;
+END $$;
+
+-- The row of settle(): what an open gate stands for is owned.
+CREATE OR REPLACE FUNCTION shardherd.take_over(move_id text, range_lo bigint, range_hi bigint, new_epoch bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    s shardherd.shard;
+BEGIN
+    SELECT * INTO STRICT s FROM shardherd.shard;
+    INSERT INTO shardherd.opening (move, lsn) SELECT g.move, g.opened_lsn FROM shardherd.gate g WHERE g.move = move_id AND g.open
+    ON CONFLICT (move) DO UPDATE SET move = excluded.move;
+    IF NOT FOUND THEN
         RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
             MESSAGE = format('move %s has no open gate here', move_id);
     END IF;
@@ -1145,7 +1378,6 @@ BEGIN
     UPDATE shardherd.shard SET epoch = new_epoch,
         los = (SELECT array_agg(lo ORDER BY lo) FROM merged),
         his = (SELECT array_agg(hi ORDER BY lo) FROM merged);
-    PERFORM shardherd.install_guards();
 END $$;
 
 -- A session plans and compiles at its first call of a function, and reads the catalogs it needs: 2 to 3 ms that
@@ -1354,6 +1586,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE l.oid IS NOT NULL
     AND NOT EXISTS (SELECT FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgname = g.name
                     AND tg.tgenabled IN ('A', g.fires::"char"))
+    AND NOT (g.name = 'shardherd_guard_delete' AND shardherd.is_light(l.oid))
     -- an older version has made three that always fire, and no fourth
     AND NOT (g.fires = 'R' AND 3 = (SELECT count(*) FROM pg_trigger tg WHERE tg.tgrelid = l.oid AND tg.tgenabled = 'A'
              AND tg.tgname IN ('shardherd_guard_insert', 'shardherd_guard_update', 'shardherd_guard_delete')))
@@ -1371,6 +1604,8 @@ DECLARE
     strangers boolean;
 BEGIN
     RETURN QUERY SELECT DISTINCT g.subject, g.finding, g.remedy FROM shardherd.guard_findings() g;
+    DELETE FROM shardherd.pure WHERE relation IN (SELECT to_regclass(g.subject) FROM shardherd.guard_findings() g)
+        OR relation NOT IN (SELECT oid FROM pg_class);
     RETURN QUERY
         SELECT DISTINCT d.name, format('subscription %I writes to the table, past its guards', sub.subname),
                'drop the subscription, or leave the table out of it'::text
@@ -1449,6 +1684,7 @@ BEGIN
     END LOOP;
     IF EXISTS (SELECT FROM shardherd.guard_findings()) THEN -- a table was made anew, or its triggers switched off
         PERFORM shardherd.install_guards();
+        PERFORM shardherd.lighten(my_term); -- those that were
     END IF;
     FOR wrong IN SELECT * FROM shardherd.check_guards() LOOP
         RAISE EXCEPTION USING ERRCODE = 'feature_not_supported',

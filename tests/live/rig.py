@@ -284,7 +284,8 @@ class Rig:
                 "SELECT 'gate', move FROM shardherd.gate UNION ALL "
                 "SELECT 'freeze', move FROM shardherd.freeze UNION ALL "
                 "SELECT 'opening', move FROM shardherd.opening UNION ALL "
-                "SELECT 'event trigger', evtname FROM pg_event_trigger UNION ALL "
+                "SELECT 'event trigger', evtname FROM pg_event_trigger "
+                "WHERE evtname <> 'shardherd_trigger_made' UNION ALL "
                 "SELECT 'origin', roname FROM pg_replication_origin UNION ALL "
                 "SELECT 'table', relname FROM pg_class WHERE relname ~ '^shardherd_' AND relkind = 'r'",
             )

@@ -7,7 +7,7 @@ import subprocess
 import psycopg
 import pytest
 from conftest import VERSIONS
-from guarded import MOST, Shard, open_gate, settle, start_server, with_accounts
+from guarded import LEAST, MOST, Shard, open_gate, settle, start_server, with_accounts
 from rig import SCHEMA_COMMAND, Rig
 from test_faults import sql as run_on
 
@@ -448,6 +448,109 @@ def test_next_fence_is_prepared_step_by_step_over_one_that_is_not_settled(five):
     five.fence(0, middle - 1, old=2, new=3, prepared=False)
     assert awake(five)
     assert everywhere(five, high) == everywhere(five, low) == []
+
+
+def steps_of(shard, function, *params):
+    """All steps of two tables: whether it was the last one, and the tables it locked. Yields after each."""
+    done = False
+    while not done:
+        with shard.connect(autocommit=False) as connection:
+            words = ", ".join(["%s"] * len(params))
+            done = shard.value(f"SELECT shardherd.{function}(1, 'm1', {words})", *params, on=connection)
+            tables = locked(shard, connection)
+        yield done, tables
+
+
+IN_STEPS = [(False, ALL[:2]), (False, ALL[2:4]), (True, ALL[4:])]
+
+
+def crossing(shard, into):
+    """On which tables a key may be changed from one half to the other."""
+    passed = []
+    for name in ALL:
+        try:
+            with shard.connect(autocommit=False) as connection:
+                shard.run(f"UPDATE {name} SET k = {into} WHERE k = {halves(shard)[0]}", on=connection)
+                connection.rollback()
+            passed.append(name)
+        except psycopg.Error as error:
+            assert error.sqlstate == "SHR02", error
+    return passed
+
+
+def test_freeze_and_its_end_a_few_tables_at_a_time(five):
+    _, high, middle = halves(five)
+    for name in ALL:
+        five.run(f"DELETE FROM {name} WHERE k = {high}")
+    seen = []
+    for done, tables in steps_of(five, "freeze", middle, MOST, False, 2):
+        seen.append((done, tables))
+        for name in ALL:  # from the first step on
+            with five.refused("SHR02", "operation m1"):
+                five.run(f"ALTER TABLE {name} ADD COLUMN more int")
+        assert crossing(five, high) == ALL[2 * len(seen) :]
+    assert seen == IN_STEPS
+    assert list(steps_of(five, "freeze", middle, MOST, False, 2)) == [(True, [])]
+    seen = []
+    for done, tables in steps_of(five, "unfreeze", 2):
+        seen.append((done, tables))
+        assert crossing(five, high) == ALL[: 2 * len(seen)]
+        if not done:
+            with five.refused("SHR02", "operation m1"):
+                five.run("ALTER TABLE accounts ADD COLUMN more int")
+    assert seen == IN_STEPS
+    five.run("ALTER TABLE accounts ADD COLUMN more int; TRUNCATE extra1")
+    assert list(steps_of(five, "unfreeze", 2)) == [(True, [])]
+
+
+def test_freeze_goes_on_with_a_partition_that_was_added_between_its_steps(shard):
+    shard.make("CREATE TABLE a (k bigint PRIMARY KEY)", a="k")
+    shard.make("CREATE TABLE e (k bigint PRIMARY KEY) PARTITION BY HASH (k)", e="k")
+    adding = shard.connect(autocommit=False)
+    shard.run("CREATE TABLE e0 PARTITION OF e FOR VALUES WITH (MODULUS 1, REMAINDER 0)", on=adding)
+    steps = steps_of(shard, "freeze", 0, MOST, False, 1)
+    assert not next(steps)[0]
+    adding.commit()
+    assert next(steps)[0]
+    with shard.refused("SHR02", "TRUNCATE of public.e0"):
+        shard.run("TRUNCATE e0")
+    with shard.refused("SHR02"):
+        shard.run("DROP TABLE e0")
+
+
+def test_gate_is_closed_a_few_tables_at_a_time(five):
+    low, high, _ = halves(five)
+    for name in EXTRA:
+        five.place(f"INSERT INTO {name} (k) SELECT unnest(%s::bigint[])", five.foreign)
+    seen = []
+    for step_ in steps_of(five, "close_gate", LEAST, -1, 2):
+        seen.append(step_)
+        assert everywhere(five, five.foreign[0]) == [] and everywhere(five, low) == everywhere(five, high) == ALL
+    assert seen == IN_STEPS
+    assert list(steps_of(five, "close_gate", LEAST, -1, 2)) == [(True, [])]
+    open_gate(five, lo=LEAST, hi=-1)
+    assert everywhere(five, five.foreign[0]) == everywhere(five, low) == ALL
+
+
+def test_gate_is_settled_a_few_tables_at_a_time(five):
+    low, high, _ = halves(five)
+    asking = "SELECT name FROM shardherd.tables WHERE shardherd.asks_gate(name, 'm1') ORDER BY name"
+    for name in EXTRA:
+        five.place(f"INSERT INTO {name} (k) SELECT unnest(%s::bigint[])", five.foreign)
+    five.run("SELECT shardherd.close_gate(1, 'm1', %s, -1)", LEAST)
+    with five.refused("55000", "no open gate"):
+        five.run("SELECT shardherd.settle(1, 'm1', %s, -1, 2, 2)", LEAST)
+    opened = open_gate(five, lo=LEAST, hi=-1)
+    seen = []
+    for step_ in steps_of(five, "settle", LEAST, -1, 2, 2):
+        seen.append(step_)
+        assert everywhere(five, five.foreign[0]) == everywhere(five, low) == everywhere(five, high) == ALL
+        assert five.ranges() == (2, [(LEAST, MOST)])
+        assert [f"public.{name}" for name in ALL[2 * len(seen) :]] == [name for (name,) in five.run(asking)]
+        assert five.run("SELECT count(*) FROM shardherd.gate") == [(0 if step_[0] else 1,)]
+    assert seen == IN_STEPS
+    assert five.run("SELECT move, lsn FROM shardherd.opening") == [("m1", opened)]
+    assert list(steps_of(five, "settle", LEAST, -1, 2, 2)) == [(True, [])]
 
 
 def test_manager_prepares_and_settles_all_tables(shardherd):

@@ -213,7 +213,8 @@ static void make_shop(struct rig *rig)
 #define LEFTOVERS                                                                                            \
     "SELECT (SELECT count(*) FROM pg_replication_slots) + (SELECT count(*) FROM pg_subscription) + "         \
     "(SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM shardherd.gate) + "                       \
-    "(SELECT count(*) FROM shardherd.freeze) + (SELECT count(*) FROM pg_event_trigger) + "                   \
+    "(SELECT count(*) FROM shardherd.freeze) + (SELECT count(*) FROM pg_event_trigger WHERE evtname <> "     \
+    "'shardherd_trigger_made') + "                                                                           \
     "(SELECT count(*) FROM pg_class WHERE relname ~ '^shardherd_') + "                                       \
     "(SELECT count(*) FROM pg_replication_origin)"
 
