@@ -436,6 +436,30 @@ static uint64_t sum_of(const char *folder, const char *const *names)
     return sum;
 }
 
+static char *beside(const char *path, const char *name)
+{
+    const char *slash = strrchr(path, '/');
+    return mem_printf("%.*s%s", slash != NULL ? (int)(slash - path) + 1 : 0, path, name);
+}
+
+char *agent_next_password(const struct agent_options *o)
+{
+    return beside(o->password_file, "next-password");
+}
+
+static void next_read(const struct agent_options *o, struct agent_inputs *ret)
+{
+    char *file = agent_next_password(o), *mark_file = beside(o->password_file, "next-password-mark");
+    const char *const next[] = {file, NULL};
+    char *mark = agent_file_read(mark_file);
+    ret->next = sum_of(NULL, next);
+    if (ret->next != 0 && mark != NULL)
+        (void)snprintf(ret->next_mark, sizeof ret->next_mark, "%.*s", (int)strcspn(mark, "\r\n"), mark);
+    mem_wipe_free(mark);
+    free(mark_file);
+    free(file);
+}
+
 void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret)
 {
     const char *const settings[] = {o->settings, NULL}, *const tls[] = {"tls.crt", "tls.key", "ca.crt", NULL};
@@ -445,6 +469,7 @@ void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret)
     ret->tls = o->tls != NULL ? sum_of(o->tls, tls) : 0;
     ret->http_tls = o->http_tls != NULL ? sum_of(o->http_tls, tls) : 0;
     ret->password = sum_of(NULL, password);
+    next_read(o, ret);
     ret->password_text = agent_file_read(o->password_file);
     if (ret->password_text != NULL)
         ret->password_text[strcspn(ret->password_text, "\r\n")] = '\0';

@@ -54,8 +54,13 @@ int agent_port_check(const struct agent_options *o, struct err *err);
 struct agent_inputs {
     uint64_t settings, tls, password, http_tls;
     char *password_text; /* one line; a secret */
+    uint64_t next;       /* the password that follows it, see agent_next_password() */
+    char next_mark[32];  /* what names that one, without telling it; "" = there is none */
 };
 void agent_inputs_read(const struct agent_options *o, struct agent_inputs *ret);
 void agent_inputs_clear(struct agent_inputs *inputs);
+/* The file of the password that the servers of the shard are about to get, beside that of the password they
+ * have. To be freed. */
+char *agent_next_password(const struct agent_options *o);
 
 #endif

@@ -105,8 +105,12 @@ void member_job_start(struct member *m, int state, void (*run)(struct work *), v
     if (sm_now(&m->sm) != state)
         sm_move(&m->sm, state);
     char *keep = m->job.keep;
-    m->job = (struct member_job){
-        .o = m->o, .order = m->order, .marks = m->marks, .standby = !m->as_primary, .keep = keep};
+    m->job = (struct member_job){.o = m->o,
+                                 .order = m->order,
+                                 .marks = m->marks,
+                                 .standby = !m->as_primary,
+                                 .next = m->next_password,
+                                 .keep = keep};
     m->job.o.more = member_settings(m);
     m->job.o.held = m->order.held;
     m->job_done = done;
@@ -163,6 +167,7 @@ void member_fail(struct member *m, const struct err *why)
     err_copy(&m->err, why);
     log_event(LOG_ERROR, "this could not be done", "state", sm_name(&m->sm), "err", why->message,
               "again_in_ms", log_num((long long)(m->backoff_ns / ENV_NS_PER_MS)), NULL);
+    m->next_password = m->seen.next != 0 && !m->next_password; /* perhaps the upstream wants the other one */
     member_settle(m, MEMBER_FAILED);
     member_changed(m);
     loop_timer_start(&m->retry, m->backoff_ns);

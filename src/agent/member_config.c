@@ -151,11 +151,15 @@ static void pass_field(struct buf *out, const char *text)
     }
 }
 
-static int passfile_write(const struct agent_options *o, const struct order *order, const char *path,
-                          struct err *err)
+static int passfile_write(const struct agent_options *o, const struct order *order, bool next,
+                          const char *path, struct err *err)
 {
     struct buf b = {0};
-    char *password = agent_file_read(o->password_file);
+    char *next_file = agent_next_password(o);
+    char *password = next ? agent_file_read(next_file) : NULL;
+    free(next_file);
+    if (password == NULL)
+        password = agent_file_read(o->password_file);
     if (password == NULL)
         return err_set(err, ERRC_IO, "cannot read %s", o->password_file);
     password[strcspn(password, "\r\n")] = '\0';
@@ -175,12 +179,12 @@ static int passfile_write(const struct agent_options *o, const struct order *ord
  * that the server starts with an older connection string, which it may until it has read the new one, is not
  * let in. That is why the absence of a receiver, seen afterwards, means that none will come.
  */
-int member_passfile(const struct agent_options *o, const struct order *order, struct err *err)
+int member_passfile(const struct agent_options *o, const struct order *order, bool next, struct err *err)
 {
     char *path = passfile_path(o);
     int rc = 0;
     if (order->host[0] != '\0')
-        rc = passfile_write(o, order, path, err);
+        rc = passfile_write(o, order, next, path, err);
     else if (unlink(path) != 0 && errno != ENOENT)
         rc = err_set_errno(err, errno, "cannot remove %s", path);
     free(path);
@@ -214,7 +218,7 @@ int member_configure(struct member_job *job, bool running, struct err *err)
     mem_wipe_free(job->inputs.password_text);
     job->inputs.password_text = NULL;
     if (rc == 0)
-        rc = member_passfile(&job->o, &job->order, err);
+        rc = member_passfile(&job->o, &job->order, job->next, err);
     if (rc == 0)
         rc = agent_configure(&job->o, err);
     if (rc == 0 && !running)

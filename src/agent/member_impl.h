@@ -80,6 +80,7 @@ struct member_job {
     struct control control;
     struct agent_inputs inputs; /* as written into the configuration */
     bool standby;               /* with standby.signal */
+    bool next;                  /* the upstream is asked with the password that follows */
     bool there;                 /* a data directory */
     char *keep;                 /* rewind: what pg_rewind said */
     struct err err;
@@ -138,6 +139,8 @@ struct member {
     unsigned applied;   /* configurations written and loaded in this life */
     char *applied_more; /* the last of them */
     struct agent_inputs applied_inputs;
+    bool next_password; /* what is written last, or next, has the password that follows */
+    uint64_t turned_ns; /* since then */
 
     struct pg_conn *conn, *side, *guard;
     unsigned checkpoints; /* that were asked for or follow a promotion, and ended well, in this life */
@@ -214,8 +217,9 @@ char *member_settings(const struct member *m);
 bool member_settings_marked(const char *settings, const char *mark);
 /* A connection string to the upstream, to be freed. dbname: NULL for the server's receiver. */
 char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname);
-/* The password file that it names, with this upstream and no other; or none. */
-int member_passfile(const struct agent_options *o, const struct order *order, struct err *err);
+/* The password file that it names, with this upstream and no other; or none. next: with the password that
+ * follows, if there is one. */
+int member_passfile(const struct agent_options *o, const struct order *order, bool next, struct err *err);
 /* Password file, configuration, marks, the signal file (unless the server runs). */
 int member_configure(struct member_job *job, bool running, struct err *err);
 

@@ -167,7 +167,7 @@ static void clone_run(struct work *work)
     struct member *m = work->data;
     struct member_job *job = &m->job;
     if (data_remove(&job->o, &job->err) == 0 && agent_draft_clear(&job->o, &job->err) == 0)
-        (void)member_passfile(&job->o, &job->order, &job->err);
+        (void)member_passfile(&job->o, &job->order, job->next, &job->err);
 }
 
 void member_clone(struct member *m)

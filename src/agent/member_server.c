@@ -14,8 +14,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 
-#define IMMEDIATE_NS (5 * ENV_NS_PER_S) /* for an immediate stop; then SIGKILL */
-#define STEADY_NS    (5 * ENV_NS_PER_S) /* who lived shorter is started again after a pause only */
+#define IMMEDIATE_NS (5 * ENV_NS_PER_S)     /* for an immediate stop; then SIGKILL */
+#define STEADY_NS    (5 * ENV_NS_PER_S)     /* who lived shorter is started again after a pause only */
+#define TURN_NS      (1500 * ENV_NS_PER_MS) /* a receiver tries every half a second */
 
 /* ---- begin ---- */
 
@@ -212,10 +213,31 @@ static void reloaded(struct member *m)
     member_facts_soon(m);
 }
 
+/*
+ * While the servers of the shard are about to get another password, and a little after, the upstream may want
+ * either: a standby that receives nothing tries the one and the other by turns.
+ */
+static bool turn_password(struct member *m)
+{
+    int state = sm_now(&m->sm);
+    uint64_t now = loop_now(&m->loop), since = m->turned_ns > m->started_ns ? m->turned_ns : m->started_ns;
+    bool receives = m->facts.known && strcmp(m->facts.receiver, "streaming") == 0;
+    if (m->seen.next == 0) {
+        m->next_password = false;
+        return false;
+    }
+    if ((state != MEMBER_STANDBY && state != MEMBER_STARTING) || m->order.host[0] == '\0' || receives ||
+        (m->facts.known && m->facts.applied != m->applied) || now < since + TURN_NS)
+        return false;
+    m->next_password = !m->next_password;
+    m->turned_ns = now;
+    return true;
+}
+
 static bool reload_if_changed(struct member *m)
 {
     char *wanted = member_settings(m);
-    bool same = strcmp(wanted, m->applied_more) == 0 &&
+    bool same = !turn_password(m) && strcmp(wanted, m->applied_more) == 0 &&
                 (m->seen.settings == 0 || m->seen.settings == m->applied_inputs.settings) &&
                 (m->seen.tls == 0 || m->seen.tls == m->applied_inputs.tls) &&
                 (m->seen.password == 0 || m->seen.password == m->applied_inputs.password);

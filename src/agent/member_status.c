@@ -161,6 +161,8 @@ char *member_status_text(struct member *m)
     add_number(&b, "exits", m->exits);
     if (m->exits > 0)
         add_text(&b, "exit", m->exit_text);
+    if (m->seen.next_mark[0] != '\0')
+        add_text(&b, "next_password", m->seen.next_mark);
     add_number(&b, "checkpoints", m->checkpoints);
     add_number(&b, "commits_ended", m->guard_ended);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));

@@ -102,6 +102,7 @@ int member_status_parse(const char *json, size_t length, struct member_status *r
     yyjson_val *root = yyjson_doc_get_root(doc);
     text_of(root, "member", s.member, sizeof s.member);
     text_of(root, "life", s.life, sizeof s.life);
+    text_of(root, "next_password", s.next_password, sizeof s.next_password);
     bool good = s.member[0] != '\0' && s.life[0] != '\0' && number_at(root, "clock", &s.clock);
     if (good) {
         read_order(root, &s);

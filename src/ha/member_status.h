@@ -21,19 +21,21 @@ struct member_standby { /* as a primary sees it */
 
 struct member_status {
     char member[HA_NAME_SIZE];
-    char life[24];        /* of the agent's process */
-    uint64_t clock;       /* the agent's, for leases */
-    uint64_t term, seq;   /* of the order in force; 0 = none */
-    char assigned[16];    /* "primary", "standby", "fenced", "stopped", "none" */
-    char reported[16];    /* "primary", "promoting", ... */
-    bool retired;         /* it is closed: it takes no orders any more */
-    bool nobody;          /* the order is to be a standby without an upstream: it confirms */
-    bool leaving;         /* it is to end, and waits for somebody to take over */
-    bool confirmed;       /* the order was given in this life */
-    bool settled;         /* it is carried out, and the rest was asked for afterwards */
-    bool diverged;        /* it ran as a primary */
-    uint64_t checkpoints; /* that it made on demand, in this life */
-    uint64_t system_id;   /* 0 = not known */
+    char life[24];      /* of the agent's process */
+    uint64_t clock;     /* the agent's, for leases */
+    uint64_t term, seq; /* of the order in force; 0 = none */
+    char assigned[16];  /* "primary", "standby", "fenced", "stopped", "none" */
+    char reported[16];  /* "primary", "promoting", ... */
+    bool retired;       /* it is closed: it takes no orders any more */
+    bool nobody;        /* the order is to be a standby without an upstream: it confirms */
+    bool leaving;       /* it is to end, and waits for somebody to take over */
+    bool confirmed;     /* the order was given in this life */
+    bool settled;       /* it is carried out, and the rest was asked for afterwards */
+    bool diverged;      /* it ran as a primary */
+    char
+        next_password[32]; /* which password it has at hand for when the servers get another one, "" = none */
+    uint64_t checkpoints;  /* that it made on demand, in this life */
+    uint64_t system_id;    /* 0 = not known */
     /* from the server; known = it let the agent in */
     bool known;
     bool primary;

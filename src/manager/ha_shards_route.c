@@ -237,6 +237,7 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
                                   .term = s != NULL ? s->term : 0};
     snprintf(m->assigned, sizeof m->assigned, "%s", s != NULL ? s->assigned : "");
     snprintf(m->reported, sizeof m->reported, "%s", s != NULL ? s->reported : "");
+    snprintf(m->next_password, sizeof m->next_password, "%s", s != NULL ? s->next_password : "");
     snprintf(m->error, sizeof m->error, "%s", s != NULL ? s->error : "");
     if (differ(&old, m) && k->all->o.changed != NULL)
         k->all->o.changed(instance, k->all->o.data);

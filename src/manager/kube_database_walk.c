@@ -106,6 +106,23 @@ static void name_primary(const struct kdb *k, const char *shard, struct runtime_
     }
 }
 
+/* Who is not heard gets it with its files when it is back. */
+static const char *next_password(const struct kdb *k, const char *shard)
+{
+    const char *mark = NULL;
+    list_each(node, &k->all->o.fleet->instances)
+    {
+        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (strcmp(i->database, k->name) != 0 || strcmp(i->shard, shard) != 0 || !i->member.kept ||
+            i->member.assigned[0] == '\0')
+            continue;
+        if (mark != NULL && strcmp(mark, i->member.next_password) != 0)
+            return NULL;
+        mark = i->member.next_password;
+    }
+    return mark;
+}
+
 static void walk_on(struct kdb *k)
 {
     const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->name);
@@ -123,6 +140,7 @@ static void walk_on(struct kdb *k)
     test_place(k, "resize:before:walk");
     if (rc == 0 && !k->walk_stops)
         name_primary(k, shard, &spec);
+    spec.next_password = next_password(k, shard);
     if (rc == 0)
         rc = k->walk_stops ? runtime_stop(runtime, spec.name, on_stopped, k, &err)
                            : runtime_ensure(runtime, &spec, on_ensured, k, &err);

@@ -22,6 +22,8 @@
 #define KUBE_DATA                 "/var/lib/postgresql/data/pgdata" /* the data directory, in the pods */
 #define KUBE_AGENT_PORT           8008
 #define KUBE_TOKEN_KEY            "agent-token"            /* of the credentials, with several instances */
+#define KUBE_NEXT_KEY             "next-password"          /* the same: what the servers are about to get, */
+#define KUBE_NEXT_MARK_KEY        "next-password-mark"     /* and its name; agents look for both */
 #define KUBE_INSTANCES_ANNOTATION "shardherd.io/instances" /* of a StatefulSet; without it there is one */
 #define KUBE_STANDBY_ANNOTATION                                                                              \
     "shardherd.io/standby-settings"              /* of a StatefulSet: kube_settings_standby() */

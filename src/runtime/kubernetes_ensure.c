@@ -36,7 +36,7 @@
  * PRUNE   waits for the NetworkPolicy to be deleted that is not wanted any more; it is skipped when it is
  * wanted. TRIM waits for the volumes of members that went. READY   waits for the pod (kube_ready.h). LOGIN
  * waits for role and database (kube_login.h). ROTATE  waits for the Secret to take a new password of the
- * superuser; a second LOGIN gives it to the server.
+ * superuser; a second LOGIN gives it to the server. Of members kubernetes_members.c says how.
  */
 enum {
     BEGIN,
@@ -73,7 +73,7 @@ static const struct sm_state states[STATES] = {
     [PRUNE] = {"prune", N(TRIM) | N(READY) | N(OVER), false},
     [TRIM] = {"trim", N(READY) | N(OVER), false},
     [READY] = {"ready", N(LOGIN) | N(OVER), false},
-    [LOGIN] = {"login", N(ROTATE) | N(OVER), false},
+    [LOGIN] = {"login", N(LOGIN) | N(ROTATE) | N(OVER), false},
     [ROTATE] = {"rotate", N(LOGIN) | N(OVER), false},
     [OVER] = {"over", 0, true},
 };
@@ -115,6 +115,10 @@ static void ensure_free(struct kube_ensure *e)
     free(e->set);
     mem_wipe_free(e->password);
     mem_wipe_free(e->previous_password);
+    mem_wipe_free(e->next_password);
+    mem_wipe_free(e->next_mark);
+    free(e->next_known);
+    mem_wipe_free(e->renewed);
     mem_wipe_free(e->token);
     kube_pair_clear(&e->ca);
     kube_pair_clear(&e->client);
@@ -193,11 +197,35 @@ void kube_ensure_progress(struct kube_ensure *e, const char *message)
 
 static void enter_login(struct kube_ensure *e);
 
+static void member_rotated(struct kube_ensure *e)
+{
+    kube_ensure_over(e, NULL);
+}
+
+static void member_logged_in(struct kube_ensure *e, bool copied_from)
+{
+    switch (kube_members_rotation(e, copied_from)) {
+    case KUBE_ROTATION_GIVE:
+        e->renewed = mem_strdup(e->next_password);
+        enter_login(e);
+        break;
+    case KUBE_ROTATION_WRITE:
+        sm_move(&e->sm, ROTATE);
+        kube_members_write(e, member_rotated);
+        break;
+    default:
+        kube_ensure_over(e, NULL);
+        break;
+    }
+}
+
 static void on_login(struct kube_login *login, const struct err *err, void *data)
 {
     struct kube_ensure *e = data;
     instance_access_clear(&e->access);
-    if (err != NULL || !e->rotation_due || e->rotated) {
+    if (err == NULL && e->member) {
+        member_logged_in(e, login->copied_from);
+    } else if (err != NULL || !e->rotation_due || e->rotated) {
         kube_ensure_over(e, err);
     } else if (login->copied_from) { /* their subscriptions know the old one */
         kube_ensure_progress(
@@ -225,7 +253,7 @@ static void enter_login(struct kube_ensure *e)
         .port = e->access.port,
         .dbname = "postgres",
         .user = e->access.user,
-        .password = e->access.password,
+        .password = e->renewed != NULL ? e->renewed : e->access.password,
         .sslmode = e->access.sslmode,
         .sslrootcert = e->access.sslrootcert,
         .sslcert = e->access.sslcert,
@@ -233,7 +261,9 @@ static void enter_login(struct kube_ensure *e)
         .application_name = "shardherd runtime",
         .connect_timeout_ns = 5 * ENV_NS_PER_S,
     };
-    e->login.previous_password = e->previous_password;
+    e->login.previous_password = e->renewed != NULL         ? e->password
+                                 : e->next_password != NULL ? e->next_password
+                                                            : e->previous_password;
     e->login.database = e->database;
     e->login.owner = e->owner;
     e->login.owner_password = e->owner_password;
@@ -733,6 +763,7 @@ int kube_ensure(struct runtime *rt, const struct runtime_spec *spec, runtime_ins
     e->number = number;
     e->instances = (int)spec->instances;
     e->removes = spec->member && spec->removes;
+    e->next_known = mem_strdup(spec->next_password);
     e->set = set;
     e->cb = cb;
     e->data = data;

@@ -21,6 +21,8 @@ struct kube_item {
     struct yyjson_mut_doc *doc;
 };
 
+#define KUBE_PASSWORD_LENGTH 32 /* of 32 signs: 160 bits */
+
 struct kube_ensure;
 typedef void (*kube_ensure_then)(struct kube_ensure *e);
 
@@ -48,6 +50,10 @@ struct kube_ensure {
     bool older;                /* it keeps its version of PostgreSQL (kube_version.h) */
     char *password;            /* of the superuser */
     char *previous_password;   /* before the last rotation, or NULL */
+    char *next_password;       /* of members: what their servers are about to get, or NULL */
+    char *next_mark;           /* its name in the Secret */
+    char *next_known;          /* that of the one which all agents have at hand, or NULL */
+    char *renewed;             /* what the server has got now; the Secret does not say it yet */
     bool member, primary;      /* one of several instances; the one that is the primary */
     int number;                /* of the pod */
     int instances;             /* that the shard is to have, 0 = not said */
@@ -133,6 +139,15 @@ void kube_authority_scan(struct kube_ensure *e, enum kube_authority_step step,
 
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
+/* Looks at the Secret of this name, which it takes over, and gives it to `then`; or the end. */
+void kube_secret_want(struct kube_ensure *e, char *name, char *(*make)(struct kube_ensure *, struct err *),
+                      void (*then)(struct kube_ensure *, struct yyjson_val *));
+/* Replaces values of the Secret that `then` of kube_secret_want() is looking at, if it still is as it was
+ * read; `then` sees it again. */
+void kube_secret_rewrite(struct kube_ensure *e, struct yyjson_val *secret,
+                         const struct kube_secret_item *items, size_t count);
+/* Fills the superuser's passwords, and whether another one is due. False: the end came. */
+bool kube_credentials_take(struct kube_ensure *e, struct yyjson_val *secret);
 
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
@@ -153,6 +168,17 @@ int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct er
 /* Labels the only pod of a shard as its primary, before the services look for one; then `then`, or the end.
  */
 void kube_members_mark(struct kube_ensure *e, kube_ensure_then then);
+/*
+ * A new password of the superuser of several instances: it is written into the Secret as the next one
+ * (WRITE), given to the primary by another login when every agent has it at hand (GIVE), from which the
+ * standbys get it, and becomes the password in the Secret (WRITE). An agent's upstream may want either
+ * meanwhile, and it tries both.
+ */
+enum kube_rotation { KUBE_ROTATION_NONE, KUBE_ROTATION_WRITE, KUBE_ROTATION_GIVE };
+/* What follows a login at the primary. */
+enum kube_rotation kube_members_rotation(struct kube_ensure *e, bool copied_from);
+/* Writes the Secret; then `then`, or the end. */
+void kube_members_write(struct kube_ensure *e, kube_ensure_then then);
 /* Deletes the volumes of members that went, if that is the policy; then `then`, or the end. */
 void kube_members_trim(struct kube_ensure *e, kube_ensure_then then);
 

@@ -11,23 +11,16 @@
 #include <yyjson.h>
 
 #include "base/mem.h"
-#include "base/text.h"
+#include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
 #include "runtime/kubernetes_ensure.h"
 
 int kube_members_check(struct kube_ensure *e, struct err *err)
 {
-    const char *every = kube_spec_text(&e->spec, "credentials", "rotation");
-    uint64_t period = 0;
     if (e->instances == 0)
         e->instances = e->member ? kube_spec_instances(&e->spec) : 1;
     if (!e->member)
         return 0;
-    if (every != NULL && text_to_duration(every, &period) && period > 0)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: passwords of several instances are not rotated yet, take "
-                       "spec.credentials.rotation away",
-                       e->instances);
     if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL)
         return err_set(err, ERRC_UNSUPPORTED,
                        "spec.instances is %d: what is taken over with spec.adopt has one, set it to 1",
@@ -57,6 +50,83 @@ int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct er
     return kube_settings_lowered(kube_annotation(set, KUBE_STANDBY_ANNOTATION),
                                  kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION),
                                  err);
+}
+
+/* ---- the superuser's password ---- */
+
+static bool is_at_hand(const struct kube_ensure *e)
+{
+    return e->next_known != NULL && e->next_mark != NULL && strcmp(e->next_known, e->next_mark) == 0;
+}
+
+enum kube_rotation kube_members_rotation(struct kube_ensure *e, bool copied_from)
+{
+    if (e->renewed != NULL)
+        return KUBE_ROTATION_WRITE;
+    if (e->next_password == NULL && !e->rotation_due)
+        return KUBE_ROTATION_NONE;
+    if (copied_from) { /* their subscriptions know the old one */
+        kube_ensure_progress(
+            e, "the superuser's password is not changed while other servers copy from this one");
+        return KUBE_ROTATION_NONE;
+    }
+    if (e->next_password == NULL)
+        return KUBE_ROTATION_WRITE;
+    return is_at_hand(e) ? KUBE_ROTATION_GIVE : KUBE_ROTATION_NONE;
+}
+
+/* What was read with the old one is not relied on any more. */
+static void password_changed(struct kube_ensure *e)
+{
+    for (int i = 0; i < e->instances; i++) {
+        char *name = mem_printf("%s-%d", e->set, i);
+        kube_known_forget(e->op.k, name);
+        free(name);
+    }
+    e->members_then(e);
+}
+
+static void given_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    struct err err = {0};
+    if (!kube_credentials_take(e, secret))
+        return;
+    if (e->next_password == NULL) {
+        password_changed(e);
+    } else if (strcmp(e->next_password, e->renewed) != 0) {
+        (void)err_set(&err, ERRC_CONFLICT, "Secret %s was changed while PostgreSQL got its next password",
+                      e->secret_name);
+        kube_ensure_over(e, &err);
+    } else {
+        const struct kube_secret_item items[] = {{"password", e->renewed},
+                                                 {"previous-password", e->password},
+                                                 {KUBE_NEXT_KEY, NULL},
+                                                 {KUBE_NEXT_MARK_KEY, NULL}};
+        kube_secret_rewrite(e, secret, items, 4);
+    }
+}
+
+static void next_there(struct kube_ensure *e, yyjson_val *secret)
+{
+    char password[KUBE_PASSWORD_LENGTH + 1], mark[ENV_TIME_SIZE];
+    if (!kube_credentials_take(e, secret))
+        return;
+    if (e->next_password != NULL || !e->rotation_due) {
+        e->members_then(e);
+        return;
+    }
+    env_random_text(e->op.k->loop->env, password, KUBE_PASSWORD_LENGTH);
+    env_format_time(loop_wall(e->op.k->loop), mark);
+    const struct kube_secret_item items[] = {{KUBE_NEXT_KEY, password}, {KUBE_NEXT_MARK_KEY, mark}};
+    kube_secret_rewrite(e, secret, items, 2);
+    explicit_bzero(password, sizeof password);
+}
+
+void kube_members_write(struct kube_ensure *e, kube_ensure_then then)
+{
+    e->members_then = then;
+    kube_secret_want(e, mem_printf("%s-credentials", e->set), NULL,
+                     e->renewed != NULL ? given_there : next_there);
 }
 
 /* ---- pods without a StatefulSet ---- */

@@ -11,11 +11,11 @@
 #include "k8s/exec_plugin.h"
 #include "runtime/kubernetes_ensure.h"
 
-#define PASSWORD_LENGTH 32 /* of 32 signs: 160 bits */
-#define TOKEN_LENGTH    40
-#define DAY_S           86400ull
-#define AUTHORITY_S     (3650 * DAY_S)
-#define LEAF_S          (90 * DAY_S)
+#define TOKEN_LENGTH 40
+#define DAY_S        86400ull
+#define AUTHORITY_S  (3650 * DAY_S)
+#define LEAF_S       (90 * DAY_S)
+#define NEXT_US      5000000ll
 
 static void owner_want(struct kube_ensure *e);
 static void authority_want(struct kube_ensure *e);
@@ -142,8 +142,8 @@ static void secret_ask(struct kube_ensure *e)
 }
 
 /* Takes the name over. */
-static void secret_want(struct kube_ensure *e, char *name, char *(*make)(struct kube_ensure *, struct err *),
-                        void (*then)(struct kube_ensure *, yyjson_val *))
+void kube_secret_want(struct kube_ensure *e, char *name, char *(*make)(struct kube_ensure *, struct err *),
+                      void (*then)(struct kube_ensure *, yyjson_val *))
 {
     free(e->secret_name);
     e->secret_name = name;
@@ -198,8 +198,8 @@ static void on_rewritten(struct kube_op *op, const struct k8s_answer *a)
 }
 
 /* Replaces values of the Secret, if it still is what was read. */
-static void secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const struct kube_secret_item *items,
-                           size_t count)
+void kube_secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const struct kube_secret_item *items,
+                         size_t count)
 {
     struct err err = {0};
     char now[ENV_TIME_SIZE];
@@ -259,17 +259,17 @@ static bool rotation_due(struct kube_ensure *e, yyjson_val *secret, bool of_shar
 /* A new password; the old one stays beside it, for whoever finds that the server has not got the new one. */
 static void password_rotate(struct kube_ensure *e, yyjson_val *secret, const char *old)
 {
-    char password[PASSWORD_LENGTH + 1];
-    env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
+    char password[KUBE_PASSWORD_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, password, KUBE_PASSWORD_LENGTH);
     const struct kube_secret_item items[] = {{"password", password}, {"previous-password", old}};
-    secret_rewrite(e, secret, items, 2);
+    kube_secret_rewrite(e, secret, items, 2);
     explicit_bzero(password, sizeof password);
 }
 
 static char *password_make(struct kube_ensure *e, bool of_shard, const char *user, const char *given)
 {
-    char password[PASSWORD_LENGTH + 1];
-    env_random_text(e->op.k->loop->env, password, PASSWORD_LENGTH);
+    char password[KUBE_PASSWORD_LENGTH + 1];
+    env_random_text(e->op.k->loop->env, password, KUBE_PASSWORD_LENGTH);
     const struct kube_secret_item items[] = {{"username", user},
                                              {"password", given != NULL ? given : password}};
     char *text =
@@ -290,13 +290,19 @@ static char *owner_make(struct kube_ensure *e, struct err *err)
     return password_make(e, false, e->owner, e->given_password);
 }
 
-static bool credentials_take(struct kube_ensure *e, yyjson_val *secret)
+bool kube_credentials_take(struct kube_ensure *e, yyjson_val *secret)
 {
     if (!value_of(e, secret, "password", &e->password))
         return false;
     mem_wipe_free(e->previous_password);
     e->previous_password = kube_secret_value(secret, "previous-password");
+    mem_wipe_free(e->next_password);
+    e->next_password = e->member ? kube_secret_value(secret, KUBE_NEXT_KEY) : NULL;
+    mem_wipe_free(e->next_mark);
+    e->next_mark = e->member ? kube_secret_value(secret, KUBE_NEXT_MARK_KEY) : NULL;
     e->rotation_due = rotation_due(e, secret, true);
+    if (e->next_password != NULL) /* whether the agents have it by then */
+        due_at(e, loop_wall(e->op.k->loop) + NEXT_US);
     return true;
 }
 
@@ -306,14 +312,14 @@ static void token_make(struct kube_ensure *e, yyjson_val *secret)
     char token[TOKEN_LENGTH + 1];
     env_random_text(e->op.k->loop->env, token, TOKEN_LENGTH);
     const struct kube_secret_item items[] = {{KUBE_TOKEN_KEY, token}};
-    secret_rewrite(e, secret, items, 1);
+    kube_secret_rewrite(e, secret, items, 1);
     explicit_bzero(token, sizeof token);
 }
 
 /* The rotation itself comes when we have seen that the server can bear it. */
 static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (!credentials_take(e, secret))
+    if (!kube_credentials_take(e, secret))
         return;
     mem_wipe_free(e->token);
     e->token = e->member ? kube_secret_value(secret, KUBE_TOKEN_KEY) : NULL;
@@ -325,7 +331,7 @@ static void credentials_there(struct kube_ensure *e, yyjson_val *secret)
 
 static void rotation_there(struct kube_ensure *e, yyjson_val *secret)
 {
-    if (!credentials_take(e, secret))
+    if (!kube_credentials_take(e, secret))
         return;
     if (e->rotation_due)
         password_rotate(e, secret, e->password);
@@ -340,8 +346,8 @@ static void owner_there(struct kube_ensure *e, yyjson_val *secret)
     if (!value_of(e, secret, "password", &e->owner_password))
         return;
     if (given.value != NULL && strcmp(given.value, e->owner_password) != 0 && kube_is_ours(secret, &owner))
-        secret_rewrite(e, secret, &given, 1);
-    else if (given.value == NULL && rotation_due(e, secret, false))
+        kube_secret_rewrite(e, secret, &given, 1);
+    else if (given.value == NULL && (!e->member || e->primary) && rotation_due(e, secret, false))
         password_rotate(e, secret, e->owner_password);
     else
         authority_want(e);
@@ -356,9 +362,9 @@ static void owner_want(struct kube_ensure *e)
         return;
     }
     if (theirs != NULL)
-        secret_want(e, mem_strdup(theirs), NULL, owner_there);
+        kube_secret_want(e, mem_strdup(theirs), NULL, owner_there);
     else
-        secret_want(e, mem_printf("%s-owner", e->database), owner_make, owner_there);
+        kube_secret_want(e, mem_printf("%s-owner", e->database), owner_make, owner_there);
 }
 
 /* ---- certificates ---- */
@@ -489,10 +495,10 @@ static void certificate_renew(struct kube_ensure *e, yyjson_val *secret, bool of
     const struct kube_secret_item known = {"ca.crt", e->bundle};
     e->secret_renewed = true;
     if (!is_due(e, secret, of_shard)) {
-        secret_rewrite(e, secret, &known, 1);
+        kube_secret_rewrite(e, secret, &known, 1);
     } else if (pair_issue(e, of_shard, &pair, &err) == 0) {
         const struct kube_secret_item items[] = CERTIFICATE_ITEMS(pair, e->bundle);
-        secret_rewrite(e, secret, items, 3);
+        kube_secret_rewrite(e, secret, items, 3);
     } else {
         kube_ensure_over(e, &err);
     }
@@ -588,7 +594,7 @@ static void manager_there(struct kube_ensure *e, yyjson_val *secret)
 static void application_there(struct kube_ensure *e, yyjson_val *secret)
 {
     if (own_client(e, secret))
-        secret_want(e, mem_printf("%s-manager", e->database), client_make, manager_there);
+        kube_secret_want(e, mem_printf("%s-manager", e->database), client_make, manager_there);
 }
 
 /* Also where servers do not ask for one yet: when they begin to, each client has it already. */
@@ -603,9 +609,9 @@ static void clients_want(struct kube_ensure *e, yyjson_val *secret, bool by_us)
         client_refuse(e, "its tls.crt is over, or its extended key usage has no client authentication, which "
                          "servers need when they copy from each other");
     else if (theirs != NULL)
-        secret_want(e, mem_strdup(theirs), NULL, their_client_there);
+        kube_secret_want(e, mem_strdup(theirs), NULL, their_client_there);
     else if (by_us)
-        secret_want(e, mem_printf("%s-client", e->database), client_make, application_there);
+        kube_secret_want(e, mem_printf("%s-client", e->database), client_make, application_there);
     else
         kube_files_keep(e, e->secrets_then);
 }
@@ -628,7 +634,7 @@ static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 
 static void certificate_want(struct kube_ensure *e)
 {
-    secret_want(e, mem_printf("%s-tls", e->set), certificate_make, certificate_there);
+    kube_secret_want(e, mem_printf("%s-tls", e->set), certificate_make, certificate_there);
 }
 
 /* Nothing of it is to be done now. */
@@ -649,7 +655,7 @@ static void authority_prepare(struct kube_ensure *e, yyjson_val *secret)
     if (kube_authority_make(e->op.k->loop->env, name, lifetime_s(e, "authorityLifetime", AUTHORITY_S), &pair,
                             &err) == 0) {
         const struct kube_secret_item items[] = {{"next.crt", pair.certificate}, {"next.key", pair.key}};
-        secret_rewrite(e, secret, items, 2);
+        kube_secret_rewrite(e, secret, items, 2);
     } else {
         kube_ensure_over(e, &err);
     }
@@ -668,9 +674,9 @@ static void authority_step(struct kube_ensure *e, yyjson_val *secret, enum kube_
     const struct kube_secret_item drop = {"previous.crt", NULL};
     e->scanned = false;
     if (step == KUBE_AUTHORITY_SWITCH)
-        secret_rewrite(e, secret, change, 5);
+        kube_secret_rewrite(e, secret, change, 5);
     else
-        secret_rewrite(e, secret, &drop, 1);
+        kube_secret_rewrite(e, secret, &drop, 1);
 }
 
 /* Ready: the Secret is read again, and is the one that the step is made from, or another's step came first.
@@ -721,9 +727,9 @@ static void authority_want(struct kube_ensure *e)
              strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
-        secret_want(e, mem_strdup(theirs), NULL, certificate_there);
+        kube_secret_want(e, mem_strdup(theirs), NULL, certificate_there);
     else
-        secret_want(e, mem_printf("%s-ca", e->database), authority_make, authority_there);
+        kube_secret_want(e, mem_printf("%s-ca", e->database), authority_make, authority_there);
 }
 
 /* Somebody else's server: his Secret says user, password, and what its certificate is checked by. */
@@ -743,14 +749,14 @@ void kube_secrets_start(struct kube_ensure *e, void (*then)(struct kube_ensure *
 {
     e->secrets_then = then;
     if (e->lent) {
-        secret_want(e, mem_strdup(e->adoption.secret), NULL, lent_there);
+        kube_secret_want(e, mem_strdup(e->adoption.secret), NULL, lent_there);
         return;
     }
-    secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
+    kube_secret_want(e, mem_printf("%s-credentials", e->set), credentials_make, credentials_there);
 }
 
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 {
     e->secrets_then = then;
-    secret_want(e, mem_printf("%s-credentials", e->set), NULL, rotation_there);
+    kube_secret_want(e, mem_printf("%s-credentials", e->set), NULL, rotation_there);
 }

@@ -38,6 +38,9 @@ struct runtime_spec {
     bool removes;         /* ... and at most: nothing relies any more on those after them, which go, and their
                              data as those of removed ones do */
     const char *password; /* a member's: of the role "shardherd", the same for all members of the shard */
+    /* The primary's: which password all agents of the shard that are heard have at hand for when the servers
+     * get another one; NULL = none. */
+    const char *next_password;
 };
 
 struct runtime_instance {

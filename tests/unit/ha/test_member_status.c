@@ -30,6 +30,17 @@ static void test_container(void **state)
     assert_true(!s.contained && s.memory_bytes == 0); /* on a machine without a group of its own */
 }
 
+static void test_next_password(void **state)
+{
+    struct member_status s = {0};
+    (void)state;
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"next_password\":\"m1\"}", &s),
+                     0);
+    assert_string_equal(s.next_password, "m1");
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\"}", &s), 0);
+    assert_string_equal(s.next_password, "");
+}
+
 static void test_what_is_no_status(void **state)
 {
     static const char *const texts[] = {"",
@@ -49,6 +60,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_container),
+        cmocka_unit_test(test_next_password),
         cmocka_unit_test(test_what_is_no_status),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
