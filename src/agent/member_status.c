@@ -26,7 +26,7 @@ static void add_number(struct buf *b, const char *name, uint64_t number)
 bool member_ready(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    return m->facts.known && !m->ending && !m->order.held &&
+    return m->facts.known && !m->ending && !m->order.held && !member_door_shut(m) &&
            (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
 }
 
@@ -163,6 +163,7 @@ char *member_status_text(struct member *m)
         add_text(&b, "exit", m->exit_text);
     add_number(&b, "checkpoints", m->checkpoints);
     add_number(&b, "commits_ended", m->guard_ended);
+    add_number(&b, "doors_shut", m->doors_shut);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
     add_lease(&b, m);
     add_waits_at(&b, m);
