@@ -118,6 +118,7 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
     if (m->conn == NULL)
         return; /* what came made us stop it */
     slots_settle(m);
+    member_beat(m, pg_value_bool(reply, 0, 16));
     if (settled != member_settled(m) || ready != member_ready(m))
         member_changed(m);
     if (!member_settled(m))
@@ -164,7 +165,7 @@ static void facts_ask(struct member *m)
         "(SELECT '0/0'::pg_lsn + (('x' || substr(n, 1, 8))::bit(32)::bigint * 4294967296 + "
         "('x' || substr(n, 9, 8))::bit(32)::bigint * (SELECT setting::bigint FROM pg_settings WHERE name = "
         "'wal_segment_size')) FROM (SELECT min(substr(name, 9)) n FROM pg_ls_waldir() WHERE name ~ "
-        "'^[0-9A-F]{24}$') w) "
+        "'^[0-9A-F]{24}$') w), to_regclass('shardherd.heartbeat') IS NOT NULL "
         "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
@@ -182,6 +183,7 @@ static void facts_ask(struct member *m)
 static void conn_drop(struct member *m)
 {
     m->facts.known = m->asking = false;
+    m->heartbeat = 0;
     if (m->conn != NULL)
         pg_conn_close(m->conn, NULL, NULL);
     m->conn = NULL;

@@ -153,7 +153,9 @@ struct member {
     unsigned door_stopped; /* looks in a row at which the postmaster was stopped */
     bool door_slow;        /* the new connection has no answer yet, for a while */
     uint64_t doors_shut;   /* postmasters that were ended because they let nobody in */
-    unsigned slots_for;   /* orders when the slots were seen to */
+    unsigned slots_for;    /* orders when the slots were seen to */
+    uint64_t heartbeat;    /* of the heartbeat row as it is here, 0 = not known, or not to be written */
+    bool heartbeat_failed;
 
     struct work work;
     bool working;
@@ -255,6 +257,10 @@ void member_facts_soon(struct member *m);
 struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options,
                                  uint64_t patience_ns);
 #define MEMBER_CONNECT_NS (5 * ENV_NS_PER_S)
+
+/* ---- member_beat.c ---- */
+/* After an answer of the server: writes the heartbeat, or reads it. there: its table is. */
+void member_beat(struct member *m, bool there);
 
 /* ---- member_door.c ---- */
 void member_door_init(struct member *m);

@@ -107,6 +107,8 @@ static void add_facts(struct buf *b, struct member *m)
     }
     (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s,\"complete\":%s", f->standbys,
                      f->pending_restart ? "true" : "false", f->complete ? "true" : "false");
+    if (m->heartbeat != 0)
+        add_number(b, "beat", m->heartbeat);
     add_number(b, "facts_age_ms", (loop_now(&m->loop) - f->at_ns) / ENV_NS_PER_MS);
 }
 

@@ -150,6 +150,9 @@ struct shard_keeper_view {
     bool unseen;  /* ... and was not seen as one yet: a shard that was adopted */
     bool sync;    /* it is in that set: commits may wait for it */
     bool streams; /* from that primary, as the primary says */
+    /* Standby: by the heartbeat, since when it lacks something; 0 = less than 2 s. Without a receiver at
+     * least as long as that is so, never 0. NAN = not known. */
+    double lag_seconds;
     bool lag_known;
     uint64_t lag_bytes; /* what it has not on its disk yet */
 };
