@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/agent_impl.h"
+#include "agent/oom.h"
 #include "base/buf.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -554,6 +555,7 @@ int agent_run(const struct agent_options *options, struct err *err)
     struct agent *a = mem_zalloc(sizeof *a);
     a->o = *options;
     a->backoff_ns = BACKOFF_NS;
+    oom_protect(options->env);
     int rc = loop_init(&a->loop, options->env, err);
     if (rc == 0) {
         sm_init(&a->sm, states, STATE_MAX, LOOKING, NULL, a);

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "agent/member_impl.h"
+#include "agent/oom.h"
 #include "agent/postmaster.h"
 #include "base/log.h"
 #include "base/mem.h"
@@ -505,6 +506,7 @@ int member_run(const struct agent_options *options, struct err *err)
 {
     struct member *m = mem_zalloc(sizeof *m);
     m->o = *options;
+    oom_protect(m->o.env);
     m->token = member_token_read(m->o.token_file, err);
     int rc = m->token == NULL ? ERRC_INVALID : lock_open(&m->o, &m->lock, err);
     if (rc == 0)

@@ -118,6 +118,7 @@ static void facts_answered(struct pg_conn *conn, const struct pg_reply *reply, v
     if (m->conn == NULL)
         return; /* what came made us stop it */
     slots_settle(m);
+    member_beat(m, pg_value_bool(reply, 0, 16));
     if (settled != member_settled(m) || ready != member_ready(m))
         member_changed(m);
     if (!member_settled(m))
@@ -164,7 +165,7 @@ static void facts_ask(struct member *m)
         "(SELECT '0/0'::pg_lsn + (('x' || substr(n, 1, 8))::bit(32)::bigint * 4294967296 + "
         "('x' || substr(n, 9, 8))::bit(32)::bigint * (SELECT setting::bigint FROM pg_settings WHERE name = "
         "'wal_segment_size')) FROM (SELECT min(substr(name, 9)) n FROM pg_ls_waldir() WHERE name ~ "
-        "'^[0-9A-F]{24}$') w) "
+        "'^[0-9A-F]{24}$') w), to_regclass('shardherd.heartbeat') IS NOT NULL "
         "FROM (SELECT pg_is_in_recovery() r) s LEFT JOIN pg_stat_wal_receiver w ON true",
         .extended = true,
         .prepared = "facts",
@@ -182,6 +183,7 @@ static void facts_ask(struct member *m)
 static void conn_drop(struct member *m)
 {
     m->facts.known = m->asking = false;
+    m->heartbeat = 0;
     if (m->conn != NULL)
         pg_conn_close(m->conn, NULL, NULL);
     m->conn = NULL;
@@ -215,7 +217,8 @@ static void lost(struct pg_conn *conn, const struct err *err, void *data)
     soon(m);
 }
 
-struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options)
+struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options,
+                                 uint64_t patience_ns)
 {
     const struct pg_target target = {
         .host = m->o.run,
@@ -224,7 +227,7 @@ struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *
         .user = AGENT_SUPERUSER,
         .application_name = "shardherd agent",
         .options = options,
-        .connect_timeout_ns = 5 * ENV_NS_PER_S,
+        .connect_timeout_ns = patience_ns,
     };
     return pg_conn_new(&m->loop, &target, events, m);
 }
@@ -233,7 +236,7 @@ static void connect_server(struct member *m)
 {
     static const struct pg_conn_events events = {connected, lost, NULL};
     struct err err = {0};
-    m->conn = member_conn_make(m, &events, MEMBER_CONN_OPTIONS);
+    m->conn = member_conn_make(m, &events, MEMBER_CONN_OPTIONS, MEMBER_CONNECT_NS);
     if (pg_conn_connect(m->conn, &err) != 0) {
         err_copy(&m->err, &err);
         conn_drop(m);
@@ -275,7 +278,7 @@ void member_checkpoint(struct member *m)
 {
     static const struct pg_conn_events events = {side_connected, NULL, NULL};
     side_drop(m);
-    m->side = member_conn_make(m, &events, NULL);
+    m->side = member_conn_make(m, &events, NULL, MEMBER_CONNECT_NS);
     if (pg_conn_connect(m->side, NULL) != 0)
         side_drop(m);
 }
@@ -304,6 +307,7 @@ void member_facts_init(struct member *m)
 {
     loop_timer_init(&m->loop, &m->facts_timer, facts_fired, m);
     member_guard_init(m);
+    member_door_init(m);
 }
 
 void member_facts_begin(struct member *m)
@@ -311,6 +315,7 @@ void member_facts_begin(struct member *m)
     m->slots_for = 0;
     soon(m);
     member_guard_begin(m);
+    member_door_begin(m);
 }
 
 void member_facts_soon(struct member *m)
@@ -325,4 +330,5 @@ void member_facts_end(struct member *m)
     side_drop(m);
     loop_timer_stop(&m->facts_timer);
     member_guard_end(m);
+    member_door_end(m);
 }

@@ -42,7 +42,7 @@ static void lost(struct pg_conn *conn, const struct err *err, void *data)
 static void connect_guard(struct member *m)
 {
     static const struct pg_conn_events events = {connected, lost, NULL};
-    m->guard = member_conn_make(m, &events, MEMBER_CONN_OPTIONS);
+    m->guard = member_conn_make(m, &events, MEMBER_CONN_OPTIONS, MEMBER_CONNECT_NS);
     if (pg_conn_connect(m->guard, NULL) != 0)
         guard_drop(m);
 }

@@ -150,7 +150,15 @@ struct member {
     struct loop_timer facts_timer, guard_timer;
     int guard_short;      /* polls in a row in which too few standbys streamed */
     uint64_t guard_ended; /* waiting commits ended */
-    unsigned slots_for;   /* orders when the slots were seen to */
+    struct pg_conn *door; /* that is being tried, see member_door.c */
+    struct loop_timer door_timer;
+    uint64_t door_tried_ns;
+    unsigned door_stopped; /* looks in a row at which the postmaster was stopped */
+    bool door_slow;        /* the new connection has no answer yet, for a while */
+    uint64_t doors_shut;   /* postmasters that were ended because they let nobody in */
+    unsigned slots_for;    /* orders when the slots were seen to */
+    uint64_t heartbeat;    /* of the heartbeat row as it is here, 0 = not known, or not to be written */
+    bool heartbeat_failed;
 
     struct work work;
     bool working;
@@ -250,7 +258,20 @@ void member_facts_soon(struct member *m);
     "-c statement_timeout=5000 -c lock_timeout=1000 -c synchronous_commit=local "                            \
     "-c default_transaction_read_only=off"
 /* To its socket, as our superuser; data of the events is the member. */
-struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options);
+struct pg_conn *member_conn_make(struct member *m, const struct pg_conn_events *events, const char *options,
+                                 uint64_t patience_ns);
+#define MEMBER_CONNECT_NS (5 * ENV_NS_PER_S)
+
+/* ---- member_beat.c ---- */
+/* After an answer of the server: writes the heartbeat, or reads it. there: its table is. */
+void member_beat(struct member *m, bool there);
+
+/* ---- member_door.c ---- */
+void member_door_init(struct member *m);
+void member_door_begin(struct member *m);
+void member_door_end(struct member *m);
+/* The postmaster does not let anybody in, as it seems: it is not ready. */
+bool member_door_shut(const struct member *m);
 
 /* ---- member_guard.c ---- */
 void member_guard_init(struct member *m);

@@ -26,7 +26,7 @@ static void add_number(struct buf *b, const char *name, uint64_t number)
 bool member_ready(const struct member *m)
 {
     int state = sm_now(&m->sm);
-    return m->facts.known && !m->ending && !m->order.held &&
+    return m->facts.known && !m->ending && !m->order.held && !member_door_shut(m) &&
            (state == MEMBER_PRIMARY || state == MEMBER_STANDBY);
 }
 
@@ -107,6 +107,8 @@ static void add_facts(struct buf *b, struct member *m)
     }
     (void)buf_printf(b, ",\"standbys\":%s,\"pending_restart\":%s,\"complete\":%s", f->standbys,
                      f->pending_restart ? "true" : "false", f->complete ? "true" : "false");
+    if (m->heartbeat != 0)
+        add_number(b, "beat", m->heartbeat);
     add_number(b, "facts_age_ms", (loop_now(&m->loop) - f->at_ns) / ENV_NS_PER_MS);
 }
 
@@ -165,6 +167,7 @@ char *member_status_text(struct member *m)
         add_text(&b, "next_password", m->seen.next_mark);
     add_number(&b, "checkpoints", m->checkpoints);
     add_number(&b, "commits_ended", m->guard_ended);
+    add_number(&b, "doors_shut", m->doors_shut);
     add_number(&b, "watchdog_fired", watchdog_fired(m->dog));
     add_lease(&b, m);
     add_waits_at(&b, m);

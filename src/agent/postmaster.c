@@ -106,6 +106,15 @@ int postmaster_signal_all(const char *data, int number)
     return count;
 }
 
+/* "T", or "t" in the hands of a tracer. */
+bool postmaster_is_stopped(pid_t pid)
+{
+    char path[64], text[512];
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    const char *end = agent_text_read(path, text, sizeof text) ? strrchr(text, ')') : NULL;
+    return end != NULL && end[1] == ' ' && (end[2] == 'T' || end[2] == 't');
+}
+
 void postmaster_pause_ms(int ms)
 {
     (void)poll(NULL, 0, ms);

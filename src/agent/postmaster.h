@@ -28,6 +28,9 @@ int postmaster_signal_all(const char *data, int number);
 /* Ends them all (SIGQUIT, after a second SIGKILL) and waits, at most 10 s. ERRC_TIMEOUT if some are left. */
 int postmaster_sweep(const char *data, struct err *err);
 
+/* The kernel says so: by SIGSTOP or the like, or in the hands of a tracer. */
+bool postmaster_is_stopped(pid_t pid);
+
 /* Waits, on a worker or in the watchdog. */
 void postmaster_pause_ms(int ms);
 

@@ -60,15 +60,6 @@ static uint64_t sooner(uint64_t a, uint64_t b)
     return a == 0 || (b != 0 && b < a) ? b : a;
 }
 
-/* The kernel says so: "T", or "t" in the hands of a tracer. */
-static bool is_stopped(pid_t pid)
-{
-    char path[64], text[512];
-    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    const char *end = agent_text_read(path, text, sizeof text) ? strrchr(text, ')') : NULL;
-    return end != NULL && end[1] == ' ' && (end[2] == 'T' || end[2] == 't');
-}
-
 struct watch { /* the child's own */
     struct page *page;
     const char *data;
@@ -81,7 +72,7 @@ struct watch { /* the child's own */
 static uint64_t stopped_check(struct watch *w, uint64_t now)
 {
     uint64_t from = atomic_load(&w->page->stopped_ns);
-    if (from == 0 || now < from || !is_stopped(getppid())) {
+    if (from == 0 || now < from || !postmaster_is_stopped(getppid())) {
         w->seen_ns = w->halted_ns = 0;
         return from == 0 || now < from ? from : now + LOOK_NS;
     }

@@ -73,7 +73,8 @@ struct api_kept {
     const char *state;      /* "loading", "standing", "failing" */
     const char *durability; /* "required", ...; NULL = the record was not read yet, and the rest is 0 */
     uint64_t term;
-    bool maintenance; /* nothing is decided about it */
+    bool maintenance;  /* nothing is decided about it */
+    const char *waits; /* why commits wait although its primary is there; NULL = they do not */
     /* the last change of its primary; id NULL = there was none yet */
     const char *id, *kind, *step, *reason;
 };

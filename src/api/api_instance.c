@@ -14,13 +14,15 @@ static void print_version(yyjson_mut_doc *doc, yyjson_mut_val *object, int numbe
     json_text(doc, object, "version", number > 0 ? text : NULL);
 }
 
-static void print_replication(yyjson_mut_doc *doc, yyjson_mut_val *object, const struct instance_facts *f)
+static void print_replication(yyjson_mut_doc *doc, yyjson_mut_val *object,
+                              const struct fleet_instance *instance)
 {
+    const struct instance_facts *f = &instance->facts;
     char lsn[TEXT_LSN_SIZE];
     yyjson_mut_obj_add_uint(doc, object, "timeline", f->timeline);
     json_uint64(doc, object, "system_identifier", f->system_identifier);
     json_time(doc, object, "started", f->started_us);
-    json_real(doc, object, "lag_seconds", f->role == ROLE_STANDBY ? f->lag_seconds : (double)NAN);
+    json_real(doc, object, "lag_seconds", fleet_lag_seconds(instance));
     if (f->role == ROLE_STANDBY && isnan(f->lag_seconds)) /* what was last heard is no lag (P16) */
         yyjson_mut_obj_add_null(doc, object, "lag_bytes");
     else
@@ -85,7 +87,7 @@ void api_print_instance(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_v
     json_past(api, doc, object, "seen", f->seen_ns);
     json_text(doc, object, "error", failing && f->error[0] != '\0' ? f->error : NULL);
     print_version(doc, object, f->server_version);
-    print_replication(doc, object, f);
+    print_replication(doc, object, instance);
     yyjson_mut_obj_add_int(doc, object, "connections", f->connections);
     yyjson_mut_obj_add_int(doc, object, "max_connections", f->max_connections);
     json_uint64(doc, object, "database_bytes", f->database_bytes);

@@ -116,6 +116,7 @@ static void print_keeper(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_
     json_text(doc, out, "durability", k.durability);
     json_uint64(doc, out, "term", k.term);
     yyjson_mut_obj_add_bool(doc, out, "maintenance", k.maintenance);
+    json_text(doc, out, "waits", k.waits);
     if (k.id == NULL) {
         yyjson_mut_obj_add_null(doc, out, "last");
         return;

@@ -255,6 +255,8 @@ void describe_shard(struct session *s, yyjson_val *item, struct buf *out)
     line_text(out, 0, "Keeper", yyjson_obj_get(item, "keeper"), "state");
     if (yyjson_get_bool(json_get_path(item, "keeper.maintenance")))
         line(out, 0, "Maintenance", "on: nothing is decided");
+    if (json_get_text(yyjson_obj_get(item, "keeper"), "waits")[0] != '\0')
+        line_text(out, 0, "Waits", yyjson_obj_get(item, "keeper"), "waits");
     line_number(out, 0, "Size", json_get_number(yyjson_obj_get(item, "instance"), "database_bytes"),
                 human_bytes, "");
     load_section(out, load);

@@ -187,6 +187,14 @@ struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char
     return NULL;
 }
 
+double fleet_lag_seconds(const struct fleet_instance *instance)
+{
+    const struct instance_member *m = &instance->member;
+    if (instance->facts.role != ROLE_STANDBY)
+        return (double)NAN;
+    return m->kept && !isnan(m->lag_seconds) ? m->lag_seconds : instance->facts.lag_seconds;
+}
+
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard)
 {
     const struct fleet_database *db = fleet_find_database(fleet, database);

@@ -76,6 +76,7 @@ struct instance_member {
     bool primary, sync, streams, lag_known;
     bool unseen;            /* the primary, and not seen as one yet by its keeper */
     uint64_t lag_bytes;     /* what it has not on its disk, 0 for a primary */
+    double lag_seconds;     /* standby: by the heartbeat, never 0 while its receiver is down; NAN = not known */
     uint64_t heard_ns;      /* last word of its agent */
     uint64_t term;          /* of the order in force there */
     char assigned[16];      /* "primary", "standby", ...; "" = its agent is not heard */
@@ -164,6 +165,9 @@ void fleet_remove_database(struct fleet *fleet, struct fleet_database *db);
 int fleet_add_instance(struct fleet *fleet, const char *name, const char *source,
                        const struct instance_access *access, struct fleet_instance **ret, struct err *err);
 struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char *name);
+/* How far a standby is behind: by the heartbeat where a keeper knows it, else by its poll. NAN = not known,
+ * or it is no standby. */
+double fleet_lag_seconds(const struct fleet_instance *instance);
 /* The primary of a shard, or NULL. A shard's primary is the instance at the routing table's primary address.
  */
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard);

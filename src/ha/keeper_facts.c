@@ -110,10 +110,14 @@ void keeper_facts(struct shard_keeper *k)
     for (unsigned i = 0; i < k->shard.count; i++) {
         member_link_facts(k->members[i].link, &k->shard.instances[i]);
         k->shard.instances[i].pod = pod_of(&k->members[i], &k->shard.instances[i]);
+        if (k->shard.instances[i].receives && k->shard.instances[i].received_ns != 0)
+            k->members[i].word_ns = k->shard.instances[i].received_ns;
     }
     const struct member_status *primary = keeper_status(k, newest->primary);
     if (primary != NULL && !primary->primary)
         primary = NULL;
+    if (primary != NULL && primary->beat != 0)
+        standby_lag_mark(&k->beats, loop_now(k->loop), primary->beat);
     for (unsigned i = 0; i < k->shard.count; i++)
         if ((int)i != newest->primary)
             standby_facts(k, primary, i);

@@ -5,6 +5,7 @@
 #include "base/sm.h"
 #include "ha/member_link.h"
 #include "ha/shard_keeper.h"
+#include "operation/standby_lag.h"
 
 /*
  *  LOADING <--> STANDING <--> FAILING --> LOADING (somebody else wrote the record)
@@ -36,12 +37,13 @@ struct keeper_member {
     const char *rejoin;   /* "auto", "rewind", "clone" */
     uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
-    uint64_t delay_ms;    /* by which it replays late, 0 = at once */
-    uint64_t failed_ns;   /* since when it does not get behind its upstream, 0 = it does */
-    uint64_t failed_at;   /* ... and which log it needs meanwhile */
-    unsigned made;        /* how often it was made anew since it streamed last */
-    uint64_t gone_ns;     /* since when its machine is said to be gone, 0 = it is not */
-    char gone_life[24];   /* of its agent until then, "" = it was not heard of */
+    uint64_t word_ns;   /* when its receiver had its last word, also after it ended; 0 = none since we look */
+    uint64_t delay_ms;  /* by which it replays late, 0 = at once */
+    uint64_t failed_ns; /* since when it does not get behind its upstream, 0 = it does */
+    uint64_t failed_at; /* ... and which log it needs meanwhile */
+    unsigned made;      /* how often it was made anew since it streamed last */
+    uint64_t gone_ns;   /* since when its machine is said to be gone, 0 = it is not */
+    char gone_life[24]; /* of its agent until then, "" = it was not heard of */
 };
 
 struct shard_keeper {
@@ -66,7 +68,9 @@ struct shard_keeper {
     struct shard_record writing;                /* what is being written */
     uint64_t written_for;                       /* epoch of ... */
     struct ha_shard shard;                      /* facts, tags, policy */
+    struct standby_lag beats;                   /* of the primary: when each was heard of first */
     int rule;                                   /* said last, for the log */
+    struct ha_verdict waits;                    /* why commits wait while the primary is there; rule 0 = no */
     uint64_t stale_for;                         /* the record's term when an agent knew a later one */
     uint64_t routed;                            /* term of the primary that was told last */
     bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */

@@ -69,6 +69,7 @@ static void read_server(yyjson_val *root, struct member_status *s)
     s->waits_at = lsn_of(root, "waits_at");
     text_of(root, "receiver", s->receiver, sizeof s->receiver);
     s->heard = number_at(root, "receiver_age_ms", &silent_ms) && silent_ms < UINT32_MAX;
+    s->beat = number_of(root, "beat");
     s->silent_ns = s->heard ? silent_ms * ENV_NS_PER_MS : 0;
     read_standbys(yyjson_obj_get(root, "standbys"), s);
 }

@@ -42,11 +42,12 @@ struct member_status {
     uint32_t timeline;
     uint64_t wal_term; /* under which its last bytes were written, 0 = not known */
     uint64_t flushed;
-    uint64_t wal_from;      /* the oldest LSN of which it keeps its log, 0 = not known */
-    uint64_t waits_at;      /* standby that lets nobody in yet: the segment of the log that it reads */
-    char receiver[32];      /* "streaming", "" = there is none */
-    bool heard;             /* the receiver had a word from its upstream */
-    uint64_t silent_ns;     /* since that word */
+    uint64_t wal_from;  /* the oldest LSN of which it keeps its log, 0 = not known */
+    uint64_t waits_at;  /* standby that lets nobody in yet: the segment of the log that it reads */
+    char receiver[32];  /* "streaming", "" = there is none */
+    bool heard;         /* the receiver had a word from its upstream */
+    uint64_t silent_ns; /* since that word */
+    uint64_t beat; /* count of the heartbeat row there, 0 = not known, or a primary that writes none now */
     unsigned standby_count; /* primary */
     /* of its container; contained = it is in one */
     bool contained;

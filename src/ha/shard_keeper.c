@@ -261,6 +261,19 @@ static bool is_silent(const struct shard_keeper *k, const struct ha_config *newe
     return now >= k->shard.instances[newest->primary].heard_ns + k->shard.policy.silent_ns / 2;
 }
 
+/* Commits wait, or go on again. */
+static void note_waits(struct shard_keeper *k, const struct ha_verdict *verdict, uint64_t now)
+{
+    int before = k->waits.rule;
+    k->waits = (struct ha_verdict){0};
+    if (verdict->rule == HA_F_WELL)
+        ha_waits(&k->shard, now, &k->waits);
+    if (k->waits.rule != 0 && before == 0)
+        log_event(LOG_WARN, k->waits.sentence, "shard", k->name, "rule", log_num(k->waits.rule), NULL);
+    else if (k->waits.rule == 0 && before != 0 && verdict->rule == HA_F_WELL)
+        log_event(LOG_INFO, "commits have the standbys again that they wait for", "shard", k->name, NULL);
+}
+
 void keeper_stand(struct shard_keeper *k)
 {
     uint64_t now = loop_now(k->loop);
@@ -280,6 +293,7 @@ void keeper_stand(struct shard_keeper *k)
         return; /* a new shard: its data directory is being made, and nobody else has one */
     ha_judge(&k->shard, now, &verdict);
     note_lost(k, newest, &verdict);
+    note_waits(k, &verdict, now);
     if (verdict.fail_over) {
         log_event(LOG_WARN, verdict.sentence, "shard", k->name, "rule", log_num(verdict.rule), NULL);
         fail_over(k, &verdict);
@@ -453,6 +467,11 @@ bool shard_keeper_retired(const struct shard_keeper *k, const char *member)
 const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
 {
     return k->loaded ? &k->record : NULL;
+}
+
+const char *shard_keeper_waits(const struct shard_keeper *k)
+{
+    return sm_now(&k->sm) == KEEPER_STANDING && k->waits.rule != 0 ? k->waits.sentence : NULL;
 }
 
 const char *shard_keeper_state(const struct shard_keeper *k)

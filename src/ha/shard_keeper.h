@@ -141,6 +141,8 @@ unsigned shard_keeper_size(const struct shard_keeper *keeper);
 bool shard_keeper_hands_over(const struct shard_keeper *keeper);
 /* "loading", "standing", "failing" */
 const char *shard_keeper_state(const struct shard_keeper *keeper);
+/* Why commits wait although its primary is there (F28), until the next turn; NULL = they do not. */
+const char *shard_keeper_waits(const struct shard_keeper *keeper);
 
 /* One member, as it is known now; texts live until the next turn. */
 struct shard_keeper_view {
@@ -150,6 +152,9 @@ struct shard_keeper_view {
     bool unseen;  /* ... and was not seen as one yet: a shard that was adopted */
     bool sync;    /* it is in that set: commits may wait for it */
     bool streams; /* from that primary, as the primary says */
+    /* Standby: by the heartbeat, since when it lacks something; 0 = less than 2 s. Without a receiver at
+     * least as long as that is so, never 0. NAN = not known. */
+    double lag_seconds;
     bool lag_known;
     uint64_t lag_bytes; /* what it has not on its disk yet */
 };

@@ -28,6 +28,14 @@ struct ha_verdict {
  */
 void ha_judge(const struct ha_shard *shard, uint64_t now_ns, struct ha_verdict *ret);
 
+/*
+ * While its primary is there: why commits wait all the same, because fewer standbys stream from it than they
+ * wait for, for exclude_ns. Rule 0: they do not. Nobody is promoted for that: the old primary is reached by
+ * us, and perhaps by clients, and what parts it from its standbys may come between them and the next one as
+ * well.
+ */
+void ha_waits(const struct ha_shard *shard, uint64_t now_ns, struct ha_verdict *ret);
+
 /* ---- whom to promote ---- */
 
 struct ha_ballot {

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 
+#include "base/buf.h"
 #include "base/env.h"
 #include "health/ha_decide.h"
 
@@ -173,4 +174,40 @@ void ha_judge(const struct ha_shard *shard, uint64_t now_ns, struct ha_verdict *
         say(&j, HA_F_WELL);
     else
         judge_unseen(&j);
+}
+
+/* "b is heard and does not stream, c is not heard" */
+static void set_missing(struct judging *j, ha_set members)
+{
+    struct buf text = {0};
+    for (unsigned i = 0; i < j->shard->count; i++) {
+        const struct ha_instance *x = &j->shard->instances[i];
+        if ((members & HA_BIT(i)) != 0 && !x->streams)
+            buf_printf(&text, "%s%s is %s", text.length > 0 ? ", " : "", x->name,
+                       is_heard(j, x) ? "heard and does not stream" : "not heard");
+    }
+    words_set(&j->words, "missing", "%s", buf_text(&text));
+    buf_free(&text);
+}
+
+void ha_waits(const struct ha_shard *shard, uint64_t now_ns, struct ha_verdict *ret)
+{
+    const struct ha_config *newest = ha_newest(&shard->record);
+    struct judging j = {
+        .shard = shard, .primary = &shard->instances[newest->primary], .now = now_ns, .ret = ret};
+    unsigned streaming = 0;
+    *ret = (struct ha_verdict){0};
+    for (unsigned i = 0; i < shard->count; i++) {
+        const struct ha_instance *x = &shard->instances[i];
+        bool counts = x->streams || age(&j, x->streams_ns) < shard->policy.exclude_ns;
+        streaming += (newest->members & HA_BIT(i)) != 0 && counts;
+    }
+    if (streaming >= newest->k)
+        return;
+    words_set(&j.words, "shard", "%s", shard->name);
+    words_set(&j.words, "primary", "%s", j.primary->name);
+    words_set(&j.words, "streaming", "%u", streaming);
+    words_set(&j.words, "needed", "%u", newest->k);
+    set_missing(&j, newest->members);
+    say(&j, HA_F_UNFOLLOWED);
 }

@@ -62,6 +62,10 @@ static const struct ha_rule_info rules[] = {
      "<instance> is left alone: its data are of another system than those of <primary>; remove them by hand "
      "if they "
      "are not wanted (F27)"},
+    {HA_F_UNFOLLOWED, "unfollowed",
+     "commits of shard <shard> wait: <streaming> of the <needed> standbys that each waits for stream from "
+     "its "
+     "primary <primary>, which is there, so nobody is promoted; <missing> (F28)"},
 };
 
 _Static_assert(sizeof rules / sizeof *rules == HA_F_COUNT - 1, "each rule has its line");

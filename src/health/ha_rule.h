@@ -43,6 +43,8 @@ enum ha_rule {
     HA_F_REWIND,
     HA_F_CLONE,
     HA_F_FOREIGN,
+    /* what is wrong while its primary is there */
+    HA_F_UNFOLLOWED,
     HA_F_COUNT /* one more than the last number */
 };
 

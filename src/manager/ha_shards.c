@@ -605,6 +605,7 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
     ret->durability = ha_durability_name(r->op.ha.durability);
     ret->term = r->op.ha.term;
     ret->maintenance = r->maintenance;
+    ret->waits = shard_keeper_waits(k->keeper);
     if (r->op.id[0] == '\0')
         return true;
     ret->id = r->op.id;

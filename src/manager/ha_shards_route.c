@@ -233,6 +233,7 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
                                   .streams = view.streams,
                                   .lag_known = view.lag_known,
                                   .lag_bytes = view.lag_bytes,
+                                  .lag_seconds = view.lag_seconds,
                                   .heard_ns = view.heard_ns,
                                   .term = s != NULL ? s->term : 0};
     snprintf(m->assigned, sizeof m->assigned, "%s", s != NULL ? s->assigned : "");

@@ -150,12 +150,13 @@ static float sample_of(const struct fleet_instance *i, enum value_family family)
     return family == VALUE_WAL_RATE ? newest.value[LOAD_WAL_RATE] : newest.active_sessions;
 }
 
-static double fact_of(const struct instance_facts *facts, enum value_family family)
+static double fact_of(const struct fleet_instance *instance, enum value_family family)
 {
+    const struct instance_facts *facts = &instance->facts;
     const double unknown = (double)NAN;
     switch (family) {
     case VALUE_LAG:
-        return facts->role == ROLE_STANDBY ? facts->lag_seconds : unknown;
+        return fleet_lag_seconds(instance);
     case VALUE_LAG_BYTES:
         return facts->role == ROLE_STANDBY && !isnan(facts->lag_seconds) ? (double)facts->lag_bytes : unknown;
     case VALUE_CONNECTIONS:
@@ -194,9 +195,7 @@ static void add_value(const struct writer *w, const struct poller *p, enum value
 {
     bool sampled = family == VALUE_QUERY_RATE || family == VALUE_WAL_RATE || family == VALUE_ACTIVE;
     float sample = sampled ? sample_of(p->instance, family) : 0;
-    double fact = sampled               ? 0
-                  : family >= VALUE_CPU ? pod_value(p, family)
-                                        : fact_of(&p->instance->facts, family);
+    double fact = sampled ? 0 : family >= VALUE_CPU ? pod_value(p, family) : fact_of(p->instance, family);
     if (isnan(sample) || isnan(fact))
         return;
     metric_add_start(w->out, w->name, w->own_labels, w->texts->none);

@@ -69,9 +69,9 @@ class NodeGone(Fault):
 
 
 class PostmasterStopped(Fault):
-    """Sessions that are open go on; nobody else is let in."""
+    """Sessions that are open would go on, and nobody else be let in: its agent ends it."""
 
-    writes = None
+    moves = False
 
     def begin(self):
         self.pids = [self.node.postmaster()]

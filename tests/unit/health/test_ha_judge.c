@@ -293,9 +293,38 @@ static void test_who_was_alone(void **state)
     assert_null(strstr(v.sentence, " 0 "));
 }
 
+/* Its primary is there: who is missing is named, after a moment, and only if a commit waits for them. */
+static void test_waits(void **state)
+{
+    struct ha_shard s = calm(3);
+    struct ha_verdict v;
+    (void)state;
+    ha_waits(&s, NOW, &v);
+    assert_int_equal(v.rule, 0);
+    s.instances[1].streams = false;
+    s.instances[1].streams_ns = NOW - 60 * S;
+    ha_waits(&s, NOW, &v);
+    assert_int_equal(v.rule, 0); /* c is enough */
+    s.instances[2].streams = false;
+    s.instances[2].streams_ns = NOW - 2 * S + 1;
+    ha_waits(&s, NOW, &v);
+    assert_int_equal(v.rule, 0);
+    s.instances[2].streams_ns = NOW - 2 * S;
+    s.instances[2].heard_ns = NOW - 3 * S;
+    ha_waits(&s, NOW, &v);
+    assert_sentence("both are missing", v.rule, HA_F_UNFOLLOWED, v.sentence);
+    assert_false(v.fail_over);
+    assert_non_null(strstr(v.sentence, "0 of the 1 standbys"));
+    assert_non_null(strstr(v.sentence, "b is heard and does not stream, c is not heard"));
+    s.record.configs[0].k = 0;
+    ha_waits(&s, NOW, &v);
+    assert_int_equal(v.rule, 0); /* it waits for nobody */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_waits),
         cmocka_unit_test(test_rules),
         cmocka_unit_test(test_never_alone),
         cmocka_unit_test(test_who_was_alone),
