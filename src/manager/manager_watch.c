@@ -115,10 +115,12 @@ static void look_at_file(struct manager *m);
 /* U1: whatever blocked the loop also delayed polls, deadlines and the fence of a move. */
 static void warn_of_long_turn(struct manager *m)
 {
-    uint64_t us = loop_take_alarm(&m->loop);
-    if (us > 0)
-        log_event(LOG_WARN, "the event loop was blocked", "ms", log_num((long long)(us / 1000)), "limit_ms",
-                  log_num(LOOP_TURN_ALARM_US / 1000), NULL);
+    struct loop_long_turn turn = loop_take_alarm(&m->loop);
+    if (turn.us > 0)
+        log_event(LOG_WARN, "the event loop was blocked", "ms", log_num((long long)(turn.us / 1000)),
+                  "limit_ms", log_num(LOOP_TURN_ALARM_US / 1000), "waited_ms",
+                  turn.known ? log_num((long long)(turn.waited_us / 1000)) : "?", "cpu_ms",
+                  turn.known ? log_num((long long)(turn.cpu_us / 1000)) : "?", NULL);
 }
 
 static void tick(struct loop_timer *timer, void *data)
