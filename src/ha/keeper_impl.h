@@ -75,6 +75,7 @@ struct shard_keeper {
     uint64_t routed;                            /* term of the primary that was told last */
     bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
     uint64_t turned_ns;                         /* when everything was looked at last: see note_pause() */
+    bool rests;                                 /* heartbeats that say nothing new are no reason for a turn */
     uint64_t lost_ns; /* when the primary was last there; 0 = it is, or nobody knows */
     struct loop_timer timer;
     struct loop_task turn;

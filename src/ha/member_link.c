@@ -26,13 +26,15 @@ struct member_link {
     char *name, *host, *base, *authorization; /* the last is a secret */
     int port;
     void (*changed)(struct member_link *link, void *data);
+    void (*heard)(struct member_link *link, void *data); /* may be NULL */
     void *data;
     struct loop_task tell;
 
     /* the stream of statuses */
     struct http_call *events; /* NULL = the timer waits to open it again */
     struct sse_parser *parser;
-    struct loop_timer events_timer; /* to open it; while it is open: for its silence */
+    struct loop_timer events_timer; /* to open it; while it is open: for its silence, see events_fired() */
+    uint64_t opened_ns;
     uint64_t events_again_ns;
     struct member_status status;
     uint64_t heard_ns, ended_ns;
@@ -96,6 +98,7 @@ static void take_status(struct member_link *l, const char *text, size_t length)
         return;
     }
     enum ha_server server = member_status_server(&status);
+    bool news = l->heard == NULL || l->heard_ns == 0 || l->closed || !member_status_same(&status, &l->status);
     if (strcmp(l->status.life, status.life) != 0) {
         l->waits_clock = 0;
         if (status.clock < l->status.clock)
@@ -113,9 +116,10 @@ static void take_status(struct member_link *l, const char *text, size_t length)
         l->refused = false; /* that was before */
     } else if (l->ended_ns == 0)
         l->ended_ns = l->heard_ns;
-    if (l->events != NULL)
-        loop_timer_start(&l->events_timer, SILENT_NS);
-    tell(l);
+    if (news)
+        tell(l);
+    else
+        l->heard(l, l->data);
     request_next(l);
 }
 
@@ -177,18 +181,22 @@ static void events_open(struct member_link *l)
         sse_parser_free(l->parser);
         l->parser = NULL;
     }
+    l->opened_ns = loop_now(l->loop);
     loop_timer_start(&l->events_timer, l->events != NULL ? SILENT_NS : ENV_NS_PER_S);
     free(url);
 }
 
+/* The timer is not armed anew with each status, but when it fires, for what is left. */
 static void events_fired(struct loop_timer *timer, void *data)
 {
     struct member_link *l = data;
-    (void)timer;
-    if (l->events != NULL)
-        http_call_cancel(l->events);
-    else
+    uint64_t said_ns = l->heard_ns > l->opened_ns ? l->heard_ns : l->opened_ns;
+    if (l->events == NULL)
         events_open(l);
+    else if (loop_now(l->loop) < said_ns + SILENT_NS)
+        loop_timer_start_at(timer, said_ns + SILENT_NS);
+    else
+        http_call_cancel(l->events);
 }
 
 /* ---- does its server answer? ---- */
@@ -505,6 +513,7 @@ struct member_link *member_link_new(struct loop *loop, const struct member_link_
     l->authorization = mem_printf("Bearer %s", o->token);
     l->port = o->port;
     l->changed = o->changed;
+    l->heard = o->heard;
     l->data = o->data;
     l->tell = (struct loop_task){.run = tell_run, .data = l};
     l->events_again_ns = AGAIN_NS;

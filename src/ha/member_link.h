@@ -4,7 +4,7 @@
  * It keeps the stream of the agent's statuses open, says what the member last told and when by our clock,
  * delivers the order that is wanted until the agent has taken it, and renews the lease while it is told to.
  * One request at a time beside the stream. What happened is told by `changed`, in the same turn or later,
- * never from inside a call of this interface.
+ * never from inside a call of this interface; a status that says nothing new, by `heard`.
  *
  * Orders are wanted, not sent: member_link_want() replaces what was wanted before. The same order is
  * delivered again when the agent was started anew, and after each failure, until it is taken, refused as
@@ -27,6 +27,8 @@ struct member_link_options { /* texts are copied */
     const char *token;       /* secret */
     struct tls_context *tls; /* of the agent's interface; NULL = plain, for loopback */
     void (*changed)(struct member_link *link, void *data);
+    /* A status came that is member_status_same() as the last; NULL = `changed` tells of these as well. */
+    void (*heard)(struct member_link *link, void *data);
     void *data;
 };
 

@@ -119,6 +119,35 @@ int member_status_parse(const char *json, size_t length, struct member_status *r
     return good ? 0 : err_set(err, ERRC_PROTOCOL, "what came is no status of a member's agent");
 }
 
+static bool same_standbys(const struct member_status *a, const struct member_status *b)
+{
+    bool same = a->standby_count == b->standby_count;
+    for (unsigned i = 0; same && i < a->standby_count; i++)
+        same = a->standbys[i].streams == b->standbys[i].streams &&
+               strcmp(a->standbys[i].name, b->standbys[i].name) == 0;
+    return same;
+}
+
+static bool same_order(const struct member_status *a, const struct member_status *b)
+{
+    return a->term == b->term && a->seq == b->seq && strcmp(a->assigned, b->assigned) == 0 &&
+           strcmp(a->reported, b->reported) == 0 && a->nobody == b->nobody && a->retired == b->retired &&
+           a->leaving == b->leaving && a->confirmed == b->confirmed && a->settled == b->settled;
+}
+
+static bool same_server(const struct member_status *a, const struct member_status *b)
+{
+    return a->known == b->known && a->primary == b->primary && a->timeline == b->timeline &&
+           a->wal_term == b->wal_term && a->diverged == b->diverged && a->system_id == b->system_id &&
+           a->checkpoints == b->checkpoints && strcmp(a->receiver, b->receiver) == 0 && same_standbys(a, b);
+}
+
+bool member_status_same(const struct member_status *a, const struct member_status *b)
+{
+    return strcmp(a->member, b->member) == 0 && strcmp(a->life, b->life) == 0 && same_order(a, b) &&
+           same_server(a, b) && strcmp(a->error, b->error) == 0;
+}
+
 enum ha_server member_status_server(const struct member_status *s)
 {
     if (strcmp(s->reported, "primary") == 0)

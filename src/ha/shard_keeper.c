@@ -1,6 +1,7 @@
 /*
  * Happy path: read the record, resume the failover that it may tell of, then stand: each status that comes,
- * and each second, everything is looked at anew, in keeper_stand() or keeper_failover_turn().
+ * and each second, everything is looked at anew, in keeper_stand() or keeper_failover_turn(). A shard that
+ * rests (see rests()) is looked at for news, and each second, not for heartbeats.
  */
 #include "ha/shard_keeper.h"
 
@@ -203,11 +204,29 @@ static bool note_primary(struct shard_keeper *k, const struct ha_config *newest)
     return true;
 }
 
+/* Its server answers, but its agent says nothing: that server may be about to be ended. */
+static bool is_silent(const struct shard_keeper *k, const struct ha_config *newest, uint64_t now)
+{
+    return now >= k->shard.instances[newest->primary].heard_ns + k->shard.policy.silent_ns / 2;
+}
+
+/* Nothing is expected of anybody but to go on: each streams and has its order, and no lease is due. */
+static bool rests(const struct shard_keeper *k, uint64_t now)
+{
+    const struct ha_config *newest = ha_newest(&k->record.op.ha);
+    bool rest = (newest->k > 0 || k->shard.count == 1) && !is_silent(k, newest, now);
+    for (int i = 0; rest && i < (int)k->shard.count; i++)
+        rest = member_link_taken(k->members[i].link) && !k->members[i].retiring &&
+               (i == newest->primary || k->shard.instances[i].streams);
+    return rest;
+}
+
 static void sync_step(struct shard_keeper *k, uint64_t now)
 {
     struct ha_sync_step step;
     ha_sync_plan(&k->shard, now, &step);
     say(k, step.rule, step.sentence);
+    k->rests = step.rule == HA_F_SYNC_KEPT && rests(k, now);
     if (step.what != HA_SYNC_RECORD)
         return; /* to apply it is what keeper_order_primary() wants anyway */
     k->writing = k->record;
@@ -253,12 +272,6 @@ static void note_lost(struct shard_keeper *k, const struct ha_config *newest,
         k->lost_ns = p->ended_ns != 0                     ? p->ended_ns
                      : p->closed || p->pod == HA_POD_GONE ? loop_now(k->loop)
                                                           : seen;
-}
-
-/* Its server answers, but its agent says nothing: that server may be about to be ended. */
-static bool is_silent(const struct shard_keeper *k, const struct ha_config *newest, uint64_t now)
-{
-    return now >= k->shard.instances[newest->primary].heard_ns + k->shard.policy.silent_ns / 2;
 }
 
 /* Commits wait, or go on again. */
@@ -326,6 +339,15 @@ static void note_pause(struct shard_keeper *k)
     k->turned_ns = now;
 }
 
+/* In a second, or as soon as the silence of the primary would be noted. */
+static uint64_t next_turn(const struct shard_keeper *k)
+{
+    uint64_t turn = loop_now(k->loop) + TURN_NS;
+    uint64_t heard = k->shard.instances[ha_newest(&k->record.op.ha)->primary].heard_ns;
+    uint64_t silent = heard + k->shard.policy.silent_ns / 2;
+    return k->rests && silent < turn ? silent : turn;
+}
+
 static void turn_run(struct loop_task *task, void *data)
 {
     struct shard_keeper *k = data;
@@ -335,14 +357,15 @@ static void turn_run(struct loop_task *task, void *data)
         return;
     keeper_facts(k);
     bool waits = loop_timer_armed(&k->timer);
+    k->rests = false;
     if (sm_now(&k->sm) == KEEPER_STANDING)
         keeper_stand(k);
     else if (sm_now(&k->sm) == KEEPER_FAILING)
         keeper_failover_turn(k);
     if (sm_now(&k->sm) == KEEPER_FAILING)
         loop_timer_start(&k->timer, SUSPECT_NS);
-    else if (!waits && !loop_timer_armed(&k->timer))
-        loop_timer_start(&k->timer, TURN_NS);
+    else if (k->rests || (!waits && !loop_timer_armed(&k->timer)))
+        loop_timer_start_at(&k->timer, next_turn(k));
 }
 
 void keeper_turn_soon(struct shard_keeper *k)
@@ -360,6 +383,17 @@ static void link_changed(struct member_link *link, void *data)
 {
     (void)link;
     keeper_turn_soon(data);
+}
+
+static void link_heard(struct member_link *link, void *data)
+{
+    struct shard_keeper *k = data;
+    bool rest = k->rests && sm_now(&k->sm) == KEEPER_STANDING;
+    for (unsigned i = 0; rest && i < k->shard.count; i++)
+        if (k->members[i].link == link)
+            member_link_facts(link, &k->shard.instances[i]);
+    if (!rest)
+        keeper_turn_soon(k);
 }
 
 /* ---- from outside ---- */
@@ -413,9 +447,12 @@ void shard_keeper_settled(struct shard_keeper *k, uint64_t term, const struct er
     keeper_turn_soon(k);
 }
 
-static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_tags *tags)
+/* True: something is otherwise than it was. */
+static bool set_tags(struct shard_keeper *k, int i, const struct shard_keeper_tags *tags)
 {
     struct ha_instance *x = &k->shard.instances[i];
+    const struct ha_instance old = *x;
+    const struct keeper_member was = k->members[i];
     bool leaves = tags->retiring || i >= (int)k->wanted;
     x->no_failover = tags->no_failover || leaves;
     x->delayed = tags->delay_ns != 0;
@@ -423,6 +460,9 @@ static void set_tags(struct shard_keeper *k, int i, const struct shard_keeper_ta
     x->priority = tags->priority;
     k->members[i].retiring = tags->retiring;
     k->members[i].delay_ms = tags->delay_ns / ENV_NS_PER_MS;
+    return x->no_failover != old.no_failover || x->delayed != old.delayed || x->no_sync != old.no_sync ||
+           x->priority != old.priority || k->members[i].retiring != was.retiring ||
+           k->members[i].delay_ms != was.delay_ms;
 }
 
 int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct shard_keeper_tags *tags,
@@ -431,8 +471,8 @@ int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct sh
     int i = shard_record_find(&k->record, member);
     if (i < 0 || sm_now(&k->sm) == KEEPER_CLOSED)
         return err_set(err, ERRC_NOT_FOUND, "shard %s has no member %s", k->name, member);
-    set_tags(k, i, tags);
-    keeper_turn_soon(k);
+    if (set_tags(k, i, tags))
+        keeper_turn_soon(k);
     return 0;
 }
 
@@ -490,11 +530,12 @@ static void add_member(struct shard_keeper *k, const struct shard_keeper_options
                                              .token = from->token != NULL ? from->token : o->token,
                                              .tls = o->tls,
                                              .changed = link_changed,
+                                             .heard = link_heard,
                                              .data = k};
     m->keeper = k;
     m->host = mem_strdup(from->host);
     m->port = from->port;
-    set_tags(k, (int)i, &from->tags);
+    (void)set_tags(k, (int)i, &from->tags);
     m->link = member_link_new(k->loop, &link);
     k->open++;
     (void)snprintf(k->shard.instances[i].name, HA_NAME_SIZE, "%s", from->name);

@@ -1,10 +1,12 @@
 #include "loop/loop.h"
 
 #include <assert.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "loop/loop_impl.h"
 
@@ -12,6 +14,8 @@
 #define TASKS_PER_TURN 4096
 
 #define WORKERS "8"
+
+#define SCHED_NS (50 * ENV_NS_PER_MS)
 
 static void run_tasks(struct loop *loop)
 {
@@ -33,17 +37,58 @@ static void on_check(uv_check_t *check)
     run_tasks(check->data);
 }
 
+/* ---- why a turn was long ---- */
+
+static bool sched_read(const struct loop *loop, uint64_t *cpu_ns, uint64_t *waited_ns)
+{
+    char text[96];
+    ssize_t length = loop->sched_fd > 0 ? pread(loop->sched_fd, text, sizeof text - 1, 0) : -1;
+    if (length <= 0)
+        return false;
+    text[length] = '\0';
+    char *end;
+    *cpu_ns = strtoull(text, &end, 10);
+    *waited_ns = strtoull(end, NULL, 10);
+    return *end == ' ';
+}
+
+/* Not in each turn: it is a system call. */
+static void sched_note(struct loop *loop)
+{
+    if (loop->turn_ns - loop->sched_ns < SCHED_NS)
+        return;
+    loop->sched_ns = loop->turn_ns;
+    (void)sched_read(loop, &loop->sched_cpu_ns, &loop->sched_waited_ns);
+}
+
+static void sched_open(struct loop *loop)
+{
+    if (loop->sched_fd == 0) /* of this thread, whoever reads it later */
+        loop->sched_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    loop->sched_ns = 0;
+}
+
+static void long_turn(struct loop *loop, uint64_t us)
+{
+    uint64_t cpu_ns = 0, waited_ns = 0;
+    loop->long_turns++;
+    if (us <= loop->worst.us)
+        return;
+    loop->worst = (struct loop_long_turn){.us = us, .known = sched_read(loop, &cpu_ns, &waited_ns)};
+    if (!loop->worst.known)
+        return;
+    loop->worst.cpu_us = (cpu_ns - loop->sched_cpu_ns) / 1000;
+    loop->worst.waited_us = (waited_ns - loop->sched_waited_ns) / 1000;
+}
+
 static void record_turn(struct loop *loop)
 {
     uint64_t us = loop->now_stale ? 0 : (loop_clock(loop) - loop->turn_ns) / 1000;
     hist_add(&loop->turns, us);
     if (us > loop->longest_turn_us)
         loop->longest_turn_us = us;
-    if (us > LOOP_TURN_ALARM_US) {
-        loop->long_turns++;
-        if (us > loop->alarm_turn_us)
-            loop->alarm_turn_us = us;
-    }
+    if (us > LOOP_TURN_ALARM_US)
+        long_turn(loop, us);
     loop->now_stale = true;
 }
 
@@ -91,6 +136,7 @@ int loop_init(struct loop *loop, struct env *env, struct err *err)
 int loop_run(struct loop *loop)
 {
     loop->now_stale = true;
+    sched_open(loop);
     (void)loop_now(loop);
     uv_run(&loop->uv, UV_RUN_DEFAULT);
     record_turn(loop); /* the last one, after which nothing waits any more */
@@ -130,6 +176,9 @@ int loop_fini(struct loop *loop)
     uv_close((uv_handle_t *)&loop->check, NULL);
     uv_close((uv_handle_t *)&loop->alarm, NULL);
     uv_run(&loop->uv, UV_RUN_NOWAIT);
+    if (loop->sched_fd > 0)
+        (void)close(loop->sched_fd);
+    loop->sched_fd = 0;
     free((void *)loop->heap);
     free(loop->scratch);
     loop->heap = NULL;
@@ -152,8 +201,10 @@ uint64_t loop_now(struct loop *loop)
 void loop_now_take(struct loop *loop)
 {
     loop->now_ns = loop_clock(loop);
-    if (loop->now_stale)
+    if (loop->now_stale) {
         loop->turn_ns = loop->now_ns;
+        sched_note(loop);
+    }
     loop->now_stale = false;
 }
 
@@ -185,11 +236,11 @@ void loop_task_cancel(struct loop_task *task)
     list_remove(&task->node);
 }
 
-uint64_t loop_take_alarm(struct loop *loop)
+struct loop_long_turn loop_take_alarm(struct loop *loop)
 {
-    uint64_t us = loop->alarm_turn_us;
-    loop->alarm_turn_us = 0;
-    return us;
+    struct loop_long_turn turn = loop->worst;
+    loop->worst = (struct loop_long_turn){0};
+    return turn;
 }
 
 void loop_turns_reset(struct loop *loop)

@@ -33,6 +33,18 @@ struct loop_task {
     void *data;
 };
 
+/*
+ * A turn that was longer than LOOP_TURN_ALARM_US. Of its time the loop's thread worked for cpu_us and was
+ * ready to run for waited_us without getting a processor; what is left it slept, in a system call that does
+ * not return or because the process was stopped. Both also count what was before the turn, for at most 50 ms.
+ */
+struct loop_long_turn {
+    uint64_t us; /* 0 = there was none */
+    bool known;  /* the kernel says what follows */
+    uint64_t cpu_us;
+    uint64_t waited_us;
+};
+
 struct loop {
     uv_loop_t uv;
     struct env *env;
@@ -47,15 +59,18 @@ struct loop {
     unsigned heap_size;
     unsigned heap_capacity;
     uint64_t timer_sequence;
-    uint64_t alarm_deadline_ns; /* what the alarm is set for, 0 = not set */
-    bool firing;                /* inside the alarm's callback */
-    uint64_t turn_ns;           /* when this turn began, see loop_now() */
-    struct hist turns;          /* lengths of all turns */
-    uint64_t longest_turn_us;   /* since loop_turns_reset() */
-    uint64_t long_turns;        /* longer than LOOP_TURN_ALARM_US, ever */
-    uint64_t alarm_turn_us;     /* the longest of them since loop_take_alarm(), 0 = none */
-    int handles;                /* open handles of src/loop, without the loop's own four */
-    int jobs;                   /* worker jobs and lookups whose libuv callback is still to come */
+    uint64_t alarm_deadline_ns;  /* what the alarm is set for, 0 = not set */
+    bool firing;                 /* inside the alarm's callback */
+    uint64_t turn_ns;            /* when this turn began, see loop_now() */
+    struct hist turns;           /* lengths of all turns */
+    uint64_t longest_turn_us;    /* since loop_turns_reset() */
+    uint64_t long_turns;         /* longer than LOOP_TURN_ALARM_US, ever */
+    struct loop_long_turn worst; /* the longest of them since loop_take_alarm() */
+    int sched_fd;                /* the kernel's figures of the loop's thread, 0 = none */
+    uint64_t sched_ns;           /* when they were read last: */
+    uint64_t sched_cpu_ns, sched_waited_ns;
+    int handles; /* open handles of src/loop, without the loop's own four */
+    int jobs;    /* worker jobs and lookups whose libuv callback is still to come */
     bool stopping;
     char *scratch; /* read buffers of streams, made at the first read */
 };
@@ -92,8 +107,8 @@ void loop_task_cancel(struct loop_task *task);
 
 /* A turn longer than this means that something blocks the loop (U1). */
 #define LOOP_TURN_ALARM_US 100000
-/* The longest turn above that since the last call, 0 = none. */
-uint64_t loop_take_alarm(struct loop *loop);
+/* The longest turn above that since the last call. */
+struct loop_long_turn loop_take_alarm(struct loop *loop);
 
 /* Forgets the longest turn so far (the histogram stays). */
 void loop_turns_reset(struct loop *loop);

@@ -15,6 +15,79 @@ bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *in
            strcmp(instance->shard, k->shard) == 0;
 }
 
+/* ---- the fleet's instances ---- */
+
+static int by_shard(const void *a, const void *b)
+{
+    const struct fleet_instance *x = *(struct fleet_instance *const *)a,
+                                *y = *(struct fleet_instance *const *)b;
+    int order = strcmp(x->database, y->database);
+    return order != 0 ? order : strcmp(x->shard, y->shard);
+}
+
+void ha_members_index(struct ha_shards *h)
+{
+    unsigned capacity = 0;
+    list_each(node, &h->o.fleet->instances) capacity++;
+    h->index = mem_array(capacity > 0 ? capacity : 1, sizeof(struct fleet_instance *));
+    h->indexed = 0;
+    list_each(again, &h->o.fleet->instances)
+    {
+        struct fleet_instance *i = list_item(again, struct fleet_instance, node);
+        if (i->access.agent_host != NULL && i->database != NULL && i->shard != NULL)
+            h->index[h->indexed++] = i;
+    }
+    qsort((void *)h->index, h->indexed, sizeof(struct fleet_instance *), by_shard);
+}
+
+void ha_members_unindex(struct ha_shards *h)
+{
+    free((void *)h->index);
+    h->index = NULL;
+    h->indexed = 0;
+}
+
+static int place_of(const struct fleet_instance *i, const char *database, const char *shard)
+{
+    int order = strcmp(i->database, database);
+    return order != 0 ? order : strcmp(i->shard, shard);
+}
+
+static unsigned indexed_first(const struct ha_shards *h, const char *database, const char *shard)
+{
+    unsigned low = 0, high = h->indexed;
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+        if (place_of(h->index[middle], database, shard) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+unsigned ha_members_instances(const struct ha_shards *h, const char *database, const char *shard,
+                              struct fleet_instance *ret[HA_INSTANCES_MAX])
+{
+    unsigned count = 0;
+    if (h->index != NULL) {
+        for (unsigned at = indexed_first(h, database, shard);
+             at < h->indexed && count < HA_INSTANCES_MAX && place_of(h->index[at], database, shard) == 0;
+             at++)
+            ret[count++] = h->index[at];
+        return count;
+    }
+    list_each(node, &h->o.fleet->instances)
+    {
+        struct fleet_instance *i = list_item(node, struct fleet_instance, node);
+        if (count < HA_INSTANCES_MAX && i->access.agent_host != NULL && place_of(i, database, shard) == 0)
+            ret[count++] = i;
+    }
+    return count;
+}
+
+/* ---- as the keeper has them ---- */
+
 static int by_name(const void *a, const void *b)
 {
     const struct shard_keeper_member *x = a, *y = b;
@@ -41,19 +114,17 @@ static struct shard_keeper_tags tags_of(const struct fleet_database *db, const c
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX])
 {
     const struct fleet_database *db = fleet_find_database(k->all->o.fleet, k->database);
-    unsigned count = 0;
-    list_each(node, &k->all->o.fleet->instances)
-    {
-        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        if (!ha_shards_owner(k, i) || count == HA_INSTANCES_MAX)
-            continue;
-        members[count++] = (struct shard_keeper_member){.name = i->name,
-                                                        .host = i->access.host,
-                                                        .http_port = i->access.agent_port,
-                                                        .port = i->access.port,
-                                                        .tags = tags_of(db, i->name),
-                                                        .agent_host = i->access.agent_host,
-                                                        .token = i->access.agent_token};
+    struct fleet_instance *instances[HA_INSTANCES_MAX];
+    unsigned count = ha_members_instances(k->all, k->database, k->shard, instances);
+    for (unsigned n = 0; n < count; n++) {
+        const struct fleet_instance *i = instances[n];
+        members[n] = (struct shard_keeper_member){.name = i->name,
+                                                  .host = i->access.host,
+                                                  .http_port = i->access.agent_port,
+                                                  .port = i->access.port,
+                                                  .tags = tags_of(db, i->name),
+                                                  .agent_host = i->access.agent_host,
+                                                  .token = i->access.agent_token};
     }
     qsort(members, count, sizeof *members, by_name);
     for (unsigned i = 0; i < count; i++) /* who comes after one that is missing has no place yet */

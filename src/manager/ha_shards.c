@@ -192,10 +192,10 @@ static void keep(struct kept_shard *k)
     char key[STORE_KEY_MAX];
     char name[2 * DATABASE_NAME_MAX + 2];
     struct ha_policy policy;
-    unsigned count = ha_members_of(k, members);
     struct err err = {0};
     if (k->keeper != NULL || k->closing || k->again || db == NULL)
         return;
+    unsigned count = ha_members_of(k, members);
     bool adopts = serves(k, db);
     unsigned wanted = count < fleet_instances_of(db) ? count : fleet_instances_of(db);
     if (count < (adopts ? 1 : fleet_instances_of(db)) || !ha_tls_known(k))
@@ -477,14 +477,9 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
 /* It has several instances, or had: then its only one is a member. */
 static bool has_members(const struct ha_shards *h, const struct fleet_database *db, const char *shard)
 {
-    bool found = db->instances > 1 || ha_shards_find(h, db->name, shard) != NULL;
-    list_each(node, &h->o.fleet->instances)
-    {
-        const struct fleet_instance *i = list_item(node, struct fleet_instance, node);
-        found =
-            found || (i->access.agent_host != NULL && same(i->database, db->name) && same(i->shard, shard));
-    }
-    return found;
+    struct fleet_instance *instances[HA_INSTANCES_MAX];
+    return db->instances > 1 || ha_shards_find(h, db->name, shard) != NULL ||
+           ha_members_instances(h, db->name, shard, instances) > 0;
 }
 
 static void look_at(struct ha_shards *h, const struct fleet_database *db)
@@ -502,6 +497,7 @@ void ha_shards_look(struct ha_shards *h)
 {
     if (h->closing || h->o.operations->services.term == 0)
         return;
+    ha_members_index(h);
     list_each(node, &h->o.fleet->databases)
     {
         look_at(h, list_item(node, struct fleet_database, node));
@@ -511,6 +507,7 @@ void ha_shards_look(struct ha_shards *h)
         ha_members_tag(list_item(again, struct kept_shard, node));
         ha_shards_note(list_item(again, struct kept_shard, node));
     }
+    ha_members_unindex(h);
     ha_shards_tell(h);
     ha_shards_turn_soon(h);
 }

@@ -9,15 +9,17 @@
 
 struct ha_shards {
     struct ha_shards_options o;
-    struct list shards;        /* of struct kept_shard */
-    struct list releases;      /* of struct release */
-    struct list counts;        /* of struct ha_count */
-    struct loop_timer turn;    /* while somebody waits for a primary, or a table has to follow */
-    struct loop_timer release; /* of 0 ns: releases are looked at */
-    unsigned open;             /* keepers not closed yet, calls of the store, publications */
-    bool making;               /* a member */
-    uint64_t make_ns;          /* not before */
-    unsigned publishing;       /* of them */
+    struct list shards;            /* of struct kept_shard */
+    struct list releases;          /* of struct release */
+    struct list counts;            /* of struct ha_count */
+    struct loop_timer turn;        /* while somebody waits for a primary, or a table has to follow */
+    struct loop_timer release;     /* of 0 ns: releases are looked at */
+    unsigned open;                 /* keepers not closed yet, calls of the store, publications */
+    bool making;                   /* a member */
+    uint64_t make_ns;              /* not before */
+    unsigned publishing;           /* of them */
+    struct fleet_instance **index; /* all members by shard, while a look lasts: see ha_members_index() */
+    unsigned indexed;
     struct ha_settle_options settle;
     bool closing;
     void (*closed)(void *data);
@@ -82,6 +84,13 @@ bool ha_shards_owner(const struct kept_shard *k, const struct fleet_instance *in
 /* In the order of their numbers, which have one digit, as far as none is missing. Texts are the fleet's.
  * Returns how many. */
 unsigned ha_members_of(const struct kept_shard *k, struct shard_keeper_member members[HA_INSTANCES_MAX]);
+/* The fleet's members of this shard, in no order. Returns how many. */
+unsigned ha_members_instances(const struct ha_shards *h, const char *database, const char *shard,
+                              struct fleet_instance *ret[HA_INSTANCES_MAX]);
+/* For a look at all shards: until ha_members_unindex() they are not searched for among all instances of the
+ * fleet, to which none may be added meanwhile, nor any be taken away. */
+void ha_members_index(struct ha_shards *h);
+void ha_members_unindex(struct ha_shards *h);
 /* What their owner asked of them, as the specification says now. */
 void ha_members_tag(const struct kept_shard *k);
 /* All that a keeper has to know of them, and how many are wanted: a secret, to be freed. */

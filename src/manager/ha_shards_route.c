@@ -68,17 +68,23 @@ static uint64_t bound_of(uint64_t bytes)
     return bound;
 }
 
+static int by_name(const void *a, const void *b)
+{
+    return strcmp((*(struct fleet_instance *const *)a)->name, (*(struct fleet_instance *const *)b)->name);
+}
+
 /* The standbys that stream. What has not come to the disk of one cannot be read there, nor what waits for its
  * replay. */
 static void replicas_of(const struct kept_shard *k, struct routing_shard *ret)
 {
-    struct shard_keeper_member members[HA_INSTANCES_MAX];
-    unsigned count = ha_members_of(k, members);
+    struct fleet_instance *instances[HA_INSTANCES_MAX];
+    unsigned count = ha_members_instances(k->all, k->database, k->shard, instances);
     routing_clear_replicas(ret);
+    qsort((void *)instances, count, sizeof *instances, by_name);
     for (unsigned n = 0; n < count; n++) {
-        const struct fleet_instance *i = fleet_find_instance(k->all->o.fleet, members[n].name);
+        const struct fleet_instance *i = instances[n];
         struct shard_keeper_view view;
-        if (!shard_keeper_view(k->keeper, members[n].name, &view) || !view.lag_known || view.status == NULL ||
+        if (!shard_keeper_view(k->keeper, i->name, &view) || !view.lag_known || view.status == NULL ||
             strcmp(view.status->reported, "standby") != 0)
             continue;
         uint64_t replay = isnan(i->facts.lag_seconds) ? 0 : i->facts.lag_bytes;
@@ -175,7 +181,9 @@ bool ha_shards_follow(struct ha_shards *h)
     list_each(node, &h->o.fleet->databases)
     {
         struct fleet_database *db = list_item(node, struct fleet_database, node);
+        ha_members_index(h);
         struct routing *next = db->routing != NULL ? corrected(h, db) : NULL;
+        ha_members_unindex(h);
         if (next == NULL)
             continue;
         behind = true;
@@ -246,10 +254,8 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
 
 void ha_shards_note(const struct kept_shard *k)
 {
-    list_each(node, &k->all->o.fleet->instances)
-    {
-        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
-        if (ha_shards_owner(k, instance))
-            note(k, instance);
-    }
+    struct fleet_instance *instances[HA_INSTANCES_MAX];
+    unsigned count = ha_members_instances(k->all, k->database, k->shard, instances);
+    for (unsigned n = 0; n < count; n++)
+        note(k, instances[n]);
 }

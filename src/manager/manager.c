@@ -323,6 +323,8 @@ void manager_kept(const struct keeper_event *e, void *data)
 void manager_member_changed(const struct fleet_instance *instance, void *data)
 {
     struct manager *m = data;
+    if (m->pollers != NULL)
+        pollers_look(m->pollers, instance);
     api_instance_changed(m->api, instance);
 }
 

@@ -21,14 +21,16 @@ struct seen_instance {
     bool present;
 };
 
-static struct seen_instance *seen_get(struct manager *m, const char *name)
+/* Mostly the one behind that of the instance before, as both lists grow at their ends. */
+static struct seen_instance *seen_get(struct manager *m, struct list *before, const char *name)
 {
-    list_each(node, &m->seen)
-    {
+    struct list *node = before;
+    do {
         struct seen_instance *s = list_item(node, struct seen_instance, node);
-        if (strcmp(s->name, name) == 0)
+        if (node != &m->seen && strcmp(s->name, name) == 0)
             return s;
-    }
+        node = node->next;
+    } while (node != before);
     struct seen_instance *s = mem_zalloc(sizeof *s);
     s->name = mem_strdup(name);
     list_append(&m->seen, &s->node);
@@ -54,9 +56,8 @@ void manager_instance_gone(struct manager *m, const struct fleet_instance *insta
     }
 }
 
-static void judge(struct manager *m, struct fleet_instance *instance)
+static void judge(struct manager *m, struct fleet_instance *instance, struct seen_instance *s)
 {
-    struct seen_instance *s = seen_get(m, instance->name);
     struct health_change changes[HEALTH_CHANGES_MAX];
     struct health_verdict verdict;
     unsigned count = 0;
@@ -66,7 +67,9 @@ static void judge(struct manager *m, struct fleet_instance *instance)
         log_event(LOG_WARN, "instance changed", "instance", instance->name, "db", instance->database, "shard",
                   instance->shard, "rule", health_rule_name(changes[i].rule), "why", changes[i].sentence,
                   NULL);
-    health_judge(&instance->facts, loop_now(&m->loop), m->config.load_period_ns, &verdict);
+    uint64_t period = m->pollers != NULL ? pollers_load_period(m->pollers, instance) : 0;
+    health_judge(&instance->facts, loop_now(&m->loop), period != 0 ? period : m->config.load_period_ns,
+                 &verdict);
     bool changed = verdict.health != instance->facts.health;
     instance->facts.health = verdict.health;
     if (changed)
@@ -112,10 +115,12 @@ static void look_at_file(struct manager *m);
 /* U1: whatever blocked the loop also delayed polls, deadlines and the fence of a move. */
 static void warn_of_long_turn(struct manager *m)
 {
-    uint64_t us = loop_take_alarm(&m->loop);
-    if (us > 0)
-        log_event(LOG_WARN, "the event loop was blocked", "ms", log_num((long long)(us / 1000)), "limit_ms",
-                  log_num(LOOP_TURN_ALARM_US / 1000), NULL);
+    struct loop_long_turn turn = loop_take_alarm(&m->loop);
+    if (turn.us > 0)
+        log_event(LOG_WARN, "the event loop was blocked", "ms", log_num((long long)(turn.us / 1000)),
+                  "limit_ms", log_num(LOOP_TURN_ALARM_US / 1000), "waited_ms",
+                  turn.known ? log_num((long long)(turn.waited_us / 1000)) : "?", "cpu_ms",
+                  turn.known ? log_num((long long)(turn.cpu_us / 1000)) : "?", NULL);
 }
 
 static void tick(struct loop_timer *timer, void *data)
@@ -124,9 +129,13 @@ static void tick(struct loop_timer *timer, void *data)
     static const unsigned file_checks = FILE_CHECKS;
     loop_timer_start(timer, TICK_NS);
     warn_of_long_turn(m);
+    struct list *seen = &m->seen;
     list_each(node, &m->fleet.instances)
     {
-        judge(m, list_item(node, struct fleet_instance, node));
+        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
+        struct seen_instance *s = seen_get(m, seen, instance->name);
+        judge(m, instance, s);
+        seen = &s->node;
     }
     if (m->keeper != NULL)
         keeper_check(m->keeper);

@@ -190,7 +190,7 @@ void pollers_sync(struct pollers *pollers)
         } else if (poller_address_changed(p)) {
             poller_reconnect(p);
         } else if (poller_relabel(p)) {
-            poller_hurry(p);
+            poller_hurry(p, POLL_SETTINGS);
         }
         p->marked = true;
     }
@@ -220,7 +220,20 @@ void pollers_hurry(struct pollers *pollers, struct fleet_instance *instance)
 {
     (void)pollers;
     if (instance->observer != NULL)
-        poller_hurry(instance->observer);
+        poller_hurry(instance->observer, POLL_SETTINGS);
+}
+
+void pollers_look(struct pollers *pollers, const struct fleet_instance *instance)
+{
+    (void)pollers;
+    if (instance->observer != NULL)
+        poller_hurry(instance->observer, POLL_REPLICATION);
+}
+
+uint64_t pollers_load_period(const struct pollers *pollers, const struct fleet_instance *instance)
+{
+    (void)pollers;
+    return instance->observer != NULL ? poller_period(instance->observer, POLL_LOAD) : 0;
 }
 
 void pollers_close(struct pollers *pollers, void (*closed)(void *data), void *data)

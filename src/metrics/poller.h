@@ -67,6 +67,12 @@ void pollers_forget(struct pollers *pollers, struct fleet_instance *instance);
 /* Polls this instance's groups at once (after a promotion, a move) instead of waiting for their period. */
 void pollers_hurry(struct pollers *pollers, struct fleet_instance *instance);
 
+/* The same with load and replication alone: its agent says something else of it (instance->member). */
+void pollers_look(struct pollers *pollers, const struct fleet_instance *instance);
+
+/* How often its load is polled now: for health_judge(). 0 = it is not polled. */
+uint64_t pollers_load_period(const struct pollers *pollers, const struct fleet_instance *instance);
+
 /*
  * A question of somebody else over the connection of this instance's polls, which is there anyway: it goes
  * out behind the next poll, as soon as there is a connection. One statement that changes nothing (the session

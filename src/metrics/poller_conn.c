@@ -12,11 +12,14 @@
 #define BACKOFF_MAX_NS   (5 * ENV_NS_PER_S)
 #define FRESH_NS         (60 * ENV_NS_PER_S) /* an outage this young is probed every period (P13) */
 #define SLACK_NS         (2 * ENV_NS_PER_MS) /* groups due this close go in the same pipeline */
-#define SLOT_INSTANCES   4
+#define SLOT_INSTANCES   8
 #define SLOTS_LEAST      5                    /* in a period of the load group */
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
 #define ALONE_PERIODS    5                    /* of the replication group, see poller_period() */
-#define GOLDEN           0.6180339887498949   /* multiples of it spread evenly, however many there are */
+#define TOLD_PERIODS     2                    /* of load and replication, see is_told() */
+#define TOLD_NS          (2500 * ENV_NS_PER_MS)
+#define TIMED_RUNS       5                  /* of the load group, one of which is timed */
+#define GOLDEN           0.6180339887498949 /* multiples of it spread evenly, however many there are */
 
 #define SESSION_OPTIONS                                                                                      \
     "-c statement_timeout=5000 -c lock_timeout=100 -c idle_in_transaction_session_timeout=5000"              \
@@ -397,6 +400,8 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     group->started_ns = now;
     if (g == POLL_REPLICATION)
         p->followers = 0;
+    if (g == POLL_LOAD)
+        p->timed = group->runs % TIMED_RUNS == 0;
     for (int q = 0; q < QUERIES; q++) {
         const struct query *query = query_get((enum query_id)q);
         const char *sql = query->group == g ? query_sql(query, p->server_version) : NULL;
@@ -408,7 +413,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
             .prepared = query->name,
             .constant = true,
             .timeout_ns = p->pollers->options.deadline_ns + (slow ? POLL_SLOW_EXTRA_NS : 0),
-            .patience_ns = g == POLL_LOAD ? 0 : POLL_PATIENCE_NS,
+            .patience_ns = g == POLL_LOAD && p->timed ? 0 : POLL_PATIENCE_NS,
         };
         p->slots[q].sent_ns = loop_clock(p->pollers->loop);
         if (pg_send(p->conn, &request, on_reply, &p->slots[q], NULL) != 0)
@@ -430,12 +435,23 @@ static uint64_t slot_of(const struct pollers *pollers)
     return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
 }
 
+/* A standby that streams, whose agent says so each second: nothing is decided from its polls. */
+static bool is_told(const struct poller *p)
+{
+    const struct instance_member *m = p->instance != NULL ? &p->instance->member : NULL;
+    return m != NULL && p->recovering && m->kept && !m->primary && m->streams &&
+           loop_now(p->pollers->loop) < m->heard_ns + TOLD_NS;
+}
+
 /* A primary that nobody follows has no lag, and three of four queries a second would only say so. */
 uint64_t poller_period(const struct poller *p, enum poll_group g)
 {
     uint64_t period = p->pollers->options.period_ns[g];
-    bool seldom = g == POLL_REPLICATION && p->alone && !p->recovering && period != POLL_OFF;
-    return seldom ? period * ALONE_PERIODS : period;
+    if (period == POLL_OFF)
+        return period;
+    if (g == POLL_REPLICATION && p->alone && !p->recovering)
+        return period * ALONE_PERIODS;
+    return g <= POLL_REPLICATION && is_told(p) ? period * TOLD_PERIODS : period;
 }
 
 /* The next moment after `now` that is this instance's in the period. */
@@ -494,11 +510,11 @@ static void on_timer(struct loop_timer *timer, void *data)
     loop_timer_start_at(timer, next);
 }
 
-void poller_hurry(struct poller *p)
+void poller_hurry(struct poller *p, enum poll_group last)
 {
     if (sm_now(&p->sm) != POLLER_READY)
         return;
-    for (int g = 0; g < POLL_GROUPS; g++)
+    for (int g = 0; g <= (int)last; g++)
         p->groups[g].due_ns = 0;
     loop_timer_start(&p->timer, 0);
 }

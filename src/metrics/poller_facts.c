@@ -72,6 +72,10 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     p->recovering = recovering;
     struct loop *loop = p->pollers->loop;
     struct fleet_instance *instance = p->instance;
+    if (p->timed) {
+        p->probe_ms = (float)((double)took_ns / 1e6);
+        hist_sparse_add(&instance->probe, took_ns / 1000);
+    }
     struct instance_facts *facts = &instance->facts;
     const struct poller_base now = {
         .at_ns = loop_clock(loop),
@@ -82,7 +86,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     };
     struct load_sample sample = {.at_ns = loop_now(loop),
                                  .active_sessions = (float)int_or(reply, LOAD_ACTIVE, 0),
-                                 .probe_ms = (float)((double)took_ns / 1e6)};
+                                 .probe_ms = p->probe_ms};
     for (int m = 0; m < LOAD_METRIC_MAX; m++)
         sample.value[m] = (float)NAN;
     sample_rates(p, &now, &sample);
@@ -98,7 +102,6 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     facts->wal_lsn = now.lsn;
     facts->connections = (int)int_or(reply, LOAD_CONNECTIONS, 0);
     facts->seen_ns = loop_now(loop);
-    hist_sparse_add(&instance->probe, took_ns / 1000);
     load_ring_add(&instance->load, &sample);
     return true;
 }

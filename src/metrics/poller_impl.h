@@ -12,7 +12,7 @@
 #include "pg/pg_conn.h"
 
 #define POLL_SLOW_EXTRA_NS (5 * ENV_NS_PER_S)   /* the server's statement_timeout */
-#define POLL_PATIENCE_NS   (10 * ENV_NS_PER_MS) /* only the load query's answer is timed */
+#define POLL_PATIENCE_NS   (10 * ENV_NS_PER_MS) /* of all answers but those that are timed */
 
 /*
  * QUEUED --> CONNECTING --> READY
@@ -95,6 +95,8 @@ struct poller {
     bool recovering;    /* by the last load poll */
     unsigned followers; /* senders and slots that the last run of the replication group found */
     bool alone;         /* it found none */
+    bool timed;         /* the present load poll: its answer is read as soon as it comes */
+    float probe_ms;     /* ... of the last that was */
     uint64_t connects;
     struct poller_base base;
     struct poller_group groups[POLL_GROUPS];
@@ -142,8 +144,8 @@ void poller_close(struct poller *p);
 void poller_connect(struct poller *p);
 /* Drops the connection and connects again by the pacer. */
 void poller_reconnect(struct poller *p);
-/* All groups become due. */
-void poller_hurry(struct poller *p);
+/* The groups up to this one become due. */
+void poller_hurry(struct poller *p, enum poll_group last);
 bool poller_address_changed(const struct poller *p);
 /* How often it is asked this group's queries. */
 uint64_t poller_period(const struct poller *p, enum poll_group g);

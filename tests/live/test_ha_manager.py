@@ -244,6 +244,41 @@ def test_replicas_in_the_routing_table(herd):
     wait_until(lambda: listed() == rest, 60, "the old primary among the standbys")
 
 
+def load_polls(herd, seconds):
+    """How often each instance's load was read meanwhile."""
+    line = re.compile(r'^shardherd_poll_last_success_timestamp_seconds\{.*group="load".*\} (\S+)$')
+    seen, until = {}, time.monotonic() + seconds
+    while time.monotonic() < until:
+        for found in filter(None, map(line.match, herd.fetch("/metrics", port="metrics", raw=True).splitlines())):
+            name = re.search(r'member="([^"]*)"', found[0])[1]
+            seen.setdefault(name, set()).add(found[1])
+        time.sleep(0.1)
+    return {name: len(times) - 1 for name, times in seen.items()}
+
+
+def test_polls_of_standbys(herd):
+    """A standby that streams is polled every other second, the primary each second; and so is a standby whose agent is
+    not heard. None of them is taken for suspect by that."""
+    herd.make()
+    herd.wait_streaming()
+    first = herd.primary()["name"]
+    away = next(i["name"] for i in herd.instances() if i["name"] != first)
+    time.sleep(2)
+    logged = len(herd.log.read_text())
+    polls = load_polls(herd, 10)
+    assert polls.pop(first) >= 7, polls
+    assert len(polls) == 2 and all(2 <= n <= 6 for n in polls.values()), polls
+    assert " suspect " not in herd.cli.out("get", "instances", "-o", "wide")
+    assert "instance health" not in herd.log.read_text()[logged:], herd.tail()
+    agent = agent_of(herd, away)
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        time.sleep(4)
+        assert load_polls(herd, 5)[away] >= 3
+    finally:
+        os.kill(agent, signal.SIGCONT)
+
+
 def member(herd, name):
     return next(i for i in herd.instances() if i["name"] == name)["member"]
 

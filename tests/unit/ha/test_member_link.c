@@ -16,7 +16,8 @@ struct rig {
     int http_port;
     pid_t agent; /* 0 = none */
     struct member_link *link;
-    unsigned told;
+    unsigned told, heard;
+    bool hears;  /* statuses without news are told apart */
     bool proves; /* that the term stands, whenever that is asked for */
     bool closed;
 };
@@ -36,6 +37,13 @@ static void told(struct member_link *link, void *data)
     rig->told++;
     if (rig->proves)
         (void)prove(rig);
+}
+
+static void heard(struct member_link *link, void *data)
+{
+    struct rig *rig = data;
+    (void)link;
+    rig->heard++;
 }
 
 static void file_write(const struct rig *rig, const char *name, const char *text)
@@ -81,6 +89,7 @@ static void link_open(struct rig *rig, const char *token)
                                           .port = rig->s.port,
                                           .token = token,
                                           .changed = told,
+                                          .heard = rig->hears ? heard : NULL,
                                           .data = rig};
     rig->closed = false;
     rig->link = member_link_new(&rig->f->loop, &o);
@@ -293,6 +302,33 @@ static void test_guarded(void **state)
     member_link_guard(rig->link, false);
 }
 
+/* Heartbeats of a member at rest are no news, its end is; and so is the first word of the next life. */
+static void test_heartbeats_are_no_news(void **state)
+{
+    struct rig *rig = *state;
+    SKIP_WITHOUT(rig);
+    link_close(rig);
+    rig->hears = true;
+    rig->proves = false;
+    link_open(rig, TOKEN);
+    RUN_UNTIL(rig->f, reports(rig, "primary"));
+    member_link_want(rig->link, "{\"term\":\"5\",\"seq\":\"5\",\"role\":\"primary\"}", false);
+    RUN_UNTIL(rig->f, settled(rig, 5, 5));
+    run_for(rig->f, 500 * ENV_NS_PER_MS);
+    unsigned told = rig->told, heard = rig->heard;
+    uint64_t at = facts(rig).heard_ns;
+    run_for(rig->f, 3500 * ENV_NS_PER_MS);
+    assert_int_equal(rig->told, told);
+    assert_true(rig->heard >= heard + 2 && facts(rig).heard_ns > at);
+    agent_kill(rig);
+    RUN_UNTIL(rig->f, facts(rig).closed);
+    assert_true(rig->told > told);
+    told = rig->told;
+    agent_start(rig);
+    RUN_UNTIL(rig->f, !facts(rig).closed && rig->told > told);
+    rig->hears = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -302,6 +338,7 @@ int main(void)
         cmocka_unit_test(test_confirm_and_stale),
         cmocka_unit_test(test_killed_and_started_anew),
         cmocka_unit_test(test_guarded),
+        cmocka_unit_test(test_heartbeats_are_no_news),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

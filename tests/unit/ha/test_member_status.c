@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -56,12 +57,67 @@ static void test_what_is_no_status(void **state)
     assert_int_equal(s.clock, 9);
 }
 
+/* Whatever calls for another decision is news; that time goes on, and bytes are written, is none. */
+static void test_what_is_news(void **state)
+{
+    static const char base[] =
+        "\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"term\":\"2\",\"seq\":\"3\",\"assigned\":"
+        "\"primary\","
+        "\"reported\":\"primary\",\"confirmed\":true,\"settled\":true,\"role\":\"primary\",\"timeline\":"
+        "\"1\","
+        "\"wal_term\":\"2\",\"flushed\":\"0/10\",\"standbys\":[{\"name\":\"b\",\"state\":\"streaming\","
+        "\"flushed\":\"0/10\"}]";
+    static const struct {
+        const char *from, *to;
+        bool same;
+    } changes[] = {
+        {"\"clock\":\"5\"", "\"clock\":\"6\"", true},
+        {"\"flushed\":\"0/10\"", "\"flushed\":\"0/20\"", true},
+        {"\"life\":\"x\"", "\"life\":\"y\"", false},
+        {"\"term\":\"2\"", "\"term\":\"3\"", false},
+        {"\"seq\":\"3\"", "\"seq\":\"4\"", false},
+        {"\"assigned\":\"primary\"", "\"assigned\":\"standby\"", false},
+        {"\"reported\":\"primary\"", "\"reported\":\"stopped\"", false},
+        {"\"confirmed\":true", "\"confirmed\":false", false},
+        {"\"settled\":true", "\"settled\":false", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"leaving\":true", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"closed\":true", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"may_have_diverged\":true", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"checkpoints\":\"1\"", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"system_id\":\"9\"", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"error\":\"disk\"", false},
+        {"\"confirmed\":true", "\"confirmed\":true,\"receiver\":\"streaming\"", false},
+        {"\"role\":\"primary\"", "\"role\":\"standby\"", false},
+        {"\"role\":\"primary\"", "\"other\":\"primary\"", false},
+        {"\"timeline\":\"1\"", "\"timeline\":\"2\"", false},
+        {"\"wal_term\":\"2\"", "\"wal_term\":\"3\"", false},
+        {"\"state\":\"streaming\"", "\"state\":\"catchup\"", false},
+        {"\"name\":\"b\"", "\"name\":\"c\"", false},
+        {"{\"name\":\"b\",\"state\":\"streaming\",\"flushed\":\"0/10\"}", "", false},
+    };
+    char text[1024];
+    struct member_status before, after;
+    (void)state;
+    (void)snprintf(text, sizeof text, "{%s}", base);
+    assert_int_equal(parse(text, &before), 0);
+    for (size_t i = 0; i < sizeof changes / sizeof changes[0]; i++) {
+        const char *at = strstr(base, changes[i].from);
+        assert_non_null(at);
+        (void)snprintf(text, sizeof text, "{%.*s%s%s}", (int)(at - base), base, changes[i].to,
+                       at + strlen(changes[i].from));
+        assert_int_equal(parse(text, &after), 0);
+        if (member_status_same(&before, &after) != changes[i].same)
+            fail_msg("%s to %s", changes[i].from, changes[i].to);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_container),
         cmocka_unit_test(test_next_password),
         cmocka_unit_test(test_what_is_no_status),
+        cmocka_unit_test(test_what_is_news),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,9 @@
 /* Timers, tasks, turns, signals, worker jobs, resolution. */
 #include "loop/loop_test.h"
 
+#include <sched.h>
 #include <signal.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -304,14 +306,83 @@ static void test_U1_long_turns_are_counted_and_told_once(void **state)
     loop_timer_start(&burner, 0);
     loop_run(&f->loop);
     assert_int_equal(f->loop.long_turns, 0);
-    assert_int_equal(loop_take_alarm(&f->loop), 0);
+    assert_int_equal(loop_take_alarm(&f->loop).us, 0);
     loop_timer_init(&f->loop, &burner, on_burn_long, f);
     loop_timer_start(&burner, 0);
     loop_run(&f->loop);
     assert_int_equal(f->loop.long_turns, 1);
-    uint64_t us = loop_take_alarm(&f->loop);
+    uint64_t us = loop_take_alarm(&f->loop).us;
     assert_true(us >= 120000 && us == f->loop.longest_turn_us);
-    assert_int_equal(loop_take_alarm(&f->loop), 0);
+    assert_int_equal(loop_take_alarm(&f->loop).us, 0);
+}
+
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * ENV_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
+static void on_work_150(struct loop_timer *timer, void *data)
+{
+    uint64_t until = thread_cpu_ns() + 150 * MS;
+    (void)timer, (void)data;
+    while (thread_cpu_ns() < until)
+        continue;
+}
+
+static void on_sleep_150(struct loop_timer *timer, void *data)
+{
+    (void)timer, (void)data;
+    (void)usleep(150000);
+}
+
+static struct loop_long_turn long_turn(struct fixture *f, void (*fire)(struct loop_timer *timer, void *data))
+{
+    struct loop_timer timer;
+    loop_timer_init(&f->loop, &timer, fire, f);
+    loop_timer_start(&timer, 0);
+    loop_run(&f->loop);
+    return loop_take_alarm(&f->loop);
+}
+
+/* Another process that never rests wants the only processor that both may have. */
+static pid_t competitor_start(cpu_set_t *before)
+{
+    cpu_set_t one;
+    assert_int_equal(sched_getaffinity(0, sizeof *before, before), 0);
+    CPU_ZERO(&one);
+    for (size_t cpu = 0; CPU_COUNT(&one) == 0; cpu++)
+        if (CPU_ISSET(cpu, before))
+            CPU_SET(cpu, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    pid_t child = fork();
+    if (child == 0)
+        for (;;)
+            (void)thread_cpu_ns();
+    return child;
+}
+
+/* U1: a long turn says whether it worked, waited for a processor or slept. */
+static void test_U1_a_long_turn_says_why(void **state)
+{
+    struct fixture *f = *state;
+    cpu_set_t before;
+    struct loop_long_turn t = long_turn(f, on_sleep_150);
+    if (!t.known)
+        skip(); /* a kernel without these figures */
+    assert_true(t.us >= 150000 && t.cpu_us < 60000);
+    assert_true(t.us > t.cpu_us + t.waited_us + 80000 || t.waited_us > 40000); /* the machine may be busy */
+    t = long_turn(f, on_work_150);
+    assert_true(t.cpu_us >= 149000 && t.cpu_us < 210000);
+    pid_t child = competitor_start(&before);
+    assert_true(child > 0);
+    t = long_turn(f, on_work_150);
+    (void)kill(child, SIGKILL);
+    (void)waitpid(child, NULL, 0);
+    (void)sched_setaffinity(0, sizeof before, &before);
+    assert_true(t.cpu_us >= 149000 && t.cpu_us < 210000);
+    assert_true(t.waited_us >= 40000 && t.us + 60000 > t.cpu_us + t.waited_us);
 }
 
 /* U2: as many workers as jobs that block (SCRAM, SQLite, files) want; what the user set stays. */
@@ -601,6 +672,7 @@ int main(void)
         LOOP_TEST(test_endless_tasks_do_not_starve_timers),
         LOOP_TEST(test_longest_turn_counts_work_not_waiting),
         LOOP_TEST(test_U1_long_turns_are_counted_and_told_once),
+        LOOP_TEST(test_U1_a_long_turn_says_why),
         cmocka_unit_test(test_U2_the_pool_has_its_size),
         LOOP_TEST(test_turn_includes_poll_callbacks),
         LOOP_TEST(test_stop_ends_the_run),
