@@ -48,7 +48,7 @@ def make_herd(bench):
     from test_ha_manager import Herd
 
     herd = Herd(bench.program("shardherd"), bench.directory / "ours")
-    herd.settings.append(f"runtime.first_port={FIRST_PORT}")
+    herd.settings += [f"runtime.first_port={FIRST_PORT}", "discovery.interval=5s"]  # the default; the tests' is 1 s
     bench.stack.callback(herd.clean_up)
     try:
         herd.start()
