@@ -201,14 +201,13 @@ static int start_drain(struct operations *operations, const struct fleet_databas
     const struct drain_request request = {.database = db->name,
                                           .shard = b->shard,
                                           .target = b->target[0] != '\0' ? b->target : NULL,
+                                          .dry_run = b->dry_run,
                                           .allow_ddl = b->allow_ddl,
                                           .bake_ns = b->has_bake ? b->bake_ns : db->policy.bake_ns};
     if (b->has_key || b->has_at || b->has_lo || b->has_hi || b->table[0] != '\0')
         return err_set(
             err, ERRC_INVALID,
             "a drain moves all of the shard: \"key\", \"table\", \"at\", \"lo\" and \"hi\" have no place");
-    if (b->dry_run)
-        return err_set(err, ERRC_INVALID, "a drain is several moves: \"dryRun\" goes with each of them");
     return drain_start(operations, &request, ret, err);
 }
 

@@ -45,6 +45,7 @@ static void print_ended(struct session *s, yyjson_val *op)
     if (f.block_seconds > 0)
         buf_printf(&text, ", writes blocked for %s", human_duration(f.block_seconds, block));
     buf_addc(&text, '\n');
+    command_plan(op, &text);
     command_findings(op, &text);
     if (strcmp(status, "done") != 0 || dry)
         command_migrated(op, &text);

@@ -47,6 +47,8 @@ int command_began(struct session *s, struct session_reply *reply, bool wait);
 
 /* The findings of an operation as a section, nothing if there are none. */
 void command_findings(yyjson_val *op, struct buf *out);
+/* The moves that a dry run of a drain has planned. */
+void command_plan(yyjson_val *op, struct buf *out);
 
 /* What became of each shard of a migration, nothing if it is none. */
 void command_migrated(yyjson_val *op, struct buf *out);

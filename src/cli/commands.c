@@ -77,6 +77,7 @@ static const struct args_flag drain_flags[] = {
     {"to", 0, "SHARD", "who gets all of it (default: each range the neighbour that owns less)", "shards"},
     FLAG_BAKE,
     FLAG_ALLOW_DDL,
+    FLAG_DRY,
     FLAG_WAIT,
     {0}};
 static const struct args_flag upgrade_flags[] = {FLAG_BAKE, FLAG_ALLOW_DDL, FLAG_DRY, FLAG_WAIT, {0}};
@@ -268,7 +269,7 @@ const struct cli_command cli_commands[] = {
      .completes = "shards"},
     {.name = "drain",
      .summary = "give all ranges of a shard to others, and keep the shard",
-     .usage = "drain SHARD [--to SHARD] [--bake DURATION] [--wait]",
+     .usage = "drain SHARD [--to SHARD] [--bake DURATION] [--dry-run] [--wait]",
      .details =
          "One move after the other, since of one shard one move runs at a time: with a bake time each next "
          "one\n"
@@ -277,8 +278,12 @@ const struct cli_command cli_commands[] = {
          "taken back; one that is, ends the drain, and what has gone stays where it is. While the state is\n"
          "\"waits\", \"shardherd describe operation\" says for what. The shard stays, empty, and gets ranges "
          "again\n"
-         "by \"move --to\" or \"rebalance --to\"; one that is to go is merged instead.",
-     .example = "shardherd drain s3 --bake 0s --wait\nshardherd drain shop/s3 --to s1",
+         "by \"move --to\" or \"rebalance --to\"; one that is to go is merged instead. A dry run says which "
+         "range "
+         "would\n"
+         "go where, and what stands in the way of each.",
+     .example =
+         "shardherd drain s3 --dry-run\nshardherd drain s3 --bake 0s --wait\nshardherd drain shop/s3 --to s1",
      .act = command_move,
      .flags = drain_flags,
      .words_least = 1,

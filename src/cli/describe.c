@@ -405,6 +405,30 @@ void command_migrated(yyjson_val *op, struct buf *out)
     table_free(&t);
 }
 
+void command_plan(yyjson_val *op, struct buf *out)
+{
+    static const struct table_column columns[] = {{"LO", 0, 0},         {"HI", 0, 0},     {"TO", 0, 0},
+                                                  {"CHECKED BY", 0, 0}, {"ERRORS", 0, 0}, {0}};
+    struct table t;
+    size_t i, max;
+    yyjson_val *step;
+    table_init(&t, columns);
+    yyjson_arr_foreach(json_get_path(op, "record.plan"), i, max, step)
+    {
+        table_row(&t);
+        table_cell(&t, json_get_text(step, "lo"));
+        table_cell(&t, json_get_text(step, "hi"));
+        table_cell(&t, json_get_text(step, "target"));
+        table_cell(&t, json_get_text(step, "operation"));
+        table_cellf(&t, "%llu", (unsigned long long)yyjson_get_uint(yyjson_obj_get(step, "errors")));
+    }
+    if (table_rows(&t) > 0) {
+        section(out, "Moves");
+        table_section(out, &t);
+    }
+    table_free(&t);
+}
+
 static bool is_failover(yyjson_val *item)
 {
     const char *kind = json_get_text(item, "kind");
@@ -464,6 +488,7 @@ void describe_operation(struct session *s, yyjson_val *item, struct buf *out)
         linef(out, 0, "Error", "%s (%s)", json_get_text(error, "message"), json_get_text(error, "code"));
     if (yyjson_obj_get(record, "copy_rows") != NULL)
         measured_section(out, record);
+    command_plan(item, out);
     command_findings(item, out);
     command_migrated(item, out);
 }

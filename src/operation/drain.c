@@ -12,6 +12,8 @@
 #include "base/sm.h"
 #include "base/text.h"
 #include "operation/document.h"
+#include "operation/drain_plan.h"
+#include "operation/findings.h"
 #include "operation/move_op.h"
 #include "operation/transient.h"
 
@@ -25,7 +27,10 @@ struct drain {
     char *target; /* NULL = the neighbours */
     bool allow_ddl;
     uint64_t bake_ns;
-    int64_t ranges; /* that it had when it began */
+    int64_t ranges;          /* that it had when it began */
+    struct drain_step *plan; /* of a dry run; NULL = it moves */
+    size_t plan_count, plan_next;
+    struct buf findings; /* of all dry runs of moves */
     bool canceled;
     bool journaling; /* the present state is being written: nothing of it has begun */
     bool stopped;
@@ -51,8 +56,8 @@ const struct operation *drain_of(const struct operations *ops, const char *datab
     list_each(node, &ops->list)
     {
         const struct operation *op = list_item(node, struct operation, node);
-        if (op->status == OPERATION_RUNNING && drain_is(op) && strcmp(op->database, database) == 0 &&
-            strcmp(op->shard, shard) == 0)
+        if (op->status == OPERATION_RUNNING && drain_is(op) && ((const struct drain *)op)->plan == NULL &&
+            strcmp(op->database, database) == 0 && strcmp(op->shard, shard) == 0)
             return op;
     }
     return NULL;
@@ -72,6 +77,8 @@ static enum operation_status status_of(enum drain_state state)
 const char *drain_state_name(const struct operation *op)
 {
     const struct drain *d = (const struct drain *)op;
+    if (now(d) == DRAIN_FAILED && d->plan != NULL && op->error.code == ERRC_REFUSED)
+        return "refused";
     return now(d) == DRAIN_MOVING && op->error.code != ERRC_NONE ? "waits" : sm_name(&d->sm);
 }
 
@@ -87,6 +94,8 @@ double drain_progress(const struct operation *op)
     const struct routing *routing = routing_of(d);
     const struct routing_shard *shard = routing != NULL ? routing_find_shard(routing, op->shard) : NULL;
     double left = shard != NULL ? (double)shard->ranges.count : 0;
+    if (d->plan != NULL)
+        left = (double)(d->plan_count - d->plan_next);
     return d->ranges > 0 && left < (double)d->ranges ? 1 - left / (double)d->ranges : 0;
 }
 
@@ -104,6 +113,8 @@ static void free_drain(struct operation *base)
 {
     struct drain *d = (struct drain *)base;
     loop_timer_stop(&d->timer);
+    drain_plan_free(d->plan, d->plan_count);
+    buf_free(&d->findings);
     free(d->target);
     free(d);
 }
@@ -212,42 +223,10 @@ static void follow(struct drain *d, struct operation *move)
     waits(d, r->state == MOVE_HELD ? &why : NULL);
 }
 
-static uint64_t width_of(const struct routing_shard *s)
-{
-    uint64_t width = 0;
-    for (size_t i = 0; i < s->ranges.count; i++)
-        width += range_width_minus_one(&s->ranges.items[i]) / 2 + 1; /* half, so that all of it fits */
-    return width;
-}
-
-/* Of two takers the one that owns less; not one that is drained itself. */
-static const struct routing_shard *lesser(const struct operations *ops, const struct routing *routing,
-                                          const char *giver, const struct routing_shard *best,
-                                          const struct routing_shard *s)
-{
-    if (s == NULL || strcmp(s->name, giver) == 0 || drain_of(ops, routing->database, s->name) != NULL)
-        return best;
-    return best == NULL || width_of(s) < width_of(best) ? s : best;
-}
-
-/* A neighbour, so that what it gets and what it has is one range; NULL = nobody can take it. */
-static const struct routing_shard *taker_of(const struct operations *ops, const struct routing *routing,
-                                            const char *giver, const struct range *range)
-{
-    const struct routing_shard *best = NULL;
-    if (range->hi < INT64_MAX)
-        best = lesser(ops, routing, giver, best, routing_owner(routing, range->hi + 1));
-    if (range->lo > INT64_MIN)
-        best = lesser(ops, routing, giver, best, routing_owner(routing, range->lo - 1));
-    for (size_t i = 0; best == NULL && i < routing->shard_count; i++)
-        best = lesser(ops, routing, giver, best, &routing->shards[i]);
-    return best;
-}
-
 static void begin_move(struct drain *d, const struct routing *routing, const struct routing_shard *shard)
 {
     const struct range *range = &shard->ranges.items[0];
-    const struct routing_shard *taker = taker_of(d->op.owner, routing, shard->name, range);
+    const struct routing_shard *taker = drain_taker(d->op.owner, routing, shard->name, range);
     const char *target = d->target != NULL ? d->target : taker != NULL ? taker->name : NULL;
     struct err err = {0};
     char reason[160];
@@ -274,6 +253,98 @@ static void begin_move(struct drain *d, const struct routing *routing, const str
         end(d, DRAIN_FAILED, &err);
 }
 
+/* ---- a dry run: that of each move, one after the other ---- */
+
+static void add_finding(struct drain *d, const struct drain_step *step, const char *what)
+{
+    char subject[128];
+    snprintf(subject, sizeof subject, "%" PRId64 "..%" PRId64, step->range.lo, step->range.hi);
+    const struct finding one = {FINDING_ERROR, subject, what, "see that it can begin, and ask again"};
+    findings_add(&d->findings, &one);
+}
+
+static void begin_dry(struct drain *d, struct drain_step *step)
+{
+    struct operation *move = NULL;
+    struct err err = {0};
+    char reason[64];
+    reason_of(d, reason);
+    const struct move_request request = {.kind = MOVE_KIND_MOVE,
+                                         .database = d->op.database,
+                                         .source = d->op.shard,
+                                         .target = step->target,
+                                         .range = step->range,
+                                         .dry_run = true,
+                                         .allow_ddl = d->allow_ddl,
+                                         .bake_ns = d->bake_ns,
+                                         .reason = reason};
+    if (step->target == NULL)
+        err_set(&err, ERRC_CONFLICT, "every other shard is being drained as well");
+    else if (move_op_start(d->op.owner, &request, &move, &err) == 0) {
+        snprintf(step->operation, sizeof step->operation, "%s", move->id);
+        waits(d, NULL);
+        return;
+    }
+    add_finding(d, step, err.message);
+    step->errors = 1;
+    d->plan_next++;
+    waits(d, NULL);
+}
+
+/* All that it found, each once: what is wrong with the shard is wrong for each of its ranges. */
+static void take_findings(struct drain *d, struct drain_step *step, const struct operation *move)
+{
+    const struct buf *list = &move_op_record(move)->findings;
+    yyjson_doc *doc = list->length > 0 ? yyjson_read(buf_text(list), list->length, 0) : NULL;
+    yyjson_val *item;
+    size_t i, max;
+    yyjson_arr_foreach(yyjson_doc_get_root(doc), i, max, item)
+    {
+        const char *severity = yyjson_get_str(yyjson_obj_get(item, "severity"));
+        const char *subject = yyjson_get_str(yyjson_obj_get(item, "subject"));
+        const char *finding = yyjson_get_str(yyjson_obj_get(item, "finding"));
+        const char *remedy = yyjson_get_str(yyjson_obj_get(item, "remedy"));
+        if (severity != NULL && subject != NULL && finding != NULL && remedy != NULL)
+            findings_add(&d->findings, &(struct finding){severity, subject, finding, remedy});
+    }
+    yyjson_doc_free(doc);
+    step->errors = findings_errors(list, NULL, 0);
+    if (move->status != OPERATION_DONE && step->errors == 0) {
+        add_finding(d, step, move->error.message);
+        step->errors = 1;
+    }
+}
+
+static void look_dry(struct drain *d)
+{
+    struct drain_step *step = d->plan_next < d->plan_count ? &d->plan[d->plan_next] : NULL;
+    bool begun = step != NULL && step->operation[0] != '\0';
+    struct operation *move = begun ? operations_find(d->op.owner, step->operation) : NULL;
+    struct err err = {0};
+    char first[300];
+    if (move != NULL && move->status == OPERATION_RUNNING) {
+        follow(d, move);
+        return;
+    }
+    if (begun) {
+        if (move != NULL)
+            take_findings(d, step, move);
+        d->plan_next++;
+        waits(d, NULL);
+        return;
+    }
+    unsigned errors = findings_errors(&d->findings, first, sizeof first);
+    if (d->canceled)
+        end(d, DRAIN_UNDONE, NULL);
+    else if (step != NULL)
+        begin_dry(d, step);
+    else if (errors > 0) {
+        err_set(&err, ERRC_REFUSED, "%u finding(s) forbid the drain, the first: %s", errors, first);
+        end(d, DRAIN_FAILED, &err);
+    } else
+        end(d, DRAIN_DONE, NULL);
+}
+
 static void look(struct loop_timer *timer, void *data)
 {
     struct drain *d = data;
@@ -284,6 +355,8 @@ static void look(struct loop_timer *timer, void *data)
     (void)timer;
     if (d->journaling)
         journal(d);
+    else if (d->plan != NULL)
+        look_dry(d);
     else if (move != NULL && move->status == OPERATION_RUNNING)
         follow(d, move);
     else if (d->canceled)
@@ -316,6 +389,26 @@ static int cancel_drain(struct operation *base, operation_done_cb done, void *da
 
 /* ---- the document ---- */
 
+static void print_plan(const struct drain *d, yyjson_mut_doc *doc, yyjson_mut_val *root)
+{
+    yyjson_mut_val *plan = yyjson_mut_obj_add_arr(doc, root, "plan");
+    yyjson_doc *found =
+        d->findings.length > 0 ? yyjson_read(buf_text(&d->findings), d->findings.length, 0) : NULL;
+    yyjson_mut_obj_add_bool(doc, root, "dry_run", true);
+    for (size_t i = 0; i < d->plan_count; i++) {
+        const struct drain_step *step = &d->plan[i];
+        yyjson_mut_val *one = yyjson_mut_arr_add_obj(doc, plan);
+        document_add_number(doc, one, "lo", step->range.lo);
+        document_add_number(doc, one, "hi", step->range.hi);
+        yyjson_mut_obj_add_strcpy(doc, one, "target", step->target != NULL ? step->target : "");
+        yyjson_mut_obj_add_strcpy(doc, one, "operation", step->operation);
+        yyjson_mut_obj_add_uint(doc, one, "errors", step->errors);
+    }
+    if (found != NULL)
+        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_val_mut_copy(doc, yyjson_doc_get_root(found)));
+    yyjson_doc_free(found);
+}
+
 static void print_drain(const struct operation *op, struct buf *json)
 {
     const struct drain *d = (const struct drain *)op;
@@ -333,6 +426,8 @@ static void print_drain(const struct operation *op, struct buf *json)
     yyjson_mut_obj_add_bool(doc, root, "canceled", d->canceled);
     document_add_number(doc, root, "bake_us", (int64_t)(d->bake_ns / 1000));
     document_add_number(doc, root, "ranges", d->ranges);
+    if (d->plan != NULL)
+        print_plan(d, doc, root);
     document_add_number(doc, root, "created_us", op->created_us);
     document_add_number(doc, root, "ended_us", op->ended_us);
     yyjson_mut_obj_add_str(doc, root, "error", op->error.message);
@@ -398,10 +493,37 @@ int drain_start(struct operations *ops, const struct drain_request *q, struct op
     d->allow_ddl = q->allow_ddl;
     d->bake_ns = q->bake_ns;
     d->ranges = (int64_t)routing_find_shard(routing, q->shard)->ranges.count;
+    if (q->dry_run)
+        d->plan = drain_plan_make(ops, routing, q->shard, q->target, &d->plan_count);
     log_event(LOG_INFO, "drain begins", "op", d->op.id, "db", d->op.database, "shard", d->op.shard, NULL);
     journal(d);
     *ret = &d->op;
     return 0;
+}
+
+/* What a dry run found: for who asks, nothing goes on from it. */
+static void parse_plan(struct drain *d, yyjson_val *root)
+{
+    yyjson_val *plan = yyjson_obj_get(root, "plan"), *one;
+    size_t i, max, length = 0;
+    if (!yyjson_is_arr(plan))
+        return;
+    d->plan = mem_array(yyjson_arr_size(plan) + 1, sizeof *d->plan);
+    yyjson_arr_foreach(plan, i, max, one)
+    {
+        struct drain_step *step = &d->plan[d->plan_count++];
+        const char *target = yyjson_get_str(yyjson_obj_get(one, "target"));
+        const char *operation = yyjson_get_str(yyjson_obj_get(one, "operation"));
+        if (!document_number(one, "lo", &step->range.lo) || !document_number(one, "hi", &step->range.hi))
+            step->range = (struct range){0};
+        step->target = target != NULL && target[0] != '\0' ? mem_strdup(target) : NULL;
+        snprintf(step->operation, sizeof step->operation, "%s", operation != NULL ? operation : "");
+        step->errors = (unsigned)yyjson_get_uint(yyjson_obj_get(one, "errors"));
+    }
+    char *findings = yyjson_val_write(yyjson_obj_get(root, "findings"), 0, &length);
+    if (findings != NULL)
+        buf_add(&d->findings, findings, length);
+    free(findings);
 }
 
 static int parse(struct operations *ops, yyjson_val *root, struct drain **ret, struct err *err)
@@ -425,6 +547,7 @@ static int parse(struct operations *ops, yyjson_val *root, struct drain **ret, s
     d->op.created_us = created;
     d->op.ended_us = ended;
     d->sm.now = state;
+    parse_plan(d, root);
     if (d->sm.table[state].final && error != NULL && error[0] != '\0')
         err_set(&d->op.error, ERRC_REFUSED, "%s", error);
     *ret = d;
@@ -443,6 +566,12 @@ int drain_resume(struct operations *ops, const char *json, int64_t revision, str
     if (d->sm.table[now(d)].final) {
         d->stopped = true;
         d->op.status = status_of(now(d));
+        return 0;
+    }
+    if (d->plan != NULL) {
+        struct err over = {0};
+        err_set(&over, ERRC_CANCELED, "the manager that looked ended: ask again");
+        end(d, DRAIN_FAILED, &over);
         return 0;
     }
     log_event(LOG_INFO, "drain is resumed", "op", d->op.id, "db", d->op.database, "shard", d->op.shard, NULL);

@@ -9,6 +9,9 @@
  * stays where it is. Asked to go back it cancels the move under way, if that can still go back, begins no
  * other, and ends, UNDONE.
  *
+ * A dry run plans all moves at once, has each checked (a dry run of its own), and keeps what they found:
+ * DONE, or FAILED when something forbids one. It does not survive its manager.
+ *
  * Which move is its own says the move's reason, and which ranges are left the routing table: its journal
  * holds what was asked for and nothing that could be behind.
  */
@@ -20,6 +23,7 @@
 struct drain_request {
     const char *database, *shard;
     const char *target; /* all goes there; NULL = each range to its neighbour that owns less */
+    bool dry_run;       /* the moves are planned, and checked by dry runs of theirs; nothing is moved */
     bool allow_ddl;     /* of the moves */
     uint64_t bake_ns;   /* of each move */
 };
@@ -32,9 +36,10 @@ int drain_start(struct operations *ops, const struct drain_request *request, str
 int drain_resume(struct operations *ops, const char *json, int64_t revision, struct err *err);
 
 bool drain_is(const struct operation *op);
-/* Running, of this shard; or NULL. */
+/* Running, of this shard, no dry run; or NULL. */
 const struct operation *drain_of(const struct operations *ops, const char *database, const char *shard);
-const char *drain_state_name(const struct operation *op); /* "moving", or "waits" while it may not */
-double drain_progress(const struct operation *op);        /* ranges that are gone, 0..1 */
+/* "moving", or "waits" while it may not; "refused" of a dry run that found what forbids it. */
+const char *drain_state_name(const struct operation *op);
+double drain_progress(const struct operation *op); /* ranges that are gone, 0..1 */
 
 #endif

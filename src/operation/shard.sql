@@ -352,8 +352,9 @@ END $$;
 GRANT EXECUTE ON FUNCTION shardherd.refuse_stale_fence(text, text, text) TO PUBLIC;
 
 -- (Re)writes row triggers of one table named prefix_insert, _update and _delete that call for what the three conditions
--- name, and a statement trigger for strict clients. CREATE OR REPLACE lets them fire for sessions in the ordinary replication
--- role only; triggers are replaced and never dropped: dropping would wait for readers.
+-- name, and a statement trigger for strict clients, which stays off where somebody who has none has switched it off. CREATE OR
+-- REPLACE lets them fire for sessions in the ordinary replication role only; triggers are replaced and never dropped: dropping
+-- would wait for readers.
 DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, bigint); -- older ones
 DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, text);
 DROP FUNCTION IF EXISTS shardherd.make_triggers(text, text, text, text, text, text, text, text, text);
@@ -361,6 +362,9 @@ DROP FUNCTION IF EXISTS shardherd.stale(bigint);
 CREATE OR REPLACE FUNCTION shardherd.make_triggers(name text, prefix text, on_insert text, on_update text, on_delete text,
                                                    call text, strict_call text)
 RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    nobody_strict boolean := EXISTS (SELECT FROM pg_trigger WHERE tgrelid = name::regclass AND tgname = 'shardherd_strict'
+                                     AND tgenabled = 'D');
 BEGIN
     EXECUTE format('CREATE OR REPLACE TRIGGER %s_insert AFTER INSERT ON %s FOR EACH ROW WHEN (%s) EXECUTE FUNCTION %s',
                    prefix, name, on_insert, call);
@@ -370,6 +374,9 @@ BEGIN
                    prefix, name, on_delete, call);
     EXECUTE format('CREATE OR REPLACE TRIGGER shardherd_strict BEFORE INSERT OR UPDATE OR DELETE ON %s '
                    'FOR EACH STATEMENT EXECUTE FUNCTION %s', name, strict_call);
+    IF nobody_strict THEN
+        EXECUTE format('ALTER TABLE %s DISABLE TRIGGER shardherd_strict', name);
+    END IF;
 END $$;
 
 -- What lets sessions with a replication origin pass before the function does.

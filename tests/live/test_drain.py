@@ -79,6 +79,53 @@ def test_all_ranges_of_a_shard_under_load(rig):
     rig.assert_consistent()
 
 
+def planned(op):
+    return [(int(step["lo"]), int(step["hi"]), step["target"]) for step in op["record"]["plan"]]
+
+
+def test_a_dry_run_says_what_would_go_where(rig):
+    scatter(rig)
+    before = rig.routing()
+    done = command(rig, "drain", "s3", "--dry-run")
+    assert done.returncode == 0 and "done: drain shop/s3 (dry run: nothing" in done.stdout, done
+    (dry,) = [op for op in rig.fetch("/v1/operations")["items"] if op["kind"] == "drain"]
+    plan = planned(rig.operation(dry["id"]))
+    assert [(lo, hi) for lo, hi, _ in plan] == ranges(rig, "s3") and rig.routing() == before
+    for lo, hi, target in plan:
+        (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [str(lo)]]
+        assert line.split()[1:3] == [str(hi), target], done.stdout
+    checked = moves(rig, dry["id"])
+    assert len(checked) == 3 and all(op["record"]["dry_run"] for op in checked), checked
+    assert [step["operation"] for step in dry["record"]["plan"]] == [
+        op["id"] for op in sorted(checked, key=lambda op: op["created"])
+    ]
+    rig.stop()
+    rig.start()
+    assert planned(rig.operation(dry["id"])) == plan  # for who asks later
+    drain = rig.post(PATH, {"kind": "drain", "shard": "s3", "bake": "0s"})["id"]
+    assert rig.wait_operation(drain)["status"] == "done"
+    made = sorted(moves(rig, drain), key=lambda op: op["created"])
+    assert [(int(op["record"]["lo"]), int(op["record"]["hi"]), op["target"]) for op in made] == plan  # as it said
+
+
+def test_a_dry_run_says_what_stands_in_the_way(rig):
+    scatter(rig)
+    baking = rig.start_move(kind="split", shard="s2", bake="10m")
+    rig.wait_baking(baking)
+    rig.sql("s3", "ALTER TABLE customers DISABLE TRIGGER shardherd_guard_insert")
+    asked = command(rig, "drain", "s3", "--dry-run", "--to", "s1")
+    assert asked.returncode == 4, asked
+    for words in ("forbid the drain", "guard shardherd_guard_insert", "s1"):
+        assert words in asked.stdout + asked.stderr, asked
+    rig.sql("s3", "ALTER TABLE customers ENABLE TRIGGER shardherd_guard_insert")
+    asked = command(rig, "drain", "s3", "--dry-run", "--to", "s2")
+    assert asked.returncode == 4 and f"operation {baking} runs on shard s2" in asked.stdout, asked
+    assert len(ranges(rig, "s3")) == 3
+    rig.post(f"/v1/operations/{baking}/rollback", None)
+    assert rig.wait_operation(baking)["status"] == "undone"
+    rig.assert_consistent()
+
+
 def test_to_one_shard_and_what_is_refused_meanwhile(rig):
     scatter(rig)
     drain = rig.post(PATH, {"kind": "drain", "shard": "s3", "target": "s2", "bake": "10m"})["id"]

@@ -3,6 +3,7 @@
 import itertools
 import os
 
+import psycopg
 import pytest
 from conftest import VERSIONS
 from guarded import LEAST, MOST, Shard, open_gate, settle, start_server
@@ -243,6 +244,39 @@ def test_an_older_leader_proves_and_lightens_nothing(shard):
         shard.run("SELECT shardherd.prove_pure(1, '')")
     with shard.refused("SHR03"):
         shard.run("SELECT shardherd.lighten(1)")
+
+
+def test_the_trigger_for_strict_clients_stays_off_where_it_is_switched_off(lit):
+    """By who has none: through a whole move."""
+    lit.run("ALTER TABLE accounts DISABLE TRIGGER shardherd_strict")
+    client = lit.connect()
+    lit.run("SET shardherd.epoch = 9", on=client)
+
+    def strict():
+        try:
+            lit.run("UPDATE accounts SET v = 1 WHERE false", on=client)
+        except psycopg.Error as error:
+            assert error.sqlstate == "SHR01", error
+            return True
+        return False
+
+    middle = 2**61
+    steps = (
+        lambda: None,
+        lambda: lit.freeze(lo=middle),
+        lambda: lit.prepare_fence(middle, MOST),
+        lambda: lit.fence(middle, MOST),
+        lambda: lit.run("SELECT shardherd.settle_fence(1, 'm1')"),
+        lit.unfreeze,
+        lambda: prove(lit),
+    )
+    for step in steps:
+        step()
+        assert not strict()
+        with lit.refused("SHR01", "routed with epoch 9"):
+            lit.run(f"UPDATE {ODD} SET v = 1 WHERE false", on=client)
+    lit.run("ALTER TABLE accounts ENABLE TRIGGER shardherd_strict")
+    assert strict()
 
 
 def test_strict_clients_are_held_to_the_epoch(lit):
