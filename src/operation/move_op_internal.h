@@ -91,7 +91,7 @@ struct move_op {
     struct sequence *sequences; /* of S, read beside the fence */
     int sequence_count;
     bool sequences_known;
-    struct copier *copier; /* ACT_COPY */
+    struct copier *copier;                      /* ACT_COPY */
     uint64_t copy_began_ns, copy_began_bytes;   /* when the first bytes came, and how many; 0 = not yet */
     uint64_t copy_ends_ns;                      /* by its speed so far; 0 = not known */
     char *pre_data;                             /* ACT_SCHEMA: dumped, while the rest is */
