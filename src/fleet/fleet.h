@@ -74,13 +74,13 @@ struct instance_facts {
 struct instance_member {
     bool kept; /* else nothing is known */
     bool primary, sync, streams, lag_known;
-    bool unseen;            /* the primary, and not seen as one yet by its keeper */
-    uint64_t lag_bytes;     /* what it has not on its disk, 0 for a primary */
-    double lag_seconds;     /* standby: by the heartbeat, never 0 while its receiver is down; NAN = not known */
-    uint64_t heard_ns;      /* last word of its agent */
-    uint64_t term;          /* of the order in force there */
-    char assigned[16];      /* "primary", "standby", ...; "" = its agent is not heard */
-    char reported[16];      /* "primary", "starting", ... */
+    bool unseen;        /* the primary, and not seen as one yet by its keeper */
+    uint64_t lag_bytes; /* what it has not on its disk, 0 for a primary */
+    double lag_seconds; /* standby: by the heartbeat, never 0 while its receiver is down; NAN = not known */
+    uint64_t heard_ns;  /* last word of its agent */
+    uint64_t term;      /* of the order in force there */
+    char assigned[16];  /* "primary", "standby", ...; "" = its agent is not heard */
+    char reported[16];  /* "primary", "starting", ... */
     char next_password[32]; /* which one it has at hand for when the servers get another, "" = none */
     char error[200];
 };
