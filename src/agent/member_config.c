@@ -24,18 +24,25 @@ static void part(struct buf *out, const char *name, const char *value)
     (void)buf_addc(out, '\'');
 }
 
+/* Certificate and key in one file, so that no half of them is ever read. */
+static char *shown_path(const struct agent_options *o)
+{
+    return mem_printf("%s.pem", o->data);
+}
+
 /* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be
- * issued for. We show no certificate: that there is no such file keeps libpq from looking for one in the home
- * directory. */
+ * issued for. It is shown what our server shows, if it asks (--client-certificates). Without that there is no
+ * such file, which keeps libpq from looking for one in the home directory. */
 static void upstream_tls(struct buf *out, const struct agent_options *o)
 {
-    char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *none = mem_printf("%s.crt", o->data);
+    char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *shown = shown_path(o);
     bool verify = o->tls != NULL && access(ca, R_OK) == 0;
     part(out, "sslmode", verify ? "verify-ca" : o->tls != NULL ? "require" : "prefer");
     if (verify)
         part(out, "sslrootcert", ca);
-    part(out, "sslcert", none);
-    free(none);
+    part(out, "sslcert", shown);
+    part(out, "sslkey", shown);
+    free(shown);
     free(ca);
 }
 
@@ -174,6 +181,31 @@ static int passfile_write(const struct agent_options *o, const struct order *ord
     return rc;
 }
 
+/* libpq refuses a key that others may read, as the mounted one. What is there already is not written again:
+ * a failover waits for each write. */
+static int shown_write(const struct agent_options *o, struct err *err)
+{
+    char *certificate = mem_printf("%s/tls.crt", o->tls), *key = mem_printf("%s/tls.key", o->tls);
+    char *path = shown_path(o), *before = agent_file_read(path);
+    char *certificate_text = agent_file_read(certificate), *key_text = agent_file_read(key);
+    struct buf b = {0};
+    int rc = 0;
+    if (certificate_text != NULL && key_text != NULL) {
+        (void)buf_printf(&b, "%s\n%s", certificate_text, key_text);
+        if (before == NULL || strcmp(before, buf_text(&b)) != 0)
+            rc = agent_file_write(path, &b, err);
+        explicit_bzero(b.data, b.length);
+        buf_free(&b);
+    }
+    mem_wipe_free(before);
+    mem_wipe_free(key_text);
+    free(certificate_text);
+    free(path);
+    free(key);
+    free(certificate);
+    return rc;
+}
+
 /*
  * Without an upstream there is no password file, and with one there is one for that upstream only: a receiver
  * that the server starts with an older connection string, which it may until it has read the new one, is not
@@ -188,6 +220,8 @@ int member_passfile(const struct agent_options *o, const struct order *order, bo
     else if (unlink(path) != 0 && errno != ENOENT)
         rc = err_set_errno(err, errno, "cannot remove %s", path);
     free(path);
+    if (rc == 0 && order->host[0] != '\0' && o->tls != NULL)
+        rc = shown_write(o, err);
     return rc;
 }
 

@@ -225,7 +225,8 @@ char *member_settings(const struct member *m);
 bool member_settings_marked(const char *settings, const char *mark);
 /* A connection string to the upstream, to be freed. dbname: NULL for the server's receiver. */
 char *member_conninfo(const struct agent_options *o, const struct order *order, const char *dbname);
-/* The password file that it names, with this upstream and no other; or none. next: with the password that
+/* The password file that it names, with this upstream and no other; or none. With TLS also the certificate
+ * that the upstream is shown. next: with the password that
  * follows, if there is one. */
 int member_passfile(const struct agent_options *o, const struct order *order, bool next, struct err *err);
 /* Password file, configuration, marks, the signal file (unless the server runs). */

@@ -53,8 +53,6 @@ int command_agent(const struct args *args)
         return session_fail(NULL, CLI_USAGE, "--member: \"%s\" is no name such as shop-s1-0", o.member);
     if (o.http_tls != NULL && o.member == NULL)
         return session_fail(NULL, CLI_USAGE, "--http-tls is of a --member");
-    if (o.member != NULL && o.client_certificates)
-        return session_fail(NULL, CLI_USAGE, "a --member does not know --client-certificates yet");
     o.http_address = value_or(args, "http-address", o.member != NULL ? "127.0.0.1" : "0.0.0.0");
     if ((o.member != NULL ? member_run(&o, &err) : agent_run(&o, &err)) == 0)
         return CLI_OK;

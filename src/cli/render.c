@@ -41,7 +41,8 @@ static int shard_print(struct rendering *r, struct kube_shard *shard, const char
     (void)buf_printf(
         &r->out,
         "# Shard %s. Secrets are made once by the manager, and are not printed: without a manager make\n"
-        "# %s-credentials (key password) and, unless tls.mode is off, %s-tls (tls.crt, tls.key, ca.crt).\n",
+        "# %s-credentials (key password) and, but for one instance with tls.mode off, %s-tls (tls.crt,\n"
+        "# tls.key, ca.crt).\n",
         full, full, full);
     free(full);
     return kube_objects_each(shard, object_print, r, err);

@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "runtime/kube_pod.h"
 #include "runtime/kube_version.h"
 
 #define DEFAULT_MEMORY (1ull << 30)
@@ -444,7 +445,7 @@ static void arguments(struct render *r, mut container)
     if (field(r, "storage", "wal") != NULL)
         append_text(r, args, "--wal=/var/lib/postgresql/wal");
     if (has_tls(r))
-        append_text(r, args, "--tls=/etc/shardherd/tls");
+        append_text(r, args, KUBE_TLS_ARGUMENT);
     if (strcmp(text_or(r, "tls", "mode", "on"), "mutual") == 0)
         append_text(r, args, "--client-certificates");
     if (has_members(r))
@@ -533,8 +534,8 @@ static void volumes(struct render *r, mut pod)
     if (has_tls(r))
         add_text(r, add_object(r, volume(r, all, "tls"), "secret"), "secretName",
                  text_or(r, "tls", "secret", tls));
-    if (has_members(r))
-        agent_volume(r, all, text_or(r, "tls", "secret", tls));
+    if (has_members(r)) /* orders come with a token, which is not shown in the clear: whatever servers do */
+        agent_volume(r, all, has_tls(r) ? text_or(r, "tls", "secret", tls) : tls);
     free(credentials);
     free(tls);
 }
@@ -622,6 +623,8 @@ static void members_annotations(struct render *r, mut annotations)
     char *standby = kube_settings_standby(field(r, "postgresql", "parameters"));
     add_text(r, annotations, KUBE_INSTANCES_ANNOTATION, count);
     add_text(r, annotations, KUBE_STANDBY_ANNOTATION, standby);
+    if (!has_tls(r))
+        add_text(r, annotations, KUBE_PLAIN_ANNOTATION, "true");
     free(count);
     free(standby);
 }
@@ -664,19 +667,6 @@ static int stateful_set(struct render *r, const char *settings)
     return finish(r, root, "/apis/apps/v1", "statefulsets", "");
 }
 
-/* A token is not shown in the clear, and probes have no certificate to show. */
-static int members_check(const struct render *r)
-{
-    const char *mode = text_or(r, "tls", "mode", "on");
-    if (!has_members(r) || strcmp(mode, "on") == 0)
-        return 0;
-    return err_set(
-        r->err, ERRC_UNSUPPORTED,
-        "spec.instances is %d and spec.tls.mode %s: agents of several instances take orders over TLS, and "
-        "show no certificates to each other yet: set it to on",
-        (int)instances_of(r), mode);
-}
-
 int kube_objects_each(const struct kube_shard *shard, kube_object_cb cb, void *data, struct err *err)
 {
     struct render r = {.shard = shard, .cb = cb, .data = data, .err = err};
@@ -684,9 +674,7 @@ int kube_objects_each(const struct kube_shard *shard, kube_object_cb cb, void *d
     r.doc = yyjson_mut_doc_new(NULL);
     r.name = kube_shard_name(shard);
     bool policy = !yyjson_is_false(field(&r, "network", "policy"));
-    int rc = members_check(&r);
-    if (rc == 0)
-        rc = settings_of(&r, &settings);
+    int rc = settings_of(&r, &settings);
     int (*const first[])(struct render *) = {service_account, role, role_binding, headless_service};
     for (size_t i = 0; rc == 0 && i < sizeof first / sizeof first[0]; i++)
         rc = first[i](&r);

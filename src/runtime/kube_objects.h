@@ -25,6 +25,7 @@
 #define KUBE_NEXT_KEY             "next-password"          /* the same: what the servers are about to get, */
 #define KUBE_NEXT_MARK_KEY        "next-password-mark"     /* and its name; agents look for both */
 #define KUBE_INSTANCES_ANNOTATION "shardherd.io/instances" /* of a StatefulSet; without it there is one */
+#define KUBE_PLAIN_ANNOTATION     "shardherd.io/plain"     /* the same: servers without TLS, if it is there */
 #define KUBE_STANDBY_ANNOTATION                                                                              \
     "shardherd.io/standby-settings"              /* of a StatefulSet: kube_settings_standby() */
 #define KUBE_ROLE_LABEL      "shardherd.io/role" /* of a pod: "primary", "standby" */

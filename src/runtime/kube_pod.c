@@ -122,12 +122,25 @@ static bool all_started(yyjson_val *status)
     return yyjson_arr_size(all) > 0;
 }
 
+static bool has_argument(yyjson_val *pod, const char *argument)
+{
+    yyjson_val *one;
+    size_t at, n;
+    yyjson_arr_foreach(yyjson_ptr_get(pod, "/spec/containers/0/args"), at, n, one)
+    {
+        if (yyjson_equals_str(one, argument))
+            return true;
+    }
+    return false;
+}
+
 void kube_pod_read(yyjson_val *pod, struct kube_pod *ret)
 {
     yyjson_val *metadata = yyjson_obj_get(pod, "metadata"), *status = yyjson_obj_get(pod, "status");
     memset(ret, 0, sizeof *ret);
     ret->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     ret->unscheduled = text(yyjson_obj_get(pod, "spec"), "nodeName")[0] == '\0';
+    ret->plain = !has_argument(pod, KUBE_TLS_ARGUMENT);
     ret->started = !ret->deleting && all_started(status);
     ret->ready = !ret->deleting && is_true(condition(status, "Ready"));
     (void)snprintf(ret->revision, sizeof ret->revision, "%s",

@@ -8,12 +8,15 @@
 
 struct yyjson_val;
 
+#define KUBE_TLS_ARGUMENT "--tls=/etc/shardherd/tls" /* of the agent, whose server has TLS then */
+
 struct kube_pod {
     bool ready;
     bool deleting;
     bool unscheduled;  /* has no node yet */
     bool running;      /* but not ready: its agent can be asked */
     bool started;      /* its startup probe has succeeded: a member's agent answers */
+    bool plain;        /* its server has no TLS */
     char address[48];  /* of the pod, "" = none yet */
     char revision[80]; /* label controller-revision-hash */
     char trouble[400]; /* "pod shop-s1-0 is not scheduled: ...", "" when ready */

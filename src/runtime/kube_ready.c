@@ -150,6 +150,7 @@ static void on_pod(const struct k8s_answer *a, void *data)
     }
     kube_pod_read(yyjson_doc_get_root(doc), &pod);
     yyjson_doc_free(doc);
+    r->plain = pod.plain;
     bool current = r->revision[0] == '\0' || strcmp(r->revision, pod.revision) == 0;
     if (r->member ? pod.started : pod.ready && current)
         finish(r, NULL);

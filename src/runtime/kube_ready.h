@@ -42,6 +42,7 @@ struct kube_ready {
     char *pod;  /* name of the pod */
     char *path; /* of the call */
     bool canceled;
+    bool plain;        /* found out: its server has no TLS */
     char revision[80]; /* what the pod is to be of, "" = whatever it is of */
     char reason[480];
     enum kube_missing missing;

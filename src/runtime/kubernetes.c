@@ -166,6 +166,11 @@ const char *kube_spec_tls(const struct kube_spec *spec)
     return mode != NULL ? mode : "on";
 }
 
+bool kube_spec_plain(const struct kube_spec *spec)
+{
+    return strcmp(kube_spec_tls(spec), "off") == 0;
+}
+
 bool kube_spec_mutual(const struct kube_spec *spec)
 {
     return strcmp(kube_spec_tls(spec), "mutual") == 0;
@@ -302,6 +307,8 @@ void kube_access_member(const struct kubernetes *k, const char *instance, const 
     char *set = kube_set_name(instance);
     free(access->host);
     access->host = mem_printf("%s.%s-pods.%s.svc", instance, set, k->options.name_space);
+    if (access->sslrootcert == NULL) /* the server has no TLS; its agent has, by the same authority */
+        access->sslrootcert = kube_ca_file(k, set);
     free(set);
     if (token == NULL)
         return; /* it cannot be spoken to yet */

@@ -10,9 +10,10 @@
  *   ERRC_NOT_FOUND    no such database, or must_exist and no StatefulSet
  *   ERRC_CONFLICT     an object of that name is not ours, another call on this instance runs, or the database
  *                     is suspended
- *   ERRC_INVALID      a field of the specification, or a certificate that it names, cannot be used
- *   ERRC_UNSUPPORTED  spec.instances above 1 (each pod would be a primary of its own), tls.mode mutual with
- *                     CloudNativePG, or a volume that is to grow and cannot
+ *   ERRC_INVALID      a field of the specification, or a certificate that it names, cannot be used; or
+ *                     tls.mode changes from or to "off" while there are several instances
+ *   ERRC_UNSUPPORTED  spec.instances above 1 with spec.adopt, tls.mode mutual with CloudNativePG, or a volume
+ *                     that is to grow and cannot
  *   ERRC_TIMEOUT      the instance did not get ready; the message says which pod and why. What was made
  * stays, unlike with local instances: the cause is often outside, and a further call goes on.
  * runtime_spec.settings is not used: settings come from spec.postgresql.parameters.

@@ -1,7 +1,9 @@
 /*
  * Volumes that grow. A StatefulSet's claim templates cannot be changed, so: each claim is made larger, then
  * the StatefulSet is deleted without its pods, and the apply that follows makes it again with the new
- * templates; it takes its pods back. The same for what else of it cannot be changed.
+ * templates; it takes its pods back. The same for what else of it cannot be changed. Where there is no
+ * StatefulSet (somebody died just then, or volumes were retained) the claims that are there grow as well:
+ * nobody would compare them with its templates later.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -169,7 +171,10 @@ static void claim_next(struct kube_ensure *e)
             return;
         }
     }
-    orphan(e);
+    if (e->found != NULL)
+        orphan(e);
+    else
+        claims_over(e);
 }
 
 static void on_claims(struct kube_op *op, const struct k8s_answer *a)
@@ -203,7 +208,7 @@ void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e
 {
     struct err err = {0};
     e->claims_then = then;
-    if (e->op.k->options.cnpg || !grows(e)) { /* the operator does it by itself */
+    if (e->op.k->options.cnpg || (e->found != NULL && !grows(e))) { /* the operator does it by itself */
         claims_over(e);
         return;
     }

@@ -140,7 +140,8 @@ void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret
         kube_access_lent(e->op.k, e->database, e->set, &e->adoption, e->user, e->password, ret);
         return;
     }
-    kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL, ret);
+    bool plain = e->member && kube_spec_plain(&e->spec);
+    kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL && !plain, ret);
     if (e->member)
         kube_access_member(e->op.k, e->op.name, e->token, ret);
     if (e->client.certificate != NULL)
@@ -276,11 +277,25 @@ static void enter_login(struct kube_ensure *e)
 
 /* ---- the pod ---- */
 
+#define TURNED_US 10000000ll
+
+/* With TLS we do not get in where there is none, nor without it where there is: that pod is made anew first,
+ * which waits for the end of this pass. The next one is soon. */
+static bool turns(struct kube_ensure *e)
+{
+    int64_t soon = loop_wall(e->op.k->loop) + TURNED_US;
+    if (!e->member || e->ready.plain == kube_spec_plain(&e->spec))
+        return false;
+    if (e->due_us == 0 || soon < e->due_us)
+        e->due_us = soon;
+    return true;
+}
+
 static void on_ready(struct kube_ready *ready, const struct err *err, void *data)
 {
-    (void)ready;
     struct kube_ensure *e = data;
-    if (err != NULL || (e->member && !e->primary)) /* role and database come with the primary */
+    (void)ready;
+    if (err != NULL || (e->member && !e->primary) || turns(e)) /* role and database come with the primary */
         kube_ensure_over(e, err);
     else
         enter_login(e);

@@ -114,6 +114,7 @@ void kube_spec_clear(struct kube_spec *spec);
 const char *kube_spec_tls(const struct kube_spec *spec);
 /* spec.SECTION.NAME as text, or NULL */
 const char *kube_spec_text(const struct kube_spec *spec, const char *section, const char *name);
+bool kube_spec_plain(const struct kube_spec *spec);    /* servers without TLS */
 bool kube_spec_mutual(const struct kube_spec *spec);   /* clients need a certificate */
 int kube_spec_instances(const struct kube_spec *spec); /* of each shard */
 bool kube_spec_deletes(const struct kube_spec *spec);  /* deletionPolicy is "delete" */
@@ -148,7 +149,7 @@ int kube_files_delete(const struct kubernetes *k, const char *database, const ch
 /* How shardherd reaches the shard; all texts are made. */
 void kube_access(const struct kubernetes *k, const char *database, const char *set, const char *password,
                  bool tls, struct instance_access *ret);
-/* ... one of several instances: it instead of the service, and its agent. */
+/* ... one of several instances: it instead of the service, and its agent, which has TLS in any case. */
 void kube_access_member(const struct kubernetes *k, const char *instance, const char *token,
                         struct instance_access *access);
 /* ... one that was adopted from somebody else; user: the Secret's. */

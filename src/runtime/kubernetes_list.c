@@ -42,9 +42,9 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
-    char *version; /* of the StatefulSet */
-    bool theirs;   /* a Secret of somebody else's was read */
-    bool member;
+    char *version;              /* of the StatefulSet */
+    bool theirs;                /* a Secret of somebody else's was read */
+    bool member, plain;         /* one of several instances; of several without TLS */
     uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
     struct kube_adoption lent;  /* secret NULL: it is our own */
 };
@@ -194,7 +194,7 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
     free(l->ca);
     l->ca = kube_secret_value(yyjson_doc_get_root(doc), "ca.crt");
     yyjson_doc_free(doc);
-    l->with_client = by_us || l->client_theirs;
+    l->with_client = !l->texts[l->at].plain && (by_us || l->client_theirs);
     if (l->ca == NULL) { /* the file of before has to do; the next ensure says what is wrong */
         instance_there(l);
     } else if (!l->with_client || (l->client_of != NULL && strcmp(l->client_of, i->database) == 0)) {
@@ -212,7 +212,8 @@ static void on_authority(struct kube_op *op, const struct k8s_answer *a)
 static void enter_authority(struct list_op *l, const struct kube_spec *spec)
 {
     const struct runtime_instance *i = &l->instances[l->at];
-    const char *theirs = spec->doc != NULL ? kube_spec_text(spec, "tls", "secret") : NULL;
+    bool plain = l->texts[l->at].plain; /* what the agents show is our own */
+    const char *theirs = spec->doc != NULL && !plain ? kube_spec_text(spec, "tls", "secret") : NULL;
     char *set = kube_set_name(i->name);
     char *name = theirs != NULL ? mem_strdup(theirs) : mem_printf("%s%s", set, l->op.k->flavour->authority);
     struct err err = {0};
@@ -262,7 +263,10 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
-    bool tls = l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
+    /* of members it counts what they were made with, since that is not changed while there are several */
+    bool tls = l->texts[l->at].member
+                   ? !l->texts[l->at].plain
+                   : l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
     kube_access(l->op.k, i->database, set, password, tls, &i->access);
     if (l->texts[l->at].member) {
         char *token = kube_secret_value(yyjson_doc_get_root(doc), KUBE_TOKEN_KEY);
@@ -271,7 +275,7 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     }
     if (kube_spec_unverified(&spec))
         kube_access_unverified(&i->access);
-    if (tls) {
+    if (tls || l->texts[l->at].member) {
         enter_authority(l, &spec);
     } else {
         instance_there(l);
@@ -346,6 +350,7 @@ static void instance_add(struct list_op *l, yyjson_val *set, int number, bool me
                         .version = mem_strdup(version != NULL ? version : ""),
                         .theirs = lent,
                         .member = member,
+                        .plain = member && kube_annotation(set, KUBE_PLAIN_ANNOTATION)[0] != '\0',
                         .read_ns = loop_now(l->op.k->loop),
                         .spec_sum = kube_known_sum(l->op.k, database)};
     if (lent)

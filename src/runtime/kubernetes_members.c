@@ -28,6 +28,25 @@ int kube_members_check(struct kube_ensure *e, struct err *err)
     return 0;
 }
 
+static bool is_plain(yyjson_val *set)
+{
+    return kube_annotation(set, KUBE_PLAIN_ANNOTATION)[0] != '\0';
+}
+
+/* Standbys check what their primary shows, and are replaced before it. */
+static int tls_check(const struct kube_ensure *e, yyjson_val *set, struct err *err)
+{
+    bool plain = is_plain(yyjson_doc_get_root(e->wanted));
+    if (is_plain(set) == plain || kube_members_of(set) == 0 || e->instances < 2)
+        return 0;
+    return err_set(
+        err, ERRC_INVALID,
+        "spec.tls.mode cannot be changed from %s to %s while the shard has %d instances, which copy "
+        "from each other: set spec.instances to 1, change the mode when that is done, and set "
+        "spec.instances back",
+        plain ? "on or mutual" : "off", kube_spec_tls(&e->spec), e->instances);
+}
+
 int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err)
 {
     int there = set != NULL ? kube_members_of(set) : e->left;
@@ -47,6 +66,8 @@ int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct er
                        e->instances);
     if (set == NULL)
         return 0;
+    if (tls_check(e, set, err) != 0)
+        return (int)err->code;
     return kube_settings_lowered(kube_annotation(set, KUBE_STANDBY_ANNOTATION),
                                  kube_annotation(yyjson_doc_get_root(e->wanted), KUBE_STANDBY_ANNOTATION),
                                  err);

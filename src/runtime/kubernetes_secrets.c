@@ -601,7 +601,9 @@ static void application_there(struct kube_ensure *e, yyjson_val *secret)
 static void clients_want(struct kube_ensure *e, yyjson_val *secret, bool by_us)
 {
     const char *theirs = kube_spec_text(&e->spec, "tls", "clientSecret");
-    if (!by_us && theirs == NULL && kube_spec_mutual(&e->spec))
+    if (kube_spec_plain(&e->spec)) /* only agents show a certificate, and ask for none */
+        kube_files_keep(e, e->secrets_then);
+    else if (!by_us && theirs == NULL && kube_spec_mutual(&e->spec))
         client_refuse(e,
                       "it is not of shardherd's authority, and spec.tls.mode is mutual: name a Secret with a "
                       "certificate for clients of that authority in spec.tls.clientSecret");
@@ -718,13 +720,11 @@ static void authority_there(struct kube_ensure *e, yyjson_val *secret)
 
 static void authority_want(struct kube_ensure *e)
 {
-    const char *theirs = kube_spec_text(&e->spec, "tls", "secret");
+    bool plain = kube_spec_plain(&e->spec);
+    const char *theirs = plain ? NULL : kube_spec_text(&e->spec, "tls", "secret");
     if (e->lent && e->ca.certificate != NULL)
         kube_files_keep(e, e->secrets_then);
-    else if (e->lent)
-        e->secrets_then(e);
-    else if (e->op.k->options.cnpg ||
-             strcmp(kube_spec_tls(&e->spec), "off") == 0) /* the operator has its own */
+    else if (e->lent || e->op.k->options.cnpg || (plain && !e->member)) /* the operator has its own */
         e->secrets_then(e);
     else if (theirs != NULL)
         kube_secret_want(e, mem_strdup(theirs), NULL, certificate_there);

@@ -7,6 +7,8 @@ import pytest
 from kube import build_folder
 
 CORE = "/api/v1/namespaces/default"
+CLAIMS = f"{CORE}/persistentvolumeclaims"
+GROWS = {"metadata": {"name": "grows"}, "provisioner": "shardherd.io/none", "allowVolumeExpansion": True}
 LABELS = {
     "app.kubernetes.io/managed-by": "shardherd",
     "shardherd.io/database": "shop",
@@ -47,12 +49,26 @@ def shop(own_plane, tmp_path):
         assert status == 200, f"{done.stdout}{done.stderr}"
         return made
 
-    claim = {
-        "metadata": {"name": "data-shop-s1-0", "labels": LABELS},
-        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    own_plane.must("POST", f"{CORE}/persistentvolumeclaims", claim)
+    own_plane.must("POST", "/apis/storage.k8s.io/v1/storageclasses", GROWS)
+    for number in range(3):
+        claim = {
+            "metadata": {"name": f"data-shop-s1-{number}", "labels": LABELS},
+            "spec": {
+                "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Gi"}},
+                "storageClassName": GROWS["metadata"]["name"],
+                "volumeName": f"volume-{number}",
+            },
+        }
+        own_plane.must("POST", CLAIMS, claim)
+        bound = {"status": {"phase": "Bound", "capacity": {"storage": "1Gi"}}}
+        merge = "application/merge-patch+json"
+        own_plane.must("PATCH", f"{CLAIMS}/data-shop-s1-{number}/status", bound, content_type=merge)
     return existing
+
+
+def sizes(plane):
+    return [c["spec"]["resources"]["requests"]["storage"] for c in plane.must("GET", CLAIMS)["items"]]
 
 
 def test_without_a_statefulset_its_pods_say_how_many_it_has(own_plane, shop):
@@ -65,6 +81,7 @@ def test_without_a_statefulset_its_pods_say_how_many_it_has(own_plane, shop):
     assert made["spec"]["replicas"] == 3
     assert made["spec"]["updateStrategy"] == {"type": "OnDelete"}
     assert made["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"] == "2Gi"
+    assert sizes(own_plane) == ["2Gi"] * 3  # nobody would look at them again: the templates are right by now
 
 
 def test_a_single_instance_stays_one(own_plane, shop):

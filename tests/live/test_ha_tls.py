@@ -3,6 +3,7 @@
 import shutil
 import ssl
 
+import psycopg
 import pytest
 from certificates import Certificates
 from conftest import DEFAULT, wait_until
@@ -98,6 +99,53 @@ def test_renewed_while_it_runs(secured):
     assert a.status()["life"] == life
     a.tls = ours
     assert a.call("GET", "/v1/status") == (0, "")
+
+
+@pytest.fixture
+def mutual(shardherd):
+    """Two members that let nobody in by TCP without a certificate; their HTTP interface is plain."""
+    shard = make_shard(shardherd, DEFAULT)
+    certificates = Certificates(shard.directory / "certificates")
+    certificates.authority("ours")
+    certificates.issue("ours", "ours-agent", "serverAuth,clientAuth")
+    certificates.issue("ours", "ours-client", "clientAuth")
+    folder = shard.directory / "tls"
+    certificates.as_secret(folder, tls_crt="ours-agent.crt", tls_key="ours-agent.key", ca_crt="ours.crt")
+    shard.certificates = certificates
+    try:
+        for name in "ab":
+            shard.member(name, [f"--tls={folder}", "--client-certificates"])
+        yield shard
+    finally:
+        for member in shard.made:
+            member.destroy()
+        shutil.rmtree(shard.directory)
+
+
+def test_members_show_certificates_to_each_other(mutual):
+    """A clone, a stream and a rewind, where servers ask for a certificate of whoever connects."""
+    a, b = mutual.made
+    own = {
+        "sslcert": mutual.certificates.dir / "ours-client.crt",
+        "sslkey": mutual.certificates.dir / "ours-client.key",
+    }
+    a.assign(1, "primary", initialize=True, slots=["shardherd_b"]).settled("primary")
+    with pytest.raises(psycopg.OperationalError, match="connection requires a valid client certificate"):
+        a.connect(sslmode="require")
+    b.assign(1, "standby", upstream={**a.upstream, "slot": "shardherd_b"}).settled("standby", 40)
+    wait_until(lambda: b.status().get("receiver") == "streaming", 20, "streaming")
+    with a.connect(**own) as connection:
+        shown = "SELECT client_serial IS NOT NULL FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+        assert connection.execute(shown).fetchall() == [(True,)]
+        connection.execute("CREATE TABLE t (id int)")
+    # the other way round, after writes that the new primary has not
+    b.assign(2, "standby").settled("standby")
+    with a.connect(**own) as connection:
+        connection.execute("INSERT INTO t VALUES (1)")
+    b.assign(2, "primary", slots=["shardherd_a"]).settled("primary")
+    a.assign(2, "standby", upstream={**b.upstream, "slot": "shardherd_a"}).settled("standby", 40)
+    wait_until(lambda: a.status().get("receiver") == "streaming", 20, "streaming again")
+    assert "rewound" in a.log()
 
 
 def test_a_token_for_the_group(secured):

@@ -175,17 +175,47 @@ static void test_objects_of_one_have_nothing_of_it(void **state)
     }
 }
 
-static void test_refused(void **state)
+static const char *agent_secret(yyjson_doc *all)
 {
-    static const char *const specs[] = {"{\"instances\":3,\"tls\":{\"mode\":\"off\"}}",
-                                        "{\"instances\":2,\"tls\":{\"mode\":\"mutual\"}}"};
-    (void)state;
-    for (size_t i = 0; i < sizeof specs / sizeof specs[0]; i++) {
-        struct err err = {0};
-        assert_null(objects(specs[i], &err));
-        assert_int_equal(err.code, ERRC_UNSUPPORTED);
-        assert_non_null(strstr(err.message, "spec.tls.mode"));
+    yyjson_val *volumes =
+        yyjson_ptr_get(object_of(all, "StatefulSet", "shop-s1"), "/spec/template/spec/volumes");
+    yyjson_val *one;
+    size_t at, n;
+    yyjson_arr_foreach(volumes, at, n, one)
+    {
+        if (yyjson_equals_str(yyjson_obj_get(one, "name"), "agent"))
+            return yyjson_get_str(yyjson_ptr_get(one, "/secret/secretName"));
     }
+    return NULL;
+}
+
+/* The servers have no TLS, whatever certificate is named for them; the agents do. */
+static void test_without_tls(void **state)
+{
+    struct err err = {0};
+    yyjson_doc *all = objects("{\"instances\":3,\"tls\":{\"mode\":\"off\",\"secret\":\"mine\"}}", &err);
+    yyjson_val *set = object_of(all, "StatefulSet", "shop-s1"),
+               *args = yyjson_ptr_get(set, CONTAINER "/args");
+    (void)state;
+    assert_false(has(args, "--tls=/etc/shardherd/tls"));
+    assert_true(has(args, "--http-tls=/etc/shardherd/agent"));
+    assert_string_equal(agent_secret(all), "shop-s1-tls");
+    text_is(set, "/metadata/annotations/shardherd.io~1plain", "true");
+    yyjson_doc_free(all);
+}
+
+static void test_with_certificates_of_clients(void **state)
+{
+    struct err err = {0};
+    yyjson_doc *all = objects("{\"instances\":2,\"tls\":{\"mode\":\"mutual\",\"secret\":\"mine\"}}", &err);
+    yyjson_val *set = object_of(all, "StatefulSet", "shop-s1"),
+               *args = yyjson_ptr_get(set, CONTAINER "/args");
+    (void)state;
+    assert_true(has(args, "--tls=/etc/shardherd/tls"));
+    assert_true(has(args, "--client-certificates"));
+    assert_string_equal(agent_secret(all), "mine");
+    text_is(set, "/metadata/annotations/shardherd.io~1plain", NULL);
+    yyjson_doc_free(all);
 }
 
 /* It had several: its agent goes on taking orders. */
@@ -252,6 +282,22 @@ static void test_started(void **state)
     assert_true(started("{\"status\":{\"containerStatuses\":[{\"started\":true}]}}"));
     assert_false(started("{\"metadata\":{\"deletionTimestamp\":\"2026-01-01T00:00:00Z\"},"
                          "\"status\":{\"containerStatuses\":[{\"started\":true}]}}"));
+}
+
+/* By what it was started with, whatever the specification says by now. */
+static void test_whether_it_has_tls(void **state)
+{
+    static const char *const pods[] = {
+        "{}", "{\"spec\":{\"containers\":[{\"args\":[\"agent\",\"--http-tls=/etc/shardherd/agent\"]}]}}",
+        "{\"spec\":{\"containers\":[{\"args\":[\"agent\",\"--tls=/etc/shardherd/tls\"]}]}}"};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct kube_pod pod;
+        yyjson_doc *doc = yyjson_read(pods[i], strlen(pods[i]), 0);
+        kube_pod_read(yyjson_doc_get_root(doc), &pod);
+        yyjson_doc_free(doc);
+        assert_true(pod.plain == (i < 2));
+    }
 }
 
 /* What is gone: a pod that waits for its node or its image has no server, and one that ended has none any
@@ -335,10 +381,12 @@ int main(void)
         cmocka_unit_test(test_objects_of_three),
         cmocka_unit_test(test_volumes_of_three),
         cmocka_unit_test(test_objects_of_one_have_nothing_of_it),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_without_tls),
+        cmocka_unit_test(test_with_certificates_of_clients),
         cmocka_unit_test(test_one_that_is_left),
         cmocka_unit_test(test_settings_that_standbys_need),
         cmocka_unit_test(test_started),
+        cmocka_unit_test(test_whether_it_has_tls),
         cmocka_unit_test(test_whether_it_runs),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_role_patch),

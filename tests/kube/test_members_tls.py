@@ -1,0 +1,156 @@
+"""Several instances whose servers have no TLS, or ask for certificates; a change between the modes under load."""
+
+import os
+
+import pytest
+from manager_rig import DATABASES, ManagerCluster, database
+from members import pods, wait_whole
+from test_manager import remove
+from test_members import QUIET, delete_now, gap
+from test_members_resize import is_resized
+from test_renewal import MINE
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    pytest.mark.slow,
+    pytest.mark.timeout(500),
+]
+SHOP = f"{DATABASES}/shop"
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    with ManagerCluster(tmp_path_factory.mktemp("tls"), nodes=3) as rig:
+        yield rig
+
+
+def inside(rig, pod, statement):
+    """Asks the server of a pod by its socket."""
+    argv = ["psql", "-XAtq", "-h", "/var/run/postgresql", "-U", "shardherd", "-d", "postgres", "-c", statement]
+    done = rig.exec(pod, *argv)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def has_tls(rig, pod):
+    """None while the pod is made anew."""
+    try:
+        return inside(rig, pod, "SHOW ssl") == "on"
+    except (AssertionError, RuntimeError):
+        return None
+
+
+class Shown:
+    """As rig, but its load shows the certificate of the application's Secret."""
+
+    def __init__(self, rig):
+        self.rig = rig
+
+    def __getattr__(self, name):
+        return getattr(self.rig, name)
+
+    def load(self, pod, *arguments, **more):
+        return self.rig.load(pod, *arguments, *MINE, **more)
+
+    def exec(self, pod, *argv, **more):
+        """sql() of the client, with the certificate."""
+        files = "sslcert=/certificate/tls.crt sslkey=/certificate/tls.key sslrootcert=/certificate/ca.crt"
+        argv = [a.replace("sslmode=require", f"sslmode=verify-ca {files}") for a in argv]
+        return self.rig.exec(pod, *argv, **more)
+
+
+def replaced(rig, before):
+    now = {name: pod["metadata"]["uid"] for name, pod in pods(rig).items()}
+    return len(now) == len(before) and not set(now.values()) & set(before.values())
+
+
+def uids(rig):
+    return {name: pod["metadata"]["uid"] for name, pod in pods(rig).items()}
+
+
+def test_certificates_of_clients(rig):
+    """on becomes mutual under load, standbys show what their servers show, and a failover is as any other."""
+    rig.must("POST", DATABASES, database(shards=1, instances=3, balance=QUIET, deletionPolicy="delete"))
+    rig.wait_database(shards=1, timeout=180)
+    client, shown = rig.client_pod(certificate="shop-client"), Shown(rig)
+    done = shown.load(client, "init")
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_whole(rig)
+    before = uids(rig)
+
+    def change(mode):
+        rig.patch(SHOP, {"spec": {"tls": {"mode": mode}}})
+        rig.wait(lambda: replaced(rig, before) and rig.is_ready(), 150, f"all pods made anew: {mode}")
+
+    report = gap(shown, client, 40, lambda: change("mutual"))
+    assert report["longest_write_gap_ms"] < 10000, report
+    first = wait_whole(rig)
+    given = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) WHERE client_serial IS NOT NULL"
+    assert inside(rig, first, given) == "2"
+    refused = rig.exec(client, "sh", "-c", "psql 'host=shop-s1 user=app dbname=shop sslmode=require' -c 'SELECT 1'")
+    assert "connection requires a valid client certificate" in refused.stderr, refused
+    report = gap(shown, client, 15, lambda: delete_now(rig, first))
+    assert report["longest_write_gap_ms"] < 8000, report
+    second = wait_whole(rig, 120)
+    assert second != first
+    before = uids(rig)
+    report = gap(shown, client, 40, lambda: change("on"))
+    assert report["longest_write_gap_ms"] < 10000, report
+    wait_whole(rig)
+    done = shown.load(client, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rig.delete("Pod", client)
+    remove(rig)
+    rig.wait(lambda: rig.get("Pod", client) is None, 30, "the client to go")
+
+
+def test_without_tls(rig):
+    """Agents have it all the same. On the way to `on` the shard has one instance."""
+    spec = {"shards": 1, "instances": 3, "balance": QUIET, "deletionPolicy": "delete", "tls": {"mode": "off"}}
+    rig.must("POST", DATABASES, database(**spec))
+    rig.wait_database(shards=1, timeout=180)
+    client = rig.client_pod("plain")
+    done = rig.load(client, "init", "--sslmode", "disable")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = wait_whole(rig)
+    plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_replication USING (pid) WHERE NOT ssl"
+    assert inside(rig, first, plain) == "2"
+    assert inside(rig, first, "SHOW ssl") == "off"
+
+    class Plain(Shown):
+        def load(self, pod, *arguments, **more):
+            return self.rig.load(pod, *arguments, "--sslmode", "prefer", **more)
+
+        def exec(self, pod, *argv, **more):
+            return self.rig.exec(pod, *[a.replace("sslmode=require", "sslmode=prefer") for a in argv], **more)
+
+    either = Plain(rig)
+    report = gap(either, client, 15, lambda: delete_now(rig, first))
+    assert report["longest_write_gap_ms"] < 8000, report
+    assert wait_whole(rig, 120) != first
+
+    rig.patch(SHOP, {"spec": {"tls": {"mode": "on"}}})
+    refused = rig.wait(lambda: rig.condition_of(rig.database(), "Stalled"), 30, "refused")
+    assert "spec.tls.mode cannot be changed from off to on while the shard has 3 instances" in refused["message"]
+    assert "set spec.instances to 1" in refused["message"]
+    second = wait_whole(rig)
+    health = {i["name"]: i["health"] for i in rig.public("/v1/instances")["items"]}
+    assert set(health.values()) == {"up"}, health  # it is polled as it is
+    report = gap(either, client, 15, lambda: delete_now(rig, second))
+    assert report["longest_write_gap_ms"] < 8000, report
+    wait_whole(rig, 120)
+
+    def as_told():
+        rig.patch(SHOP, {"spec": {"tls": {"mode": "off"}, "instances": 1}})
+        rig.wait(lambda: is_resized(rig, 1), 150, "one instance, and Ready")
+        rig.patch(SHOP, {"spec": {"tls": {"mode": "on"}}})
+        rig.wait(lambda: rig.is_ready() and has_tls(rig, "shop-s1-0"), 90, "TLS")
+        rig.patch(SHOP, {"spec": {"instances": 3}})
+        rig.wait(lambda: is_resized(rig, 3), 150, "three instances, and Ready")
+
+    gap(either, client, 45, as_told)
+    first = wait_whole(rig)
+    assert inside(rig, first, plain) == "0"
+    done = either.load(client, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    remove(rig)
