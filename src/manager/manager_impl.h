@@ -170,6 +170,8 @@ void manager_instance_gone(struct manager *m, const struct fleet_instance *insta
 void manager_watch_text(struct manager *m);
 /* The configuration's balance.max_moves, and its moves.* for the moves that begin to copy from now on. */
 void manager_set_moving(struct manager *m);
+/* Where operations find pg_dump and psql: a text of the configuration, so again after each reload. */
+void manager_set_tools(struct manager *m);
 void manager_reload(struct manager *m);
 int64_t manager_file_stamp(const char *path); /* blocking; 0 = no file */
 

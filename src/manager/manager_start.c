@@ -263,10 +263,7 @@ void manager_runtime_opened(struct manager *m, const struct err *why)
         return;
     }
     m->operations.services.runtime = m->runtime;
-    m->operations.services.bin_directory =
-        m->config.runtime_bin_directory != NULL ? m->config.runtime_bin_directory
-        : strcmp(m->runtime_kind, "local") == 0 ? runtime_local_bin_directory(m->runtime)
-                                                : NULL;
+    manager_set_tools(m);
     start_ha(m);
     manager_move(m, MANAGER_DATABASES);
     if (databases_load(m->databases, &m->config.balance, on_databases, m, &err) != 0)

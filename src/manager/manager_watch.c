@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "manager/manager_impl.h"
+#include "runtime/runtime.h"
 
 #define TICK_NS       ENV_NS_PER_S
 #define FILE_CHECKS   2  /* the file is looked at every so many ticks */
@@ -80,6 +81,14 @@ static void judge(struct manager *m, struct fleet_instance *instance, struct see
         s->facts = instance->facts;
     if (changed || count > 0)
         api_instance_changed(m->api, instance);
+}
+
+void manager_set_tools(struct manager *m)
+{
+    bool local = m->runtime != NULL && strcmp(m->runtime_kind, "local") == 0;
+    const char *found = local ? runtime_local_bin_directory(m->runtime) : NULL;
+    const char *given = m->config.runtime_bin_directory;
+    m->operations.services.bin_directory = given != NULL ? given : found;
 }
 
 void manager_set_moving(struct manager *m)
@@ -219,6 +228,7 @@ static void take_over(struct manager *m)
     if (m->discovery != NULL)
         discovery_set_period(m->discovery, m->config.discovery_interval_ns);
     manager_set_moving(m);
+    manager_set_tools(m);
     log_event(LOG_INFO, "configuration taken over", "file", m->options.config_path, NULL);
 }
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 
 import pytest
@@ -81,4 +82,40 @@ def test_one_limit_for_all(rig):
     rig.post(f"/v1/operations/{first}/rollback", None)  # not a new one: it goes on, whatever runs
     assert rig.wait_operation(first)["status"] == "undone"
     assert rig.wait_operation(second)["status"] == "done"
+    rig.assert_consistent()
+
+
+def test_the_limit_of_a_reload_counts_from_then_on(rig):
+    rig.config = rig.directory / "shardherd.yaml"
+    rig.stop()
+
+    def limit(most):
+        rig.config.write_text(f"balance: {{max_moves: {most}}}\n")
+        os.utime(rig.config, (1.7e9, 1.7e9))  # it is the signal that says so
+
+    limit(1)
+    rig.start()
+    rig.make_shop(customers=40_000)
+    first = rig.start_move(kind="split", shard="s1", bake="0s")
+    assert LIMIT.format(first) in refused(rig, kind="split", shard="s2")
+    limit(2)
+    rig.process.send_signal(signal.SIGHUP)
+
+    def second():
+        try:
+            return rig.post(PATH, {"kind": "split", "shard": "s2", "bake": "0s"})["id"]
+        except Problem as problem:
+            assert LIMIT.format(first) in json.loads(problem.body)["detail"], problem.body
+            return None
+
+    other = wait_until(second, timeout=10, what="the new limit", interval=0.05)
+    assert rig.operation(first)["status"] == "running"
+    limit(1)
+    rig.process.send_signal(signal.SIGHUP)
+    for op_id in (first, other):  # what runs goes on
+        ended = rig.wait_operation(op_id)
+        assert ended["status"] == "done", (ended["error"], ended["record"])
+    third = rig.start_move(kind="split", shard="s3", bake="0s")
+    assert LIMIT.format(third).replace("s1", "s3") in refused(rig, kind="split", shard="s4")
+    assert rig.wait_operation(third)["status"] == "done"
     rig.assert_consistent()
