@@ -86,6 +86,7 @@ def test_too_many_sessions_is_an_answer(shard):  # noqa: F811
     settings.write_text(settings.read_text() + "max_connections = 8\nsuperuser_reserved_connections = 0\n")
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: a.status()["pid"] not in (0, old) and enters(a), 30, "it with the new setting")
+    wait_until(lambda: ready(a), 30, "the agent's own session")
     old = a.status()["pid"]
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(psycopg.OperationalError):

@@ -3,6 +3,7 @@ ends, and what follows. Acknowledged writes are there in each case."""
 
 import contextlib
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from test_ha import Writer, begun, by_name, herd, lost, streaming, until  # noqa
 
 MEMORY = Path("/sys/fs/cgroup/memory")
 MIB = 1 << 20
+HOG = "SELECT length(string_agg(repeat('x', 1000000), '')) FROM generate_series(1, 900)"
 
 
 def score(pid):
@@ -76,14 +78,31 @@ def short_of_memory(member, more=200):
         group.close()
 
 
-def devour(member, spared=False):
-    """A session takes more and more memory. spared: the kernel is to end somebody else. -> whether it was ended."""
+def devour(member):
+    """A session takes more and more memory. -> whether it was ended."""
     with contextlib.suppress(psycopg.OperationalError), member.connect() as connection:
-        if spared:
-            Path(f"/proc/{connection.info.backend_pid}/oom_score_adj").write_text("-900")
-        connection.execute("SELECT length(string_agg(repeat('x', 1000000), '')) FROM generate_series(1, 900)")
+        connection.execute(HOG)
         return False
     return True
+
+
+def devour_at_the_cost_of(member, pid):
+    """The same, but the kernel is to end another process: a score of 1000 counts as much as the whole limit, and each of
+    two sessions takes half of that at most."""
+    Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
+    hogs = [member.connect() for _ in range(2)]
+    for hog in hogs:
+        Path(f"/proc/{hog.info.backend_pid}/oom_score_adj").write_text("0")
+
+    def run(hog):
+        with contextlib.suppress(psycopg.OperationalError), hog:
+            hog.execute(HOG)
+
+    threads = [threading.Thread(target=run, args=(hog,), daemon=True) for hog in hogs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
 
 
 def test_scores(shard):  # noqa: F811
@@ -134,8 +153,7 @@ def test_postmaster(herd):  # noqa: F811
     postmaster = a.status()["pid"]
     sessions = children(postmaster)
     with short_of_memory(a) as group:
-        Path(f"/proc/{postmaster}/oom_score_adj").write_text("1000")
-        devour(a, spared=True)
+        devour_at_the_cost_of(a, postmaster)
         assert group.kills() >= 1
         wait_until(lambda: a.status()["exits"] == "1", 20, "its end")
         wait_until(lambda: a.status()["reported"] != "stopping", 20, "it to be swept up after")
@@ -154,8 +172,7 @@ def test_agent(herd):  # noqa: F811
     writer, a = writing(herd), by_name(herd, "a")
     session = a.connect()
     with short_of_memory(a) as group:
-        Path(f"/proc/{a.process.pid}/oom_score_adj").write_text("1000")
-        devour(a, spared=True)
+        devour_at_the_cost_of(a, a.process.pid)
         assert group.kills() >= 1
         a.process.wait(timeout=60)
         until(herd, lambda: herd.primary()[1] >= 2, 60, "another primary")
