@@ -87,7 +87,7 @@ def devour(member):
 
 
 def devour_at_the_cost_of(member, pid):
-    """The same, but the kernel is to end another process: a score of 1000 counts as much as the whole limit, and each of
+    """The same, but the kernel is to end another process: a score of 1000 counts as much as the limit, and each of
     two sessions takes half of that at most."""
     Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
     hogs = [member.connect() for _ in range(2)]
