@@ -4,10 +4,10 @@
  *
  * Each second the kernel is asked whether the postmaster is stopped (SIGSTOP, a debugger), and each fifth a
  * new connection is tried. One that is stopped at two looks in a row, or that answers nothing to a new
- * connection for DOOR_NS while the connection that the facts are asked over does answer (so that it is not
- * the machine that is slow), is ended by SIGKILL. What follows is that of a postmaster that died: its
- * sessions are ended, and it is started again in its place if the order is confirmed, or the shard fails
- * over. Any answer is one, also that there are too many sessions.
+ * connection for DOOR_NS, twice in a row, while the connection that the facts are asked over does answer (so
+ * that it is not the machine that is slow), is ended by SIGKILL. What follows is that of a postmaster that
+ * died: its sessions are ended, and it is started again in its place if the order is confirmed, or the shard
+ * fails over. Any answer is one, also that there are too many sessions.
  */
 #include <signal.h>
 
@@ -15,11 +15,12 @@
 #include "agent/postmaster.h"
 #include "base/log.h"
 
-#define LOOK_NS  (1 * ENV_NS_PER_S)
-#define TRY_NS   (5 * ENV_NS_PER_S)
-#define DOOR_NS  (10 * ENV_NS_PER_S)
-#define SLOW_NS  (5 * ENV_NS_PER_S) /* then it is not ready any more */
-#define FRESH_NS (3 * ENV_NS_PER_S)
+#define LOOK_NS      (1 * ENV_NS_PER_S)
+#define TRY_NS       (5 * ENV_NS_PER_S)
+#define DOOR_NS      (10 * ENV_NS_PER_S)
+#define SILENT_TRIES 2
+#define SLOW_NS      (5 * ENV_NS_PER_S) /* then it is not ready any more */
+#define FRESH_NS     (3 * ENV_NS_PER_S)
 
 static void door_drop(struct member *m)
 {
@@ -33,7 +34,7 @@ static void end_server(struct member *m, const char *why)
 {
     log_event(LOG_ERROR, "the postmaster lets nobody in: it is ended", "why", why, NULL);
     door_drop(m);
-    m->door_stopped = 0;
+    m->door_stopped = m->door_silent = 0;
     m->doors_shut++;
     (void)kill(m->server, SIGKILL); /* its end is told by SIGCHLD */
 }
@@ -45,10 +46,11 @@ static void answered(struct pg_conn *conn, const struct err *err, void *data)
     if (conn != m->door)
         return;
     bool others = m->facts.known && now < m->facts.at_ns + FRESH_NS;
-    bool silent = err != NULL && err->code == ERRC_TIMEOUT;
+    bool silent = err != NULL && err->code == ERRC_TIMEOUT && others && m->server != 0 && m->stop_signal == 0;
     door_drop(m);
-    if (silent && others && m->server != 0 && m->stop_signal == 0)
-        end_server(m, "a new connection got no answer, while the one that there is does");
+    m->door_silent = silent ? m->door_silent + 1 : 0;
+    if (m->door_silent >= SILENT_TRIES)
+        end_server(m, "new connections get no answer, while the one that there is does");
     member_changed(m);
 }
 
@@ -74,7 +76,7 @@ static void door_fired(struct loop_timer *timer, void *data)
         end_server(m, "it is stopped, by a signal or a debugger");
     else if (m->facts.known && m->door == NULL && now >= m->door_tried_ns + TRY_NS)
         try_door(m);
-    m->door_slow = m->door != NULL && now >= m->door_tried_ns + SLOW_NS;
+    m->door_slow = m->door_silent > 0 || (m->door != NULL && now >= m->door_tried_ns + SLOW_NS);
     if (shut != member_door_shut(m))
         member_changed(m);
 }
@@ -91,7 +93,7 @@ void member_door_init(struct member *m)
 
 void member_door_begin(struct member *m)
 {
-    m->door_stopped = 0;
+    m->door_stopped = m->door_silent = 0;
     m->door_tried_ns = loop_now(&m->loop);
     loop_timer_start(&m->door_timer, LOOK_NS);
 }
@@ -99,6 +101,6 @@ void member_door_begin(struct member *m)
 void member_door_end(struct member *m)
 {
     door_drop(m);
-    m->door_stopped = 0;
+    m->door_stopped = m->door_silent = 0;
     loop_timer_stop(&m->door_timer);
 }

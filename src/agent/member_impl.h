@@ -154,6 +154,7 @@ struct member {
     struct loop_timer door_timer;
     uint64_t door_tried_ns;
     unsigned door_stopped; /* looks in a row at which the postmaster was stopped */
+    unsigned door_silent;  /* new connections in a row that got no answer */
     bool door_slow;        /* the new connection has no answer yet, for a while */
     uint64_t doors_shut;   /* postmasters that were ended because they let nobody in */
     unsigned slots_for;    /* orders when the slots were seen to */

@@ -3,6 +3,7 @@
  * not owned, lightened (shard.sql). All of it can be repeated, and whatever is left out leaves guards that
  * cost more.
  */
+#include "base/log.h"
 #include "operation/move_op_internal.h"
 
 #define PROVE_TIMEOUT_NS (3600 * ENV_NS_PER_S) /* a table is read once, by one process */
@@ -41,9 +42,14 @@ static void prove(struct move_op *op, const char *after);
 
 static void proved(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
-    const char *table = pg_value(reply, 0, 0);
-    (void)action;
-    if (table != NULL)
+    const char *table = reply->err == NULL ? pg_value(reply, 0, 0) : NULL;
+    bool too_large = reply->err != NULL && reply->err->code == ERRC_TIMEOUT;
+    if (too_large)
+        log_event(LOG_WARN, "a table is too large to be looked through: guards stay whole", "op",
+                  op_record(op)->id, "db", op_record(op)->database, "err", reply->err->message, NULL);
+    if (reply->err != NULL && !too_large)
+        act_done(op, action, reply->err);
+    else if (table != NULL)
         prove(op, table);
     else
         lighten(op);
@@ -51,8 +57,8 @@ static void proved(struct move_op *op, enum move_action action, const struct pg_
 
 static void prove(struct move_op *op, const char *after)
 {
-    act_sql(op, op->unfreezing, ACT_UNFREEZE, PROVE_TIMEOUT_NS, proved, "SELECT shardherd.prove_pure(%d, %L)",
-            op_term(op), after);
+    act_sql_any(op, op->unfreezing, ACT_UNFREEZE, PROVE_TIMEOUT_NS, proved,
+                "SELECT shardherd.prove_pure(%d, %L)", op_term(op), after);
 }
 
 static void unfrozen(struct move_op *op, enum move_action action, const struct pg_reply *reply)
