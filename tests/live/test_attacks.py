@@ -188,8 +188,8 @@ def test_A4_a_position_beyond_the_end_of_the_log_skips_writes(pair):
 
 def test_A6_A7_promoted_standby_of_both(server, pg_factory):
     """With a synchronous standby neither fence nor opening is acknowledged before it has them, and what the slot was
-    told is there; after the death of the primary S' refuses and T' accepts. (A failover is not handled by the manager
-    yet; an asynchronous standby that is promoted by hand knows of neither.)"""
+    told is there; after the death of the primary S' refuses and T' accepts. (An asynchronous standby that is
+    promoted by hand knows of neither.)"""
     primary = pg_factory(server.version, **SETTINGS)
     standby = standby_of(primary, pg_factory)
     primary.psql("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
