@@ -67,11 +67,12 @@ class Shop:
             wait_until(lambda: self.sql(shard, f"SHOW {name}") != had, what=f"{name} to be {value}, not {had}")
 
     def snapshot(self, shard):
-        """All that a check could have changed on a server."""
+        """All that a check could have changed on a server; what the guard watch notes there once a minute aside."""
         conninfo = self.rig.dsn(shard)
         binaries = pg_bin_dir(self.version)
         out = []
-        for program in (["pg_dump"], ["pg_dumpall", "--globals-only"]):
+        aside = [f"--exclude-table-data=shardherd.{name}" for name in ("pure", "parts")]
+        for program in (["pg_dump", *aside], ["pg_dumpall", "--globals-only"]):
             done = subprocess.run([str(binaries / program[0]), *program[1:], "-d", conninfo], check=True,
                                   capture_output=True, text=True)  # fmt: skip
             out += [line for line in done.stdout.splitlines() if not re.match(r"\\(un)?restrict ", line)]
