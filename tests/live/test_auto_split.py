@@ -99,7 +99,8 @@ def test_hot_shard_is_split(rigs):
     wait_until(lambda: halved(rig), timeout=20, what="both halves with their part of the load in /metrics")
     assert metric(rig, "shardherd_decisions_total", 'rule="R1"') == 1
     probe = rig.fetch("/v1/databases/shop/shards/s2")["load"]["probe_ms"]
-    assert 0 < probe["p50"] <= probe["p95"] <= probe["p99"] and int(probe["count"]) >= 10, probe
+    # one poll of five is timed
+    assert 0 < probe["p50"] <= probe["p95"] <= probe["p99"] and int(probe["count"]) >= 2, probe
     end(rig)
 
 
