@@ -198,6 +198,7 @@ def test_A15_rows_that_an_older_move_left(rig):
         rig.sql("s2", f"INSERT INTO customers (customer_id) VALUES ({key})")
     assert refused.value.sqlstate == "SHR01"
     with psycopg.connect(rig.dsn("s2"), autocommit=True) as conn:
+        conn.execute("SELECT shardherd.install_guards()")  # as in a move: light ones let nobody pass
         conn.execute("SELECT pg_replication_origin_create('older')")
         conn.execute("SELECT pg_replication_origin_session_setup('older')")
         conn.execute(f"INSERT INTO customers (customer_id) VALUES ({key})")
