@@ -586,7 +586,7 @@ def test_held(shard):
     """A held primary has nobody in it but shardherd, also nobody who read from it as a standby; then it is opened."""
     a, b = shard.of("ab")
     with a.connect() as connection:
-        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE TABLE t (id int); GRANT ALL ON t TO app")
+        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE TABLE public.t (id int); GRANT ALL ON t TO app")
     replayed(b, "SELECT count(*) FROM pg_roles WHERE rolname = 'app'", 1)
     a.assign(2, "standby")
     with login(b) as reader:

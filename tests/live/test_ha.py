@@ -160,7 +160,7 @@ def begun(keeper):
     streaming(keeper, "bc")
     try:
         with by_name(keeper, "a").connect() as connection:
-            connection.execute("CREATE TABLE w (id bigint)")
+            connection.execute("CREATE TABLE public.w (id bigint)")  # not in the schema that has our name
     except psycopg.Error as error:
         pytest.fail(f"{error}" + dump(keeper.members, keeper))
 
