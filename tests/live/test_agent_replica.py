@@ -535,14 +535,15 @@ def test_cancelled_commits_measured(shard):
                 os.kill(pid, signal.SIGKILL)
 
     def receiver_silent():
-        for pid in servers_of(b.data):
+        """Its agent as well, which would end a postmaster that is stopped."""
+        for pid in (b.process.pid, *servers_of(b.data)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 
     def back():
         if b.process.poll() is not None:
             b.start()  # it follows by itself
-        for pid in servers_of(b.data):
+        for pid in (b.process.pid, *servers_of(b.data)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         streams = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'b'"
@@ -586,7 +587,8 @@ def test_held(shard):
     """A held primary has nobody in it but shardherd, also nobody who read from it as a standby; then it is opened."""
     a, b = shard.of("ab")
     with a.connect() as connection:
-        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'; CREATE TABLE public.t (id int); GRANT ALL ON t TO app")
+        connection.execute("CREATE ROLE app LOGIN PASSWORD 'app'")
+        connection.execute("CREATE TABLE public.t (id int); GRANT ALL ON t TO app")
     replayed(b, "SELECT count(*) FROM pg_roles WHERE rolname = 'app'", 1)
     a.assign(2, "standby")
     with login(b) as reader:
