@@ -53,9 +53,10 @@ class Group:
 
     def close(self):
         def empty():
-            for pid in (self.path / "cgroup.procs").read_text().split():
-                with contextlib.suppress(OSError):
-                    (self.home / "cgroup.procs").write_text(pid)
+            with contextlib.suppress(FileNotFoundError):  # it is gone
+                for pid in (self.path / "cgroup.procs").read_text().split():
+                    with contextlib.suppress(OSError):
+                        (self.home / "cgroup.procs").write_text(pid)
             with contextlib.suppress(OSError):
                 self.path.rmdir()
             return not self.path.exists()
