@@ -308,7 +308,7 @@ static void start(struct throttle *t, const struct throttle_limits *limits,
     else {
         t->rate *= 2;
         t->beside_count = 0;
-        if (t->rate >= t->peak + t->peak / 4 || (limits->most > 0 && t->rate >= limits->most))
+        if (limits->most > 0 && t->rate >= limits->most)
             release(t);
     }
 }
@@ -320,7 +320,7 @@ uint64_t throttle_step(struct throttle *t, const struct throttle_limits *limits,
         return at_most(THROTTLE_FLOOR, limits->most);
     if (sample->commit_ns > 0)
         t->recent[t->recent_count++ % THROTTLE_RECENT] = sample->commit_ns;
-    if (t->rate == 0 && sample->bytes_per_second > t->peak)
+    if (sample->bytes_per_second > t->peak)
         t->peak = sample->bytes_per_second;
     double now = pressure(t, limits, sample);
     if (now > 1)

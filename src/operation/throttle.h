@@ -80,7 +80,7 @@ struct throttle {
     uint64_t lull_ns;      /* the lull under way; 0 = none */
     uint64_t next_lull_ns; /* when one is expected; UINT64_MAX = none is */
     uint64_t rate;         /* bytes/s; 0 = not throttled */
-    uint64_t peak;         /* fastest while not throttled */
+    uint64_t peak;         /* the fastest seen; while nothing is, assumed */
     uint64_t cut_ns;       /* the last cut */
     bool starting;         /* slowly; the rate is doubled until something speaks against it */
     /* the last time a bound was passed: which, by what; seconds, of transactions a share */
