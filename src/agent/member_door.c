@@ -30,11 +30,17 @@ static void door_drop(struct member *m)
     m->door_slow = false;
 }
 
+/* What was seen of a postmaster says nothing of the next one. */
+static void door_forget(struct member *m)
+{
+    door_drop(m);
+    m->door_stopped = m->door_silent = 0;
+}
+
 static void end_server(struct member *m, const char *why)
 {
     log_event(LOG_ERROR, "the postmaster lets nobody in: it is ended", "why", why, NULL);
-    door_drop(m);
-    m->door_stopped = m->door_silent = 0;
+    door_forget(m);
     m->doors_shut++;
     (void)kill(m->server, SIGKILL); /* its end is told by SIGCHLD */
 }
@@ -93,14 +99,13 @@ void member_door_init(struct member *m)
 
 void member_door_begin(struct member *m)
 {
-    m->door_stopped = m->door_silent = 0;
+    door_forget(m);
     m->door_tried_ns = loop_now(&m->loop);
     loop_timer_start(&m->door_timer, LOOK_NS);
 }
 
 void member_door_end(struct member *m)
 {
-    door_drop(m);
-    m->door_stopped = m->door_silent = 0;
+    door_forget(m);
     loop_timer_stop(&m->door_timer);
 }

@@ -295,19 +295,7 @@ static void begin_dry(struct drain *d, struct drain_step *step)
 static void take_findings(struct drain *d, struct drain_step *step, const struct operation *move)
 {
     const struct buf *list = &move_op_record(move)->findings;
-    yyjson_doc *doc = list->length > 0 ? yyjson_read(buf_text(list), list->length, 0) : NULL;
-    yyjson_val *item;
-    size_t i, max;
-    yyjson_arr_foreach(yyjson_doc_get_root(doc), i, max, item)
-    {
-        const char *severity = yyjson_get_str(yyjson_obj_get(item, "severity"));
-        const char *subject = yyjson_get_str(yyjson_obj_get(item, "subject"));
-        const char *finding = yyjson_get_str(yyjson_obj_get(item, "finding"));
-        const char *remedy = yyjson_get_str(yyjson_obj_get(item, "remedy"));
-        if (severity != NULL && subject != NULL && finding != NULL && remedy != NULL)
-            findings_add(&d->findings, &(struct finding){severity, subject, finding, remedy});
-    }
-    yyjson_doc_free(doc);
+    findings_join(&d->findings, list);
     step->errors = findings_errors(list, NULL, 0);
     if (move->status != OPERATION_DONE && step->errors == 0) {
         add_finding(d, step, move->error.message);
@@ -392,8 +380,6 @@ static int cancel_drain(struct operation *base, operation_done_cb done, void *da
 static void print_plan(const struct drain *d, yyjson_mut_doc *doc, yyjson_mut_val *root)
 {
     yyjson_mut_val *plan = yyjson_mut_obj_add_arr(doc, root, "plan");
-    yyjson_doc *found =
-        d->findings.length > 0 ? yyjson_read(buf_text(&d->findings), d->findings.length, 0) : NULL;
     yyjson_mut_obj_add_bool(doc, root, "dry_run", true);
     for (size_t i = 0; i < d->plan_count; i++) {
         const struct drain_step *step = &d->plan[i];
@@ -404,9 +390,8 @@ static void print_plan(const struct drain *d, yyjson_mut_doc *doc, yyjson_mut_va
         yyjson_mut_obj_add_strcpy(doc, one, "operation", step->operation);
         yyjson_mut_obj_add_uint(doc, one, "errors", step->errors);
     }
-    if (found != NULL)
-        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_val_mut_copy(doc, yyjson_doc_get_root(found)));
-    yyjson_doc_free(found);
+    if (d->findings.length > 0)
+        yyjson_mut_obj_add_val(doc, root, "findings", yyjson_mut_raw(doc, buf_text(&d->findings)));
 }
 
 static void print_drain(const struct operation *op, struct buf *json)

@@ -53,6 +53,20 @@ static bool is_there(yyjson_val *root, const struct finding *one)
     return false;
 }
 
+void findings_join(struct buf *list, const struct buf *more)
+{
+    yyjson_doc *doc = more->length > 0 ? yyjson_read(buf_text(more), more->length, 0) : NULL;
+    yyjson_val *item;
+    size_t i, max;
+    yyjson_arr_foreach(yyjson_doc_get_root(doc), i, max, item)
+    {
+        const struct finding one = {member(item, "severity"), member(item, "subject"),
+                                    member(item, "finding"), member(item, "remedy")};
+        findings_add(list, &one);
+    }
+    yyjson_doc_free(doc);
+}
+
 static yyjson_mut_val *object(yyjson_mut_doc *doc, const struct finding *one)
 {
     yyjson_mut_val *item = yyjson_mut_obj(doc);

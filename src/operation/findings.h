@@ -24,6 +24,8 @@ struct finding {
  * that says how many are not shown takes their place.
  */
 void findings_add(struct buf *list, const struct finding *one);
+/* The same with each of another list's. */
+void findings_join(struct buf *list, const struct buf *more);
 
 /* How many errors are in the list; `first`, if not NULL, gets the first: "subject: finding (remedy: ...)". */
 unsigned findings_errors(const struct buf *list, char *first, size_t size);

@@ -283,11 +283,9 @@ static void enter_login(struct kube_ensure *e)
  * which waits for the end of this pass. The next one is soon. */
 static bool turns(struct kube_ensure *e)
 {
-    int64_t soon = loop_wall(e->op.k->loop) + TURNED_US;
     if (!e->member || e->ready.plain == kube_spec_plain(&e->spec))
         return false;
-    if (e->due_us == 0 || soon < e->due_us)
-        e->due_us = soon;
+    kube_ensure_due(e, loop_wall(e->op.k->loop) + TURNED_US);
     return true;
 }
 

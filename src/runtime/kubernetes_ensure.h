@@ -137,6 +137,8 @@ void kube_files_keep(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 void kube_authority_scan(struct kube_ensure *e, enum kube_authority_step step,
                          void (*then)(struct kube_ensure *e, bool ready));
 
+/* The next pass is due then at the latest (wall clock); 0 or less says nothing. */
+void kube_ensure_due(struct kube_ensure *e, int64_t at_us);
 /* A new password for the superuser goes into its Secret; fills password and previous_password. */
 void kube_secrets_rotate(struct kube_ensure *e, void (*then)(struct kube_ensure *e));
 /* Looks at the Secret of this name, which it takes over, and gives it to `then`; or the end. */

@@ -220,7 +220,7 @@ void kube_secret_rewrite(struct kube_ensure *e, yyjson_val *secret, const struct
 
 /* ---- when something is to be renewed ---- */
 
-static void due_at(struct kube_ensure *e, int64_t at_us)
+void kube_ensure_due(struct kube_ensure *e, int64_t at_us)
 {
     if (at_us > 0 && (e->due_us == 0 || at_us < e->due_us))
         e->due_us = at_us;
@@ -250,9 +250,9 @@ static bool rotation_due(struct kube_ensure *e, yyjson_val *secret, bool of_shar
         return false;
     int64_t now = loop_wall(e->op.k->loop), due = at + (int64_t)(period / 1000);
     if (now > due) /* what hinders it now (somebody copies from the server) is looked at again */
-        due_at(e, now + (period / 10 > 60 * ENV_NS_PER_S ? (int64_t)(period / 10000) : 60000000));
+        kube_ensure_due(e, now + (period / 10 > 60 * ENV_NS_PER_S ? (int64_t)(period / 10000) : 60000000));
     else
-        due_at(e, due);
+        kube_ensure_due(e, due);
     return now > due;
 }
 
@@ -302,7 +302,7 @@ bool kube_credentials_take(struct kube_ensure *e, yyjson_val *secret)
     e->next_mark = e->member ? kube_secret_value(secret, KUBE_NEXT_MARK_KEY) : NULL;
     e->rotation_due = rotation_due(e, secret, true);
     if (e->next_password != NULL) /* whether the agents have it by then */
-        due_at(e, loop_wall(e->op.k->loop) + NEXT_US);
+        kube_ensure_due(e, loop_wall(e->op.k->loop) + NEXT_US);
     return true;
 }
 
@@ -459,7 +459,7 @@ static bool is_due(struct kube_ensure *e, yyjson_val *secret, bool of_shard)
     bool due = kube_certificate_judge(e->op.k->loop->env, certificate, e->ca.certificate,
                                       of_shard ? (const char *const *)names : NULL) != KUBE_CERTIFICATE_GOOD;
     if (!due)
-        due_at(e, kube_certificate_due(certificate));
+        kube_ensure_due(e, kube_certificate_due(certificate));
     names_free(names);
     free(certificate);
     return due;
@@ -483,7 +483,7 @@ static bool certificate_due(struct kube_ensure *e, yyjson_val *secret, bool of_s
 {
     bool due = is_due(e, secret, of_shard) || bundle_due(e, secret);
     if (due && e->secret_renewed)
-        due_at(e, loop_wall(e->op.k->loop) + 60000000);
+        kube_ensure_due(e, loop_wall(e->op.k->loop) + 60000000);
     return due && !e->secret_renewed;
 }
 
@@ -690,7 +690,7 @@ static void on_scanned(struct kube_ensure *e, bool ready)
         secret_ask(e);
         return;
     }
-    due_at(e, loop_wall(e->op.k->loop) + kube_authority_pause_us(&e->authority));
+    kube_ensure_due(e, loop_wall(e->op.k->loop) + kube_authority_pause_us(&e->authority));
     authority_take(e);
 }
 
@@ -708,7 +708,7 @@ static void authority_there(struct kube_ensure *e, yyjson_val *secret)
     if (kube_is_ours(secret, &owner))
         step = kube_authority_due(e->op.k->loop->env, &e->authority, &due);
     if (step == KUBE_AUTHORITY_STAY) {
-        due_at(e, due);
+        kube_ensure_due(e, due);
         authority_take(e);
     } else if (step == KUBE_AUTHORITY_PREPARE)
         authority_prepare(e, secret);

@@ -169,21 +169,9 @@ static void test_inspect(void **state)
         check_version(*state, bins[i]);
 }
 
-static int setup(void **state)
-{
-    *state = mem_zalloc(sizeof(struct pg_server));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    pg_server_stop(*state);
-    free(*state);
-    return 0;
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_inspect, setup, teardown)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_inspect, pg_server_setup, pg_server_teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,7 +7,6 @@
 
 #include <cmocka.h>
 
-#include "base/mem.h"
 #include "runtime/kube_login.h"
 #include "support/pg_server.h"
 
@@ -82,21 +81,9 @@ static void test_login(void **state)
     assert_non_null(strstr(password.message, "cannot give the superuser its new password"));
 }
 
-static int setup(void **state)
-{
-    *state = mem_zalloc(sizeof(struct pg_server));
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    pg_server_stop(*state);
-    free(*state);
-    return 0;
-}
-
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(test_login, setup, teardown)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_login, pg_server_setup, pg_server_teardown)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

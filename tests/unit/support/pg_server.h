@@ -400,4 +400,18 @@ static inline void pg_server_stop(struct pg_server *s)
     pg_server_remove(s);
 }
 
+/* A test's server, not started: as setup and teardown of cmocka. */
+static inline int pg_server_setup(void **state)
+{
+    *state = calloc(1, sizeof(struct pg_server));
+    return *state != NULL ? 0 : -1;
+}
+
+static inline int pg_server_teardown(void **state)
+{
+    pg_server_stop(*state);
+    free(*state);
+    return 0;
+}
+
 #endif
