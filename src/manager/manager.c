@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -15,7 +16,8 @@
 #include "operation/move_op.h"
 
 #define HTTP_GRACE_NS    (2 * ENV_NS_PER_S)
-#define OPENING_GRACE_NS (3 * ENV_NS_PER_S)
+#define OPENING_GRACE_NS (3 * ENV_NS_PER_S)  /* opening cannot be taken back and may take half a minute */
+#define STOP_NS          (20 * ENV_NS_PER_S) /* within the 30 s a pod is given by default */
 
 #define STOP SM_NEXT(MANAGER_STOPPING)
 static const struct sm_state states[MANAGER_STATE_COUNT] = {
@@ -151,81 +153,126 @@ static bool close_kube(struct manager *m)
     return kube != NULL;
 }
 
-/* True: close_next() will be called. */
-static bool close_part(struct manager *m, int part)
+static bool close_figures(struct manager *m)
 {
-    switch (part) {
-    case 0:
-        return close_server(m, &m->admin_server);
-    case 1:
-        return close_databases(m);
-    case 2:
-        return close_balancer(m);
-    case 3:
-        return close_operations(m);
-    case 4:
-        return close_ha(m);
-    case 5:
-        return close_announcer(m);
-    case 6:
-        return close_guards(m);
-    case 7:
-        return manager_figures_close(m, close_next, m);
-    case 8:
-        return manager_cluster_close(m, close_next, m);
-    case 9:
-        return close_discovery(m);
-    case 10:
-        return close_server(m, &m->metrics_server);
-    case 11:
-        exposition_close(m->exposition, close_next, m);
-        return true;
-    case 12:
-        pollers_close(m->pollers, close_next, m);
-        return true;
-    case 13:
-        return close_runtime(m);
-    case 14:
-        return manager_kube_close(m, close_next);
-    case 15:
-        return manager_kube_close_operations(m, close_next);
-    case 16:
-        return manager_kube_close_events(m, close_next);
-    case 17:
-        return close_server(m, &m->public_server);
-    case 18:
-        return close_store(m);
-    case 19:
-        return close_kube(m);
-    default:
-        manager_move(m, MANAGER_STOPPED);
-        loop_signal_stop(&m->on_term);
-        loop_signal_stop(&m->on_int);
-        loop_signal_stop(&m->on_hup);
-        loop_stop(&m->loop);
-        return true;
-    }
+    return manager_figures_close(m, close_next, m);
+}
+
+static bool close_cluster(struct manager *m)
+{
+    return manager_cluster_close(m, close_next, m);
+}
+
+static bool close_exposition(struct manager *m)
+{
+    exposition_close(m->exposition, close_next, m);
+    return true;
+}
+
+static bool close_pollers(struct manager *m)
+{
+    pollers_close(m->pollers, close_next, m);
+    return true;
+}
+
+static bool close_kube_databases(struct manager *m)
+{
+    return manager_kube_close(m, close_next);
+}
+
+static bool close_kube_operations(struct manager *m)
+{
+    return manager_kube_close_operations(m, close_next);
+}
+
+static bool close_kube_events(struct manager *m)
+{
+    return manager_kube_close_events(m, close_next);
+}
+
+static bool close_admin_server(struct manager *m)
+{
+    return close_server(m, &m->admin_server);
+}
+
+static bool close_metrics_server(struct manager *m)
+{
+    return close_server(m, &m->metrics_server);
+}
+
+static bool close_public_server(struct manager *m)
+{
+    return close_server(m, &m->public_server);
+}
+
+/* In the order of closing. True: close_next() will be called. */
+static const struct {
+    const char *name;
+    bool (*close)(struct manager *m);
+} parts[] = {
+    {"admin API", close_admin_server},
+    {"databases", close_databases},
+    {"balancer", close_balancer},
+    {"operations", close_operations},
+    {"failover", close_ha},
+    {"announcer", close_announcer},
+    {"guards", close_guards},
+    {"figures", close_figures},
+    {"watches of the cluster", close_cluster},
+    {"discovery", close_discovery},
+    {"metrics API", close_metrics_server},
+    {"exposition", close_exposition},
+    {"pollers", close_pollers},
+    {"runtime", close_runtime},
+    {"objects of the databases", close_kube_databases},
+    {"objects of the operations", close_kube_operations},
+    {"events", close_kube_events},
+    {"public API", close_public_server},
+    {"store", close_store},
+    {"Kubernetes client", close_kube},
+};
+#define PART_COUNT ((int)(sizeof parts / sizeof *parts))
+
+static void stopped(struct manager *m)
+{
+    manager_move(m, MANAGER_STOPPED);
+    loop_timer_stop(&m->step);
+    loop_signal_stop(&m->on_term);
+    loop_signal_stop(&m->on_int);
+    loop_signal_stop(&m->on_hup);
+    loop_stop(&m->loop);
 }
 
 static void close_next(void *data)
 {
     struct manager *m = data;
-    while (!close_part(m, m->closing++))
-        continue;
+    while (m->closing < PART_COUNT)
+        if (parts[m->closing++].close(m))
+            return;
+    stopped(m);
 }
 
 void manager_close_on(struct manager *m)
 {
-    loop_timer_stop(&m->step);
+    if (m->closing == 0)
+        loop_timer_start(&m->step, STOP_NS);
     close_next(m);
 }
 
+/*
+ * All that must outlive the process was written before it was done, so an end here is as safe as a crash. The
+ * lease may not have been given back: another manager waits until it has run out.
+ */
 static void abandon(struct loop_timer *timer, void *data)
 {
     struct manager *m = data;
+    const char *part = m->opening_store     ? "store (still being opened)"
+                       : m->reading_secrets ? "files of secrets (still being read)"
+                                            : parts[m->closing - 1].name;
     (void)timer;
-    m->abandoned = true;
-    loop_stop(&m->loop);
+    log_event(LOG_ERROR, "the manager ends without waiting for a part any longer", "part", part, NULL);
+    /* exit() would wait for the workers; who was to begin anew must be started again by who runs it */
+    _exit(m->again || m->fatal.code != ERRC_NONE ? EXIT_FAILURE : EXIT_SUCCESS);
 }
 
 void manager_stop(struct manager *m, const struct err *err)
@@ -245,10 +292,9 @@ void manager_stop(struct manager *m, const struct err *err)
     if (m->kube_databases != NULL)
         kube_databases_stop(m->kube_databases);
     manager_watch_stop(m);
-    if (m->opening_store) { /* cannot be taken back and may take half a minute */
-        loop_timer_init(&m->loop, &m->step, abandon, m);
-        loop_timer_start(&m->step, OPENING_GRACE_NS);
-    } else if (!m->reading_secrets)
+    loop_timer_init(&m->loop, &m->step, abandon, m);
+    loop_timer_start(&m->step, m->opening_store ? OPENING_GRACE_NS : STOP_NS);
+    if (!m->opening_store && !m->reading_secrets)
         close_next(m);
 }
 
@@ -397,8 +443,6 @@ static int run_once(const struct manager_options *options, bool *ret_again, stru
     if (manager_now(m) != MANAGER_STOPPED)
         loop_run(&m->loop);
     struct err fatal = m->fatal;
-    if (m->abandoned)
-        return err_copy(err, &fatal); /* nothing was begun; the process ends now */
     *ret_again = m->again && fatal.code == ERRC_NONE;
     tear_down(m);
     free(m);

@@ -72,7 +72,6 @@ struct manager {
     bool operations_ready;
     bool operations_stopped, operations_gone; /* by manager_depose(): begun, and done */
     bool awaits_operations;                   /* the shutdown does, for the latter */
-    bool abandoned;                           /* it ends although the store is still being opened */
     bool again;                               /* it stops to begin anew in this process */
     bool asking;                              /* DEPOSED: the store was asked whether it is there */
     struct databases *databases;
@@ -92,10 +91,10 @@ struct manager {
     struct loop_signal on_term, on_int, on_hup;
     struct loop_timer tick; /* each second */
     struct mem_use memory;
-    struct loop_timer step; /* start-up: looks again */
+    struct loop_timer step; /* start-up: looks again; deposed: asks; stopping: its bound */
     struct list seen;       /* seen_instance */
     int adopting;
-    int closing; /* step of the shutdown */
+    int closing; /* parts of the shutdown begun */
     struct work reload;
     bool reloading, reload_again;
     struct config reload_config;
