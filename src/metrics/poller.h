@@ -2,8 +2,8 @@
  * poller: one persistent connection per instance, and what it learns written into the fleet's model.
  *
  * Each fleet_instance gets one poller with exactly one pg_conn (P11) to its access.dbname. Queries come in
- * groups with a period each; all that is due goes out in one pipeline, prepared, each query with its own
- * sync (P9). The answers of the load group are taken at once, for the time of its query is the probe; the
+ * groups with a period each; all that is due goes out in one pipeline, prepared. Replication and activity
+ * are one transaction, as long as none of their queries fails: then each is one again (P9). The answers of the load group are taken at once, for the time of its query is the probe; the
  * others wait for each other for 10 to 20 ms. A poller writes fleet_instance.facts (but `health`, which
  * src/health decides), .load, .probe and .query_age, and keeps the rendered text of its metric families for
  * exposition.h.

@@ -190,7 +190,7 @@ static void groups_reset(struct poller *p)
     for (int q = 0; q < QUERIES; q++)
         p->slots[q].in_flight = false;
     p->base.at_ns = 0;
-    p->alone = false;
+    p->alone = p->apart = false;
     p->asked = 0;
 }
 
@@ -363,12 +363,28 @@ static bool slot_take(struct poller *p, struct poller_slot *slot, const struct p
     return !slot->failed;
 }
 
+static bool slot_send(struct poller *p, struct poller_slot *slot);
+
+/*
+ * A query that was joined with others has failed, so this one was not run. It is now, and on this connection
+ * each goes by itself from here on (P9): what fails once mostly fails always.
+ */
+static bool skipped(struct poller *p, struct poller_slot *slot, const struct pg_reply *reply)
+{
+    if (reply->err == NULL || reply->err->code != ERRC_CANCELED)
+        return false;
+    p->apart = true;
+    return slot_send(p, slot);
+}
+
 static void on_reply(struct pg_conn *conn, const struct pg_reply *reply, void *data)
 {
     struct poller_slot *slot = data;
     struct poller *p = slot->poller;
     if (p->conn != conn || !pg_conn_ready(conn))
         return; /* the connection ends: its own event says why */
+    if (skipped(p, slot, reply))
+        return;
     enum poll_group g = query_get(slot->query)->group;
     struct poller_group *group = &p->groups[g];
     slot->in_flight = false;
@@ -392,10 +408,28 @@ static bool in_scope(const struct poller *p, const struct query *query)
     return p->recovering == (query->scope == SCOPE_STANDBY);
 }
 
+static bool slot_send(struct poller *p, struct poller_slot *slot)
+{
+    const struct query *query = query_get(slot->query);
+    enum poll_group g = query->group;
+    bool slow = g == POLL_SIZES || g == POLL_SETTINGS;
+    const struct pg_request request = {
+        .sql = query_sql(query, p->server_version),
+        .extended = true,
+        .prepared = query->name,
+        .constant = true,
+        .joined = !p->apart && !slow && g != POLL_LOAD,
+        .timeout_ns = p->pollers->options.deadline_ns + (slow || slow_in_flight(p) ? POLL_SLOW_EXTRA_NS : 0),
+        .patience_ns = g == POLL_LOAD && p->timed ? 0 : POLL_PATIENCE_NS,
+    };
+    slot->sent_ns = loop_clock(p->pollers->loop);
+    slot->in_flight = pg_send(p->conn, &request, on_reply, slot, NULL) == 0;
+    return slot->in_flight;
+}
+
 static void group_send(struct poller *p, enum poll_group g, uint64_t now)
 {
     struct poller_group *group = &p->groups[g];
-    bool slow = g == POLL_SIZES || g == POLL_SETTINGS || slow_in_flight(p);
     group->failed = false;
     group->started_ns = now;
     if (g == POLL_REPLICATION)
@@ -404,22 +438,11 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
         p->timed = group->runs % TIMED_RUNS == 0;
     for (int q = 0; q < QUERIES; q++) {
         const struct query *query = query_get((enum query_id)q);
-        const char *sql = query->group == g ? query_sql(query, p->server_version) : NULL;
-        if (sql == NULL || !in_scope(p, query) || (query->once && group->runs > 0))
+        if (query->group != g || query_sql(query, p->server_version) == NULL || !in_scope(p, query) ||
+            (query->once && group->runs > 0))
             continue;
-        const struct pg_request request = {
-            .sql = sql,
-            .extended = true,
-            .prepared = query->name,
-            .constant = true,
-            .timeout_ns = p->pollers->options.deadline_ns + (slow ? POLL_SLOW_EXTRA_NS : 0),
-            .patience_ns = g == POLL_LOAD && p->timed ? 0 : POLL_PATIENCE_NS,
-        };
-        p->slots[q].sent_ns = loop_clock(p->pollers->loop);
-        if (pg_send(p->conn, &request, on_reply, &p->slots[q], NULL) != 0)
-            continue;
-        p->slots[q].in_flight = true;
-        group->pending++;
+        if (slot_send(p, &p->slots[q]))
+            group->pending++;
     }
     group->runs++;
 }
@@ -468,9 +491,21 @@ static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now
     return now - (now + period - offset % period) % period + period;
 }
 
+/* A load poll by itself is one packet anyway. */
+static bool sends_more(const struct poller *p, uint64_t now)
+{
+    if (!list_empty(&p->questions) || p->groups[POLL_LOAD].runs == 0)
+        return true;
+    for (int g = POLL_LOAD + 1; g < POLL_GROUPS; g++)
+        if (p->groups[g].due_ns <= now + SLACK_NS)
+            return true;
+    return false;
+}
+
 static void groups_send(struct poller *p, uint64_t now)
 {
-    pg_conn_cork(p->conn);
+    if (sends_more(p, now))
+        pg_conn_cork(p->conn);
     for (int g = 0; g < POLL_GROUPS; g++) {
         struct poller_group *group = &p->groups[g];
         if (group->due_ns > now + SLACK_NS)

@@ -95,6 +95,7 @@ struct poller {
     bool recovering;    /* by the last load poll */
     unsigned followers; /* senders and slots that the last run of the replication group found */
     bool alone;         /* it found none */
+    bool apart;         /* queries are not joined, for one of them fails on this connection */
     bool timed;         /* the present load poll: its answer is read as soon as it comes */
     float probe_ms;     /* ... of the last that was */
     uint64_t connects;

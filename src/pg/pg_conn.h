@@ -4,8 +4,8 @@
  * Rules P1 to P15: the host is resolved by us and given as hostaddr (P1), each address has its own connect
  * timer (P2), the socket is read again after every PQconnectPoll (P3), no PQexec and friends (P6), results
  * only when !PQisBusy (P7), WRITABLE is polled only while PQflush returns 1 (P8), every query has its own
- * sync so that one error does not spoil the others (P9), a client-side deadline stands behind every
- * statement (P10, P14), notices never reach stderr (P15).
+ * sync so that one error does not spoil the others (P9; but for those that ask to share one), a client-side
+ * deadline stands behind every statement (P10, P14), notices never reach stderr (P15).
  *
  * Answers are taken in the turn in which they arrive, but for those that their requests call patient: a poll
  * of twenty queries is twenty small answers, and to be woken for each costs several times what reading them
@@ -90,6 +90,10 @@ struct pg_request {
     bool extended;        /* one statement, pipelined; false = simple protocol, may be many statements */
     const char *prepared; /* extended only: prepare once per connection under this name, then execute */
     bool constant;        /* sql and prepared stay as they are while the connection lives: no copy is kept */
+    /* Extended and between pg_conn_cork() and pg_conn_uncork() only: those that stand in a row share one
+     * sync, so they are one transaction, written at once by either side. When one fails, those behind it do
+     * not run and fail with ERRC_CANCELED. */
+    bool joined;
     int param_count;
     const char *const *params; /* text; copied */
     uint64_t timeout_ns;       /* client-side, from the moment it is sent (a request that waits for its turn

@@ -94,6 +94,7 @@ struct pg_item {
     struct pg_statement *statement;
     bool preparing; /* the results of its Prepare come first */
     bool gap;       /* the last PQgetResult() returned NULL */
+    bool joined;    /* the sync comes after a later item */
     struct err err;
     int result_count;
     int result_capacity;
@@ -148,9 +149,11 @@ struct pg_conn {
     unsigned notices; /* NOTICE and NOTIFY messages seen */
     bool got_input;   /* during a delivery: the socket was readable */
     bool corked;
-    unsigned hasty;       /* items in flight that are wanted at once */
-    bool holding;         /* answers may lie in the kernel's buffer until patience_timer fires */
-    uint64_t patience_ns; /* of the last hold: it grows while the server is not done */
+    struct pg_item *unsynced; /* the last one sent, whose sync was not; NULL = none. Only while corked. */
+    bool numb;                /* the kernel wakes us for many bytes only */
+    unsigned hasty;           /* items in flight that are wanted at once */
+    bool holding;             /* answers may lie in the kernel's buffer until patience_timer fires */
+    uint64_t patience_ns;     /* of the last hold: it grows while the server is not done */
     struct loop_timer patience_timer;
 
     /* requests */
@@ -196,6 +199,8 @@ void pg_conn_use_addresses(struct pg_conn *conn, const struct resolve_result *ad
 int pg_io_poll(struct pg_conn *conn, int events);
 /* Stops it; legal at any time. */
 void pg_io_pause(struct pg_conn *conn);
+/* pg_query.c: sends the sync of the joined requests, if one is owed; false = libpq refused. */
+bool pg_query_sync(struct pg_conn *conn);
 /* Sends what libpq has buffered and polls for what is needed. */
 void pg_io_flush(struct pg_conn *conn);
 /* Polls for what want_write and read_paused say. */

@@ -114,7 +114,10 @@ void pg_conn_uncork(struct pg_conn *conn)
     conn->corked = false;
     if (sm_now(&conn->sm) != PG_READY)
         return;
-    pg_io_flush(conn);
+    if (pg_query_sync(conn))
+        pg_io_flush(conn);
+    else
+        pg_conn_fail_later(conn);
     set_cork(conn, 0);
 }
 

@@ -1,7 +1,9 @@
 /*
  * Patience: while every answer in flight may wait, the kernel is told to wake us only for many bytes
  * (SO_RCVLOWAT) or for the end of the connection, and a timer takes what has come. The timers of all
- * connections stand on common marks, so that one turn serves those that were polled together.
+ * connections stand on common marks, so that one turn serves those that were polled together. The kernel is
+ * told otherwise only when an answer is wanted at once, not when all have come: most often the next ones may
+ * wait as well.
  */
 #include "pg/pg_impl.h"
 
@@ -15,11 +17,19 @@ static void hold_on(struct pg_conn *conn)
     loop_timer_start_at(&conn->patience_timer, (loop_now(conn->loop) / mark + 2) * mark);
 }
 
+static void set_numb(struct pg_conn *conn, bool numb)
+{
+    if (conn->numb == numb)
+        return;
+    conn->numb = numb;
+    pg_io_wake_at(conn, numb ? HOLD_BYTES : 1); /* wakes us if something is there already */
+}
+
 static void hold_begin(struct pg_conn *conn)
 {
     conn->holding = true;
     conn->patience_ns = list_item(conn->flight.next, struct pg_item, node)->patience_ns;
-    pg_io_wake_at(conn, HOLD_BYTES);
+    set_numb(conn, true);
     hold_on(conn);
 }
 
@@ -32,14 +42,14 @@ void pg_patience_stop(struct pg_conn *conn)
 void pg_patience_update(struct pg_conn *conn)
 {
     bool hold = conn->hasty == 0 && !list_empty(&conn->flight) && !conn->want_write && conn->host[0] != '/';
-    if (hold == conn->holding)
-        return;
-    if (hold) {
+    if (hold && !conn->holding)
         hold_begin(conn);
-    } else {
+    if (hold)
+        return;
+    if (conn->holding)
         pg_patience_stop(conn);
-        pg_io_wake_at(conn, 1); /* wakes us if something is there already */
-    }
+    if (!list_empty(&conn->flight) || conn->events.notified != NULL)
+        set_numb(conn, false);
 }
 
 /* Other connections and the rest of the loop wait. */

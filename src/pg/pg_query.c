@@ -49,7 +49,7 @@ static void item_give_back(struct pg_conn *conn, struct pg_item *item)
     free(item->texts);
     item->texts = NULL;
     item->statement = NULL;
-    item->preparing = item->gap = false;
+    item->preparing = item->gap = item->joined = false;
     item->deadline_ns = item->patience_ns = 0;
     err_clear(&item->err);
     list_append(&conn->spare, &item->node);
@@ -154,9 +154,22 @@ static int pipeline_sync(PGconn *pg)
 #endif
 }
 
+bool pg_query_sync(struct pg_conn *conn)
+{
+    struct pg_item *last = conn->unsynced;
+    if (last == NULL)
+        return true;
+    conn->unsynced = NULL;
+    last->joined = false;
+    return pipeline_sync(conn->pg) == 1;
+}
+
 static bool extended_send(struct pg_conn *conn, struct pg_item *item)
 {
     const struct pg_request *r = item->request != NULL ? item->request : &item->copy;
+    bool joined = r->joined && conn->corked;
+    if (!joined && !pg_query_sync(conn))
+        return false;
     const char *const *params = r->param_count > 0 ? r->params : NULL;
     struct pg_statement *s = r->prepared != NULL ? statement_get(conn, r) : NULL;
     int ok;
@@ -172,6 +185,11 @@ static bool extended_send(struct pg_conn *conn, struct pg_item *item)
                 return false;
         }
         ok = PQsendQueryPrepared(conn->pg, s->server_name, r->param_count, params, NULL, NULL, 0);
+    }
+    if (joined && ok == 1) {
+        item->joined = true;
+        conn->unsynced = item;
+        return true;
     }
     return ok == 1 && pipeline_sync(conn->pg) == 1;
 }
@@ -204,6 +222,18 @@ static void item_failed(struct pg_conn *conn, struct pg_item *item, const PGresu
         statement_judge(item);
 }
 
+/* One that it was joined with had failed before; or its own Prepare, which is known already. */
+static void item_skipped(struct pg_item *item)
+{
+    if (item->err.code != ERRC_NONE)
+        return;
+    err_set(&item->err, ERRC_CANCELED, "not run: a request before it failed");
+    if (item->preparing) {
+        item->statement->state = STATEMENT_ABSENT;
+        item->statement = NULL;
+    }
+}
+
 /* Takes over one result. False = the protocol allows no way on. */
 static bool item_result(struct pg_conn *conn, struct pg_item *item, PGresult *result)
 {
@@ -214,8 +244,9 @@ static bool item_result(struct pg_conn *conn, struct pg_item *item, PGresult *re
         PQclear(result);
         err_set(&conn->fatal, ERRC_INVALID, "COPY in a plain query");
         return false;
-    case PGRES_PIPELINE_ABORTED: /* follows a Prepare that failed */
+    case PGRES_PIPELINE_ABORTED:
         PQclear(result);
+        item_skipped(item);
         return true;
     case PGRES_FATAL_ERROR:
     case PGRES_BAD_RESPONSE:
@@ -241,6 +272,8 @@ static bool extended_read(struct pg_conn *conn, struct pg_item *item)
             if (item->gap)
                 return false; /* nothing more to take */
             item->gap = true;
+            if (item->joined && !item->preparing)
+                return true;
             item->preparing = false;
             continue;
         }

@@ -87,6 +87,7 @@ void pg_queue_finish(struct pg_conn *conn, struct pg_item *item, const struct er
 void pg_queue_fail(struct pg_conn *conn, const struct err *err)
 {
     struct list *const lists[] = {&conn->flight, &conn->queue};
+    conn->unsynced = NULL;
     for (int i = 0; i < 2; i++)
         while (!list_empty(lists[i]))
             pg_queue_finish(conn, list_item(list_first(lists[i]), struct pg_item, node), err);

@@ -1,5 +1,6 @@
 /* Pollers against a real server: facts, load, faults. Skipped where there is no PostgreSQL. */
 #include "metrics_test.h"
+#include "metrics/poller_impl.h"
 #include "pg/pg_conn.h"
 #include "support/queue_time.h"
 
@@ -100,6 +101,51 @@ static void test_a_server_alone_is_asked_less(void **state)
     assert_true(WAIT_UNTIL(&f, 10000, replication_runs(&f, 10) >= 8));
     assert_true(replication_runs(&f, 50) >= 45);
     assert_int_equal(pg_server_sql(&server, "postgres", "SELECT pg_drop_replication_slot('follower')"), 0);
+    fixture_close(&f);
+}
+
+static bool runs_since(const struct poller *p, uint64_t since)
+{
+    return p->slots[QUERY_STAT_DATABASE].rendered_ns > since && p->slots[QUERY_LOCKS].rendered_ns > since &&
+           p->slots[QUERY_PROGRESS_VACUUM].rendered_ns > since && p->groups[POLL_ACTIVITY].pending == 0;
+}
+
+static const char *with_system_tables(const char *sql)
+{
+    static char text[200];
+    snprintf(text, sizeof text, "SET allow_system_table_mods = on; %s", sql);
+    return text;
+}
+
+/* P9: queries that are joined are one transaction; one that fails takes no other one with it. */
+static void test_P9_one_of_the_joined_fails(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    const struct pollers_options options = {.period_ns = {100 * MS, 100 * MS, 100 * MS, POLL_OFF, POLL_OFF}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 10000, i->observer != NULL && runs_since(i->observer, 1)));
+    const struct poller *p = i->observer;
+    assert_false(p->apart);
+    assert_int_equal(p->groups[POLL_ACTIVITY].errors, 0);
+
+    assert_int_equal(pg_server_sql(&server, "postgres",
+                                   with_system_tables("ALTER VIEW pg_stat_archiver RENAME TO hidden")),
+                     0);
+    assert_true(WAIT_UNTIL(&f, 10000, p->slots[QUERY_ARCHIVER].failed));
+    assert_true(p->apart);
+    uint64_t since = loop_now(&f.loop);
+    assert_true(WAIT_UNTIL(&f, 10000, runs_since(p, since) && p->slots[QUERY_ARCHIVER].failed));
+    assert_false(p->slots[QUERY_PROGRESS_VACUUM].failed);
+    assert_int_equal(f.downs, 0);
+
+    assert_int_equal(pg_server_sql(&server, "postgres",
+                                   with_system_tables("ALTER VIEW hidden RENAME TO pg_stat_archiver")),
+                     0);
+    assert_true(WAIT_UNTIL(&f, 10000, !p->slots[QUERY_ARCHIVER].failed));
     fixture_close(&f);
 }
 
@@ -399,6 +445,7 @@ int main(void)
         cmocka_unit_test(test_facts_and_load),
         cmocka_unit_test(test_query_rate),
         cmocka_unit_test(test_a_server_alone_is_asked_less),
+        cmocka_unit_test(test_P9_one_of_the_joined_fails),
         cmocka_unit_test(test_a_wrong_password),
         cmocka_unit_test(test_a_restart_is_seen),
         cmocka_unit_test(test_the_set_changes),

@@ -231,6 +231,102 @@ static void test_corked_requests_leave_together(void **state)
     assert_int_equal(last.err.code, ERRC_CANCELED);
 }
 
+static void send_joined(struct session *s, const char *sql, const char *prepared, struct answer *a)
+{
+    memset(a, 0, sizeof *a);
+    const struct pg_request r = {
+        .sql = sql, .extended = true, .prepared = prepared, .joined = true, .patience_ns = PATIENCE};
+    assert_int_equal(pg_send(s->c.conn, &r, answer_take, a, NULL), 0);
+}
+
+#define XACT "SELECT pg_current_xact_id()"
+
+static void test_joined_requests_are_one_transaction(void **state)
+{
+    struct session *s = *state;
+    static struct answer joined[3], other, more, alone;
+    pg_conn_cork(s->c.conn);
+    send_joined(s, XACT, NULL, &joined[0]);
+    send_joined(s, XACT, "xact", &joined[1]);
+    send_joined(s, XACT, "xact2", &joined[2]);
+    send_patient(s, XACT, 0, &other); /* by itself, and what is joined behind it is another transaction */
+    send_joined(s, XACT, "xact", &more);
+    pg_conn_uncork(s->c.conn);
+    send_joined(s, XACT, "xact", &alone); /* not corked */
+    assert_true(wait_count(&s->f, &alone.done, 1, 5000));
+    int first = atoi(joined[0].value);
+    assert_true(first > 0 && atoi(joined[1].value) == first && atoi(joined[2].value) == first);
+    assert_int_equal(atoi(other.value), first + 1);
+    assert_int_equal(atoi(more.value), first + 2);
+    assert_int_equal(atoi(alone.value), first + 3);
+    assert_true(more.done == 1 && other.done == 1 && pg_conn_waiting(s->c.conn) == 0);
+}
+
+static void test_P9_one_of_the_joined_fails(void **state)
+{
+    struct session *s = *state;
+    static struct answer before, bad, skipped, prepared, behind, again[2];
+    for (int turn = 0; turn < 3; turn++) { /* the last: what fails is a Prepare */
+        pg_conn_cork(s->c.conn);
+        send_joined(s, "SELECT 1", "one", &before);
+        send_joined(s, turn < 2 ? "SELECT 1/0" : "no SQL", turn < 2 ? "zero" : "no", &bad);
+        send_joined(s, "SELECT 2", NULL, &skipped);
+        send_joined(s, "SELECT 3", "three", &prepared);
+        send_patient(s, "SELECT 4", 0, &behind);
+        pg_conn_uncork(s->c.conn);
+        assert_true(wait_count(&s->f, &behind.done, 1, 5000));
+        assert_string_equal(before.value, "1");
+        assert_string_equal(bad.err.sqlstate, turn < 2 ? "22012" : "42601");
+        assert_int_equal(skipped.err.code, ERRC_CANCELED);
+        assert_int_equal(prepared.err.code, ERRC_CANCELED);
+        assert_string_equal(behind.value, "4");
+        assert_true(before.done == 1 && bad.done == 1 && skipped.done == 1 && prepared.done == 1);
+    }
+    pg_conn_cork(s->c.conn);
+    send_joined(s, "SELECT 3", "three", &again[0]); /* its Prepare was skipped: it is not taken to be there */
+    send_joined(s, "SELECT 1", "one", &again[1]);
+    pg_conn_uncork(s->c.conn);
+    assert_true(wait_count(&s->f, &again[1].done, 1, 5000));
+    assert_string_equal(again[0].value, "3");
+    assert_string_equal(again[1].value, "1");
+}
+
+static void test_closed_with_joined_requests(void **state)
+{
+    struct session *s = *state;
+    static struct answer a;
+    pg_conn_cork(s->c.conn);
+    send_joined(s, "SELECT 1", NULL, &a);
+    struct pg_conn *conn = s->c.conn;
+    pg_conn_close(conn, client_on_closed, &s->c);
+    pg_conn_uncork(conn);
+    assert_true(wait_count(&s->f, &s->c.closed, 1, 5000));
+    assert_int_equal(a.err.code, ERRC_CANCELED);
+}
+
+/* P13: after patient answers the kernel goes on waking us for many bytes only; an end it tells at once. */
+static void test_P13_death_is_seen_while_idle(void **state)
+{
+    struct session *s = *state;
+    static struct answer a;
+    struct fixture other;
+    struct client killer;
+    char sql[80];
+    s->c.conn->events.notified = NULL; /* who listens is woken for each NOTIFY */
+    send_patient(s, "SELECT 1", 0, &a);
+    assert_true(wait_count(&s->f, &a.done, 1, 5000));
+    assert_true(s->c.conn->numb && !s->c.conn->holding);
+    const struct pg_target target = server_target(&server);
+    fixture_open(&other);
+    client_open(&killer, &other, &target);
+    snprintf(sql, sizeof sql, "SELECT pg_terminate_backend(%d)", pg_conn_backend_pid(s->c.conn));
+    static struct answer killed;
+    assert_string_equal(query(&killer, sql, &killed), "t");
+    client_close(&killer);
+    fixture_close(&other);
+    assert_true(wait_count(&s->f, &s->c.lost, 1, 5000));
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -245,6 +341,10 @@ int main(void)
         T(test_closed_while_patient),
         T(test_unix_socket),
         T(test_corked_requests_leave_together),
+        T(test_joined_requests_are_one_transaction),
+        T(test_P9_one_of_the_joined_fails),
+        T(test_closed_with_joined_requests),
+        T(test_P13_death_is_seen_while_idle),
     };
     return cmocka_run_group_tests(tests, group_setup, group_teardown);
 }
