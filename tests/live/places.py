@@ -16,9 +16,11 @@ BACK_ACTIONS = [
     "reverse_check", "catch_up", "close_gate", "rehearse", "prepare_open", "lock", "marker", "fence", "sequences",
     "route", "commit", "open", "settle", "announce", "drop_forward", "unfreeze", "unlist", "linger", "retire",
 ]  # fmt: skip
-CELLS = [f"move:state:{state}" for state in STATES] + [
-    f"move:{moment}:{action}" for action in ACTIONS for moment in ("before", "after")
-] + ["move:amid:build"]  # an index is there, others are not
+CELLS = (
+    [f"move:state:{state}" for state in STATES]
+    + [f"move:{moment}:{action}" for action in ACTIONS for moment in ("before", "after")]
+    + ["move:amid:build"]
+)  # an index is there, others are not
 REVERSE_CELLS = [f"move:{moment}:{action}" for action in REVERSE for moment in ("before", "after")]
 BACK_CELLS = [f"rollback:state:{state}" for state in BACK_STATES] + [
     f"rollback:{moment}:{action}" for action in BACK_ACTIONS for moment in ("before", "after")

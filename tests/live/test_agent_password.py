@@ -7,6 +7,8 @@ import pytest
 from conftest import DEFAULT, wait_until
 from test_agent_replica import POSTGRES, make_shard
 
+pytestmark = pytest.mark.beside
+
 OLD, NEW = "secret-of-the-shard", "the-next-of-the-shard"
 STREAMS = "SELECT pid FROM pg_stat_replication WHERE state = 'streaming' AND application_name = %s"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.beside
+
 DATA = Path(__file__).parent / "data"
 LOWEST, HIGHEST = -(2**63), 2**63 - 1
 

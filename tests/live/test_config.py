@@ -12,6 +12,8 @@ import yaml
 from conftest import REPO, wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.beside
+
 CONFIG = REPO / "config"
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("SHARDHERD_")}
 

@@ -3,6 +3,8 @@
 import psycopg
 import pytest
 
+pytestmark = pytest.mark.beside
+
 
 def test_life_of_a_server(pg_server, pg_version):
     assert pg_server.value("SHOW server_version").split(".")[0] == str(pg_version)

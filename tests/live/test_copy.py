@@ -10,6 +10,8 @@ from conftest import wait_until
 from rig import Rig
 from test_faults import kill_server, sql, wait_server
 
+pytestmark = pytest.mark.beside
+
 SCHEMA = """
 CREATE TYPE mood AS ENUM ('sad', 'glad');
 CREATE TYPE pair AS (a int, b mood);

@@ -12,6 +12,8 @@ import pytest
 from conftest import wait_until
 from rig import Problem, Rig
 
+pytestmark = pytest.mark.beside
+
 
 @pytest.fixture(scope="module")
 def shop(shardherd):

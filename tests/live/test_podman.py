@@ -13,6 +13,7 @@ from engine import ULIMITS, Engine, Rootless
 from rig import Rig
 
 pytestmark = [
+    pytest.mark.beside,
     pytest.mark.timeout(900),
     pytest.mark.skipif(engines.why_not() is not None, reason=str(engines.why_not())),
 ]

@@ -7,6 +7,8 @@ import subprocess
 import pytest
 from conftest import REPO
 
+pytestmark = pytest.mark.beside
+
 BLOCKING = (
     "PQexec PQexecParams PQexecPrepared PQprepare PQconnectdb PQconnectdbParams PQsetdbLogin PQreset PQcancel PQping "
     "getaddrinfo gethostbyname sleep usleep nanosleep system popen waitpid sprintf strcpy strcat rand random time"

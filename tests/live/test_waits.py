@@ -3,7 +3,10 @@
 import signal
 import time
 
+import pytest
 from test_ha import begun, by_name, herd, stop_all, streaming, until  # noqa: F401
+
+pytestmark = pytest.mark.beside
 
 
 def test_waiting_commits_are_told(herd):  # noqa: F811
