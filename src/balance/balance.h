@@ -40,6 +40,7 @@ struct balance_shard_facts {
     const char *name;
     const struct range_set *ranges; /* empty: a new shard that waits for its first range; it is left alone */
     const struct load_ring *load;   /* of its primary; NULL = not watched, every sample missing */
+    uint64_t period_ns;    /* so long the newest sample may have to wait for the next; 0 = as all others */
     uint64_t last_move_ns; /* end of the last split, merge or move of this shard, done or failed; 0 = never */
     const char *operation; /* runs on it, of any kind; NULL = none. A move that only bakes may be left out */
     bool may_receive;      /* primary up, disk has room: may be the target of a move */

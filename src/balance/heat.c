@@ -11,10 +11,11 @@ uint64_t heat_period(const struct balance_facts *facts)
     return facts->period_ns > 0 ? facts->period_ns : ENV_NS_PER_S;
 }
 
-/* More than this between two samples: one is missing. */
-static uint64_t longest_gap(const struct balance_facts *facts)
+/* More than this between two samples, or after the newest: one is missing. */
+static uint64_t longest_gap(const struct balance_facts *facts, size_t shard, bool newest)
 {
-    return heat_period(facts) * 3 / 2;
+    uint64_t period = heat_period(facts), own = facts->shards[shard].period_ns;
+    return (newest && own > period ? own : period) * 3 / 2;
 }
 
 static uint64_t distance(uint64_t a, uint64_t b)
@@ -35,7 +36,7 @@ static double value_at(const struct balance_facts *facts, size_t shard, unsigned
         return (double)NAN;
     uint64_t until = n > 0 && load_ring_second(ring, n - 1, &next) ? next.at_ns : facts->now_ns;
     *at_ns = s.at_ns;
-    bool late = until > s.at_ns && until - s.at_ns > longest_gap(facts);
+    bool late = until > s.at_ns && until - s.at_ns > longest_gap(facts, shard, n == 0);
     return late ? (double)NAN : (double)s.value[facts->policy->objective];
 }
 

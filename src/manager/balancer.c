@@ -200,6 +200,7 @@ static void shard_facts(struct balancer *b, const struct fleet_database *db, str
         .name = shard->name,
         .ranges = &shard->ranges,
         .load = primary != NULL ? &primary->load : NULL,
+        .period_ns = primary != NULL ? pollers_load_period(b->options.pollers, primary) : 0,
         .last_move_ns = s->last_move_ns,
         .operation = operation_on(b, db->name, shard->name),
         .may_receive = primary != NULL && primary->facts.health != HEALTH_DOWN,
@@ -295,7 +296,7 @@ static void decide(struct balancer *b, const struct fleet_database *db)
         shard_facts(b, db, w, &routing->shards[i], &shards[i]);
     struct balance_facts facts = {
         .now_ns = loop_now(b->options.loop),
-        .period_ns = PERIOD_NS,
+        .period_ns = b->options.sample_ns > PERIOD_NS ? b->options.sample_ns : PERIOD_NS,
         .database = db->name,
         .policy = &db->policy,
         .shards = shards,

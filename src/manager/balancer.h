@@ -9,6 +9,7 @@
 
 #include "balance/balance.h"
 #include "fleet/fleet.h"
+#include "metrics/poller.h"
 #include "operation/operation.h"
 
 #define BALANCER_KEPT 1000
@@ -27,6 +28,8 @@ struct balancer_options {
     struct loop *loop;
     struct fleet *fleet;
     struct operations *operations;
+    const struct pollers *pollers;
+    uint64_t sample_ns; /* between load polls */
     /* A new decision was kept. */
     void (*decided)(const struct balancer_decision *decision, void *data);
     void *data;

@@ -362,7 +362,8 @@ static const struct config_key keys[] = {
      .standard = "1s",
      .low = "100ms",
      .high = "1m",
-     .help = "Period of the load group: transactions, sessions, WAL. The balancer counts these samples."},
+     .help = "Period of the load group: transactions, sessions, WAL. The balancer counts these samples. A "
+             "server where nobody did anything for 60 polls is polled half as often until somebody does."},
     {.path = "polling.replication",
      .type = CONFIG_DURATION,
      .offset = AT(replication_period_ns),

@@ -58,6 +58,8 @@ static void on_resumed(const struct err *err, void *data)
     struct balancer_options options = {.loop = &m->loop,
                                        .fleet = &m->fleet,
                                        .operations = &m->operations,
+                                       .pollers = m->pollers,
+                                       .sample_ns = m->config.load_period_ns,
                                        .decided = manager_decided,
                                        .data = m};
     m->balancer = balancer_start(&options);

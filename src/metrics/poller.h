@@ -3,10 +3,10 @@
  *
  * Each fleet_instance gets one poller with exactly one pg_conn (P11) to its access.dbname. Queries come in
  * groups with a period each; all that is due goes out in one pipeline, prepared. Replication and activity
- * are one transaction, as long as none of their queries fails: then each is one again (P9). The answers of the load group are taken at once, for the time of its query is the probe; the
- * others wait for each other for 10 to 20 ms. A poller writes fleet_instance.facts (but `health`, which
- * src/health decides), .load, .probe and .query_age, and keeps the rendered text of its metric families for
- * exposition.h.
+ * are one transaction, as long as none of their queries fails: then each is one again (P9). The answers of
+ * the load group are taken at once, for the time of its query is the probe; the others wait for each other
+ * for 10 to 20 ms. A poller writes fleet_instance.facts (but `health`, which src/health decides), .load,
+ * .probe and .query_age, and keeps the rendered text of its metric families for exposition.h.
  *
  * Nothing here decides: an instance that does not answer has facts.failed_ns > facts.seen_ns, no more.
  */

@@ -17,6 +17,8 @@
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
 #define ALONE_PERIODS    5                    /* of the replication group, see poller_period() */
 #define TOLD_PERIODS     2                    /* of load and replication, see is_told() */
+#define REST_PERIODS     2                    /* of load, see at_rest() */
+#define REST_POLLS       60
 #define TOLD_NS          (2500 * ENV_NS_PER_MS)
 #define TIMED_RUNS       5                  /* of the load group, one of which is timed */
 #define GOLDEN           0.6180339887498949 /* multiples of it spread evenly, however many there are */
@@ -191,6 +193,7 @@ static void groups_reset(struct poller *p)
         p->slots[q].in_flight = false;
     p->base.at_ns = 0;
     p->alone = p->apart = false;
+    p->quiet = 0;
     p->asked = 0;
 }
 
@@ -298,6 +301,69 @@ void poller_reconnect(struct poller *p)
     pollers_enqueue(p->pollers, p);
 }
 
+/* ---- when ---- */
+
+/*
+ * Some instances are polled at the same moment: to be woken, with caches that somebody else has filled, costs
+ * more than polling one of them does. Few enough that the probe's time is that of the server.
+ */
+static uint64_t slot_of(const struct pollers *pollers)
+{
+    uint64_t load = pollers->options.period_ns[POLL_LOAD];
+    uint64_t slot = load / pollers->counts.instances * SLOT_INSTANCES;
+    return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
+}
+
+/* A standby that streams, whose agent says so each second: nothing is decided from its polls. */
+static bool is_told(const struct poller *p)
+{
+    const struct instance_member *m = p->instance != NULL ? &p->instance->member : NULL;
+    return m != NULL && p->recovering && m->kept && !m->primary && m->streams &&
+           loop_now(p->pollers->loop) < m->heard_ns + TOLD_NS;
+}
+
+/* Nothing happened for so long: until something does, half the polls would say so again. */
+static bool at_rest(const struct poller *p)
+{
+    return p->quiet >= REST_POLLS;
+}
+
+/* A primary that nobody follows has no lag, and three of four queries a second would only say so. */
+uint64_t poller_period(const struct poller *p, enum poll_group g)
+{
+    uint64_t period = p->pollers->options.period_ns[g];
+    if (period == POLL_OFF)
+        return period;
+    if (g == POLL_REPLICATION && p->alone && !p->recovering)
+        return period * ALONE_PERIODS;
+    if (g <= POLL_REPLICATION && is_told(p))
+        return period * TOLD_PERIODS;
+    return g == POLL_LOAD && at_rest(p) ? period * REST_PERIODS : period;
+}
+
+/* The next moment after `now` that is this instance's in the period. */
+static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now)
+{
+    uint64_t load = p->pollers->options.period_ns[POLL_LOAD];
+    uint64_t period = poller_period(p, g);
+    if (period == POLL_OFF)
+        return UINT64_MAX;
+    uint64_t slot = slot_of(p->pollers);
+    uint64_t offset = (uint64_t)(p->phase * (double)load) / slot * slot;
+    if (period > load) /* the whole period is used, in steps that fall on a load poll */
+        offset += (uint64_t)(p->phase * (double)(period / load)) * load;
+    return now - (now + period - offset % period) % period + period;
+}
+
+static void timer_arm(struct poller *p)
+{
+    uint64_t next = UINT64_MAX;
+    for (int g = 0; g < POLL_GROUPS; g++)
+        if (p->groups[g].due_ns < next)
+            next = p->groups[g].due_ns;
+    loop_timer_start_at(&p->timer, next);
+}
+
 /* ---- polling ---- */
 
 static bool slow_in_flight(const struct poller *p)
@@ -328,6 +394,11 @@ static void load_done(struct poller *p)
 {
     struct pollers *pollers = p->pollers;
     bool news = !p->up;
+    uint64_t due_ns = next_due(p, POLL_LOAD, loop_now(pollers->loop));
+    if (due_ns < p->groups[POLL_LOAD].due_ns) { /* it is at rest no more */
+        p->groups[POLL_LOAD].due_ns = due_ns;
+        timer_arm(p);
+    }
     set_up(p, true);
     p->tried = true;
     p->failures = 0;
@@ -447,50 +518,6 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     group->runs++;
 }
 
-/*
- * Some instances are polled at the same moment: to be woken, with caches that somebody else has filled, costs
- * more than polling one of them does. Few enough that the probe's time is that of the server.
- */
-static uint64_t slot_of(const struct pollers *pollers)
-{
-    uint64_t load = pollers->options.period_ns[POLL_LOAD];
-    uint64_t slot = load / pollers->counts.instances * SLOT_INSTANCES;
-    return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
-}
-
-/* A standby that streams, whose agent says so each second: nothing is decided from its polls. */
-static bool is_told(const struct poller *p)
-{
-    const struct instance_member *m = p->instance != NULL ? &p->instance->member : NULL;
-    return m != NULL && p->recovering && m->kept && !m->primary && m->streams &&
-           loop_now(p->pollers->loop) < m->heard_ns + TOLD_NS;
-}
-
-/* A primary that nobody follows has no lag, and three of four queries a second would only say so. */
-uint64_t poller_period(const struct poller *p, enum poll_group g)
-{
-    uint64_t period = p->pollers->options.period_ns[g];
-    if (period == POLL_OFF)
-        return period;
-    if (g == POLL_REPLICATION && p->alone && !p->recovering)
-        return period * ALONE_PERIODS;
-    return g <= POLL_REPLICATION && is_told(p) ? period * TOLD_PERIODS : period;
-}
-
-/* The next moment after `now` that is this instance's in the period. */
-static uint64_t next_due(const struct poller *p, enum poll_group g, uint64_t now)
-{
-    uint64_t load = p->pollers->options.period_ns[POLL_LOAD];
-    uint64_t period = poller_period(p, g);
-    if (period == POLL_OFF)
-        return UINT64_MAX;
-    uint64_t slot = slot_of(p->pollers);
-    uint64_t offset = (uint64_t)(p->phase * (double)load) / slot * slot;
-    if (period > load) /* the whole period is used, in steps that fall on a load poll */
-        offset += (uint64_t)(p->phase * (double)(period / load)) * load;
-    return now - (now + period - offset % period) % period + period;
-}
-
 /* A load poll by itself is one packet anyway. */
 static bool sends_more(const struct poller *p, uint64_t now)
 {
@@ -538,11 +565,7 @@ static void on_timer(struct loop_timer *timer, void *data)
         return;
     }
     groups_send(p, loop_now(p->pollers->loop));
-    uint64_t next = UINT64_MAX;
-    for (int g = 0; g < POLL_GROUPS; g++)
-        if (p->groups[g].due_ns < next)
-            next = p->groups[g].due_ns;
-    loop_timer_start_at(timer, next);
+    timer_arm(p);
 }
 
 void poller_hurry(struct poller *p, enum poll_group last)

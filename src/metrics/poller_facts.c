@@ -61,6 +61,36 @@ static void sample_rates(const struct poller *p, const struct poller_base *now, 
         sample->value[LOAD_WAL_RATE] = (float)rate(before->lsn, now->lsn, ns);
 }
 
+/* As much do an agent, a heartbeat and autovacuum by themselves, beside the polls. */
+#define QUIET_RATE 10
+
+/* Before p->base is the new one. A server tells its counters once a second at most. */
+static bool is_quiet(const struct poller *p, const struct poller_base *now, const struct load_sample *sample)
+{
+    uint64_t period = p->pollers->options.period_ns[POLL_LOAD], ns = now->at_ns - p->base.at_ns;
+    double seconds = ns > ENV_NS_PER_S ? (double)ns / (double)ENV_NS_PER_S : 1;
+    if (isnan(sample->value[LOAD_QUERY_RATE]) || sample->active_sessions > 0)
+        return false;
+    double most = (QUIET_RATE + (double)ENV_NS_PER_S / (double)period) * seconds;
+    return (double)(now->transactions - p->base.transactions) <= most;
+}
+
+/*
+ * Between two polls of a server at rest one second was left out. What is known of it is what is known of
+ * both: their mean. So samples lie a period apart for whoever counts them.
+ */
+static void ring_add(struct poller *p, const struct load_sample *sample)
+{
+    uint64_t period = p->pollers->options.period_ns[POLL_LOAD];
+    struct load_ring *ring = &p->instance->load;
+    struct load_sample between = *sample, last;
+    between.at_ns -= period;
+    if (poller_period(p, POLL_LOAD) > period && load_ring_second(ring, 0, &last) &&
+        between.at_ns > last.at_ns + period / 2 && between.at_ns < last.at_ns + period * 3 / 2)
+        load_ring_add(ring, &between);
+    load_ring_add(ring, sample);
+}
+
 bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t took_ns)
 {
     if (pg_rows(reply) != 1 || PQnfields(reply->results[reply->count - 1]) < LOAD_COLUMNS ||
@@ -78,7 +108,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     }
     struct instance_facts *facts = &instance->facts;
     const struct poller_base now = {
-        .at_ns = loop_clock(loop),
+        .at_ns = loop_clock(loop) - took_ns, /* not when a patient answer was read */
         .transactions = (uint64_t)int_or(reply, LOAD_TRANSACTIONS, 0),
         .lsn = (uint64_t)int_or(reply, LOAD_LSN, 0),
         .timeline = (uint32_t)int_or(reply, LOAD_TIMELINE, 0),
@@ -93,6 +123,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     sample.value[LOAD_CPU] = (float)instance_pod_get(instance->pod, POD_CPU, sample.at_ns, NULL);
     if (facts->database_bytes != 0)
         sample.value[LOAD_SIZE] = (float)facts->database_bytes;
+    bool quiet = is_quiet(p, &now, &sample);
     p->base = now;
     facts->role = p->recovering ? ROLE_STANDBY : ROLE_PRIMARY;
     if (!p->recovering)
@@ -102,7 +133,8 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     facts->wal_lsn = now.lsn;
     facts->connections = (int)int_or(reply, LOAD_CONNECTIONS, 0);
     facts->seen_ns = loop_now(loop);
-    load_ring_add(&instance->load, &sample);
+    ring_add(p, &sample);
+    p->quiet = quiet ? p->quiet + 1 : 0;
     return true;
 }
 

@@ -95,6 +95,7 @@ struct poller {
     bool recovering;    /* by the last load poll */
     unsigned followers; /* senders and slots that the last run of the replication group found */
     bool alone;         /* it found none */
+    unsigned quiet;     /* load polls in a row in which nobody but us did anything */
     bool apart;         /* queries are not joined, for one of them fails on this connection */
     bool timed;         /* the present load poll: its answer is read as soon as it comes */
     float probe_ms;     /* ... of the last that was */
@@ -148,7 +149,7 @@ void poller_reconnect(struct poller *p);
 /* The groups up to this one become due. */
 void poller_hurry(struct poller *p, enum poll_group last);
 bool poller_address_changed(const struct poller *p);
-/* How often it is asked this group's queries. */
+/* How often it is asked this group's queries: less often where its agent or nobody has something to say. */
 uint64_t poller_period(const struct poller *p, enum poll_group g);
 /* Renders labels anew if shard or database changed; true if so. */
 bool poller_relabel(struct poller *p);

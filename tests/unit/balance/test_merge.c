@@ -8,6 +8,8 @@
 
 #include "world.h"
 
+#include "balance/heat.h"
+
 #define HOUR 3600
 
 static struct world *calm(size_t shards, const double *load)
@@ -343,6 +345,24 @@ static void test_refusal_shown(void **state)
     world_free(w);
 }
 
+/* Its next sample is due later than that of others: the newest is not taken for one that is followed by none.
+ */
+static void test_newest_of_a_shard_at_rest(void **state)
+{
+    (void)state;
+    double load[] = {100, 100};
+    struct world *w = calm(2, load);
+    world_run(w, 30);
+    assert_true(heat_peak(&w->facts, 0) > 0);
+    w->facts.now_ns += 19 * S / 10;
+    assert_false(heat_peak(&w->facts, 0) > 0);
+    w->shards[0].period_ns = 2 * S;
+    assert_true(heat_peak(&w->facts, 0) > 0);
+    w->facts.now_ns += 2 * S;
+    assert_false(heat_peak(&w->facts, 0) > 0);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +370,7 @@ int main(void)
         cmocka_unit_test(test_less_data_moves),
         cmocka_unit_test(test_waits_while_hot),
         cmocka_unit_test(test_refusal_shown),
+        cmocka_unit_test(test_newest_of_a_shard_at_rest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

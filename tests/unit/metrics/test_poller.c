@@ -104,6 +104,42 @@ static void test_a_server_alone_is_asked_less(void **state)
     fixture_close(&f);
 }
 
+/* Nobody but us does anything: every other poll is left out, until somebody does; its samples lie as before.
+ */
+static void test_a_server_at_rest_is_polled_less(void **state)
+{
+    (void)state;
+    require_server();
+    struct fixture f;
+    enum { PERIOD_MS = 50, SAMPLES = 30 };
+    const struct pollers_options options = {
+        .period_ns = {PERIOD_MS * MS, POLL_OFF, POLL_OFF, POLL_OFF, POLL_OFF}};
+    fixture_open(&f, &options);
+    struct fleet_instance *i = add_instance(&f, "shop-s1-0", "s1", &server, "postgres");
+    pollers_sync(f.pollers);
+    assert_true(WAIT_UNTIL(&f, 30000,
+                           i->observer != NULL && pollers_load_period(f.pollers, i) == 2 * PERIOD_MS * MS));
+    assert_true(f.sampled >= 60);
+    int before = f.sampled;
+    uint64_t start = loop_now(&f.loop);
+    assert_true(WAIT_UNTIL(&f, 30000, f.sampled >= before + SAMPLES));
+    assert_true(loop_now(&f.loop) - start > (SAMPLES - 3) * 2 * PERIOD_MS * MS);
+    struct load_sample s, older;
+    int close = 0;
+    for (unsigned n = 0; n < SAMPLES; n++) {
+        assert_true(load_ring_second(&i->load, n, &s) && load_ring_second(&i->load, n + 1, &older));
+        close += s.at_ns - older.at_ns < 3 * PERIOD_MS / 2 * MS;
+    }
+    assert_true(close > SAMPLES / 2); /* all, where the machine is not busy */
+
+    assert_int_equal(
+        pg_server_sql(&server, "postgres", "DO $$ BEGIN FOR i IN 1..2000 LOOP COMMIT; END LOOP; END $$"), 0);
+    assert_true(WAIT_UNTIL(&f, 10000, pollers_load_period(f.pollers, i) == PERIOD_MS * MS));
+    const struct poller *p = i->observer;
+    assert_true(p->groups[POLL_LOAD].due_ns <= loop_now(&f.loop) + PERIOD_MS * MS);
+    fixture_close(&f);
+}
+
 static bool runs_since(const struct poller *p, uint64_t since)
 {
     return p->slots[QUERY_STAT_DATABASE].rendered_ns > since && p->slots[QUERY_LOCKS].rendered_ns > since &&
@@ -445,6 +481,7 @@ int main(void)
         cmocka_unit_test(test_facts_and_load),
         cmocka_unit_test(test_query_rate),
         cmocka_unit_test(test_a_server_alone_is_asked_less),
+        cmocka_unit_test(test_a_server_at_rest_is_polled_less),
         cmocka_unit_test(test_P9_one_of_the_joined_fails),
         cmocka_unit_test(test_a_wrong_password),
         cmocka_unit_test(test_a_restart_is_seen),
