@@ -140,7 +140,7 @@ static bool add_all(struct bench *b, const char *path)
 
 static struct pollers_options options_of(const char *groups, const char *connects)
 {
-    struct pollers_options o = {.connects_per_second = (unsigned)atoi(connects)};
+    struct pollers_options o = {.connects_per_second = (unsigned)atoi(connects), .restless = true};
     for (int g = 0; g < POLL_GROUPS; g++) {
         if (strcmp(groups, "all") == 0 || g == POLL_LOAD)
             o.period_ns[g] = ENV_NS_PER_S;

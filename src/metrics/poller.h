@@ -5,8 +5,9 @@
  * groups with a period each; all that is due goes out in one pipeline, prepared. Replication and activity
  * are one transaction, as long as none of their queries fails: then each is one again (P9). The answers of
  * the load group are taken at once, for the time of its query is the probe; the others wait for each other
- * for 10 to 20 ms. A poller writes fleet_instance.facts (but `health`, which src/health decides), .load,
- * .probe and .query_age, and keeps the rendered text of its metric families for exposition.h.
+ * for 10 to 20 ms. A server where nobody did anything for 60 load polls has every other one until somebody
+ * does. A poller writes fleet_instance.facts (but `health`, which src/health decides), .load, .probe and
+ * .query_age, and keeps the rendered text of its metric families for exposition.h.
  *
  * Nothing here decides: an instance that does not answer has facts.failed_ns > facts.seen_ns, no more.
  */
@@ -34,6 +35,7 @@ struct pollers_options {
      * (sizes, settings) is on its way, because the answers come in order. */
     uint64_t deadline_ns;
     uint64_t connect_timeout_ns; /* per address; 0 = 2 s */
+    bool restless;               /* servers where nothing happens are polled as often as others */
     /* Connects per second over all instances; 0 = 50. A SCRAM handshake costs a worker 5 to 7 ms of CPU. */
     unsigned connects_per_second;
     /* Connects under way; 0 = 64. Of those that are answered at once 8 go on at a time, so that servers and

@@ -325,7 +325,7 @@ static bool is_told(const struct poller *p)
 /* Nothing happened for so long: until something does, half the polls would say so again. */
 static bool at_rest(const struct poller *p)
 {
-    return p->quiet >= REST_POLLS;
+    return p->quiet >= REST_POLLS && !p->pollers->options.restless;
 }
 
 /* A primary that nobody follows has no lag, and three of four queries a second would only say so. */
