@@ -38,7 +38,7 @@ static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void 
 }
 
 /* Makes the order's, and drops those of ours that it no longer names, as they would hold the log for ever. A
- * standby keeps none: it would hold what its former standbys have got elsewhere. */
+ * standby keeps those of who follows it: others would hold what its former standbys have got elsewhere. */
 static void slots_settle(struct member *m)
 {
     static const char sql[] =
