@@ -19,7 +19,7 @@
 #include "seeds.h"
 
 #define SEEDS         100000
-#define BUG_SEEDS     1000000 /* the rarest is found once in 75,000 */
+#define BUG_SEEDS     3000000 /* the rarest is found once in 190,000 */
 #define FAULTY_EVENTS 900
 #define EVENTS_MOST   30000
 #define MANAGERS      2
