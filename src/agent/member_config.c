@@ -245,7 +245,8 @@ static int signal_file(const struct agent_options *o, bool standby, struct err *
 int member_configure(struct member_job *job, bool running, struct err *err)
 {
     if (job->order.timeline != 0) /* on disk before anything of it is received */
-        marks_label(&job->marks, job->order.timeline, job->order.term);
+        marks_label(&job->marks, job->order.timeline,
+                    job->order.timeline_term != 0 ? job->order.timeline_term : job->order.term);
     int rc = marks_save(job->o.data, &job->marks, err);
     agent_inputs_clear(&job->inputs);
     agent_inputs_read(&job->o, &job->inputs);

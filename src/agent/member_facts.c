@@ -38,7 +38,7 @@ static void slots_made(struct pg_conn *conn, const struct pg_reply *reply, void 
 }
 
 /* Makes the order's, and drops those of ours that it no longer names, as they would hold the log for ever. A
- * standby keeps none: it would hold what its former standbys have got elsewhere. */
+ * standby keeps those of who follows it: others would hold what its former standbys have got elsewhere. */
 static void slots_settle(struct member *m)
 {
     static const char sql[] =
@@ -260,8 +260,10 @@ static void checkpointed(struct pg_conn *conn, const struct pg_reply *reply, voi
         return;
     if (reply->err != NULL)
         log_event(LOG_ERROR, "a checkpoint failed", "err", reply->err->message, NULL);
-    else
+    else {
         m->checkpoints++;
+        m->checkpoint_due = false;
+    }
     side_drop(m);
     member_changed(m);
 }
@@ -277,6 +279,7 @@ static void side_connected(struct pg_conn *conn, const struct err *err, void *da
 void member_checkpoint(struct member *m)
 {
     static const struct pg_conn_events events = {side_connected, NULL, NULL};
+    m->checkpoint_due = true;
     side_drop(m);
     m->side = member_conn_make(m, &events, NULL, MEMBER_CONNECT_NS);
     if (pg_conn_connect(m->side, NULL) != 0)
@@ -297,6 +300,8 @@ static void facts_fired(struct loop_timer *timer, void *data)
         connect_server(m);
     } else {
         facts_ask(m);
+        if (m->checkpoint_due) /* the server had no room for one more, say */
+            member_checkpoint_soon(m);
         loop_timer_start(timer, m->order.held ? HELD_NS : FACTS_NS);
     }
 }
@@ -328,6 +333,7 @@ void member_facts_end(struct member *m)
 {
     conn_drop(m);
     side_drop(m);
+    m->checkpoint_due = false;
     loop_timer_stop(&m->facts_timer);
     member_guard_end(m);
     member_door_end(m);

@@ -144,6 +144,7 @@ struct member {
 
     struct pg_conn *conn, *side, *guard;
     unsigned checkpoints; /* that were asked for or follow a promotion, and ended well, in this life */
+    bool checkpoint_due;  /* one is to be made, and tried again at each look at the server until it is */
     bool asking, guarding;
     unsigned asked_applied;
     struct member_facts facts;

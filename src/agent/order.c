@@ -148,6 +148,8 @@ static void read_key(struct reader *r, const char *key, yyjson_val *value, struc
         read_upstream(r, value, o);
     else if (strcmp(key, "timeline") == 0)
         o->timeline = (uint32_t)number_of(r, value, key);
+    else if (strcmp(key, "timeline_term") == 0)
+        o->timeline_term = number_of(r, value, key);
     else if (strcmp(key, "rejoin") == 0)
         o->rejoin = (enum order_rejoin)choice_of(r, value, key, rejoins, 3, "auto, rewind or clone");
     else if (strcmp(key, "delay_ms") == 0)
@@ -179,15 +181,18 @@ static void check(struct reader *r, const struct order *o)
         bad(r, "role", "primary, standby, fenced or stopped");
     if (o->timeline != 0 && o->host[0] == '\0')
         bad(r, "timeline", "absent: it is that of an upstream");
+    if (o->timeline_term != 0 && (o->timeline == 0 || o->timeline_term >= o->term))
+        bad(r, "timeline_term", "absent: it is that of a timeline, and below the order's own");
     if (o->role != ORDER_STANDBY && (o->host[0] != '\0' || o->rejoin != ORDER_AUTO))
         bad(r, "role", "standby, as upstream and rejoin are of a standby only");
     if (o->delay_ms != 0 && o->host[0] == '\0')
         bad(r, "delay_ms", "absent: who follows nobody replays all it has");
     if (o->delay_ms > INT32_MAX) /* of PostgreSQL */
         bad(r, "delay_ms", "at most 2147483647");
-    if (o->role != ORDER_PRIMARY &&
-        (o->initialize || o->held || o->sync_count > 0 || o->slot_count > 0 || o->lease_ms > 0))
-        bad(r, "role", "primary, as initialize, held, sync, slots and lease_ms are of a primary only");
+    if (o->role != ORDER_PRIMARY && (o->initialize || o->held || o->sync_count > 0 || o->lease_ms > 0))
+        bad(r, "role", "primary, as initialize, held, sync and lease_ms are of a primary only");
+    if (o->slot_count > 0 && o->role != ORDER_PRIMARY && (o->role != ORDER_STANDBY || o->host[0] == '\0'))
+        bad(r, "slots", "absent: they are of a primary, or of a standby with an upstream");
     if (o->closed && o->role != ORDER_STOPPED && o->role != ORDER_FENCED)
         bad(r, "role", "stopped or fenced, as closed is of these only");
     for (int i = 0; i < o->slot_count; i++)
@@ -239,6 +244,8 @@ char *order_text(const struct order *o)
     }
     if (o->timeline != 0)
         (void)buf_printf(&b, ",\"timeline\":%u", (unsigned)o->timeline);
+    if (o->timeline_term != 0)
+        (void)buf_printf(&b, ",\"timeline_term\":\"%llu\"", (unsigned long long)o->timeline_term);
     if (o->role == ORDER_STANDBY)
         (void)buf_printf(&b, ",\"rejoin\":\"%s\"", rejoins[o->rejoin]);
     if (o->delay_ms != 0)
@@ -249,11 +256,14 @@ char *order_text(const struct order *o)
         (void)buf_printf(&b, ",\"initialize\":%s,\"lease_ms\":%llu,\"sync\":{\"need\":%d,\"members\":",
                          o->initialize ? "true" : "false", (unsigned long long)o->lease_ms, o->sync_need);
         add_names(&b, o->sync, o->sync_count);
-        (void)buf_add_text(&b, "},\"slots\":");
-        add_names(&b, o->slots, o->slot_count);
-        if (o->held)
-            (void)buf_add_text(&b, ",\"held\":true");
+        (void)buf_addc(&b, '}');
     }
+    if (o->role == ORDER_PRIMARY || o->slot_count > 0) {
+        (void)buf_add_text(&b, ",\"slots\":");
+        add_names(&b, o->slots, o->slot_count);
+    }
+    if (o->held)
+        (void)buf_add_text(&b, ",\"held\":true");
     (void)buf_addc(&b, '}');
     return buf_take(&b);
 }

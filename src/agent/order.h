@@ -29,7 +29,8 @@ struct order {
     char host[256];
     int port;
     char slot[ORDER_NAME_SIZE]; /* "" = none */
-    uint32_t timeline;          /* which the upstream began as the primary of this term; 0 = not said */
+    uint32_t timeline;          /* which the upstream has: bytes of it are of timeline_term; 0 = not said */
+    uint64_t timeline_term;     /* 0 = of the order's own term, which the upstream leads */
     enum order_rejoin rejoin;
     uint64_t delay_ms; /* it replays so late; 0 = at once */
     /* primary */
@@ -40,7 +41,7 @@ struct order {
     int sync_need;    /* a commit waits for so many of sync[]; 0 = for none */
     int sync_count, slot_count;
     char sync[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE];
-    char slots[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE]; /* physical slots to make */
+    char slots[ORDER_MEMBERS_MAX][ORDER_NAME_SIZE]; /* physical slots to make; also of a standby */
     uint64_t lease_ms;                              /* 0 = none */
     uint64_t heard;                                 /* the agent's clock that the caller knows; 0 = none */
 };

@@ -65,6 +65,7 @@ static void print_member(const struct api *api, yyjson_mut_doc *doc, yyjson_mut_
     yyjson_mut_obj_add_bool(doc, inner, "primary", m->primary);
     yyjson_mut_obj_add_bool(doc, inner, "sync", m->sync);
     yyjson_mut_obj_add_bool(doc, inner, "streams", m->streams);
+    json_text(doc, inner, "upstream", m->upstream[0] != '\0' ? m->upstream : NULL);
     json_uint64(doc, inner, "term", m->term);
     json_real(doc, inner, "lag_bytes", m->lag_known ? (double)m->lag_bytes : (double)NAN);
     json_past(api, doc, inner, "heard", m->heard_ns);

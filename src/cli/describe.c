@@ -290,6 +290,8 @@ void describe_instance(struct session *s, yyjson_val *item, struct buf *out)
     line_number(out, 2, "Timeline", json_get_number(item, "timeline"), human_count, "");
     line_text(out, 2, "WAL position", item, "wal_lsn");
     line_number(out, 2, "Lag", json_get_number(item, "lag_seconds"), human_duration, "");
+    if (json_get_text(yyjson_obj_get(item, "member"), "upstream")[0] != '\0')
+        line_text(out, 2, "Follows", yyjson_obj_get(item, "member"), "upstream");
     linef(out, 2, "Connections", "%d of %d", yyjson_get_int(yyjson_obj_get(item, "connections")),
           yyjson_get_int(yyjson_obj_get(item, "max_connections")));
     line_number(out, 2, "Size", json_get_number(item, "database_bytes"), human_bytes, "");

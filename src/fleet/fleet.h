@@ -74,6 +74,7 @@ struct instance_facts {
 struct instance_member {
     bool kept; /* else nothing is known */
     bool primary, sync, streams, lag_known;
+    char upstream[64];  /* the standby that it follows; "" = the primary */
     bool unseen;        /* the primary, and not seen as one yet by its keeper */
     uint64_t lag_bytes; /* what it has not on its disk, 0 for a primary */
     double lag_seconds; /* standby: by the heartbeat, never 0 while its receiver is down; NAN = not known */
@@ -128,6 +129,8 @@ struct instance_tags {
     bool no_sync;      /* no commit waits for it */
     int priority;      /* of equally advanced ones the higher is promoted */
     uint64_t delay_ns; /* it replays so late on purpose, and is not promoted; 0 = at once */
+    int follows; /* 1 + the number of the instance whose standby it is, and is not promoted; 0 = the primary's
+                  */
 };
 
 struct fleet_database {

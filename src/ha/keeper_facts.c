@@ -1,4 +1,5 @@
 /* What the statuses of the members mean for the deciders. */
+#include <stdio.h>
 #include <string.h>
 
 #include "ha/keeper_impl.h"
@@ -6,6 +7,9 @@
 /* What is heard of a machine for so long after it was said to be gone may have been on its way, or is of one
  * that is being ended just now; what is heard later is of one that is there. */
 #define GONE_NS (2 * ENV_NS_PER_S)
+/* Who was told to follow another standby and gets nothing from it for so long is better off with the primary.
+ */
+#define UNSERVED_NS (10 * ENV_NS_PER_S)
 
 const struct member_status *keeper_status(const struct shard_keeper *k, int i)
 {
@@ -76,10 +80,54 @@ bool keeper_followed(const struct shard_keeper *k, const struct ha_config *confi
     return streaming >= config->k;
 }
 
+/* 1 + the other standby that its receiver is connected to; 0 = it is none of ours, or there is no receiver.
+ */
+static int receives_from(const struct shard_keeper *k, int i, int primary)
+{
+    const struct member_status *s = keeper_status(k, i);
+    size_t length;
+    for (int j = 0; s != NULL && s->upstream[0] != '\0' && j < (int)k->shard.count; j++) {
+        const struct keeper_member *m = &k->members[j];
+        char port[16];
+        length = strlen(m->host);
+        (void)snprintf(port, sizeof port, ":%d", m->port);
+        if (j != i && j != primary && strncmp(s->upstream, m->host, length) == 0 &&
+            strcmp(s->upstream + length, port) == 0)
+            return j + 1;
+    }
+    return 0;
+}
+
+/* One that was asked to follow another standby, and whether that one serves it. */
+static void cascade_facts(struct shard_keeper *k, int i, int primary)
+{
+    struct ha_instance *x = &k->shard.instances[i];
+    struct keeper_member *m = &k->members[i];
+    uint64_t now = loop_now(k->loop);
+    int from = receives_from(k, i, primary);
+    bool streams = x->receives;
+    x->upstream = x->follows == 0 ? 0 : from != 0 ? from : m->upstream;
+    if (from != 0)
+        x->receives = false; /* from the primary: what it hears says nothing of that one */
+    if (m->upstream == 0 || streams)
+        m->parted_ns = 0;
+    else if (m->parted_ns == 0)
+        m->parted_ns = now;
+    else if (now >= m->parted_ns + UNSERVED_NS) {
+        x->unserved_ns = now;
+        m->parted_ns = 0;
+    }
+}
+
 static void standby_facts(struct shard_keeper *k, const struct member_status *primary, unsigned i)
 {
     struct ha_instance *x = &k->shard.instances[i];
-    const struct member_standby *seen = primary != NULL ? member_status_standby(primary, x->name) : NULL;
+    /* what another than the primary says of a standby counts only if nothing else counts on that standby */
+    bool counts = (ha_involved(&k->shard.record) & HA_BIT(i)) != 0;
+    const struct member_status *upstream = x->upstream != 0 && x->upstream == x->follows && !counts
+                                               ? keeper_status(k, x->upstream - 1)
+                                               : primary;
+    const struct member_standby *seen = upstream != NULL ? member_status_standby(upstream, x->name) : NULL;
     bool streams = seen != NULL && seen->streams;
     if (streams != x->streams || x->streams_ns == 0)
         x->streams_ns = loop_now(k->loop);
@@ -112,6 +160,7 @@ void keeper_facts(struct shard_keeper *k)
         k->shard.instances[i].pod = pod_of(&k->members[i], &k->shard.instances[i]);
         if (k->shard.instances[i].receives && k->shard.instances[i].received_ns != 0)
             k->members[i].word_ns = k->shard.instances[i].received_ns;
+        cascade_facts(k, (int)i, newest->primary);
     }
     const struct member_status *primary = keeper_status(k, newest->primary);
     if (primary != NULL && !primary->primary)

@@ -12,6 +12,8 @@
 #define DRAIN_NS      (3 * ENV_NS_PER_S)
 #define CONFIRM_NS    (1 * ENV_NS_PER_S)
 #define FETCH_NS      (10 * ENV_NS_PER_S)
+#define REWIND_NS     (5 * ENV_NS_PER_S) /* so long it may fail before the winner is copied */
+#define MADE_NS       (60 * ENV_NS_PER_S) /* from the end of a rewind or a clone on, to what it needs besides */
 #define PROMOTE_NS    (10 * ENV_NS_PER_S)
 #define REPOINT_NS    (2 * ENV_NS_PER_S)
 #define DEPOSED_NS    (100 * ENV_NS_PER_MS) /* an agent knows more than the record that was read last */
@@ -178,15 +180,51 @@ static void drain_turn(struct shard_keeper *k)
     late(k, "the target has not got the last bytes");
 }
 
+/* A rewind that the donor's server, as a standby, would refuse until its pg_control tells its timeline. */
+static void fetch_begin(struct shard_keeper *k)
+{
+    k->begun = true;
+    k->fetch_failed_ns = 0;
+    k->fetch_rejoin = keeper_fetch_rejoin(k, &k->f.choice);
+    if (k->fetch_rejoin != NULL && strcmp(k->fetch_rejoin, "rewind") == 0)
+        member_link_checkpoint(k->members[k->f.choice.donor].link);
+}
+
+/* What began to be rewound or copied is let end while who it comes from is there: half of it is nothing. What
+ * cannot be rewound is copied. */
+static void fetch_see(struct shard_keeper *k, const struct member_status *winner)
+{
+    uint64_t now = loop_now(k->loop);
+    bool made = strcmp(winner->reported, "rewinding") == 0 || strcmp(winner->reported, "cloning") == 0;
+    if (made && is_heard(k, k->f.choice.donor))
+        k->deadline_ns = now + MADE_NS;
+    if (winner->known || k->fetch_rejoin == NULL || strcmp(k->fetch_rejoin, "rewind") != 0)
+        k->fetch_failed_ns = 0;
+    else if (strcmp(winner->reported, "failed") == 0 && k->fetch_failed_ns == 0)
+        k->fetch_failed_ns = now;
+    if (k->fetch_failed_ns != 0 && now >= k->fetch_failed_ns + REWIND_NS) {
+        log_event(LOG_WARN, "the winner cannot be rewound: it is copied", "shard", k->name, "err",
+                  winner->error, NULL);
+        k->fetch_rejoin = "clone";
+    }
+}
+
+/* The winner may have written what the donor never got, more even than that has: then it goes first. */
 static void fetch_turn(struct shard_keeper *k)
 {
-    int winner = k->f.choice.winner;
-    const struct member_status *s = keeper_status(k, winner);
-    keeper_order_fetch(k, winner, k->f.choice.donor, k->f.record.ha.term);
-    if (s != NULL && s->known && s->flushed >= k->f.choice.position.lsn) {
+    const struct ha_choice *choice = &k->f.choice;
+    const struct ha_position *wanted = &choice->position;
+    const struct member_status *s = keeper_status(k, choice->winner);
+    if (!k->begun && s != NULL && s->known)
+        fetch_begin(k);
+    if (k->begun && k->fetch_rejoin != NULL)
+        keeper_order_fetch(k, choice, k->f.record.ha.term, k->fetch_rejoin);
+    if (s != NULL && s->known && s->wal_term == wanted->term && s->flushed >= wanted->lsn) {
         complete(k, NULL);
         return;
     }
+    if (s != NULL)
+        fetch_see(k, s);
     keeper_look(k);
     late(k, "the winner has not got what it lacks");
 }

@@ -37,6 +37,9 @@ struct keeper_member {
     const char *rejoin;   /* "auto", "rewind", "clone" */
     uint64_t rejoin_seq;  /* of a clone that was decided while it followed under this term, 0 = none */
     bool retiring;        /* see shard_keeper.h */
+    int upstream;         /* 1 + the standby that it was told to follow, 0 = the primary */
+    int upstream_rule;    /* of ha_upstream(), said last */
+    uint64_t parted_ns;   /* since when it gets nothing from that standby, 0 = it does */
     uint64_t word_ns;   /* when its receiver had its last word, also after it ended; 0 = none since we look */
     uint64_t delay_ms;  /* by which it replays late, 0 = at once */
     uint64_t failed_ns; /* since when it does not get behind its upstream, 0 = it does */
@@ -88,8 +91,11 @@ struct shard_keeper {
     const char *kill_at; /* tests */
     uint64_t settling;   /* term for which settle() was called, 0 = it has answered */
     struct err settle_err;
-    bool begun;           /* the present action has asked for what it waits for */
-    char before_life[24]; /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
+    bool begun; /* the present action has asked for what it waits for */
+    const char
+        *fetch_rejoin; /* FO_FETCH, once begun: of the winner's order; NULL = it is of another database */
+    uint64_t fetch_failed_ns; /* since when its rewind fails, 0 = it does not */
+    char before_life[24];     /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
     uint64_t before;
     struct loop_timer wait;
 
@@ -157,7 +163,12 @@ bool keeper_opened(const struct shard_keeper *k, const struct ha_config *config)
 
 /* held: it lets nobody in yet but shardherd. */
 void keeper_order_primary(struct shard_keeper *k, const struct ha_config *config, bool held);
-void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term);
+
+/* How the winner, which has confirmed, comes to what the donor has: "auto", "rewind" or "clone"; NULL =
+ * never. */
+const char *keeper_fetch_rejoin(const struct shard_keeper *k, const struct ha_choice *choice);
+void keeper_order_fetch(struct shard_keeper *k, const struct ha_choice *choice, uint64_t term,
+                        const char *rejoin);
 /* All others are to follow the primary of this config, however they get there. */
 void keeper_order_followers(struct shard_keeper *k, const struct ha_config *config);
 

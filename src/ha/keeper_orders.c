@@ -53,19 +53,23 @@ static void add_upstream(struct buf *b, const struct shard_keeper *k, int upstre
 void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term)
 {
     struct buf b = {0};
+    k->members[i].upstream = 0;
     begin(&b, term, SEQ_CONFIRM, "standby");
     (void)buf_addc(&b, '}');
     want(k, i, term, &b, false);
 }
 
-/* Without a timeline: what it gets is of the term that it is of there. The donor keeps no slots. */
-void keeper_order_fetch(struct shard_keeper *k, int i, int donor, uint64_t term)
+/* The donor keeps no slots. */
+void keeper_order_fetch(struct shard_keeper *k, const struct ha_choice *choice, uint64_t term,
+                        const char *rejoin)
 {
+    const struct ha_position *p = &choice->position;
     struct buf b = {0};
     begin(&b, term, SEQ_CONFIRM, "standby");
-    add_upstream(&b, k, donor, -1);
-    (void)buf_addc(&b, '}');
-    want(k, i, term, &b, false);
+    add_upstream(&b, k, choice->donor, -1);
+    (void)buf_printf(&b, ",\"timeline\":%u,\"timeline_term\":\"%llu\",\"rejoin\":\"%s\"}",
+                     (unsigned)p->timeline, (unsigned long long)p->term, rejoin);
+    want(k, choice->winner, term, &b, false);
 }
 
 void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, bool held)
@@ -74,6 +78,7 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, boo
     /* who is alone by the record has nobody who could take its place */
     bool lease = c->k == 0 && k->shard.count > 1, first = true;
     const struct shard_primaryship *seen = shard_record_primaryship(&k->record, c->term);
+    k->members[c->primary].upstream = 0;
     begin(&b, c->term, SEQ_PRIMARY + 2 * c->epoch + (held ? 0 : 1), "primary");
     if (held)
         (void)buf_add_text(&b, ",\"held\":true");
@@ -92,7 +97,8 @@ void keeper_order_primary(struct shard_keeper *k, const struct ha_config *c, boo
     (void)buf_add_text(&b, "]},\"slots\":[");
     first = true;
     for (int i = 0; i < (int)k->shard.count; i++) {
-        if (i == c->primary || keeper_retired(k, i)) /* whose slot would hold the log for ever */
+        bool elsewhere = k->members[i].upstream != 0 && k->shard.instances[i].streams;
+        if (i == c->primary || elsewhere || keeper_retired(k, i)) /* whose slot would hold the log for ever */
             continue;
         (void)buf_add_text(&b, first ? "" : ",");
         add_slot(&b, k, i);
@@ -111,6 +117,38 @@ static bool is_follower(const struct member_status *s, uint64_t term)
            strcmp(s->assigned, "standby") == 0;
 }
 
+/* Whom it is to follow: another standby only with a history that is known to be the primary's. */
+static int upstream_of(struct shard_keeper *k, int i, const struct ha_config *c)
+{
+    struct keeper_member *m = &k->members[i];
+    const struct member_status *s = keeper_status(k, i);
+    bool joined = s->known && !s->primary && !s->diverged && is_follower(s, c->term) &&
+                  strcmp(s->reported, "standby") == 0;
+    struct ha_upstream upstream = {.instance = c->primary};
+    if (joined)
+        ha_upstream(&k->shard, i, loop_now(k->loop), &upstream);
+    if (joined && upstream.rule != m->upstream_rule && upstream.rule != 0)
+        log_event(LOG_INFO, upstream.sentence, "shard", k->name, "rule", log_num(upstream.rule), NULL);
+    m->upstream_rule = joined ? upstream.rule : m->upstream_rule;
+    m->upstream = upstream.instance != c->primary ? upstream.instance + 1 : 0;
+    return upstream.instance;
+}
+
+/* Of those that follow this standby. */
+static void add_slots(struct buf *b, const struct shard_keeper *k, int upstream)
+{
+    bool first = true;
+    for (int i = 0; i < (int)k->shard.count; i++) {
+        if (k->members[i].upstream != upstream + 1 || keeper_retired(k, i))
+            continue;
+        (void)buf_add_text(b, first ? ",\"slots\":[" : ",");
+        add_slot(b, k, i);
+        first = false;
+    }
+    if (!first)
+        (void)buf_addc(b, ']');
+}
+
 static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uint32_t timeline)
 {
     struct keeper_member *m = &k->members[i];
@@ -124,7 +162,8 @@ static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uin
         rejoin = "clone";
     }
     begin(&b, c->term, seq, "standby");
-    add_upstream(&b, k, c->primary, i);
+    add_upstream(&b, k, upstream_of(k, i, c), i);
+    add_slots(&b, k, i);
     (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"", (unsigned)timeline, rejoin);
     if (m->delay_ms != 0)
         (void)buf_printf(&b, ",\"delay_ms\":%llu", (unsigned long long)m->delay_ms);
@@ -132,24 +171,35 @@ static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uin
     want(k, i, c->term, &b, false);
 }
 
-/* By ancestry: its history, as its last bytes' term says, against that of the primary. */
-static void decide_rejoin(struct shard_keeper *k, int i, const struct ha_config *c)
+/* By ancestry: its history, as its last bytes' term says, against that of who has the log of this term up to
+ * `end`. NULL = it is of another database. */
+static const char *rejoin_of(const struct shard_keeper *k, int i, int upstream, uint64_t term, uint64_t end)
 {
     static const char *const how[] = {"auto", "rewind", "clone", NULL};
-    const struct member_status *own = keeper_status(k, i), *primary = keeper_status(k, c->primary);
+    const struct member_status *own = keeper_status(k, i), *other = keeper_status(k, upstream);
     struct ha_data a = {.name = k->shard.instances[i].name, .there = true, .rewindable = true};
-    struct ha_data b = {.name = k->shard.instances[c->primary].name, .there = true, .rewindable = true};
+    struct ha_data b = {.name = k->shard.instances[upstream].name, .there = true, .rewindable = true};
     struct ha_rejoin_verdict verdict;
     a.system = own->system_id;
-    b.system = primary != NULL ? primary->system_id : a.system;
+    b.system = other != NULL ? other->system_id : a.system;
     a.wal_from = own->wal_from;
-    b.wal_from = primary != NULL && primary->primary ? primary->wal_from : 0;
+    b.wal_from = other != NULL && (other->primary || end != UINT64_MAX) ? other->wal_from : 0;
     shard_record_history(&k->record, own->wal_term, own->flushed, &a.history);
-    shard_record_history(&k->record, c->term, UINT64_MAX, &b.history);
+    shard_record_history(&k->record, term, end, &b.history);
     ha_rejoin(&a, &b, &verdict);
     log_event(verdict.how == HA_REJOIN_FOLLOW ? LOG_INFO : LOG_WARN, verdict.sentence, "shard", k->name,
               "instance", a.name, "rule", log_num(verdict.rule), NULL);
-    k->members[i].rejoin = how[verdict.how];
+    return how[verdict.how];
+}
+
+const char *keeper_fetch_rejoin(const struct shard_keeper *k, const struct ha_choice *choice)
+{
+    return rejoin_of(k, choice->winner, choice->donor, choice->position.term, choice->position.lsn);
+}
+
+static void decide_rejoin(struct shard_keeper *k, int i, const struct ha_config *c)
+{
+    k->members[i].rejoin = rejoin_of(k, i, c->primary, c->term, UINT64_MAX);
     k->members[i].rejoin_term = c->term;
     k->members[i].rejoin_seq = 0;
 }

@@ -119,7 +119,9 @@ int keeper_may_lead(const struct shard_keeper *k, int member, struct err *err)
     if (!x->no_failover && !x->delayed)
         return 0;
     return err_set(err, ERRC_INVALID, "%s %s: take that away first", x->name,
-                   x->delayed ? "replays late on purpose (replayDelay)" : "is tagged noFailover");
+                   x->delayed        ? "replays late on purpose (replayDelay)"
+                   : x->follows != 0 ? "is to follow another standby (follows)"
+                                     : "is tagged noFailover");
 }
 
 bool keeper_hand_over(struct shard_keeper *k)

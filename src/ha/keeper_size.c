@@ -24,6 +24,20 @@ static void adopt(struct shard_record *record)
     (void)shard_record_began(record, &began);
 }
 
+/* Who is not to help acknowledge does not begin with it either, if somebody else can. */
+static void leave_out(struct shard_record *record, const struct shard_keeper_options *o)
+{
+    struct ha_config *first = &record->op.ha.configs[0];
+    ha_set members = first->members;
+    for (unsigned i = 0; i < record->count; i++) {
+        const struct shard_keeper_tags *t = &o->members[i].tags;
+        if (t->no_sync || t->retiring || t->delay_ns != 0 || t->follows != 0)
+            members &= ~HA_BIT(i);
+    }
+    if (ha_size(members) >= first->k && members != 0)
+        first->members = members;
+}
+
 void keeper_record_begin(struct shard_keeper *k, const struct shard_keeper_options *o)
 {
     const char *names[HA_INSTANCES_MAX];
@@ -31,6 +45,7 @@ void keeper_record_begin(struct shard_keeper *k, const struct shard_keeper_optio
         names[i] = o->members[i].name;
     shard_record_init(&k->record, names, k->wanted, o->policy);
     k->shard.count = k->wanted;
+    leave_out(&k->record, o);
     if (o->adopts)
         adopt(&k->record);
 }

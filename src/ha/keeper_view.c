@@ -44,15 +44,16 @@ bool shard_keeper_view(const struct shard_keeper *k, const char *member, struct 
             continue;
         bool primary = newest->primary == (int)i;
         const struct shard_primaryship *seen = shard_record_primaryship(&k->record, newest->term);
-        *ret = (struct shard_keeper_view){.status = keeper_status(k, (int)i),
-                                          .heard_ns = x->heard_ns,
-                                          .primary = primary,
-                                          .unseen = primary && seen != NULL && seen->timeline == 0,
-                                          .sync = (newest->members & HA_BIT(i)) != 0,
-                                          .streams = !primary && x->streams,
-                                          .lag_seconds =
-                                              primary ? (double)NAN : lag_of(k, (int)i, newest->primary),
-                                          .lag_known = !primary && x->streams && k->shard.lsn != 0};
+        *ret = (struct shard_keeper_view){
+            .status = keeper_status(k, (int)i),
+            .heard_ns = x->heard_ns,
+            .primary = primary,
+            .unseen = primary && seen != NULL && seen->timeline == 0,
+            .sync = (newest->members & HA_BIT(i)) != 0,
+            .streams = !primary && x->streams,
+            .upstream = x->upstream != 0 && !primary ? k->shard.instances[x->upstream - 1].name : NULL,
+            .lag_seconds = primary ? (double)NAN : lag_of(k, (int)i, newest->primary),
+            .lag_known = !primary && x->streams && k->shard.lsn != 0};
         if (ret->lag_known && x->flushed < k->shard.lsn)
             ret->lag_bytes = k->shard.lsn - x->flushed;
         return true;

@@ -68,6 +68,7 @@ static void read_server(yyjson_val *root, struct member_status *s)
     s->wal_from = lsn_of(root, "wal_from");
     s->waits_at = lsn_of(root, "waits_at");
     text_of(root, "receiver", s->receiver, sizeof s->receiver);
+    text_of(root, "upstream", s->upstream, sizeof s->upstream);
     s->heard = number_at(root, "receiver_age_ms", &silent_ms) && silent_ms < UINT32_MAX;
     s->beat = number_of(root, "beat");
     s->silent_ns = s->heard ? silent_ms * ENV_NS_PER_MS : 0;
@@ -139,7 +140,8 @@ static bool same_server(const struct member_status *a, const struct member_statu
 {
     return a->known == b->known && a->primary == b->primary && a->timeline == b->timeline &&
            a->wal_term == b->wal_term && a->diverged == b->diverged && a->system_id == b->system_id &&
-           a->checkpoints == b->checkpoints && strcmp(a->receiver, b->receiver) == 0 && same_standbys(a, b);
+           a->checkpoints == b->checkpoints && strcmp(a->receiver, b->receiver) == 0 &&
+           strcmp(a->upstream, b->upstream) == 0 && same_standbys(a, b);
 }
 
 bool member_status_same(const struct member_status *a, const struct member_status *b)

@@ -45,6 +45,7 @@ struct member_status {
     uint64_t wal_from;  /* the oldest LSN of which it keeps its log, 0 = not known */
     uint64_t waits_at;  /* standby that lets nobody in yet: the segment of the log that it reads */
     char receiver[32];  /* "streaming", "" = there is none */
+    char upstream[300]; /* "host:port" of who its receiver is connected to */
     bool heard;         /* the receiver had a word from its upstream */
     uint64_t silent_ns; /* since that word */
     uint64_t beat; /* count of the heartbeat row there, 0 = not known, or a primary that writes none now */

@@ -454,15 +454,16 @@ static bool set_tags(struct shard_keeper *k, int i, const struct shard_keeper_ta
     const struct ha_instance old = *x;
     const struct keeper_member was = k->members[i];
     bool leaves = tags->retiring || i >= (int)k->wanted;
-    x->no_failover = tags->no_failover || leaves;
+    x->follows = tags->follows;
+    x->no_failover = tags->no_failover || leaves || x->follows != 0;
     x->delayed = tags->delay_ns != 0;
-    x->no_sync = tags->no_sync || leaves || x->delayed;
+    x->no_sync = tags->no_sync || leaves || x->delayed || x->follows != 0;
     x->priority = tags->priority;
     k->members[i].retiring = tags->retiring;
     k->members[i].delay_ms = tags->delay_ns / ENV_NS_PER_MS;
     return x->no_failover != old.no_failover || x->delayed != old.delayed || x->no_sync != old.no_sync ||
-           x->priority != old.priority || k->members[i].retiring != was.retiring ||
-           k->members[i].delay_ms != was.delay_ms;
+           x->priority != old.priority || x->follows != old.follows ||
+           k->members[i].retiring != was.retiring || k->members[i].delay_ms != was.delay_ms;
 }
 
 int shard_keeper_tag(struct shard_keeper *k, const char *member, const struct shard_keeper_tags *tags,

@@ -44,6 +44,8 @@ struct shard_keeper_tags {
     bool retiring;    /* it is to go: in no sync set, not promoted; then stopped, and its agent takes no order
                          any more */
     int priority;     /* of equally advanced ones the higher is promoted */
+    int follows;      /* 1 + the number of the member whose standby it is to be: in no sync set, not promoted;
+                         0 = the primary's */
     uint64_t delay_ns; /* it replays so late on purpose: in no sync set, not promoted; 0 = at once */
 };
 
@@ -148,10 +150,11 @@ const char *shard_keeper_waits(const struct shard_keeper *keeper);
 struct shard_keeper_view {
     const struct member_status *status; /* NULL = its agent was not heard of, or is gone */
     uint64_t heard_ns;
-    bool primary; /* of the newest sync set in the record */
-    bool unseen;  /* ... and was not seen as one yet: a shard that was adopted */
-    bool sync;    /* it is in that set: commits may wait for it */
-    bool streams; /* from that primary, as the primary says */
+    bool primary;         /* of the newest sync set in the record */
+    bool unseen;          /* ... and was not seen as one yet: a shard that was adopted */
+    bool sync;            /* it is in that set: commits may wait for it */
+    bool streams;         /* from that primary, as the primary says, or from its upstream, as that one says */
+    const char *upstream; /* the standby that it follows; NULL = the primary */
     /* Standby: by the heartbeat, since when it lacks something; 0 = less than 2 s. Without a receiver at
      * least as long as that is so, never 0. NAN = not known. */
     double lag_seconds;

@@ -114,6 +114,10 @@ struct ha_instance {
     bool no_sync;     /* it is in no sync set */
     bool delayed;     /* it replays late on purpose: not promoted */
     int priority;     /* of equally advanced ones the higher */
+    int follows;  /* 1 + the standby that it is to receive from, 0 = the primary; who has one is no_sync and
+                     no_failover */
+    int upstream; /* 1 + the standby that it receives from, or was told to, 0 = the primary or nobody */
+    uint64_t unserved_ns; /* when it was found last that this one does not give it what it needs, 0 = never */
     /* its agent */
     uint64_t heard_ns; /* last heartbeat */
     bool closed; /* its connection ended since, and a new one was refused: the agent is not there any more */

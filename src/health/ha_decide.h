@@ -82,6 +82,22 @@ struct ha_sync_step {
  */
 void ha_sync_plan(const struct ha_shard *shard, uint64_t now_ns, struct ha_sync_step *ret);
 
+/* ---- whom a standby follows ---- */
+
+struct ha_upstream {
+    int instance;
+    int rule; /* 0 = it was not asked to follow another one than the primary */
+    char sentence[HA_SENTENCE_SIZE];
+};
+
+/*
+ * For a standby whose history is known to be the primary's, so that it may receive from any that streams from
+ * it. The one that it was asked to follow, while that is heard and streams from the primary itself; the
+ * primary when it has not for exclude_ns, and until it has again for restart_ns. Who is in a sync set follows
+ * the primary: what it confirms is for that one.
+ */
+void ha_upstream(const struct ha_shard *shard, int instance, uint64_t now_ns, struct ha_upstream *ret);
+
 /* ---- how an instance comes back ---- */
 
 #define HA_TIMELINES_MAX 64

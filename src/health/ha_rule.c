@@ -66,6 +66,9 @@ static const struct ha_rule_info rules[] = {
      "commits of shard <shard> wait: <streaming> of the <needed> standbys that each waits for stream from "
      "its "
      "primary <primary>, which is there, so nobody is promoted; <missing> (F28)"},
+    {HA_F_CASCADE, "cascade", "<instance> follows <upstream>, as it was asked to (F29)"},
+    {HA_F_DIRECT, "direct",
+     "<instance> follows the primary <primary> itself until it can follow <upstream>: <why> (F30)"},
 };
 
 _Static_assert(sizeof rules / sizeof *rules == HA_F_COUNT - 1, "each rule has its line");

@@ -45,6 +45,9 @@ enum ha_rule {
     HA_F_FOREIGN,
     /* what is wrong while its primary is there */
     HA_F_UNFOLLOWED,
+    /* whom a standby follows that was asked to follow another one */
+    HA_F_CASCADE,
+    HA_F_DIRECT,
     HA_F_COUNT /* one more than the last number */
 };
 

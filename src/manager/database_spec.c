@@ -399,17 +399,19 @@ static int delay_parse(const struct parsing *p, const struct config_node *node, 
 
 static int tags_parse(const struct parsing *p, const struct config_node *node, int index, unsigned *seen)
 {
-    static const char *const known[] = {"number", "noFailover", "noSync", "priority", "replayDelay", NULL};
-    static const char *const names[] = {"number", "noFailover", "noSync", "priority", "replayDelay"};
-    const struct config_node *values[5] = {0};
-    char what[5][64];
-    int64_t number = 0, priority = 0;
+    static const char *const known[] = {"number",      "noFailover", "noSync", "priority",
+                                        "replayDelay", "follows",    NULL};
+    static const char *const names[] = {"number",   "noFailover",  "noSync",
+                                        "priority", "replayDelay", "follows"};
+    const struct config_node *values[6] = {0};
+    char what[6][64];
+    int64_t number = 0, priority = 0, follows = -1;
     struct instance_tags tags = {0};
     snprintf(what[0], sizeof what[0], "spec.members[%d]", index);
     int rc = config_node_want_map(node, p->source, what[0], p->err);
     if (rc == 0)
         rc = config_node_want_keys(node, p->source, known, p->err);
-    for (int i = 0; i < 5 && rc == 0; i++) {
+    for (int i = 0; i < 6 && rc == 0; i++) {
         snprintf(what[i], sizeof what[i], "spec.members[%d].%s", index, names[i]);
         values[i] = config_node_get(node, names[i]);
     }
@@ -428,11 +430,33 @@ static int tags_parse(const struct parsing *p, const struct config_node *node, i
         rc = number_parse(p, values[3], what[3], -PRIORITY_MOST, PRIORITY_MOST, &priority);
     if (rc == 0)
         rc = delay_parse(p, values[4], what[4], &tags.delay_ns);
+    if (rc == 0 && values[5] != NULL)
+        rc = number_parse(p, values[5], what[5], 0, p->spec->instances - 1, &follows);
     if (rc != 0)
         return rc;
     *seen |= 1u << number;
     tags.priority = (int)priority;
+    tags.follows = (int)follows + 1;
     p->spec->members[number] = tags;
+    return 0;
+}
+
+/* Who is followed follows the primary: so there is no circle, and a standby's end touches those below it
+ * alone. */
+static int upstreams_hold(const struct parsing *p, const struct config_node *list)
+{
+    const struct instance_tags *all = p->spec->members;
+    for (int i = 0; i < p->spec->instances; i++) {
+        int upstream = all[i].follows - 1;
+        if (upstream == i)
+            return config_node_fail(list, p->source, p->err, "spec.members: %d follows itself", i);
+        if (upstream >= 0 && all[upstream].follows != 0)
+            return config_node_fail(
+                list, p->source, p->err,
+                "spec.members: %d follows %d, which follows %d: only one that follows the "
+                "primary can be followed",
+                i, upstream, all[upstream].follows - 1);
+    }
     return 0;
 }
 
@@ -442,17 +466,18 @@ static int members_hold(const struct parsing *p, const struct config_node *list)
     const struct instance_tags *all = p->spec->members;
     int heirs = 0, helpers = 0;
     for (int i = 0; i < p->spec->instances; i++) {
-        heirs += !all[i].no_failover && all[i].delay_ns == 0;
-        helpers += !all[i].no_sync && all[i].delay_ns == 0;
+        heirs += !all[i].no_failover && all[i].delay_ns == 0 && all[i].follows == 0;
+        helpers += !all[i].no_sync && all[i].delay_ns == 0 && all[i].follows == 0;
     }
-    if (all[0].no_failover || all[0].delay_ns != 0)
+    if (all[0].no_failover || all[0].delay_ns != 0 || all[0].follows != 0)
         return config_node_fail(list, p->source, p->err,
                                 "spec.members: 0 is the primary of a new shard: tag another one");
     if (heirs < 2 || helpers < 2)
-        return config_node_fail(list, p->source, p->err,
-                                "spec.members: at least two instances have to be without %s and replayDelay",
-                                heirs < 2 ? "noFailover" : "noSync");
-    return 0;
+        return config_node_fail(
+            list, p->source, p->err,
+            "spec.members: at least two instances have to be without %s, replayDelay and follows",
+            heirs < 2 ? "noFailover" : "noSync");
+    return upstreams_hold(p, list);
 }
 
 static int members_parse(const struct parsing *p, const struct config_node *spec)

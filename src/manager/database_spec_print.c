@@ -60,7 +60,7 @@ static void print_members(const struct database_spec *spec, yyjson_mut_doc *doc,
     yyjson_mut_val *list = NULL;
     for (int i = 0; i < spec->instances; i++) {
         const struct instance_tags *t = &spec->members[i];
-        if (!t->no_failover && !t->no_sync && t->priority == 0 && t->delay_ns == 0)
+        if (!t->no_failover && !t->no_sync && t->priority == 0 && t->delay_ns == 0 && t->follows == 0)
             continue;
         list = list != NULL ? list : yyjson_mut_obj_add_arr(doc, body, "members");
         yyjson_mut_val *member = yyjson_mut_arr_add_obj(doc, list);
@@ -75,6 +75,8 @@ static void print_members(const struct database_spec *spec, yyjson_mut_doc *doc,
         config_print_duration(t->delay_ns, &delay);
         if (t->delay_ns != 0)
             yyjson_mut_obj_add_strcpy(doc, member, "replayDelay", buf_text(&delay));
+        if (t->follows != 0)
+            yyjson_mut_obj_add_int(doc, member, "follows", t->follows - 1);
         buf_free(&delay);
     }
 }

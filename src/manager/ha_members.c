@@ -108,6 +108,7 @@ static struct shard_keeper_tags tags_of(const struct fleet_database *db, const c
     return (struct shard_keeper_tags){.no_failover = t->no_failover,
                                       .no_sync = t->no_sync,
                                       .priority = t->priority,
+                                      .follows = t->follows,
                                       .delay_ns = t->delay_ns};
 }
 

@@ -244,6 +244,7 @@ static void note(const struct kept_shard *k, struct fleet_instance *instance)
                                   .lag_seconds = view.lag_seconds,
                                   .heard_ns = view.heard_ns,
                                   .term = s != NULL ? s->term : 0};
+    snprintf(m->upstream, sizeof m->upstream, "%s", view.upstream != NULL ? view.upstream : "");
     snprintf(m->assigned, sizeof m->assigned, "%s", s != NULL ? s->assigned : "");
     snprintf(m->reported, sizeof m->reported, "%s", s != NULL ? s->reported : "");
     snprintf(m->next_password, sizeof m->next_password, "%s", s != NULL ? s->next_password : "");

@@ -659,6 +659,22 @@ def test_checkpoint_on_demand(shard):
     assert a.value("SELECT checkpoint_lsn FROM pg_control_checkpoint()") != before
 
 
+def test_checkpoint_after_a_promotion_is_tried_again(shard):
+    """Until there is one pg_control tells the timeline before (pg_rewind reads it), and the server has no room now."""
+    a, b = shard.of("ab")
+    with contextlib.ExitStack() as sessions:
+        with pytest.raises(psycopg.OperationalError, match="too many clients"):
+            while True:
+                sessions.enter_context(b.connect())
+        a.assign(2, "fenced").settled("fenced")
+        refused = b.log().count("too many clients")
+        b.assign(2, "primary", slots=["shardherd_a"]).settled("primary")
+        wait_until(lambda: b.log().count("too many clients") > refused, what="one more to be refused")
+        assert b.status()["checkpoints"] == "0"
+    wait_until(lambda: int(b.status()["checkpoints"]) == 1, 10, "the checkpoint")
+    assert b.value("SELECT timeline_id FROM pg_control_checkpoint()") == 2
+
+
 def test_rejoin_by_clone_and_refusals(shard):
     a, b = shard.of("ab")
     with a.connect() as connection:

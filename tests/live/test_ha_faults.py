@@ -3,14 +3,12 @@ primary, of whom some know no other address and some are on its node. After each
 acknowledged is lost, no two primaries acknowledge at one time, the histories are linearizable, and the shard is whole
 again without a hand."""
 
-import os
-import random
 import signal
 import time
 
 import pytest
-from histories import longest_gap, more_registers
-from node_faults import FAULTS, SEED, DiskSlow, NodeGone, Seen, SqliteLocked, begin, clients_of, goes_on, suffer
+from histories import longest_gap
+from node_faults import FAULTS, DiskSlow, NodeGone, Seen, begin, clients_of, goes_on, suffer
 from nodes import Herd
 from outside import why_not
 
@@ -19,7 +17,6 @@ pytestmark = [
     pytest.mark.timeout(300),
     pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT)),
 ]
-FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
 
 
 @pytest.mark.slow
@@ -43,70 +40,6 @@ def test_fault(shardherd, tool, kind, record_property):
         seen.right(herd)
         if kind.moves is not None:
             assert (herd.primary() != before) == kind.moves
-
-
-# ---- by chance ----
-
-MINUTES = float(os.environ.get("SHARDHERD_TEST_MINUTES") or (10 if FULL else 1))
-REGISTERS = 4  # sets of them in an episode
-# a slow disk wants one, and SQLite one keeper
-BY_CHANCE = [kind for kind in FAULTS if kind is not DiskSlow and kind is not SqliteLocked]
-
-
-def one_by_chance(herd, chance):
-    """A fault that has begun, mostly at the primary, or None: there was nothing to break."""
-    name = herd.primary()[0]
-    node = herd.member(name) if name and chance.random() < 0.7 else chance.choice(herd.nodes)
-    fault = chance.choice(BY_CHANCE)(herd, node)
-    print(f"  {type(fault).__name__} at {node.name}, the primary is {name}", flush=True)
-    try:
-        fault.begin()
-    except OSError:  # its server, say, is down already
-        return None
-    return fault
-
-
-def some_by_chance(herd, clients, chance):
-    """One, or two that overlap, for a moment or longer than anything is waited for; then all is healed."""
-    begun = []
-    try:
-        for _ in range(1 + (chance.random() < 0.4)):
-            if fault := one_by_chance(herd, chance):
-                begun.append(fault)
-            time.sleep(chance.choice((0.05, 1, 4)) * chance.random())
-        time.sleep(chance.choice((1, 6, 13)) * chance.random())
-    finally:
-        for fault in chance.sample(begun, len(begun)):
-            fault.heal()
-    goes_on(herd, clients)
-    herd.until(herd.whole, 90, "the shard to be whole")
-
-
-def episode(herd, number, until):
-    """Some of them, under new clients with registers of their own, whose history is judged at the end."""
-    chance = random.Random(f"{SEED} {number}")
-    first = number * REGISTERS
-    print(f"episode {number} of seed {SEED}", flush=True)
-    with herd.member(herd.primary()[0]).connect() as connection:
-        more_registers(connection, range(first, first + REGISTERS))
-    clients = clients_of(herd, f"{SEED} {number}", loyal=herd.member(herd.primary()[0]), first=first)
-    for turn in range(1, REGISTERS):
-        if time.monotonic() > until:
-            break
-        some_by_chance(herd, clients, chance)
-        clients.turn_to(first + turn)  # of those before nothing is written that would hide what was lost
-    Seen(herd, clients, f"chance-{SEED}-{number}").right(herd)
-
-
-@pytest.mark.timeout(240 + 90 * MINUTES)
-def test_faults_by_chance(shardherd, tool):
-    """For SHARDHERD_TEST_MINUTES: managers, their store, nodes, links, processes and clocks, by a seed."""
-    with Herd(shardherd, tool, "etcd", clocks=("a", "b", "c", "one")) as herd:
-        begin(herd, 0)
-        until, number = time.monotonic() + 60 * MINUTES, 0
-        while time.monotonic() < until:
-            number += 1
-            episode(herd, number, until)
 
 
 # ---- managers, their store and the network at once ----

@@ -58,6 +58,7 @@ struct node {
     int primary_term, settled; /* settled: the term under which its guards were compared */
     bool open;                 /* it was told to accept writes */
     int follows, follows_term; /* -1 = nobody */
+    int via;                   /* the standby that it receives from instead, -1 = from the primary */
     struct ha_config config;   /* that is in effect while it is primary */
     uint64_t told_epoch;       /* the highest it was ever told */
     int config_at;             /* length of its log when it came into effect */
@@ -76,6 +77,8 @@ struct node {
 struct world {
     struct node nodes[NODES_MOST];
     int count;
+    int cascade;                       /* who is to receive from the second, 0 = nobody */
+    int tagged;                        /* who is not to be promoted, 0 = nobody */
     bool link[NODES_MOST][NODES_MOST]; /* between nodes, both ways */
     bool store_link[NODES_MOST];
     int clock;
@@ -270,15 +273,20 @@ static void leases_end(struct world *w)
 
 /* ---- replication ---- */
 
-static void connect_to_primary(struct world *w, struct node *n)
+static bool serves(const struct node *from, const struct node *n)
+{
+    return n->via < 0 ? from->is_primary && from->primary_term == n->follows_term
+                      : !from->is_primary && from->follows_term == n->follows_term;
+}
+
+static void connect_to_upstream(struct world *w, struct node *n)
 {
     if (!n->up || n->is_primary || n->follows < 0 || n->connected >= 0 || n->follows_term < n->promised)
         return;
-    struct node *from = &w->nodes[n->follows];
-    if (!from->up || !w->link[n->number][n->follows] || !from->is_primary ||
-        from->primary_term != n->follows_term || common(n, from) < n->length)
+    struct node *from = &w->nodes[n->via < 0 ? n->follows : n->via];
+    if (!from->up || !w->link[n->number][from->number] || !serves(from, n) || common(n, from) < n->length)
         return;
-    n->connected = n->follows;
+    n->connected = from->number;
     n->received_at = w->clock;
     from->streams_since[n->number] = w->clock;
     from->told[n->number] = -1;
@@ -292,11 +300,11 @@ static void receive(struct node *n, const struct node *from)
 
 static void replicate(struct world *w, struct node *n)
 {
-    connect_to_primary(w, n);
+    connect_to_upstream(w, n);
     if (n->connected < 0)
         return;
     struct node *from = &w->nodes[n->connected];
-    if (!from->up || !w->link[n->number][n->connected]) {
+    if (!from->up || !w->link[n->number][n->connected] || !serves(from, n)) {
         if (roll(w, 4) == 0)
             disconnect(w, n);
         return;
@@ -308,16 +316,14 @@ static void replicate(struct world *w, struct node *n)
         from->told[n->number] = n->length;
 }
 
-/* Its log becomes a part of the primary's, as ha_rejoin() says. False: it cannot be now. */
-static bool rejoin(struct world *w, struct node *n, const struct node *primary)
+/* Its log becomes a part of this one's, who is reached, as ha_rejoin() says. */
+static void rejoin(struct world *w, struct node *n, const struct node *primary)
 {
     struct ha_data own, theirs;
     struct ha_rejoin_verdict v;
     int shared = common(n, primary);
     if (shared == n->length)
-        return true;
-    if (!primary->up || !w->link[n->number][primary->number])
-        return false;
+        return;
     history(n, &own);
     history(primary, &theirs);
     ha_rejoin(&own, &theirs, &v);
@@ -330,7 +336,6 @@ static bool rejoin(struct world *w, struct node *n, const struct node *primary)
         n->length = primary->length;
     }
     tell(w, "%d comes back to %d: %s at %d", n->number, primary->number, ha_rule_name(v.rule), n->length);
-    return true;
 }
 
 /* ---- clients ---- */
@@ -455,7 +460,7 @@ static bool node_promote(struct world *w, struct node *n, int term, const struct
     n->is_primary = n->up = true;
     n->open = false;
     n->ended_at = 0;
-    n->follows = -1;
+    n->follows = n->via = -1;
     n->lease_until = lease_until;
     n->acknowledged = n->length;
     append(n, term, 0);
@@ -474,17 +479,30 @@ static bool node_follow(struct world *w, struct node *n, int term, int primary)
         common(n, &w->nodes[primary]) == n->length)
         return true;
     struct node *p = &w->nodes[primary];
-    if (!p->is_primary || p->primary_term != term || !rejoin(w, n, p))
+    bool reached = p->up && w->link[n->number][primary];
+    if (!p->is_primary || p->primary_term != term || (!reached && common(n, p) < n->length))
         return false;
+    rejoin(w, n, p);
     if (n->is_primary)
         server_stop(w, n);
     disconnect(w, n);
     n->promised = n->follows_term = term;
     n->follows = primary;
+    n->via = -1;
     n->is_primary = n->open = false;
     n->up = true;
     n->ended_at = 0;
     return true;
+}
+
+/* Its history is the primary's of this term: it may receive from any that has it. */
+static void node_cascade(struct world *w, struct node *n, int term, int via)
+{
+    if (!obeys(n, term) || n->is_primary || n->follows_term != term || n->via == via)
+        return;
+    tell(w, "%d receives from %s", n->number, via < 0 ? "the primary" : "another standby");
+    disconnect(w, n);
+    n->via = via;
 }
 
 static bool node_apply(struct world *w, struct node *n, const struct ha_config *config)
@@ -524,7 +542,9 @@ static void world_init(struct world *w, uint64_t seed, enum bug bug)
         w->policy.durability = HA_ASYNC;
     }
     struct ha_record ha;
-    ha_record_init(&ha, &w->policy, 0, (HA_BIT(w->count) - 1) & ~HA_BIT(0));
+    w->cascade = w->count >= 4 && roll(w, 2) == 0 ? w->count - 1 : 0;
+    w->tagged = w->count >= 3 && roll(w, 4) == 0 ? 1 + (int)roll(w, (unsigned)w->count - 1) : 0;
+    ha_record_init(&ha, &w->policy, 0, (HA_BIT(w->count) - 1) & ~HA_BIT(0) & ~HA_BIT(w->cascade));
     failover_record_init(&w->doc, &ha);
     w->doc.state = FAILOVER_DONE;
     w->clock = 1;
@@ -537,7 +557,7 @@ static void world_init(struct world *w, uint64_t seed, enum bug bug)
         n->agent = n->up = true;
         n->promised = 1;
         n->lease_until = LEASE;
-        n->connected = -1;
+        n->connected = n->via = -1;
         n->follows = i == 0 ? -1 : 0;
         n->follows_term = i == 0 ? 0 : 1;
         n->is_primary = n->open = i == 0;

@@ -14,7 +14,7 @@
  * has_tag(). HA_TOOL_MAINTENANCE: nothing is decided. HA_TOOL_WANTED: so many of the members are to stay;
  * prints "size SHARD COUNT" for what the record names. HA_TOOL_ADOPTS: a new record is of a shard that served
  * alone. HA_TOOL_GONE: a file; the members whose names are lines in it are said to be gone, the others to
- * run.
+ * run. HA_TOOL_KEEPS: who does not stream stays in the sync set.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -199,6 +199,7 @@ static void read_tags(struct shard_keeper_member *m)
     m->tags.no_sync = has_tag(m->name, "no_sync");
     m->tags.retiring = has_tag(m->name, "retiring");
     m->tags.priority = has_tag(m->name, "preferred");
+    m->tags.follows = has_tag(m->name, "follows_0") ? 1 : has_tag(m->name, "follows_1") ? 2 : 0;
 }
 
 static void watch_size(struct tool *t)
@@ -303,6 +304,8 @@ int main(int argc, char **argv)
     ha_policy_defaults(&t->policy, t->options.wanted != 0 ? t->options.wanted : t->options.count);
     if (getenv("HA_TOOL_ASYNC") != NULL)
         t->policy.durability = HA_ASYNC;
+    if (getenv("HA_TOOL_KEEPS") != NULL)
+        t->policy.exclude_ns = 3600 * ENV_NS_PER_S;
     t->options.name = argv[3];
     t->options.key = key;
     t->options.members = t->members;

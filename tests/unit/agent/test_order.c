@@ -29,6 +29,10 @@ static void test_there_and_back(void **state)
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"standby\",\"rejoin\":\"auto\"}",
         "{\"term\":\"8\",\"seq\":\"2\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},"
         "\"rejoin\":\"auto\",\"delay_ms\":2147483647}",
+        "{\"term\":\"8\",\"seq\":\"2\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},"
+        "\"rejoin\":\"auto\",\"slots\":[\"shardherd_c\",\"shardherd_d\"]}",
+        "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},"
+        "\"timeline\":3,\"timeline_term\":\"7\",\"rejoin\":\"rewind\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"fenced\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"stopped\"}",
         "{\"term\":\"8\",\"seq\":\"9\",\"role\":\"stopped\",\"closed\":true}",
@@ -74,6 +78,13 @@ static void test_refused(void **state)
         {"{\"term\":1,\"role\":\"primary\",\"sync\":{\"need\":1,\"members\":[\"b\\\"\"]}}", "sync.members"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":70000}}", "65535"},
         {"{\"term\":1,\"role\":\"primary\",\"slots\":[\"mine\"]}", "shardherd_"},
+        {"{\"term\":3,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},\"timeline_term\":2}",
+         "timeline_term"},
+        {"{\"term\":3,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},\"timeline\":2,"
+         "\"timeline_term\":3}",
+         "timeline_term"},
+        {"{\"term\":1,\"role\":\"standby\",\"slots\":[\"shardherd_c\"]}", "upstream"},
+        {"{\"term\":1,\"role\":\"fenced\",\"slots\":[\"shardherd_c\"]}", "upstream"},
         {"{\"term\":1,\"role\":\"primary\",\"lease_ms\":10}", "lease_ms"},
         {"{\"term\":1,\"role\":\"standby\",\"delay_ms\":1000}", "delay_ms"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},\"delay_ms\":2147483648}",

@@ -42,6 +42,21 @@ static void test_next_password(void **state)
     assert_string_equal(s.next_password, "");
 }
 
+static void test_standby(void **state)
+{
+    struct member_status s;
+    (void)state;
+    assert_int_equal(
+        parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"role\":\"standby\",\"beat\":\"12\","
+              "\"receiver\":\"streaming\",\"upstream\":\"10.0.0.5:5432\"}",
+              &s),
+        0);
+    assert_true(s.known && !s.primary && s.beat == 12);
+    assert_string_equal(s.upstream, "10.0.0.5:5432");
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"role\":\"primary\"}", &s), 0);
+    assert_true(s.beat == 0 && s.upstream[0] == '\0');
+}
+
 static void test_what_is_no_status(void **state)
 {
     static const char *const texts[] = {"",
@@ -114,9 +129,8 @@ static void test_what_is_news(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_container),
-        cmocka_unit_test(test_next_password),
-        cmocka_unit_test(test_what_is_no_status),
+        cmocka_unit_test(test_container),    cmocka_unit_test(test_next_password),
+        cmocka_unit_test(test_standby),      cmocka_unit_test(test_what_is_no_status),
         cmocka_unit_test(test_what_is_news),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

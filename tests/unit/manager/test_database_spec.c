@@ -95,19 +95,20 @@ static void test_instances(void **state)
 static void test_members(void **state)
 {
     (void)state;
-    struct database_spec spec =
-        good(HEAD "spec:\n  shards: 1\n  instances: 4\n  members:\n"
-                  "  - {number: 3, noFailover: true, noSync: true, priority: -2, replayDelay: 90m}\n"
-                  "  - {number: 1, priority: 7}\n  - {number: 2}\n" TABLES);
+    struct database_spec spec = good(
+        HEAD "spec:\n  shards: 1\n  instances: 4\n  members:\n"
+             "  - {number: 3, noFailover: true, noSync: true, priority: -2, replayDelay: 90m, follows: 1}\n"
+             "  - {number: 1, priority: 7}\n  - {number: 2}\n" TABLES);
     struct buf json = {0};
     const struct instance_tags *t = spec.members;
     assert_true(t[3].no_failover && t[3].no_sync && t[3].priority == -2);
     assert_int_equal(t[3].delay_ns, 5400ull * ENV_NS_PER_S);
+    assert_true(t[3].follows == 2 && t[1].follows == 0);
     assert_true(t[1].priority == 7 && !t[1].no_failover && !t[1].no_sync && t[1].delay_ns == 0);
     database_spec_print(&spec, &json);
     assert_non_null(strstr(buf_text(&json),
                            "\"members\":[{\"number\":1,\"priority\":7},{\"number\":3,\"noFailover\":true,"
-                           "\"noSync\":true,\"priority\":-2,\"replayDelay\":\"90m\"}]"));
+                           "\"noSync\":true,\"priority\":-2,\"replayDelay\":\"90m\",\"follows\":1}]"));
     struct database_spec again = good(buf_text(&json));
     assert_memory_equal(again.members, spec.members, sizeof spec.members);
     buf_free(&json);
@@ -463,9 +464,23 @@ static const struct {
     {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 0, noFailover: true}]\n" TABLES),
      "d.yaml:7:12: spec.members: 0 is the primary of a new shard: tag another one"},
     {SPEC("  shards: 2\n  instances: 2\n  members: [{number: 1, noFailover: true}]\n" TABLES),
-     "d.yaml:7:12: spec.members: at least two instances have to be without noFailover and replayDelay"},
+     "d.yaml:7:12: spec.members: at least two instances have to be without noFailover, replayDelay and "
+     "follows"},
     {SPEC("  shards: 2\n  instances: 2\n  members: [{number: 1, noSync: true}]\n" TABLES),
-     "d.yaml:7:12: spec.members: at least two instances have to be without noSync and replayDelay"},
+     "d.yaml:7:12: spec.members: at least two instances have to be without noSync, replayDelay and follows"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 2, follows: 3}]\n" TABLES),
+     "d.yaml:7:34: spec.members[0].follows is no number from 0 to 2"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 2, follows: 2}]\n" TABLES),
+     "d.yaml:7:12: spec.members: 2 follows itself"},
+    {SPEC("  shards: 2\n  instances: 4\n  members: [{number: 2, follows: 3}, {number: 3, follows: "
+          "2}]\n" TABLES),
+     "d.yaml:7:12: spec.members: 2 follows 3, which follows 2: only one that follows the primary can be "
+     "followed"},
+    {SPEC("  shards: 2\n  instances: 2\n  members: [{number: 1, follows: 0}]\n" TABLES),
+     "d.yaml:7:12: spec.members: at least two instances have to be without noFailover, replayDelay and "
+     "follows"},
+    {SPEC("  shards: 2\n  instances: 3\n  members: [{number: 0, follows: 1}]\n" TABLES),
+     "d.yaml:7:12: spec.members: 0 is the primary of a new shard: tag another one"},
     {SPEC("  shards: 2\n  members: [{number: 1, noSync: true}]\n" TABLES),
      "d.yaml:6:12: spec.members: shards of one instance have no members: leave it out"},
     {SPEC("  shards: 2\n" TABLES "  schema: [a]\n"),
