@@ -211,6 +211,12 @@ struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *data
     return NULL;
 }
 
+bool fleet_is_lent(const struct fleet *fleet, const char *database, const char *shard)
+{
+    const struct fleet_instance *primary = fleet_primary(fleet, database, shard);
+    return primary != NULL && primary->access.lent;
+}
+
 void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
 {
     list_remove(&instance->node);

@@ -174,6 +174,8 @@ double fleet_lag_seconds(const struct fleet_instance *instance);
 /* The primary of a shard, or NULL. A shard's primary is the instance at the routing table's primary address.
  */
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard);
+/* Whether it is served by somebody else's server, which the runtime took over: that one has no agent. */
+bool fleet_is_lent(const struct fleet *fleet, const char *database, const char *shard);
 void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance);
 
 void instance_access_copy(struct instance_access *dst, const struct instance_access *src);

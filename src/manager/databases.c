@@ -297,11 +297,12 @@ void databases_forget(struct databases *d, const char *name)
     }
 }
 
-/* A shard that once had several instances is one of members also with one. */
+/* Of members is also one that once had several instances; somebody else's server never is. */
 static bool is_member(const struct fleet *fleet, const struct fleet_database *db, const char *name)
 {
     const struct fleet_instance *i = fleet_find_instance(fleet, name);
-    return db->instances > 1 || (i != NULL && i->access.agent_host != NULL);
+    return i != NULL && (i->access.lent || i->access.agent_host != NULL) ? !i->access.lent
+                                                                         : db->instances > 1;
 }
 
 int databases_spec_of(void *data, const struct fleet_database *db, const char *shard, int number,

@@ -474,12 +474,13 @@ static void look_at_shard(struct kept_shard *k, const struct fleet_database *db)
     hand_over(k);
 }
 
-/* It has several instances, or had: then its only one is a member. */
+/* It has several instances, or had: then its only one is a member. Somebody else's server is none. */
 static bool has_members(const struct ha_shards *h, const struct fleet_database *db, const char *shard)
 {
     struct fleet_instance *instances[HA_INSTANCES_MAX];
-    return db->instances > 1 || ha_shards_find(h, db->name, shard) != NULL ||
-           ha_members_instances(h, db->name, shard, instances) > 0;
+    return ha_members_instances(h, db->name, shard, instances) > 0 ||
+           ha_shards_find(h, db->name, shard) != NULL ||
+           (db->instances > 1 && !fleet_is_lent(h->o.fleet, db->name, shard));
 }
 
 static void look_at(struct ha_shards *h, const struct fleet_database *db)

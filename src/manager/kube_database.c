@@ -391,7 +391,7 @@ static void look_next(struct kdb *k, const struct kube_object_kept *kept)
     else if (!kept->suspended) {
         kdb_resize(k, db);
         kdb_roll(k, kept, db);
-        if (!kdb_upgrade(k, kept, db))
+        if (!kdb_replace(k, kept, db) && !kdb_upgrade(k, kept, db))
             kdb_scale(k, kept, db);
     }
 }

@@ -1,4 +1,6 @@
-/* Moves that a ShardedDatabase asks for: splits while it wants more shards, upgrades to a newer PostgreSQL.
+/*
+ * Moves that a ShardedDatabase asks for: splits while it wants more shards, upgrades to a newer PostgreSQL,
+ * or from somebody else's server to one of our own.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,5 +104,40 @@ bool kdb_upgrade(struct kdb *k, const struct kube_object_kept *kept, const struc
         return true;
     snprintf(text, sizeof text, "shard %s moves to a server of PostgreSQL %d", s->name, kept->major);
     kdb_tell(k, false, "Upgrading", "Upgrade", text);
+    return true;
+}
+
+/* ---- several instances instead of somebody else's one ---- */
+
+static const struct routing_shard *first_lent(const struct kdb *k, const struct fleet_database *db)
+{
+    for (size_t i = 0; i < db->routing->shard_count; i++) {
+        const struct routing_shard *s = &db->routing->shards[i];
+        if (s->ranges.count > 0 && fleet_is_lent(k->all->o.fleet, k->name, s->name))
+            return s;
+    }
+    return NULL;
+}
+
+bool kdb_replace(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db)
+{
+    static const char failed[] = "ReplacingFailed";
+    const struct routing_shard *s = fleet_instances_of(db) > 1 ? first_lent(k, db) : NULL;
+    char text[200];
+    if (s == NULL)
+        return false;
+    snprintf(k->progress, sizeof k->progress,
+             kept->rolls
+                 ? "the rows of shard %s, which was taken over, move to a new one"
+                 : "shard %s was taken over and has one: a ShardOperation of kind upgrade moves its rows "
+                   "to a new one (update.strategy is OnDelete)",
+             s->name);
+    if (!kept->rolls || is_busy(k, s) || move_runs(k, failed) ||
+        !start(k, db, "upgrade", s->name, "spec.instances asks for several, and its server was taken over",
+               failed))
+        return true;
+    snprintf(text, sizeof text, "shard %s moves to a server of our own with %u instances", s->name,
+             fleet_instances_of(db));
+    kdb_tell(k, false, "Replacing", "Replace", text);
     return true;
 }

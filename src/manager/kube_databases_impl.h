@@ -49,7 +49,7 @@ struct kdb {
     bool retired;   /* databases_delete() was begun */
     int requested;
     bool older; /* as the last walk found: shards are to move to a newer PostgreSQL */
-    char *move; /* the operation that was started to get more shards, or a newer PostgreSQL */
+    char *move; /* the operation that was started to get more shards, or other servers */
     /* a walk */
     int64_t walk_generation;
     bool walk_stops, walk_failed;
@@ -128,6 +128,9 @@ void kdb_renew(struct kdb *k, const struct kube_object_kept *kept);
 void kdb_scale(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
 /* Asks for upgrades while shards run an older PostgreSQL than is asked for. True = some do. */
 bool kdb_upgrade(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
+/* The same for servers that were taken over, while several instances are asked for: those have one for ever,
+ * and their rows move to a new shard. */
+bool kdb_replace(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);
 
 /* kube_database_roll.c: replaces what is not as specified, where shards have several instances. */
 void kdb_roll(struct kdb *k, const struct kube_object_kept *kept, const struct fleet_database *db);

@@ -364,24 +364,33 @@ static void pre_data_dumped(struct move_op *op, const struct process_result *res
     dump(op, "--section=post-data", post_data_dumped);
 }
 
+/* A newer PostgreSQL, or instead of somebody else's server one of our own, which can have several instances.
+ */
+static bool is_better(const struct fleet_instance *source, int target)
+{
+    int from = source->facts.server_version / 10000;
+    return target > from || (source->access.lent && target == from);
+}
+
 /* An upgrade that would not be one is noticed before anything is copied: T is new, and goes away again. */
-static bool is_newer(struct move_op *op, const struct pg_reply *reply)
+static bool is_upgrade(struct move_op *op, const struct pg_reply *reply)
 {
     const struct move_record *r = op_record(op);
     const struct fleet_instance *source = fleet_primary(op_services(op)->fleet, r->database, r->source);
     int64_t target = 0;
-    int from = source != NULL ? source->facts.server_version / 10000 : 0;
     pg_value_int64(reply, 0, 2, &target);
-    if (r->kind != MOVE_KIND_UPGRADE || (from != 0 && target / 10000 > from))
+    if (r->kind != MOVE_KIND_UPGRADE)
         return true;
-    if (from == 0)
+    if (source == NULL || source->facts.server_version == 0) {
         act_fail(op, ACT_SCHEMA, ERRC_UNAVAILABLE, "the version of shard %s is not known yet", r->source);
-    else
-        act_fail(op, ACT_SCHEMA, ERRC_REFUSED,
-                 "the new shard runs PostgreSQL %d and shard %s %d already: let new servers be made with a "
-                 "newer one "
-                 "first (runtime.bin_directory; in Kubernetes the image)",
-                 (int)(target / 10000), r->source, from);
+        return false;
+    }
+    if (is_better(source, (int)(target / 10000)))
+        return true;
+    act_fail(op, ACT_SCHEMA, ERRC_REFUSED,
+             "the new shard runs PostgreSQL %d and shard %s %d already: let new servers be made with a newer "
+             "one first (runtime.bin_directory; in Kubernetes the image)",
+             (int)(target / 10000), r->source, source->facts.server_version / 10000);
     return false;
 }
 
@@ -393,7 +402,7 @@ static void dump_schema(struct move_op *op)
 static void looked_for_schema(struct move_op *op, enum move_action action, const struct pg_reply *reply)
 {
     const char *system = pg_value(reply, 0, 1);
-    if (!is_newer(op, reply))
+    if (!is_upgrade(op, reply))
         return;
     op_record(op)->target_system = system != NULL ? strtoull(system, NULL, 10) : 0;
     const char *there = pg_value(reply, 0, 0);

@@ -248,6 +248,14 @@ static bool has_name(X509 *x, const char *name)
     return found;
 }
 
+bool kube_certificate_names(const char *certificate, const char *host)
+{
+    X509 *x = certificate_read(certificate);
+    bool named = x != NULL && X509_check_host(x, host, strlen(host), 0, NULL) == 1;
+    X509_free(x);
+    return named;
+}
+
 static bool is_for(X509 *x, bool server)
 {
     return X509_check_purpose(x, X509_PURPOSE_SSL_CLIENT, 0) == 1 &&

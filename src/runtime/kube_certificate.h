@@ -42,6 +42,8 @@ enum kube_certificate_state { KUBE_CERTIFICATE_GOOD, KUBE_CERTIFICATE_DUE, KUBE_
  */
 enum kube_certificate_state kube_certificate_judge(struct env *env, const char *certificate,
                                                    const char *authority, const char *const *names);
+/* Whether who connects by this name takes it, as OpenSSL checks it; false if it cannot be read. */
+bool kube_certificate_names(const char *certificate, const char *host);
 /* When it ends, microseconds since 1970; 0 if it cannot be read. */
 int64_t kube_certificate_end(const char *certificate);
 /* How long its life is, and when it ends, microseconds; false if it cannot be read. */

@@ -21,10 +21,13 @@ int kube_members_check(struct kube_ensure *e, struct err *err)
         e->instances = e->member ? kube_spec_instances(&e->spec) : 1;
     if (!e->member)
         return 0;
-    if (kube_spec_text(&e->spec, "adopt", e->shard) != NULL)
-        return err_set(err, ERRC_UNSUPPORTED,
-                       "spec.instances is %d: what is taken over with spec.adopt has one, set it to 1",
-                       e->instances);
+    if (kube_adopt_is_foreign(e)) /* who knows that it is one asks for no member (databases_spec_of()) */
+        return err_set(
+            err, ERRC_UNSUPPORTED,
+            "spec.instances is %d, and %s (spec.adopt.%s) is not shardherd's own: it is taken over as the "
+            "one instance that it is. Set spec.instances to 1, and to %d when the database is Ready: its "
+            "rows then move, online, to a new shard that has as many",
+            e->instances, kube_spec_text(&e->spec, "adopt", e->shard), e->shard, e->instances);
     return 0;
 }
 

@@ -642,7 +642,9 @@ static void on_anchor(struct kube_op *op, const struct k8s_answer *a)
     yyjson_doc *doc = yyjson_read(a->body, a->body_length, 0);
     yyjson_val *root = yyjson_doc_get_root(doc);
     if (anchor_take(m, root, &err) != 0) {
-        removal_over(m, &err);
+        /* somebody's Secret of that name is all that there is */
+        bool gone = err.code == ERRC_CONFLICT && m->anchor == 2;
+        removal_over(m, gone ? NULL : &err);
     } else if (m->adopted != NULL) {
         removal_release(m);
     } else if (m->anchor == 0 && kube_set_number(op->name) > 0 &&

@@ -618,10 +618,33 @@ static void clients_want(struct kube_ensure *e, yyjson_val *secret, bool by_us)
         kube_files_keep(e, e->secrets_then);
 }
 
+/* Each of several instances is spoken to by the name of its pod. */
+static bool names_pods(const struct kube_ensure *e, yyjson_val *secret)
+{
+    char *certificate = kube_secret_value(secret, "tls.crt");
+    bool named = true;
+    for (int i = 0; e->member && named && i < e->instances; i++) {
+        char *host = mem_printf("%s-%d.%s-pods.%s.svc", e->set, i, e->set, e->op.k->options.name_space);
+        named = kube_certificate_names(certificate, host);
+        free(host);
+    }
+    free(certificate);
+    return named;
+}
+
 static void certificate_there(struct kube_ensure *e, yyjson_val *secret)
 {
     const struct kube_owner owner = kube_ensure_owner(e, true);
     bool by_us = e->ca.key != NULL && kube_is_ours(secret, &owner);
+    if (!by_us && !names_pods(e, secret)) {
+        char *why =
+            mem_printf("its tls.crt is not for the names of the shard's pods, by which several instances "
+                       "are reached: issue it for *.%s-pods.%s.svc as well",
+                       e->set, e->op.k->options.name_space);
+        client_refuse(e, why);
+        free(why);
+        return;
+    }
     if (by_us && certificate_due(e, secret, true)) {
         certificate_renew(e, secret, true);
         return;

@@ -143,6 +143,11 @@ def refusals(rig):
     stalled(rig, "as the application's role app, with the password of spec.credentials.secret")
     psql(rig, "ALTER ROLE app PASSWORD 'the app''s'")
     untouched(rig, before)
+    rig.patch(f"{DATABASES}/shop", {"spec": {"instances": 3}})
+    text = stalled(rig, "old (spec.adopt.s1) is not shardherd's own")
+    assert "Set spec.instances to 1, and to 3 when the database is Ready" in text, text
+    untouched(rig, before)
+    rig.patch(f"{DATABASES}/shop", {"spec": {"instances": 1}})
 
 
 @pytest.mark.slow

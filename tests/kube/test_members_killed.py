@@ -35,24 +35,27 @@ def client(rig):
     return make_shop(rig, 3)
 
 
+def die(rig, name):
+    """Not by its pod's deletion alone: an agent that is asked to end hands over if it can, and nothing fails over."""
+    rig.crash(name, "postgresql")
+    delete_now(rig, name)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_the_manager_is_killed_within_a_failover(rig, client):
-    gaps = {}
-    for place in chosen():
-        manager = only_manager_killed_at(rig, f"failover:{place}")
-        first = wait_whole(rig, 120)
-        report = gap(rig, client, 20, lambda first=first: delete_now(rig, first))
-        gaps[place] = round(report["longest_write_gap_ms"])
-        status = rig.get("Pod", manager)["status"]["containerStatuses"][0]
-        assert status["restartCount"] == 1, (place, status, rig.manager_logs()[-4000:])
-        assert status["lastState"]["terminated"]["exitCode"] == 137, (place, status)
-        # the old one may be back by then, and is as good as another: it has everything
-        second = wait_whole(rig, 120)
-        assert [name for name, pod in pods(rig).items() if role(pod) == "primary"] == [second], place
-        assert sql(rig, client, "SELECT pg_is_in_recovery()") == "f", place
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("place", chosen())
+def test_the_manager_is_killed_within_a_failover(rig, client, place):
+    manager = only_manager_killed_at(rig, f"failover:{place}")
+    first = wait_whole(rig, 120)
+    report = gap(rig, client, 20, lambda: die(rig, first))
+    status = rig.get("Pod", manager)["status"]["containerStatuses"][0]
+    assert status["restartCount"] == 1, (status, rig.manager_logs()[-4000:])
+    assert status["lastState"]["terminated"]["exitCode"] == 137, status
+    # the old one may be back by then, and is as good as another: it has everything
+    second = wait_whole(rig, 120)
+    assert [name for name, pod in pods(rig).items() if role(pod) == "primary"] == [second]
+    assert sql(rig, client, "SELECT pg_is_in_recovery()") == "f"
     done = rig.load(client, "check")
     assert done.returncode == 0, done.stdout + done.stderr
-    print(f"milliseconds without writes, by the place where the manager was killed: {gaps}")
     # its Lease, which nobody can give back any more, is not waited for
-    assert max(gaps.values()) < 12_000, gaps
+    assert report["longest_write_gap_ms"] < 12_000, report

@@ -118,6 +118,9 @@ static void test_primary_is_found_by_address(void **state)
     assert_null(fleet_primary(&fleet, "other", "s1"));
     routing_set_primary(routing_find_shard(db->routing, "s1"), "10.0.0.1", 5432);
     assert_ptr_equal(fleet_primary(&fleet, "shop", "s1"), a);
+    assert_false(fleet_is_lent(&fleet, "shop", "s1") || fleet_is_lent(&fleet, "shop", "s2"));
+    a->access.lent = true;
+    assert_true(fleet_is_lent(&fleet, "shop", "s1"));
     fleet_remove_database(&fleet, db);
     fleet_fini(&fleet);
 }

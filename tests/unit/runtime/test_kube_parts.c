@@ -163,6 +163,9 @@ static void test_certificates(void **state)
     assert_int_equal(kube_certificate_end(leaf.certificate), wall_now + 90 * DAY_US);
     assert_int_equal(kube_certificate_judge(&env, leaf.certificate, ca.certificate, names),
                      KUBE_CERTIFICATE_GOOD);
+    assert_true(kube_certificate_names(leaf.certificate, "shop-s1-0.shop-s1-pods.ns.svc"));
+    assert_false(kube_certificate_names(leaf.certificate, "shop-s2-0.shop-s2-pods.ns.svc"));
+    assert_false(kube_certificate_names("no certificate", "shop-s1"));
     assert_int_equal(kube_certificate_judge(&env, leaf.certificate, NULL, NULL), KUBE_CERTIFICATE_GOOD);
     assert_int_equal(kube_certificate_judge(&env, leaf.certificate, other.certificate, names),
                      KUBE_CERTIFICATE_UNUSABLE);
