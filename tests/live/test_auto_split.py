@@ -25,6 +25,8 @@ def make(shardherd, name):
     rig = Rig(shardherd, f"/tmp/shardherd-auto-{os.getpid()}-{name}")
     # each manager looks for free ports from another one on
     rig.settings = [f"runtime.first_port={26000 + 200 * list(LOADS).index(name)}"]
+    if name == "uniform":  # the balancer counts the samples that there are
+        rig.settings.append("polling.load=2s")
     rig.start()
     rig.make_shop(customers=2000, balance={**BALANCE, **balance})
     return rig
