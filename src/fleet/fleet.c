@@ -109,6 +109,7 @@ void fleet_init(struct fleet *fleet)
     list_init(&fleet->databases);
     list_init(&fleet->instances);
     fleet->version = 1;
+    fleet->found = mem_zalloc(sizeof *fleet->found);
 }
 
 void fleet_fini(struct fleet *fleet)
@@ -118,6 +119,8 @@ void fleet_fini(struct fleet *fleet)
         fleet_remove_instance(fleet, list_item(node, struct fleet_instance, node));
     while ((node = list_first(&fleet->databases)) != NULL)
         fleet_remove_database(fleet, list_item(node, struct fleet_database, node));
+    free(fleet->found);
+    fleet->found = NULL;
 }
 
 struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name)
@@ -179,11 +182,15 @@ int fleet_add_instance(struct fleet *fleet, const char *name, const char *source
 
 struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char *name)
 {
-    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next) {
+    struct list *start = *fleet->found != NULL ? *fleet->found : fleet->instances.next, *node = start;
+    do {
         struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
-        if (strcmp(instance->name, name) == 0)
+        if (node != &fleet->instances && strcmp(instance->name, name) == 0) {
+            *fleet->found = node;
             return instance;
-    }
+        }
+        node = node->next;
+    } while (node != start);
     return NULL;
 }
 
@@ -219,6 +226,8 @@ bool fleet_is_lent(const struct fleet *fleet, const char *database, const char *
 
 void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
 {
+    if (*fleet->found == &instance->node)
+        *fleet->found = NULL;
     list_remove(&instance->node);
     fleet->version++;
     instance_access_clear(&instance->access);

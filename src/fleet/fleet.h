@@ -152,6 +152,7 @@ struct fleet {
     struct list databases;
     struct list instances;
     uint64_t version;
+    struct list **found; /* where the last search by a name ended: the next one mostly ends there or behind */
 };
 
 void fleet_init(struct fleet *fleet);

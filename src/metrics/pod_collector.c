@@ -34,6 +34,8 @@ struct pod_collector {
     struct pod_collector_options o;
     struct http_client *http;
     struct list agents;
+    struct list
+        *found; /* where the last search ended: agents stand as the instances do; NULL = there was none */
     struct loop_timer timer;
     unsigned calls;
     unsigned rounds, made;
@@ -54,6 +56,8 @@ static struct instance_pod *pod_of(struct fleet_instance *instance)
 
 static void agent_free(struct agent *a)
 {
+    if (a->collector->found == &a->node)
+        a->collector->found = NULL;
     list_remove(&a->node);
     free(a->instance);
     free(a);
@@ -61,12 +65,15 @@ static void agent_free(struct agent *a)
 
 static struct agent *agent_of(struct pod_collector *c, const char *instance)
 {
-    list_each(node, &c->agents)
-    {
-        struct agent *a = list_item(node, struct agent, node);
-        if (strcmp(a->instance, instance) == 0)
-            return a;
-    }
+    struct list *start = c->found != NULL ? c->found : c->agents.next, *node = start;
+    do {
+        struct agent *one = list_item(node, struct agent, node);
+        if (node != &c->agents && strcmp(one->instance, instance) == 0) {
+            c->found = node;
+            return one;
+        }
+        node = node->next;
+    } while (node != start);
     struct agent *a = mem_zalloc(sizeof *a);
     a->collector = c;
     a->instance = mem_strdup(instance);

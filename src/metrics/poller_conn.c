@@ -314,6 +314,13 @@ static uint64_t slot_of(const struct pollers *pollers)
     return slot < load / SLOTS_LEAST ? slot : load / SLOTS_LEAST;
 }
 
+/* One of five of each instance, and all of a slot together: their answers wake the loop about once. */
+static bool is_timed_slot(const struct poller *p, uint64_t now)
+{
+    uint64_t load = p->pollers->options.period_ns[POLL_LOAD];
+    return (now / load + now % load / slot_of(p->pollers)) % TIMED_RUNS == 0;
+}
+
 /* A standby that streams, whose agent says so each second: nothing is decided from its polls. */
 static bool is_told(const struct poller *p)
 {
@@ -506,7 +513,7 @@ static void group_send(struct poller *p, enum poll_group g, uint64_t now)
     if (g == POLL_REPLICATION)
         p->followers = 0;
     if (g == POLL_LOAD)
-        p->timed = group->runs % TIMED_RUNS == 0;
+        p->timed = group->runs == 0 || is_timed_slot(p, loop_now(p->pollers->loop));
     for (int q = 0; q < QUERIES; q++) {
         const struct query *query = query_get((enum query_id)q);
         if (query->group != g || query_sql(query, p->server_version) == NULL || !in_scope(p, query) ||

@@ -98,6 +98,33 @@ static void test_instances(void **state)
     assert_true(list_empty(&fleet.instances) && list_empty(&fleet.databases));
 }
 
+/* Wherever the last search ended, and when what it found is gone. */
+static void test_instances_are_found_from_anywhere(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"a", "b", "c", "d"};
+    struct fleet_instance *made[4];
+    struct fleet fleet;
+    fleet_init(&fleet);
+    assert_null(fleet_find_instance(&fleet, "a"));
+    for (int i = 0; i < 4; i++)
+        made[i] = add(&fleet, names[i], "10.0.0.1", 5432);
+    for (int last = 0; last < 4; last++)
+        for (int i = 0; i < 4; i++) {
+            assert_ptr_equal(fleet_find_instance(&fleet, names[last]), made[last]);
+            assert_ptr_equal(fleet_find_instance(&fleet, names[i]), made[i]);
+            assert_null(fleet_find_instance(&fleet, "e"));
+        }
+    for (int i = 3; i >= 0; i--) {
+        assert_ptr_equal(fleet_find_instance(&fleet, names[i]), made[i]);
+        fleet_remove_instance(&fleet, made[i]);
+        assert_null(fleet_find_instance(&fleet, names[i]));
+        if (i > 0)
+            assert_ptr_equal(fleet_find_instance(&fleet, "a"), made[0]);
+    }
+    fleet_fini(&fleet);
+}
+
 static void test_primary_is_found_by_address(void **state)
 {
     (void)state;
@@ -148,6 +175,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_access_is_copied_whole),
         cmocka_unit_test(test_instances),
+        cmocka_unit_test(test_instances_are_found_from_anywhere),
         cmocka_unit_test(test_primary_is_found_by_address),
         cmocka_unit_test(test_names_and_defaults),
     };
