@@ -104,12 +104,22 @@ void instance_access_clear(struct instance_access *access)
 
 /* ---- the fleet ---- */
 
+struct fleet_index {
+    struct list *found; /* where the last search by a name ended: the next one mostly ends there or behind */
+    uint64_t version;   /* of the fleet that these are of */
+    struct place {
+        struct fleet_instance *instance;
+        size_t order; /* in the list */
+    } * places;       /* of those that have an address, by address */
+    size_t count;
+};
+
 void fleet_init(struct fleet *fleet)
 {
     list_init(&fleet->databases);
     list_init(&fleet->instances);
     fleet->version = 1;
-    fleet->found = mem_zalloc(sizeof *fleet->found);
+    fleet->index = mem_zalloc(sizeof *fleet->index);
 }
 
 void fleet_fini(struct fleet *fleet)
@@ -119,8 +129,9 @@ void fleet_fini(struct fleet *fleet)
         fleet_remove_instance(fleet, list_item(node, struct fleet_instance, node));
     while ((node = list_first(&fleet->databases)) != NULL)
         fleet_remove_database(fleet, list_item(node, struct fleet_database, node));
-    free(fleet->found);
-    fleet->found = NULL;
+    free(fleet->index->places);
+    free(fleet->index);
+    fleet->index = NULL;
 }
 
 struct fleet_database *fleet_add_database(struct fleet *fleet, const char *name)
@@ -182,11 +193,12 @@ int fleet_add_instance(struct fleet *fleet, const char *name, const char *source
 
 struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char *name)
 {
-    struct list *start = *fleet->found != NULL ? *fleet->found : fleet->instances.next, *node = start;
+    struct list *found = fleet->index->found;
+    struct list *start = found != NULL ? found : fleet->instances.next, *node = start;
     do {
         struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
         if (node != &fleet->instances && strcmp(instance->name, name) == 0) {
-            *fleet->found = node;
+            fleet->index->found = node;
             return instance;
         }
         node = node->next;
@@ -202,6 +214,57 @@ double fleet_lag_seconds(const struct fleet_instance *instance)
     return m->kept && !isnan(m->lag_seconds) ? m->lag_seconds : instance->facts.lag_seconds;
 }
 
+static int place_compare(const struct fleet_instance *instance, const char *host, int port)
+{
+    int order = strcmp(instance->access.host, host);
+    return order != 0 ? order : instance->access.port - port;
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct place *x = a, *y = b;
+    const struct instance_access *access = &y->instance->access;
+    int order = place_compare(x->instance, access->host, access->port);
+    return order != 0 ? order : (x->order > y->order) - (x->order < y->order);
+}
+
+static void index_renew(const struct fleet *fleet)
+{
+    struct fleet_index *x = fleet->index;
+    size_t order = 0;
+    x->version = fleet->version;
+    x->count = 0;
+    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next)
+        order++;
+    free(x->places);
+    x->places = mem_array(order, sizeof *x->places);
+    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next) {
+        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
+        if (instance->access.host != NULL) {
+            x->places[x->count] = (struct place){instance, x->count};
+            x->count++;
+        }
+    }
+    qsort(x->places, x->count, sizeof *x->places, by_place);
+}
+
+struct fleet_instance *fleet_at(const struct fleet *fleet, const char *host, int port)
+{
+    struct fleet_index *x = fleet->index;
+    if (x->version != fleet->version)
+        index_renew(fleet);
+    size_t low = 0, high = x->count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (place_compare(x->places[middle].instance, host, port) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    bool there = low < x->count && place_compare(x->places[low].instance, host, port) == 0;
+    return there ? x->places[low].instance : NULL;
+}
+
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard)
 {
     const struct fleet_database *db = fleet_find_database(fleet, database);
@@ -209,13 +272,7 @@ struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *data
         db != NULL && db->routing != NULL ? routing_find_shard(db->routing, shard) : NULL;
     if (s == NULL)
         return NULL;
-    for (struct list *node = fleet->instances.next; node != &fleet->instances; node = node->next) {
-        struct fleet_instance *instance = list_item(node, struct fleet_instance, node);
-        if (instance->access.port == s->primary.port && instance->access.host != NULL &&
-            strcmp(instance->access.host, s->primary.host) == 0)
-            return instance;
-    }
-    return NULL;
+    return fleet_at(fleet, s->primary.host, s->primary.port);
 }
 
 bool fleet_is_lent(const struct fleet *fleet, const char *database, const char *shard)
@@ -226,8 +283,8 @@ bool fleet_is_lent(const struct fleet *fleet, const char *database, const char *
 
 void fleet_remove_instance(struct fleet *fleet, struct fleet_instance *instance)
 {
-    if (*fleet->found == &instance->node)
-        *fleet->found = NULL;
+    if (fleet->index->found == &instance->node)
+        fleet->index->found = NULL;
     list_remove(&instance->node);
     fleet->version++;
     instance_access_clear(&instance->access);

@@ -152,7 +152,7 @@ struct fleet {
     struct list databases;
     struct list instances;
     uint64_t version;
-    struct list **found; /* where the last search by a name ended: the next one mostly ends there or behind */
+    struct fleet_index *index; /* what searches keep, so that a thousand of them do not look at a million */
 };
 
 void fleet_init(struct fleet *fleet);
@@ -172,6 +172,9 @@ struct fleet_instance *fleet_find_instance(const struct fleet *fleet, const char
 /* How far a standby is behind: by the heartbeat where a keeper knows it, else by its poll. NAN = not known,
  * or it is no standby. */
 double fleet_lag_seconds(const struct fleet_instance *instance);
+/* Who is reached there, the first of them; or NULL. The version has to be another one after access changed.
+ */
+struct fleet_instance *fleet_at(const struct fleet *fleet, const char *host, int port);
 /* The primary of a shard, or NULL. A shard's primary is the instance at the routing table's primary address.
  */
 struct fleet_instance *fleet_primary(const struct fleet *fleet, const char *database, const char *shard);

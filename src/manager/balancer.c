@@ -193,7 +193,8 @@ static const char *operation_on(const struct balancer *b, const char *database, 
 static void shard_facts(struct balancer *b, const struct fleet_database *db, struct watched *w,
                         const struct routing_shard *shard, struct balance_shard_facts *ret)
 {
-    const struct fleet_instance *primary = fleet_primary(b->options.fleet, db->name, shard->name);
+    const struct fleet_instance *primary =
+        fleet_at(b->options.fleet, shard->primary.host, shard->primary.port);
     struct watched_shard *s = shard_get(b, w, shard->name);
     s->present = true;
     *ret = (struct balance_shard_facts){

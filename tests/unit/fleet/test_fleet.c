@@ -148,6 +148,16 @@ static void test_primary_is_found_by_address(void **state)
     assert_false(fleet_is_lent(&fleet, "shop", "s1") || fleet_is_lent(&fleet, "shop", "s2"));
     a->access.lent = true;
     assert_true(fleet_is_lent(&fleet, "shop", "s1"));
+
+    /* of two at one address the one that was there first, whatever the order of the names */
+    struct fleet_instance *twin = add(&fleet, "A", "10.0.0.1", 5432);
+    assert_ptr_equal(fleet_at(&fleet, "10.0.0.1", 5432), a);
+    fleet_remove_instance(&fleet, a);
+    assert_ptr_equal(fleet_at(&fleet, "10.0.0.1", 5432), twin);
+    b->access.port = 5434;
+    fleet.version++;
+    assert_null(fleet_at(&fleet, "10.0.0.1", 5433));
+    assert_ptr_equal(fleet_at(&fleet, "10.0.0.1", 5434), b);
     fleet_remove_database(&fleet, db);
     fleet_fini(&fleet);
 }
