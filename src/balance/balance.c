@@ -70,22 +70,25 @@ void balance_state_free(struct balance_state *state)
     free(state);
 }
 
-static struct shard_notes *notes_find(const struct balance_state *state, const char *name)
+/* `likely`: states stand in the order of the shards, until one of them goes. */
+static struct shard_notes *notes_find(const struct balance_state *state, const char *name, size_t likely)
 {
+    if (likely < state->count && strcmp(state->items[likely].show.name, name) == 0)
+        return &state->items[likely];
     for (size_t i = 0; i < state->count; i++)
         if (strcmp(state->items[i].show.name, name) == 0)
             return &state->items[i];
     return NULL;
 }
 
-struct shard_notes *balance_notes(struct balance_state *state, const char *name)
+struct shard_notes *balance_notes(const struct round *round, size_t shard)
 {
-    return notes_find(state, name);
+    return notes_find(round->state, round->facts->shards[shard].name, shard);
 }
 
 const struct balance_shard_state *balance_state_find(const struct balance_state *state, const char *shard)
 {
-    const struct shard_notes *found = notes_find(state, shard);
+    const struct shard_notes *found = notes_find(state, shard, 0);
     return found != NULL ? &found->show : NULL;
 }
 
@@ -96,13 +99,13 @@ const struct balance_refusal *balance_state_merge_refusal(const struct balance_s
 
 bool balance_wants_stream(const struct balance_state *state, const char *shard)
 {
-    const struct shard_notes *found = notes_find(state, shard);
+    const struct shard_notes *found = notes_find(state, shard, 0);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && !found->rows_only;
 }
 
 bool balance_wants_rows(const struct balance_state *state, const char *shard)
 {
-    const struct shard_notes *found = notes_find(state, shard);
+    const struct shard_notes *found = notes_find(state, shard, 0);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && found->wants_rows;
 }
 
@@ -112,7 +115,7 @@ static void states_sync(const struct balance_facts *facts, struct balance_state 
     for (size_t i = 0; i < state->count; i++)
         state->items[i].present = false;
     for (size_t i = 0; i < facts->shard_count; i++) {
-        struct shard_notes *s = notes_find(state, facts->shards[i].name);
+        struct shard_notes *s = notes_find(state, facts->shards[i].name, i);
         if (s == NULL) {
             state->items = mem_resize(state->items, state->count + 1, sizeof *state->items);
             s = &state->items[state->count++];
@@ -139,7 +142,7 @@ bool balance_elapsed(const struct balance_facts *facts, uint64_t since_ns, uint6
 
 bool balance_busy(const struct round *round, size_t shard)
 {
-    const struct shard_notes *s = notes_find(round->state, round->facts->shards[shard].name);
+    const struct shard_notes *s = balance_notes(round, shard);
     bool reserved = s->reserved_ns > 0 && !balance_elapsed(round->facts, s->reserved_ns, BALANCE_START_NS);
     return round->facts->shards[shard].operation != NULL || s->show.phase == BALANCE_DECIDED || reserved;
 }
@@ -274,7 +277,7 @@ void balance_decide(const struct balance_facts *facts, struct balance_state *sta
     states_sync(facts, state);
     for (size_t i = 0; i < facts->shard_count; i++) {
         struct turn t = {.round = &round, .shard = &facts->shards[i], .index = i};
-        t.state = notes_find(state, t.shard->name);
+        t.state = balance_notes(&round, i);
         t.heat = heat_measure(facts, i);
         note_heat(&t);
         words_common(&t);

@@ -66,8 +66,8 @@ struct turn {
     struct words words;
 };
 
-/* NULL only for a name that is not in the snapshot. */
-struct shard_notes *balance_notes(struct balance_state *state, const char *name);
+/* Of a shard of the snapshot. */
+struct shard_notes *balance_notes(const struct round *round, size_t shard);
 struct balance_change *balance_changes_add(struct balance_changes *changes);
 
 bool balance_elapsed(const struct balance_facts *facts, uint64_t since_ns, uint64_t span_ns);

@@ -185,7 +185,7 @@ static bool try_rebalance(struct turn *t, const struct verdict *v)
     snprintf(change->target, sizeof change->target, "%s", facts->shards[target].name);
     change->moved = received;
     if (act)
-        balance_notes(t->round->state, change->target)->reserved_ns = facts->now_ns;
+        balance_notes(t->round, target)->reserved_ns = facts->now_ns;
     decide(t, change, v, "rebalancing");
     return true;
 }

@@ -147,7 +147,7 @@ static void merge(struct turn *t, const struct pair *pair)
     t->round->state->merge_refusal.active = false;
     if (act) {
         t->state->reserved_ns = facts->now_ns;
-        balance_notes(t->round->state, change->target)->reserved_ns = facts->now_ns;
+        balance_notes(t->round, pair->into)->reserved_ns = facts->now_ns;
         t->round->new_operations++;
         return;
     }
@@ -182,7 +182,7 @@ void balance_merge_step(struct round *round)
     }
     struct turn t = {.round = round, .shard = &facts->shards[pair.from], .index = pair.from};
     char text[BALANCE_TIME_SIZE], why[BALANCE_WHY_SIZE];
-    t.state = balance_notes(round->state, t.shard->name);
+    t.state = balance_notes(round, pair.from);
     t.heat.load = heat_peak(facts, pair.from);
     balance_format_time(facts->policy->merge_after_ns, text);
     words_set(&t.words, "shard", "%s", t.shard->name);
