@@ -374,12 +374,6 @@ void manager_member_changed(const struct fleet_instance *instance, void *data)
     api_instance_changed(m->api, instance);
 }
 
-static void on_sampled(struct fleet_instance *instance, void *data)
-{
-    (void)instance;
-    (void)data;
-}
-
 /* ---- life ---- */
 
 static int set_up(struct manager *m, struct err *err)
@@ -387,12 +381,11 @@ static int set_up(struct manager *m, struct err *err)
     struct pollers_options pollers = {.period_ns = {m->config.load_period_ns, m->config.replication_period_ns,
                                                     m->config.activity_period_ns, m->config.sizes_period_ns,
                                                     m->config.settings_period_ns}};
-    struct pollers_events events = {.sampled = on_sampled};
     if (loop_init(&m->loop, m->options.env, err) != 0)
         return (int)err->code;
     sm_init(&m->sm, states, MANAGER_STATE_COUNT, MANAGER_LISTENING, NULL, NULL);
     fleet_init(&m->fleet);
-    m->pollers = pollers_new(&m->loop, &m->fleet, &pollers, &events, m);
+    m->pollers = pollers_new(&m->loop, &m->fleet, &pollers, NULL, m);
     manager_api_init(m);
     manager_watch_start(m);
     if (loop_signal_start(&m->loop, &m->on_term, SIGTERM, on_signal, m, err) != 0 ||
