@@ -4,8 +4,8 @@
  * Start-up (each waits for the one before, /readyz?verbose shows them):
  *   LISTENING -> STORE -> LEADING -> RUNTIME -> DATABASES -> ADOPTING -> DISCOVERING -> RESUMING -> READY
  * Shutdown: stop accepting, let go of operations (their journals stay), stop pollers, balancer and discovery,
- * close runtime and store, end; after 20 s without waiting for what has not closed. PostgreSQL instances go on
- * running.
+ * close runtime and store, end; after 20 s without waiting for what has not closed. PostgreSQL instances go
+ * on running.
  */
 #ifndef MANAGER_MANAGER_H
 #define MANAGER_MANAGER_H
