@@ -22,6 +22,7 @@ void mem_share_heap(void)
 {
 #ifdef M_ARENA_MAX
     (void)mallopt(M_ARENA_MAX, 1); /* where the C library knows it */
+    (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
 #endif
 }
 

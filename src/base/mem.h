@@ -14,7 +14,8 @@
 /*
  * Once, at the start of a program that runs for long, before it has threads: they share one heap. By default
  * each has its own, and what the workers allocate for connections that end and come back again would stay
- * behind in one after the other.
+ * behind in one after the other. And what is large goes back when it is freed, however large others were
+ * before: by default the C library takes ever larger ones from the heap, where they leave holes.
  */
 void mem_share_heap(void);
 
