@@ -9,6 +9,7 @@ Places: each state once it is journaled, and before and after each action, on th
 """
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -470,7 +471,12 @@ CRITICAL = [
 
 
 def cells():
-    """All of them, or SHARDHERD_TEST_PLACES of each fault, 1 in CI."""
+    """All of them, or SHARDHERD_TEST_PLACES of each fault, 1 in CI; SHARDHERD_TEST_PART=i/n: a part."""
+    part, parts = map(int, os.environ.get("SHARDHERD_TEST_PART", "1/1").split("/"))
+    yield from itertools.islice(cells_of_each(), part - 1, None, parts)
+
+
+def cells_of_each():
     chance, few = random.Random(SEED), int(os.environ.get("SHARDHERD_TEST_PLACES") or (0 if FULL else 1))
     for name, fault in FAULTS.items():
         ways = CRITICAL if fault.long else fault.ways()
