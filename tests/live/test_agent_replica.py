@@ -18,6 +18,8 @@ import psycopg
 import pytest
 from conftest import DEFAULT, free_port, pg_bin_dir, wait_until
 
+pytestmark = pytest.mark.beside
+
 POSTGRES = "postgres" if os.geteuid() == 0 else None
 TOKEN = "a-token-that-nobody-guesses"
 LEASE_MS = 3000

@@ -7,8 +7,11 @@ import threading
 import time
 
 import psycopg
+import pytest
 from conftest import wait_until
 from test_agent_replica import shard  # noqa: F401
+
+pytestmark = pytest.mark.beside
 
 
 def enters(member):

@@ -10,6 +10,8 @@ from conftest import DEFAULT, wait_until
 from test_agent_replica import make_shard
 from test_ha import Keeper, Writer, begun, by_name, lost, node_dies, streaming, until
 
+pytestmark = pytest.mark.beside
+
 
 def caller(certificates, authority, own=None):
     context = ssl.create_default_context(cafile=certificates.dir / f"{authority}.crt")

@@ -10,6 +10,8 @@ from conftest import wait_until
 from test_agent_replica import DEFAULT, shard  # noqa: F401
 from test_ha_manager import Herd, herd  # noqa: F401
 
+pytestmark = pytest.mark.beside
+
 ROW = "SELECT n FROM shardherd.heartbeat"
 
 
