@@ -64,6 +64,7 @@ struct instance_facts {
     uint64_t lag_bytes; /* standby: what is not replayed; means nothing while lag_seconds is not known */
     uint64_t wal_lsn;   /* insert position (primary) or replay position (standby) */
     int connections;    /* client backends */
+    bool rests;         /* for a minute nobody but us did anything there */
     int max_connections;
     uint64_t database_bytes; /* of the application's database */
     uint64_t errors_total;   /* failed polls */

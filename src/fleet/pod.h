@@ -46,7 +46,7 @@ void instance_pod_set(struct instance_pod *pod, enum pod_source source, enum pod
                       uint64_t now_ns);
 /* From the best source that spoke within POD_FRESH_NS; NAN. pod may be NULL. *ret_source may be NULL. */
 #define POD_FRESH_NS       (60ull * 1000000000)
-#define POD_AGENT_FRESH_NS (5ull * 1000000000)
+#define POD_AGENT_FRESH_NS (10ull * 1000000000)
 double instance_pod_get(const struct instance_pod *pod, enum pod_figure figure, uint64_t now_ns,
                         enum pod_source *ret_source);
 

@@ -12,7 +12,7 @@
 #define TICK_NS       ENV_NS_PER_S
 #define FILE_CHECKS   2  /* the file is looked at every so many ticks */
 #define MEMORY_CHECKS 10u /* and the memory */
-#define MEMORY_LEAST  (1u << 19)
+#define MEMORY_LEAST  (1u << 17)
 
 /* The facts of the last tick, to see restarts and changed roles. */
 struct seen_instance {

@@ -15,7 +15,8 @@
 #define CALLS_MAX         64
 #define HEARD_NS          (10 * ENV_NS_PER_S) /* of who is not asked, so long */
 #define CALM_CORES        0.05
-#define CALM_ROUNDS       4 /* what an agent said holds for 5 s (fleet/pod.h) */
+#define CALM_ROUNDS       4
+#define REST_ROUNDS       8 /* what an agent said holds for 10 s (fleet/pod.h) */
 
 /* What the last answer of one agent said; by the instance's name, since instances come and go. */
 struct agent {
@@ -26,7 +27,7 @@ struct agent {
     double cpu_us; /* NAN = none yet */
     uint64_t at_ns;
     bool wanted; /* the instance was there in this round */
-    bool calm;   /* its server does next to nothing: asked in one round of CALM_ROUNDS */
+    bool calm;   /* its server does next to nothing: asked in one round of several */
     unsigned number;
 };
 
@@ -153,8 +154,8 @@ static void look_at(struct pod_collector *c, struct fleet_instance *instance)
         return;
     struct agent *a = agent_of(c, instance->name);
     a->wanted = true;
-    bool rests = a->calm && (c->rounds + a->number) % CALM_ROUNDS != 0;
-    if (!rests && a->call == NULL && c->calls < CALLS_MAX)
+    unsigned every = instance->facts.rests ? REST_ROUNDS : a->calm ? CALM_ROUNDS : 1;
+    if ((c->rounds + a->number) % every == 0 && a->call == NULL && c->calls < CALLS_MAX)
         ask(a, &place);
 }
 

@@ -17,7 +17,7 @@
 #define SPREAD_NS        (50 * ENV_NS_PER_MS) /* per instance, see groups_spread() */
 #define ALONE_PERIODS    5                    /* of the replication group, see poller_period() */
 #define TOLD_PERIODS     2                    /* of load and replication, see is_told() */
-#define REST_PERIODS     2                    /* of load, see at_rest() */
+#define REST_PERIODS     2                    /* of load, see poller_rests() */
 #define REST_POLLS       60
 #define TOLD_NS          (2500 * ENV_NS_PER_MS)
 #define TIMED_RUNS       5                  /* of the load group, one of which is timed */
@@ -194,6 +194,8 @@ static void groups_reset(struct poller *p)
     p->base.at_ns = 0;
     p->alone = p->apart = false;
     p->quiet = 0;
+    if (p->instance != NULL)
+        p->instance->facts.rests = false;
     p->asked = 0;
 }
 
@@ -329,8 +331,7 @@ static bool is_told(const struct poller *p)
            loop_now(p->pollers->loop) < m->heard_ns + TOLD_NS;
 }
 
-/* Nothing happened for so long: until something does, half the polls would say so again. */
-static bool at_rest(const struct poller *p)
+bool poller_rests(const struct poller *p)
 {
     return p->quiet >= REST_POLLS && !p->pollers->options.restless;
 }
@@ -345,7 +346,7 @@ uint64_t poller_period(const struct poller *p, enum poll_group g)
         return period * ALONE_PERIODS;
     if (g <= POLL_REPLICATION && is_told(p))
         return period * TOLD_PERIODS;
-    return g == POLL_LOAD && at_rest(p) ? period * REST_PERIODS : period;
+    return g == POLL_LOAD && poller_rests(p) ? period * REST_PERIODS : period;
 }
 
 /* The next moment after `now` that is this instance's in the period. */

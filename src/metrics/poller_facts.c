@@ -135,6 +135,7 @@ bool facts_take_load(struct poller *p, const struct pg_reply *reply, uint64_t to
     facts->seen_ns = loop_now(loop);
     ring_add(p, &sample);
     p->quiet = quiet ? p->quiet + 1 : 0;
+    facts->rests = poller_rests(p);
     return true;
 }
 

@@ -151,6 +151,8 @@ void poller_hurry(struct poller *p, enum poll_group last);
 bool poller_address_changed(const struct poller *p);
 /* How often it is asked this group's queries: less often where its agent or nobody has something to say. */
 uint64_t poller_period(const struct poller *p, enum poll_group g);
+/* Nothing happened for so long: until something does, half the polls of its load would say so again. */
+bool poller_rests(const struct poller *p);
 /* Renders labels anew if shard or database changed; true if so. */
 bool poller_relabel(struct poller *p);
 

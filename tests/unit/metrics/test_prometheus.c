@@ -118,7 +118,7 @@ static void test_sources(void **state)
     instance_pod_set(pod, POD_AGENT, POD_CPU, 3, 10 * s);
     instance_pod_set(pod, POD_PROMETHEUS, POD_VOLUME_USED, 5, 10 * s);
     assert_true(instance_pod_get(pod, POD_CPU, 12 * s, &source) == 3 && source == POD_AGENT);
-    assert_true(instance_pod_get(pod, POD_CPU, 20 * s, &source) == 2 && source == POD_METRICS_API);
+    assert_true(instance_pod_get(pod, POD_CPU, 25 * s, &source) == 2 && source == POD_METRICS_API);
     assert_true(instance_pod_get(pod, POD_VOLUME_USED, 12 * s, &source) == 5 && source == POD_PROMETHEUS);
     assert_true(isnan(instance_pod_get(pod, POD_CPU, 80 * s, NULL)));
     free(pod);
@@ -339,8 +339,8 @@ static bool busy(const struct wire *w)
     return figure(w, POD_CPU) > 0.5;
 }
 
-/* Rounds of 0.1 s: the agent of a server that does nothing is asked in each fourth, until it does something.
- */
+/* Rounds of 0.1 s: the agent of a server that does nothing is asked in each fourth, until it does
+ * something; in each eighth while the polls say that nobody is there. */
 static void test_calm_agents_are_asked_seldom(void **state)
 {
     struct wire w;
@@ -348,10 +348,13 @@ static void test_calm_agents_are_asked_seldom(void **state)
     wire_start(&w, false, 0);
     w.calm = true;
     run_until(&w, series_known); /* two answers have come: it is known to be calm */
-    assert_true(seconds_of_ten(&w) > 2.5);
+    double calm = seconds_of_ten(&w);
+    assert_true(calm > 2.5 && calm < 6.5);
     w.calm = false;
     run_until(&w, busy);
     assert_true(seconds_of_ten(&w) < 2.5);
+    w.instance->facts.rests = true;
+    assert_true(seconds_of_ten(&w) > 6.5);
     wire_stop(&w);
 }
 
