@@ -22,7 +22,7 @@ void mem_share_heap(void)
 {
 #ifdef M_ARENA_MAX
     (void)mallopt(M_ARENA_MAX, 1); /* where the C library knows it */
-    (void)mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+    (void)mallopt(M_MMAP_THRESHOLD, 32 * 1024);
 #endif
 }
 
