@@ -74,6 +74,7 @@ struct shard_keeper {
     struct standby_lag beats;                   /* of the primary: when each was heard of first */
     int rule;                                   /* said last, for the log */
     struct ha_verdict waits;                    /* why commits wait while the primary is there; rule 0 = no */
+    uint64_t waits_ns;                          /* since when that is known */
     uint64_t stale_for;                         /* the record's term when an agent knew a later one */
     uint64_t routed;                            /* term of the primary that was told last */
     bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
