@@ -95,6 +95,7 @@ struct shard_keeper {
     bool begun; /* the present action has asked for what it waits for */
     const char
         *fetch_rejoin; /* FO_FETCH, once begun: of the winner's order; NULL = it is of another database */
+    bool fetch_knows;  /* the winner knows of which term the donor's timeline is */
     uint64_t fetch_failed_ns; /* since when its rewind fails, 0 = it does not */
     char before_life[24];     /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
     uint64_t before;
