@@ -181,11 +181,13 @@ static void drain_turn(struct shard_keeper *k)
 }
 
 /* A rewind that the donor's server, as a standby, would refuse until its pg_control tells its timeline. */
-static void fetch_begin(struct shard_keeper *k)
+static void fetch_begin(struct shard_keeper *k, const struct member_status *winner)
 {
     k->begun = true;
     k->fetch_failed_ns = 0;
     k->fetch_rejoin = keeper_fetch_rejoin(k, &k->f.choice);
+    k->fetch_knows = winner->wal_term == k->f.choice.position.term && k->fetch_rejoin != NULL &&
+                     strcmp(k->fetch_rejoin, "auto") == 0;
     if (k->fetch_rejoin != NULL && strcmp(k->fetch_rejoin, "rewind") == 0)
         member_link_checkpoint(k->members[k->f.choice.donor].link);
 }
@@ -216,7 +218,7 @@ static void fetch_turn(struct shard_keeper *k)
     const struct ha_position *wanted = &choice->position;
     const struct member_status *s = keeper_status(k, choice->winner);
     if (!k->begun && s != NULL && s->known)
-        fetch_begin(k);
+        fetch_begin(k, s);
     if (k->begun && k->fetch_rejoin != NULL)
         keeper_order_fetch(k, choice, k->f.record.ha.term, k->fetch_rejoin);
     if (s != NULL && s->known && s->wal_term == wanted->term && s->flushed >= wanted->lsn) {

@@ -74,6 +74,7 @@ struct shard_keeper {
     struct standby_lag beats;                   /* of the primary: when each was heard of first */
     int rule;                                   /* said last, for the log */
     struct ha_verdict waits;                    /* why commits wait while the primary is there; rule 0 = no */
+    uint64_t waits_ns;                          /* since when that is known */
     uint64_t stale_for;                         /* the record's term when an agent knew a later one */
     uint64_t routed;                            /* term of the primary that was told last */
     bool maintenance_asked, maintenance_wanted; /* it is not in the record yet */
@@ -94,6 +95,7 @@ struct shard_keeper {
     bool begun; /* the present action has asked for what it waits for */
     const char
         *fetch_rejoin; /* FO_FETCH, once begun: of the winner's order; NULL = it is of another database */
+    bool fetch_knows;  /* the winner knows of which term the donor's timeline is */
     uint64_t fetch_failed_ns; /* since when its rewind fails, 0 = it does not */
     char before_life[24];     /* FO_CHECKPOINT: of the agent, and how many checkpoints it had made */
     uint64_t before;

@@ -59,7 +59,11 @@ void keeper_order_confirm(struct shard_keeper *k, int i, uint64_t term)
     want(k, i, term, &b, false);
 }
 
-/* The donor keeps no slots. */
+/*
+ * The donor keeps no slots. A winner whose own last bytes are of the donor's timeline knows its term, and
+ * needs to be told of neither: so an agent of before timeline_term, which would refuse it, can carry the
+ * order out.
+ */
 void keeper_order_fetch(struct shard_keeper *k, const struct ha_choice *choice, uint64_t term,
                         const char *rejoin)
 {
@@ -67,8 +71,10 @@ void keeper_order_fetch(struct shard_keeper *k, const struct ha_choice *choice, 
     struct buf b = {0};
     begin(&b, term, SEQ_CONFIRM, "standby");
     add_upstream(&b, k, choice->donor, -1);
-    (void)buf_printf(&b, ",\"timeline\":%u,\"timeline_term\":\"%llu\",\"rejoin\":\"%s\"}",
-                     (unsigned)p->timeline, (unsigned long long)p->term, rejoin);
+    if (!k->fetch_knows)
+        (void)buf_printf(&b, ",\"timeline\":%u,\"timeline_term\":\"%llu\"", (unsigned)p->timeline,
+                         (unsigned long long)p->term);
+    (void)buf_printf(&b, ",\"rejoin\":\"%s\"}", rejoin);
     want(k, choice->winner, term, &b, false);
 }
 

@@ -281,10 +281,12 @@ static void note_waits(struct shard_keeper *k, const struct ha_verdict *verdict,
     k->waits = (struct ha_verdict){0};
     if (verdict->rule == HA_F_WELL)
         ha_waits(&k->shard, now, &k->waits);
-    if (k->waits.rule != 0 && before == 0)
+    if (k->waits.rule != 0 && before == 0) {
+        k->waits_ns = now;
         log_event(LOG_WARN, k->waits.sentence, "shard", k->name, "rule", log_num(k->waits.rule), NULL);
-    else if (k->waits.rule == 0 && before != 0 && verdict->rule == HA_F_WELL)
+    } else if (k->waits.rule == 0 && before != 0 && verdict->rule == HA_F_WELL) {
         log_event(LOG_INFO, "commits have the standbys again that they wait for", "shard", k->name, NULL);
+    }
 }
 
 void keeper_stand(struct shard_keeper *k)
@@ -510,8 +512,9 @@ const struct shard_record *shard_keeper_record(const struct shard_keeper *k)
     return k->loaded ? &k->record : NULL;
 }
 
-const char *shard_keeper_waits(const struct shard_keeper *k)
+const char *shard_keeper_waits(const struct shard_keeper *k, uint64_t *since_ns)
 {
+    *since_ns = k->waits_ns;
     return sm_now(&k->sm) == KEEPER_STANDING && k->waits.rule != 0 ? k->waits.sentence : NULL;
 }
 

@@ -143,8 +143,9 @@ unsigned shard_keeper_size(const struct shard_keeper *keeper);
 bool shard_keeper_hands_over(const struct shard_keeper *keeper);
 /* "loading", "standing", "failing" */
 const char *shard_keeper_state(const struct shard_keeper *keeper);
-/* Why commits wait although its primary is there (F28), until the next turn; NULL = they do not. */
-const char *shard_keeper_waits(const struct shard_keeper *keeper);
+/* Why commits wait although its primary is there (F28), until the next turn, and since when that is known;
+ * NULL = they do not. */
+const char *shard_keeper_waits(const struct shard_keeper *keeper, uint64_t *since_ns);
 
 /* One member, as it is known now; texts live until the next turn. */
 struct shard_keeper_view {

@@ -603,7 +603,7 @@ bool ha_shards_get(const struct ha_shards *h, const char *database, const char *
     ret->durability = ha_durability_name(r->op.ha.durability);
     ret->term = r->op.ha.term;
     ret->maintenance = r->maintenance;
-    ret->waits = shard_keeper_waits(k->keeper);
+    ret->waits = shard_keeper_waits(k->keeper, &(uint64_t){0});
     if (r->op.id[0] == '\0')
         return true;
     ret->id = r->op.id;

@@ -76,6 +76,14 @@ struct ha_shards_failovers {
 /* The n-th; false = there are no more. Of each database with standbys there is one of either kind. */
 bool ha_shards_failovers(const struct ha_shards *h, unsigned n, struct ha_shards_failovers *ret);
 
+/* A shard whose primary is there and whose commits wait for its standbys (F28). */
+struct ha_shards_wait {
+    const char *database, *shard;
+    uint64_t since_ns; /* that it is known */
+};
+/* The n-th; false = there are no more. */
+bool ha_shards_wait(const struct ha_shards *h, unsigned n, struct ha_shards_wait *ret);
+
 /* How many members the record of a shard names, 0 = it is not kept, or not read yet; see shard_keeper_size().
  */
 unsigned ha_shards_size(const struct ha_shards *h, const char *database, const char *shard);

@@ -96,3 +96,17 @@ bool ha_shards_failovers(const struct ha_shards *h, unsigned n, struct ha_shards
     }
     return false;
 }
+
+bool ha_shards_wait(const struct ha_shards *h, unsigned n, struct ha_shards_wait *ret)
+{
+    list_each(node, &h->shards)
+    {
+        const struct kept_shard *k = list_item(node, struct kept_shard, node);
+        uint64_t since_ns;
+        if (k->keeper == NULL || shard_keeper_waits(k->keeper, &since_ns) == NULL || n-- > 0)
+            continue;
+        *ret = (struct ha_shards_wait){k->database, k->shard, since_ns};
+        return true;
+    }
+    return false;
+}

@@ -143,11 +143,20 @@ static void fill_failovers(struct manager *m, struct exposition_numbers *ret)
             (struct exposition_failovers){f.database, f.kind, f.done, f.undone, f.blocked};
 }
 
+/* Of a shard that fails over it is not said that commits wait, so each is there once. */
 static void fill_unwritable(struct manager *m, struct exposition_numbers *ret)
 {
+    struct ha_shards_wait w;
+    unsigned waiting = 0;
+    while (m->ha != NULL && ha_shards_wait(m->ha, waiting, &w))
+        waiting++;
     free(m->metric_unwritable);
-    m->metric_unwritable = mem_array(count_list(&m->operations.list) + 1, sizeof *m->metric_unwritable);
+    m->metric_unwritable =
+        mem_array(count_list(&m->operations.list) + waiting + 1, sizeof *m->metric_unwritable);
     ret->unwritable = m->metric_unwritable;
+    for (unsigned i = 0; i < waiting && ha_shards_wait(m->ha, i, &w); i++)
+        m->metric_unwritable[ret->unwritable_count++] = (struct exposition_unwritable){
+            w.database, w.shard, (double)(loop_now(&m->loop) - w.since_ns) / ENV_NS_PER_S};
     list_each(node, &m->operations.list)
     {
         const struct operation *op = list_item(node, struct operation, node);

@@ -60,7 +60,7 @@ struct exposition_failovers { /* that ended, of one kind and database */
     uint64_t done, undone;
     const struct hist *blocked; /* how long nobody accepted writes */
 };
-struct exposition_unwritable { /* a shard that has no primary just now */
+struct exposition_unwritable { /* a shard that accepts no write just now */
     const char *database;
     const char *shard;
     double seconds;

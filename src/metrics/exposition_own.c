@@ -343,9 +343,10 @@ static void add_moves(const struct exposition_numbers *n, struct buf *out)
 
 static void add_unwritable(const struct exposition_numbers *n, struct buf *out)
 {
-    static const struct metric_family unwritable = {
-        "shardherd_shard_unwritable_seconds", METRIC_GAUGE,
-        "For how long the shard has had no primary, while it is given another one."};
+    static const struct metric_family unwritable = {"shardherd_shard_unwritable_seconds", METRIC_GAUGE,
+                                                    "For how long the shard has accepted no write: it is "
+                                                    "given another primary, or commits wait for standbys "
+                                                    "that are away."};
     if (n->unwritable_count > 0)
         metric_add_head(out, &unwritable);
     for (size_t i = 0; i < n->unwritable_count; i++) {

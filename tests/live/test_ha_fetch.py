@@ -91,3 +91,30 @@ def test_fetch_from_who_is_not_promoted(herd, ahead):
     until(herd, lambda: len(writer.acknowledged) > 50, 20, "writes")
     writer.end()
     assert not lost(b, writer)
+
+
+def test_fetch_on_the_same_timeline(herd):
+    """An agent of an older version knows no timeline_term: the order says nothing of it to who has no need of it."""
+    a, b, c, d = herd.members
+    until(herd, lambda: herd.primary() == ("a", 1), 30, "the first primary")
+    streaming(herd, "bcd")
+    with a.connect() as connection:
+        connection.execute("CREATE TABLE public.w (id bigint)")
+    until(herd, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("c", "d")', 20, "a sync set without b")
+    until_there(d, 0)
+    herd.stop()
+    for member in (b, d):
+        node_dies(member)
+    with a.connect() as connection:
+        connection.execute("INSERT INTO w VALUES (1)")
+    node_dies(a)
+    d.start()
+    begin_again(herd, SHARDHERD_TEST_KILL_AT="failover:after:fetch")
+    assert herd.process.wait(timeout=60) == -signal.SIGKILL, dump(herd.members, herd)
+    assert "first fetches from c" in herd.log()
+    order = d.status()["order"]
+    assert order["upstream"]["port"] == c.port, order
+    assert "timeline" not in order and "timeline_term" not in order, order
+    begin_again(herd)
+    until(herd, lambda: herd.primary()[0] == "d", 60, "d to be promoted")
+    assert d.value("SELECT array_agg(id) FROM w") == [1]

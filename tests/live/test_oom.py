@@ -3,6 +3,7 @@ ends, and what follows. Acknowledged writes are there in each case."""
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -147,23 +148,50 @@ def test_backend(herd):  # noqa: F811
     assert lost(a, writer) == []
 
 
+@contextlib.contextmanager
+def busy(member):
+    """A session that does not look whether its postmaster is there. -> its process."""
+    session = member.connect()
+    pid = session.info.backend_pid
+
+    def run():
+        with contextlib.suppress(psycopg.OperationalError), session:
+            session.execute("DO $$ BEGIN LOOP NULL; END LOOP; END $$")
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield pid
+    finally:
+        if pid in servers_of(member.data):
+            os.kill(pid, signal.SIGKILL)
+        thread.join(60)
+
+
 @limited
 def test_postmaster(herd):  # noqa: F811
-    """Started again in its place, or failed over; its backends do not outlive it."""
+    """Started again in its place, or failed over; its backends do not outlive it, also those that work."""
     writer, a = writing(herd), by_name(herd, "a")
+    with busy(a) as worker:
+        ends_with_its_backends(herd, writer, a, worker)
+
+
+def ends_with_its_backends(herd, writer, a, worker):  # noqa: F811
     postmaster = a.status()["pid"]
     sessions = children(postmaster)
+    assert worker in sessions
     with short_of_memory(a) as group:
         devour_at_the_cost_of(a, postmaster)
         assert group.kills() >= 1
-        wait_until(lambda: a.status()["exits"] == "1", 20, "its end")
+        wait_until(lambda: a.status()["exits"] != "0", 20, "its end")
         wait_until(lambda: a.status()["reported"] != "stopping", 20, "it to be swept up after")
         assert not set(sessions) & set(servers_of(a.data))
         goes_on(herd, writer)
     name, _ = herd.primary()
     streaming(herd, set("abc") - {name})
     writer.end()
-    assert a.status()["pid"] != postmaster and "signal 9" in a.log()
+    status = a.status()
+    assert status["pid"] != postmaster and status["exits"] == "1" and "signal 9" in a.log(), status
     assert lost(by_name(herd, name), writer) == []
 
 

@@ -316,6 +316,14 @@ static void test_waits(void **state)
     assert_false(v.fail_over);
     assert_non_null(strstr(v.sentence, "0 of the 1 standbys"));
     assert_non_null(strstr(v.sentence, "b is heard and does not stream, c is not heard"));
+    s.count = 4;
+    s.instances[3] = (struct ha_instance){.name = "d", .heard_ns = NOW, .streams = true, .streams_ns = NOW};
+    ha_waits(&s, NOW, &v);
+    assert_sentence("no commit waits for d, which streams", v.rule, HA_F_UNFOLLOWED, v.sentence);
+    s.instances[3].streams = false;
+    s.instances[3].streams_ns = NOW - 60 * S;
+    ha_waits(&s, NOW, &v);
+    assert_null(strstr(v.sentence, "d is")); /* and nobody has to bring it back for them */
     s.record.configs[0].k = 0;
     ha_waits(&s, NOW, &v);
     assert_int_equal(v.rule, 0); /* it waits for nobody */
