@@ -97,15 +97,15 @@ const struct balance_refusal *balance_state_merge_refusal(const struct balance_s
     return &state->merge_refusal;
 }
 
-bool balance_wants_stream(const struct balance_state *state, const char *shard)
+bool balance_wants_stream(const struct balance_state *state, const char *shard, size_t place)
 {
-    const struct shard_notes *found = notes_find(state, shard, 0);
+    const struct shard_notes *found = notes_find(state, shard, place);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && !found->rows_only;
 }
 
-bool balance_wants_rows(const struct balance_state *state, const char *shard)
+bool balance_wants_rows(const struct balance_state *state, const char *shard, size_t place)
 {
-    const struct shard_notes *found = notes_find(state, shard, 0);
+    const struct shard_notes *found = notes_find(state, shard, place);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && found->wants_rows;
 }
 
