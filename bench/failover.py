@@ -1,13 +1,16 @@
 """A primary is lost in several ways, ours beside others: for how long nobody writes, and what is lost."""
 
+import functools
 import signal
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import failover_figures
 import psycopg
-from benchmarks import Unmeasured, median, rounded, spread
+from benchmarks import Unmeasured, median, rounded
 from failover_clusters import Ours
+from failover_figures import attempt, failures_of, rows_of
 from failover_peers import DEFAULTS, FASTEST, Patroni, PgAutoFailover
 from failover_writers import Impatient, Session, Writer, both_acknowledged_s, longest_gap, lost_rows
 
@@ -59,40 +62,27 @@ class Seen:
     warned: int | None = None  # commits that were acknowledged with a warning: nobody was waited for
 
 
-@dataclass
-class Figures:
-    """One fault of one cluster, over the rounds."""
+class Figures(failover_figures.Figures):
+    def rejoins(self):
+        return [s.rejoin_s for s in self.seen if s.rejoin_s is not None]
 
-    seen: list = field(default_factory=list)
-    failures: list = field(default_factory=list)
-
-    def row(self):
-        if not self.seen:
-            return ("-",) * 7
-        gaps = [s.gap_s for s in self.seen]
-        rejoins = [s.rejoin_s for s in self.seen if s.rejoin_s is not None]
+    def cells(self, gaps):
         return (
-            len(self.seen),
+            len(gaps),
             f"{median(gaps):.2f}",
             f"{max(gaps):.2f}",
             f"{median([s.back_s for s in self.seen]):.2f}",
-            f"{sum(s.lost for s in self.seen)} of {sum(s.acknowledged for s in self.seen)}",
+            self.lost_of_all(),
             f"{max(s.beside_s for s in self.seen) * 1000:.0f}",
-            f"{median(rejoins):.1f}" if rejoins else "-",
+            f"{median(self.rejoins()):.1f}" if self.rejoins() else "-",
         )
 
     def as_json(self):
-        gaps = [s.gap_s for s in self.seen]
-        rejoins = [s.rejoin_s for s in self.seen if s.rejoin_s is not None]
-        return {
-            "runs": len(gaps),
-            "p50_s": rounded(median(gaps)),
-            "max_s": rounded(max(gaps)),
+        return super().as_json() | {
+            "max_s": rounded(max(self.gaps())),
             "back_p50_s": rounded(median([s.back_s for s in self.seen])),
-            "lost": sum(s.lost for s in self.seen),
-            "acknowledged": sum(s.acknowledged for s in self.seen),
             "beside_ms": rounded(max(s.beside_s for s in self.seen) * 1000),
-            "rejoin_p50_s": rounded(median(rejoins)) if rejoins else None,
+            "rejoin_p50_s": rounded(median(self.rejoins())) if self.rejoins() else None,
             "warned": sum(s.warned for s in self.seen) if all(s.warned is not None for s in self.seen) else None,
             "failed_over": sum(s.moved for s in self.seen),
         }
@@ -110,28 +100,11 @@ def plan(full, names):
 
 def result_of(figures):
     """The members of the JSON line: node death counts, against whichever peer was sooner."""
-    ours = figures["ours", "node death"].seen
-    if not ours:
-        raise Unmeasured("ours was not measured")
-    gaps = [s.gap_s for s in ours]
-    peers = [f.seen for (name, fault), f in figures.items() if fault == "node death" and name != "ours" and f.seen]
-    best = min((median([s.gap_s for s in seen]) for seen in peers), default=None)
-    ratios = [best / gap for gap in gaps] if best else []
-    return {
-        "ours": rounded(median(gaps)),
-        "peer": rounded(best) if best else None,
-        "unit": "s without acknowledged writes, the primary's node dead",
-        "ratio": rounded(median(ratios)) if ratios else None,
-        "spread": spread(ratios) if ratios else None,
-        "lost": sum(s.lost for (name, _), f in figures.items() if name == "ours" for s in f.seen),
-        "p50_s": rounded(median(gaps)),
-        "max_s": rounded(max(gaps)),
-        "faults": {
-            name: {fault: f.as_json() for (of, fault), f in figures.items() if of == name and f.seen}
-            for name in dict.fromkeys(name for name, _ in figures)
-        },
-        "failures": [text for f in figures.values() for text in f.failures],
-    }
+    gaps = figures["ours", "node death"].gaps()
+    peers = [f.gaps() for (name, fault), f in figures.items() if fault == "node death" and name != "ours" and f.seen]
+    best = min((median(theirs) for theirs in peers), default=None)
+    result = failover_figures.result_of(figures, gaps, best, "s without acknowledged writes, the primary's node dead")
+    return result | {"p50_s": rounded(median(gaps)), "max_s": rounded(max(gaps))}
 
 
 # ---- one fault ----
@@ -213,12 +186,8 @@ def make_clusters(bench):
 
 def show(bench, figures, absent):
     head = ("", "", "runs", "s without writes", "longest", "new session", "lost", "both acknowledge, ms", "rejoin s")
-    names = dict.fromkeys(name for name, _ in figures)
-    rows = [
-        (fault, name, *figures[name, fault].row()) for fault in FAULTS for name in names if (name, fault) in figures
-    ]
-    bench.table(head, rows)
-    for text in (*absent, *(text for f in figures.values() for text in f.failures)):
+    bench.table(head, rows_of(figures, FAULTS))
+    for text in (*absent, *failures_of(figures)):
         print(text)
 
 
@@ -241,13 +210,8 @@ def measured(bench):
     figures, first = {}, STEP
     for fault, name in plan(bench.full, list(clusters)):
         found = figures.setdefault((name, fault), Figures())
-        try:
-            found.seen.append(one(clusters[name], fault, first))
-            bench.note(f"{name}, {fault}: {found.seen[-1]}")
-        except (Unmeasured, psycopg.Error, OSError) as error:
-            found.failures.append(f"{name}, {fault}: {error}")
-            bench.note(found.failures[-1])
-        bench.sample_load()
+        run = functools.partial(one, clusters[name], fault, first)
+        attempt(bench, found, f"{name}, {fault}", run, Unmeasured, psycopg.Error, OSError)
         first += STEP
     show(bench, figures, absent)
     return result_of(figures)

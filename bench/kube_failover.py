@@ -3,16 +3,19 @@ writes through the read-write service, and what is lost."""
 
 import base64
 import contextlib
+import functools
 import os
 import select
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import failover_figures
 import psycopg
 from benchmarks import ROOT, Unmeasured, median, rounded, spread
+from failover_figures import attempt, failures_of, rows_of
 from failover_writers import ROUTE_EACH_S, Writer, longest_gap, lost_rows, shut
 
 TITLE = "the primary's container, pod and node killed in the test cluster, beside CloudNativePG: seconds without writes"
@@ -180,37 +183,26 @@ class Seen:
     node_ready: bool  # what Kubernetes said of the node when writes were back
 
 
-@dataclass
-class Figures:
-    """One fault of one cluster, over the rounds."""
+class Figures(failover_figures.Figures):
+    def well_again_s(self):
+        return median([s.whole_s for s in self.seen])
 
-    seen: list = field(default_factory=list)
-    failures: list = field(default_factory=list)
-
-    def row(self):
-        if not self.seen:
-            return ("-",) * 7
-        gaps = [s.gap_s for s in self.seen]
+    def cells(self, gaps):
         return (
             len(gaps),
             f"{median(gaps):.2f}",
             f"{min(gaps):.2f}",
             f"{max(gaps):.2f}",
-            f"{sum(s.lost for s in self.seen)} of {sum(s.acknowledged for s in self.seen)}",
+            self.lost_of_all(),
             f"{sum(s.moved for s in self.seen)} of {len(gaps)}",
-            f"{median([s.whole_s for s in self.seen]):.1f}",
+            f"{self.well_again_s():.1f}",
         )
 
     def as_json(self):
-        gaps = [s.gap_s for s in self.seen]
-        return {
-            "runs": len(gaps),
-            "p50_s": rounded(median(gaps)),
-            "spread_s": spread(gaps),
-            "lost": sum(s.lost for s in self.seen),
-            "acknowledged": sum(s.acknowledged for s in self.seen),
+        return super().as_json() | {
+            "spread_s": spread(self.gaps()),
             "moved": sum(s.moved for s in self.seen),
-            "whole_p50_s": rounded(median([s.whole_s for s in self.seen])),
+            "whole_p50_s": rounded(self.well_again_s()),
             "back_before_not_ready": sum(s.node_ready for s in self.seen),
         }
 
@@ -315,38 +307,18 @@ def plan(full, names):
 
 def result_of(figures):
     """The members of the JSON line: the node counts."""
-    ours, peer = (figures.get((name, "node killed"), Figures()).seen for name in (Ours.name, CloudNativePG.name))
-    if not ours:
-        raise Unmeasured("ours was not measured with its node killed")
-    gaps = [s.gap_s for s in ours]
-    theirs = median([s.gap_s for s in peer]) if peer else None
-    ratios = [theirs / gap for gap in gaps] if peer else []
-    return {
-        "ours": rounded(median(gaps)),
-        "peer": rounded(theirs) if peer else None,
-        "unit": "s without acknowledged writes, the primary's node killed",
-        "ratio": rounded(median(ratios)) if peer else None,
-        "spread": spread(ratios) if peer else None,
-        "lost": sum(s.lost for (name, _), f in figures.items() if name == Ours.name for s in f.seen),
-        "faults": {
-            name: {fault: f.as_json() for (of, fault), f in figures.items() if of == name and f.seen}
-            for name in dict.fromkeys(name for name, _ in figures)
-        },
-        "failures": [text for f in figures.values() for text in f.failures],
-    }
+    ours, peer = (figures.get((name, "node killed"), Figures()).gaps() for name in (Ours.name, CloudNativePG.name))
+    unit = "s without acknowledged writes, the primary's node killed"
+    return failover_figures.result_of(figures, ours, median(peer) if peer else None, unit)
 
 
 def show(bench, figures, absent):
     head = ("", "", "runs", "s without writes", "shortest", "longest", "lost", "failed over", "well again after, s")
-    names = dict.fromkeys(name for name, _ in figures)
-    rows = [
-        (fault, name, *figures[name, fault].row()) for fault in FAULTS for name in names if (name, fault) in figures
-    ]
-    bench.table(head, rows)
+    bench.table(head, rows_of(figures, FAULTS))
     nodes = figures.get((Ours.name, "node killed"), Figures()).seen
     early = sum(s.node_ready for s in nodes)
     print(f"ours, node killed: writes were back before Kubernetes called the node NotReady in {early} of {len(nodes)}")
-    for text in (*absent, *(text for f in figures.values() for text in f.failures)):
+    for text in (*absent, *failures_of(figures)):
         print(text)
 
 
@@ -369,13 +341,8 @@ def measure(bench):
     figures, first = {}, STEP
     for name, fault in plan(bench.full, list(by_name)):
         found = figures.setdefault((name, fault), Figures())
-        try:
-            found.seen.append(one(rig, clusters, by_name[name], fault, first))
-            bench.note(f"{name}, {fault}: {found.seen[-1]}")
-        except (Unmeasured, TimeoutError, AssertionError, psycopg.Error, OSError) as error:
-            found.failures.append(f"{name}, {fault}: {error}")
-            bench.note(found.failures[-1])
-        bench.sample_load()
+        run = functools.partial(one, rig, clusters, by_name[name], fault, first)
+        attempt(bench, found, f"{name}, {fault}", run, Unmeasured, AssertionError, psycopg.Error, OSError)
         first += STEP
     show(bench, figures, absent)
     return result_of(figures)

@@ -249,31 +249,14 @@ static void initdb_ended(const struct process_result *result, void *data)
 static void initdb(struct agent *a)
 {
     struct err err = {0};
-    char *name = program(a, "initdb"), *draft = agent_draft_path(&a->o);
-    char *directory = mem_printf("--pgdata=%s", draft),
-         *password = mem_printf("--pwfile=%s", a->o.password_file);
-    char *wal = agent_wal_draft_path(&a->o), *waldir = wal != NULL ? mem_printf("--waldir=%s", wal) : NULL;
-    const char *const argv[] = {name,
-                                directory,
-                                password,
-                                "--username=" AGENT_SUPERUSER,
-                                "--auth=scram-sha-256",
-                                "--data-checksums",
-                                "--encoding=UTF8",
-                                "--locale=C.UTF-8",
-                                waldir,
-                                NULL};
-    const struct process_options o = {.argv = argv, .timeout_ns = INITDB_NS};
+    struct agent_initdb command;
+    agent_initdb_init(&command, &a->o);
+    const struct process_options o = {.argv = command.argv, .timeout_ns = INITDB_NS};
     sm_move(&a->sm, INITDB);
     log_event(LOG_INFO, "making a data directory", "path", a->o.data, NULL);
     if (process_start(&a->loop, &o, initdb_ended, a, &a->child, &err) != 0)
         wait_again(a, &err);
-    free(name);
-    free(draft);
-    free(directory);
-    free(password);
-    free(wal);
-    free(waldir);
+    agent_initdb_fini(&command);
 }
 
 static void make_run(struct work *work)

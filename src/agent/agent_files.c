@@ -125,6 +125,26 @@ char *agent_draft_path(const struct agent_options *o)
     return mem_printf("%s.new", o->data);
 }
 
+void agent_initdb_init(struct agent_initdb *i, const struct agent_options *o)
+{
+    char *draft = agent_draft_path(o), *wal = agent_wal_draft_path(o);
+    char *name = o->bin != NULL ? mem_printf("%s/initdb", o->bin) : mem_strdup("initdb");
+    char *data = mem_printf("--pgdata=%s", draft), *password = mem_printf("--pwfile=%s", o->password_file);
+    char *waldir = wal != NULL ? mem_printf("--waldir=%s", wal) : NULL;
+    *i = (struct agent_initdb){.argv = {name, data, password, "--username=" AGENT_SUPERUSER,
+                                        "--auth=scram-sha-256", "--data-checksums", "--encoding=UTF8",
+                                        "--locale=C.UTF-8", waldir, NULL},
+                               .owned = {name, data, password, waldir}};
+    free(draft);
+    free(wal);
+}
+
+void agent_initdb_fini(struct agent_initdb *i)
+{
+    for (size_t n = 0; n < sizeof i->owned / sizeof *i->owned; n++)
+        free(i->owned[n]);
+}
+
 int agent_tree_delete(const char *path, struct err *err)
 {
     DIR *dir = opendir(path);

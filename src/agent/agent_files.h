@@ -22,6 +22,13 @@ void agent_setting(struct buf *out, const char *name, const char *value);
  */
 char *agent_draft_path(const struct agent_options *o);
 char *agent_wal_draft_path(const struct agent_options *o);
+/* The command that makes the draft; argv lives until agent_initdb_fini(). */
+struct agent_initdb {
+    const char *argv[10];
+    char *owned[4]; /* of them */
+};
+void agent_initdb_init(struct agent_initdb *i, const struct agent_options *o);
+void agent_initdb_fini(struct agent_initdb *i);
 /* Removes what a crash left of drafts. ERRC_REFUSED when the log's volume holds a log that is not ours to
  * lose. */
 int agent_draft_clear(const struct agent_options *o, struct err *err);

@@ -69,28 +69,11 @@ static void initdb_ended(const struct process_result *result, void *data)
 static void initdb(struct member *m)
 {
     struct err err = {0};
-    char *name = member_program(m, "initdb"), *draft = agent_draft_path(&m->o);
-    char *directory = mem_printf("--pgdata=%s", draft), *wal = agent_wal_draft_path(&m->o);
-    char *password = mem_printf("--pwfile=%s", m->o.password_file);
-    char *waldir = wal != NULL ? mem_printf("--waldir=%s", wal) : NULL;
-    const char *const argv[] = {name,
-                                directory,
-                                password,
-                                "--username=" AGENT_SUPERUSER,
-                                "--auth=scram-sha-256",
-                                "--data-checksums",
-                                "--encoding=UTF8",
-                                "--locale=C.UTF-8",
-                                waldir,
-                                NULL};
-    if (member_helper_start(m, argv, NULL, initdb_ended, &err) != 0)
+    struct agent_initdb command;
+    agent_initdb_init(&command, &m->o);
+    if (member_helper_start(m, command.argv, NULL, initdb_ended, &err) != 0)
         member_fail(m, &err);
-    free(name);
-    free(draft);
-    free(directory);
-    free(wal);
-    free(password);
-    free(waldir);
+    agent_initdb_fini(&command);
 }
 
 static void clear_run(struct work *work)

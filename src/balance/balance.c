@@ -97,15 +97,15 @@ const struct balance_refusal *balance_state_merge_refusal(const struct balance_s
     return &state->merge_refusal;
 }
 
-bool balance_wants_stream(const struct balance_state *state, const char *shard)
+bool balance_wants_stream(const struct balance_state *state, const char *shard, size_t place)
 {
-    const struct shard_notes *found = notes_find(state, shard, 0);
+    const struct shard_notes *found = notes_find(state, shard, place);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && !found->rows_only;
 }
 
-bool balance_wants_rows(const struct balance_state *state, const char *shard)
+bool balance_wants_rows(const struct balance_state *state, const char *shard, size_t place)
 {
-    const struct shard_notes *found = notes_find(state, shard, 0);
+    const struct shard_notes *found = notes_find(state, shard, place);
     return found != NULL && found->show.phase == BALANCE_SAMPLING && found->wants_rows;
 }
 
@@ -275,15 +275,17 @@ void balance_decide(const struct balance_facts *facts, struct balance_state *sta
 {
     struct round round = {.facts = facts, .state = state, .changes = changes};
     states_sync(facts, state);
+    struct heat *heats = heat_measure(facts);
     for (size_t i = 0; i < facts->shard_count; i++) {
         struct turn t = {.round = &round, .shard = &facts->shards[i], .index = i};
         t.state = balance_notes(&round, i);
-        t.heat = heat_measure(facts, i);
+        t.heat = heats[i];
         note_heat(&t);
         words_common(&t);
         if (t.shard->ranges->count > 0)
             balance_hot_step(&t);
         t.state->show.row = t.heat.row;
     }
+    free(heats);
     balance_merge_step(&round);
 }

@@ -142,8 +142,10 @@ void balance_state_free(struct balance_state *state);
 const struct balance_shard_state *balance_state_find(const struct balance_state *state, const char *shard);
 /* The refusal of a merge (R19) that stands; rule 0 = none. */
 const struct balance_refusal *balance_state_merge_refusal(const struct balance_state *state);
-bool balance_wants_stream(const struct balance_state *state, const char *shard);
-bool balance_wants_rows(const struct balance_state *state, const char *shard);
+/* `place`: where it is looked for first, counted in the order in which the shards of the last snapshot came.
+ */
+bool balance_wants_stream(const struct balance_state *state, const char *shard, size_t place);
+bool balance_wants_rows(const struct balance_state *state, const char *shard, size_t place);
 
 /* Appends to changes. Time must not go back between calls. */
 void balance_decide(const struct balance_facts *facts, struct balance_state *state,

@@ -1,8 +1,10 @@
 #include "balance/heat.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 #include "base/env.h"
+#include "base/mem.h"
 
 #define MINUTE_NS (60 * ENV_NS_PER_S)
 
@@ -56,71 +58,156 @@ static double value_near(const struct balance_facts *facts, size_t shard, uint64
     return (double)NAN;
 }
 
-/* Shards without ranges carry nothing by themselves and are no part of the comparison. */
-static double others_mean(const struct balance_facts *facts, size_t shard, uint64_t at_ns, bool *compared)
-{
-    double sum = 0;
-    unsigned known = 0;
-    *compared = false;
-    for (size_t i = 0; i < facts->shard_count; i++) {
-        if (i == shard || facts->shards[i].ranges->count == 0)
-            continue;
-        *compared = true;
-        double value = value_near(facts, i, at_ns);
-        if (isnan(value))
-            continue;
-        sum += value;
-        known++;
-    }
-    if (!*compared)
-        return 0;
-    return known > 0 ? sum / known : (double)NAN;
-}
-
-struct moment {
-    bool ended; /* the history is no longer */
-    enum heat_break why;
+/* A shard on the way from its newest sample back. */
+struct walk {
+    struct heat heat;
+    double load_sum, others_sum; /* of the row */
+    bool over;
+    /* the sample it is at */
+    bool ended; /* there is none: the history is no longer */
     double value, others;
 };
 
-static struct moment moment_at(const struct balance_facts *facts, size_t shard, unsigned n, bool *compared)
+/* ---- what the others carried ---- */
+
+/* What was carried at a shard's moment. Sum and number: first the difference to the question before it, in
+ * the order of the moments. */
+struct question {
+    uint64_t at_ns;
+    size_t shard;
+    double sum;
+    int known;
+};
+
+static int by_moment(const void *a, const void *b)
 {
-    const struct balance_policy *policy = facts->policy;
-    struct moment m = {.why = HEAT_WHOLE};
-    uint64_t at_ns = 0;
-    m.value = value_at(facts, shard, n, &at_ns, &m.ended);
-    m.others = isnan(m.value) ? 0 : others_mean(facts, shard, at_ns, compared);
-    if (m.ended)
-        return m;
-    if (isnan(m.value) || isnan(m.others))
-        m.why = HEAT_MISSING;
-    else if (m.value <= policy->threshold)
-        m.why = HEAT_FELL;
-    else if (*compared && m.value <= policy->relative * m.others)
-        m.why = HEAT_EVEN;
-    return m;
+    const struct question *x = a, *y = b;
+    return x->at_ns < y->at_ns ? -1 : x->at_ns > y->at_ns;
 }
 
-struct heat heat_measure(const struct balance_facts *facts, size_t shard)
+/* How many of the first `count` ask about a moment before this one. */
+static size_t before(const struct question *questions, size_t count, uint64_t at_ns)
 {
-    struct heat heat = {.load = (double)NAN, .others = (double)NAN};
-    double load = 0, others = 0;
-    for (unsigned n = 0; n < facts->policy->window; n++) {
-        struct moment m = moment_at(facts, shard, n, &heat.compared);
-        if (n == 0 || (!m.ended && m.why == HEAT_WHOLE && heat.row == n)) {
-            load += m.value;
-            others += m.others;
-            heat.load = load / (n + 1);
-            heat.others = others / (n + 1);
-        }
-        if (m.why != HEAT_WHOLE && heat.row == heat.above && heat.broken == HEAT_WHOLE)
-            heat.broken = m.why;
-        if (m.ended || m.why == HEAT_MISSING || m.why == HEAT_FELL)
-            break;
-        heat.row += m.why == HEAT_WHOLE && heat.row == n;
-        heat.above++;
+    size_t low = 0;
+    while (low < count) {
+        size_t middle = low + (count - low) / 2;
+        if (questions[middle].at_ns < at_ns)
+            low = middle + 1;
+        else
+            count = middle;
     }
-    return heat;
+    return low;
+}
+
+/* Each sample is the answer from a period before it, or from where the older one ends, to a period behind it,
+ * or to where the newer one begins: as value_near() says, for all questions at once. */
+static void add_shard(const struct balance_facts *facts, size_t shard, struct question *questions,
+                      size_t count)
+{
+    const struct load_ring *ring = facts->shards[shard].load;
+    uint64_t period = heat_period(facts);
+    struct load_sample s;
+    for (unsigned n = 0; count > 0 && ring != NULL && load_ring_second(ring, n, &s); n++) {
+        size_t first = before(questions, count, s.at_ns > period ? s.at_ns - period : 0);
+        size_t end = before(questions, count, s.at_ns + period + 1);
+        double value = (double)s.value[facts->policy->objective];
+        if (!isnan(value)) {
+            questions[first].sum += value;
+            questions[first].known++;
+            questions[end].sum -= value;
+            questions[end].known--;
+        }
+        count = first;
+    }
+}
+
+/* The mean of the others at each of these moments, NAN if none is known; 0 without others. Shards without
+ * ranges carry nothing by themselves and are no part of the comparison. `questions` has room for one more. */
+static void ask_others(const struct balance_facts *facts, struct question *questions, size_t count,
+                       struct walk *walks)
+{
+    size_t owners = 0;
+    double sum = 0;
+    int known = 0;
+    qsort(questions, count, sizeof *questions, by_moment);
+    questions[count] = (struct question){0};
+    for (size_t i = 0; i < facts->shard_count; i++)
+        if (facts->shards[i].ranges->count > 0) {
+            owners++;
+            add_shard(facts, i, questions, count);
+        }
+    for (const struct question *q = questions; q < questions + count; q++) {
+        struct walk *w = &walks[q->shard];
+        bool owns = facts->shards[q->shard].ranges->count > 0;
+        double own = owns ? value_near(facts, q->shard, q->at_ns) : (double)NAN;
+        sum += q->sum;
+        known += q->known;
+        int others = known - !isnan(own);
+        w->heat.compared = owners > owns;
+        w->others = !w->heat.compared ? 0
+                    : others > 0      ? (sum - (isnan(own) ? 0 : own)) / others
+                                      : (double)NAN;
+    }
+}
+
+/* ---- is it hot? ---- */
+
+/* Takes what the n-th newest sample says; false = the samples before it do not count. */
+static bool take(const struct balance_policy *policy, struct walk *w, unsigned n)
+{
+    struct heat *heat = &w->heat;
+    enum heat_break why = w->ended                                                     ? HEAT_WHOLE
+                          : isnan(w->value) || isnan(w->others)                        ? HEAT_MISSING
+                          : w->value <= policy->threshold                              ? HEAT_FELL
+                          : heat->compared && w->value <= policy->relative * w->others ? HEAT_EVEN
+                                                                                       : HEAT_WHOLE;
+    if (n == 0 || (!w->ended && why == HEAT_WHOLE && heat->row == n)) {
+        w->load_sum += w->value;
+        w->others_sum += w->others;
+        heat->load = w->load_sum / (n + 1);
+        heat->others = w->others_sum / (n + 1);
+    }
+    if (why != HEAT_WHOLE && heat->row == heat->above && heat->broken == HEAT_WHOLE)
+        heat->broken = why;
+    if (w->ended || why == HEAT_MISSING || why == HEAT_FELL)
+        return false;
+    heat->row += why == HEAT_WHOLE && heat->row == n;
+    heat->above++;
+    return true;
+}
+
+struct heat *heat_measure(const struct balance_facts *facts)
+{
+    size_t shards = facts->shard_count, going = shards, asking;
+    struct heat *heats = mem_array(shards + 1, sizeof *heats);
+    struct walk *walks = mem_array(shards + 1, sizeof *walks);
+    struct question *questions = mem_array(shards + 1, sizeof *questions);
+    for (size_t i = 0; i < shards; i++)
+        walks[i].heat = (struct heat){.load = (double)NAN, .others = (double)NAN};
+    for (unsigned n = 0; n < facts->policy->window && going > 0; n++) {
+        asking = 0;
+        for (size_t i = 0; i < shards; i++) {
+            struct walk *w = &walks[i];
+            if (w->over)
+                continue;
+            uint64_t at_ns = 0;
+            w->value = value_at(facts, i, n, &at_ns, &w->ended);
+            w->others = 0;
+            if (!isnan(w->value))
+                questions[asking++] = (struct question){.at_ns = at_ns, .shard = i};
+        }
+        ask_others(facts, questions, asking, walks);
+        for (size_t i = 0; i < shards; i++)
+            if (!walks[i].over && !take(facts->policy, &walks[i], n)) {
+                walks[i].over = true;
+                going--;
+            }
+    }
+    for (size_t i = 0; i < shards; i++)
+        heats[i] = walks[i].heat;
+    free(walks);
+    free(questions);
+    return heats;
 }
 
 double heat_peak(const struct balance_facts *facts, size_t shard)

@@ -22,7 +22,9 @@ struct heat {
     bool compared;          /* there are others */
 };
 
-struct heat heat_measure(const struct balance_facts *facts, size_t shard);
+/* Of all shards of the snapshot, in its order: each is compared with the others, and all at once are n log n.
+ * To be freed. */
+struct heat *heat_measure(const struct balance_facts *facts);
 
 /* The greatest of the newest `window` samples; NAN if one of them is missing. What others may lay on top
  * counts on it. */

@@ -169,6 +169,7 @@ static void follow(struct balancer *b, const struct fleet_database *db, struct s
 
 static void follow_all(struct balancer *b, const struct fleet_database *db, struct watched *w)
 {
+    size_t place = 0; /* those that are present stand here as in the state: in the order in which they came */
     list_each(node, &w->shards)
     {
         struct watched_shard *s = list_item(node, struct watched_shard, node);
@@ -176,8 +177,9 @@ static void follow_all(struct balancer *b, const struct fleet_database *db, stru
             forget_shard(b, s);
             continue;
         }
-        follow(b, db, &s->stream, s->name, balance_wants_stream(w->state, s->name), false);
-        follow(b, db, &s->rows, s->name, balance_wants_rows(w->state, s->name), true);
+        follow(b, db, &s->stream, s->name, balance_wants_stream(w->state, s->name, place), false);
+        follow(b, db, &s->rows, s->name, balance_wants_rows(w->state, s->name, place), true);
+        place++;
     }
 }
 

@@ -589,6 +589,15 @@ BEGIN
     END LOOP;
 END $$;
 
+-- The first `most` of these tables, all for NULL, locked.
+CREATE OR REPLACE FUNCTION shardherd.lock_first(names text[], most bigint) RETURNS text[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    names := names[:coalesce(most::int, cardinality(names))];
+    PERFORM shardherd.lock_tables(names);
+    RETURN names;
+END $$;
+
 -- Looks through the next distributed table after `last` that is not known to hold nothing foreign, and answers its name; NULL after
 -- the last one. The control row comes after the long part: who has overtaken us in it has another opinion of this shard.
 -- Partitions are left out: ATTACH brings rows that no guard has seen.
@@ -628,8 +637,7 @@ BEGIN
     heavy := ARRAY(SELECT d.name FROM shardherd.tables d JOIN shardherd.pure p ON p.relation = to_regclass(d.name)
                    WHERE NOT shardherd.is_light(p.relation)
                    AND NOT EXISTS (SELECT FROM shardherd.guard_findings() g WHERE g.subject = d.name) ORDER BY d.name);
-    names := heavy[:coalesce(most::int, cardinality(heavy))];
-    PERFORM shardherd.lock_tables(names);
+    names := shardherd.lock_first(heavy, most);
     PERFORM shardherd.light_table(d.name, d.key, d.type, s.los, s.his, s.epoch)
     FROM shardherd.tables d, shardherd.shard s WHERE d.name = ANY (names);
     RETURN cardinality(names) = cardinality(heavy);
@@ -913,8 +921,7 @@ BEGIN
     PERFORM set_config('shardherd.operation', move_id, true);
     missing := ARRAY(SELECT d.name FROM shardherd.tables d WHERE most IS NULL OR NOT shardherd.is_frozen(d.name, move_id)
                      ORDER BY d.name);
-    names := missing[:coalesce(most::int, cardinality(missing))];
-    PERFORM shardherd.lock_tables(names);
+    names := shardherd.lock_first(missing, most);
     INSERT INTO shardherd.freeze (move, gives_way, lo, hi) VALUES (move_id, gives_way, "freeze".lo, "freeze".hi)
     ON CONFLICT DO NOTHING;
     light := ARRAY(SELECT n FROM unnest(names) AS n WHERE shardherd.is_light(n::regclass));
@@ -973,8 +980,7 @@ BEGIN
     IF alone THEN
         awake := ARRAY(SELECT d.name FROM shardherd.tables d WHERE EXISTS (SELECT FROM shardherd.frozen_relations(d.name))
                        ORDER BY d.name);
-        names := awake[:coalesce(most::int, cardinality(awake))];
-        PERFORM shardherd.lock_tables(names);
+        names := shardherd.lock_first(awake, most);
         FOR p IN SELECT r.* FROM shardherd.tables d, shardherd.frozen_relations(d.name) r WHERE d.name = ANY (names) LOOP
             PERFORM shardherd.thaw(p.relation, p.trigger);
         END LOOP;
@@ -1119,8 +1125,7 @@ BEGIN
     END IF;
     missing := ARRAY(SELECT d.name FROM shardherd.tables d WHERE most IS NULL OR NOT shardherd.asks_gate(d.name, move_id)
                      ORDER BY d.name);
-    names := missing[:coalesce(most::int, cardinality(missing))];
-    PERFORM shardherd.lock_tables(names);
+    names := shardherd.lock_first(missing, most);
     INSERT INTO shardherd.gate (move, lo, hi) VALUES (move_id, gate_lo, gate_hi) ON CONFLICT DO NOTHING;
     PERFORM shardherd.install_guards(move_id, names);
     RETURN cardinality(names) = cardinality(missing);
@@ -1150,8 +1155,7 @@ BEGIN
     END IF;
     missing := ARRAY(SELECT d.name FROM shardherd.tables d
                      WHERE NOT shardherd.is_prepared(d.name, range_lo, range_hi, new_epoch) ORDER BY d.name);
-    names := missing[:coalesce(most::int, cardinality(missing))];
-    PERFORM shardherd.lock_tables(names);
+    names := shardherd.lock_first(missing, most);
     -- also when there is none: no fence is prepared any more
     PERFORM shardherd.install_guards(NULL, ARRAY(SELECT a FROM shardherd.awake_tables() a WHERE a = ANY (names)));
     SELECT epoch INTO STRICT shard_epoch FROM shardherd.shard;
@@ -1232,8 +1236,7 @@ BEGIN
     IF cardinality(awake) = 0 THEN
         RETURN true;
     END IF;
-    names := awake[:coalesce(most::int, cardinality(awake))];
-    PERFORM shardherd.lock_tables(names);
+    names := shardherd.lock_first(awake, most);
     PERFORM shardherd.install_guards(NULL, names);
     RETURN cardinality(names) = cardinality(awake);
 END $$;
@@ -1346,9 +1349,8 @@ BEGIN
         PERFORM shardherd.take_over(move_id, range_lo, range_hi, new_epoch);
     END IF;
     asking := ARRAY(SELECT d.name FROM shardherd.tables d WHERE shardherd.asks_gate(d.name, move_id) ORDER BY d.name);
-    names := asking[:coalesce(most::int, cardinality(asking))];
+    names := shardherd.lock_first(asking, most);
     IF cardinality(names) > 0 THEN
-        PERFORM shardherd.lock_tables(names);
         PERFORM shardherd.install_guards(NULL, names);
     END IF;
     IF cardinality(names) < cardinality(asking) THEN

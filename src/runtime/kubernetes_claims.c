@@ -186,7 +186,20 @@ static void on_claims(struct kube_op *op, const struct k8s_answer *a)
     }
     e->claims = yyjson_read(a->body, a->body_length, 0);
     e->at = 0;
-    claim_next(e);
+    e->claims_next(e);
+}
+
+void kube_claims_read(struct kube_ensure *e, void (*next)(struct kube_ensure *e))
+{
+    struct err err = {0};
+    char *all = kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", NULL);
+    char *selector = kube_shard_selector(e->database, e->shard);
+    const struct kube_request r = {.method = "GET", .path = all, .query = selector};
+    e->claims_next = next;
+    if (kube_op_call(&e->op, &r, on_claims, &err) != 0)
+        kube_ensure_over(e, &err);
+    free(all);
+    free(selector);
 }
 
 static bool grows(const struct kube_ensure *e)
@@ -206,17 +219,9 @@ static bool grows(const struct kube_ensure *e)
 
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e))
 {
-    struct err err = {0};
     e->claims_then = then;
-    if (e->op.k->options.cnpg || (e->found != NULL && !grows(e))) { /* the operator does it by itself */
+    if (e->op.k->options.cnpg || (e->found != NULL && !grows(e))) /* the operator does it by itself */
         claims_over(e);
-        return;
-    }
-    char *all = kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", NULL);
-    char *selector = kube_shard_selector(e->database, e->shard);
-    const struct kube_request r = {.method = "GET", .path = all, .query = selector};
-    if (kube_op_call(&e->op, &r, on_claims, &err) != 0)
-        kube_ensure_over(e, &err);
-    free(all);
-    free(selector);
+    else
+        kube_claims_read(e, claim_next);
 }

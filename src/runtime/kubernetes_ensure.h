@@ -66,7 +66,7 @@ struct kube_ensure {
     struct kube_pair client;   /* our own certificate for the shards; none = they do not ask for one */
     struct yyjson_doc *found;  /* the StatefulSet as it is, NULL = none or no more needed */
     struct yyjson_doc *wanted; /* as it is to be */
-    struct yyjson_doc *claims; /* while volumes grow */
+    struct yyjson_doc *claims; /* of the shard, while they are gone through, up to `at` */
     struct kube_item items[16];
     int item_count, at;
     int64_t generation; /* of the StatefulSet, applied */
@@ -81,6 +81,7 @@ struct kube_ensure {
     void (*secret_then)(struct kube_ensure *e, struct yyjson_val *secret);
     bool secret_renewed; /* its certificate, in this pass */
     void (*secrets_then)(struct kube_ensure *e);
+    void (*claims_next)(struct kube_ensure *e);
     void (*claims_then)(struct kube_ensure *e);
     void (*cnpg_then)(struct kube_ensure *e);
     void (*kept_then)(struct kube_ensure *e);
@@ -151,6 +152,8 @@ void kube_secret_rewrite(struct kube_ensure *e, struct yyjson_val *secret,
 /* Fills the superuser's passwords, and whether another one is due. False: the end came. */
 bool kube_credentials_take(struct kube_ensure *e, struct yyjson_val *secret);
 
+/* Reads the shard's volume claims; then `next` with them in e->claims and e->at 0, or the end. */
+void kube_claims_read(struct kube_ensure *e, void (*next)(struct kube_ensure *e));
 /* Makes the volumes larger if the specification asks for it and `found` is smaller; then `then`, or the end.
  */
 void kube_claims_start(struct kube_ensure *e, void (*then)(struct kube_ensure *e));

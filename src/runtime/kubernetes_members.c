@@ -292,31 +292,11 @@ static void trim_next(struct kube_ensure *e)
     e->members_then(e);
 }
 
-static void on_claims(struct kube_op *op, const struct k8s_answer *a)
-{
-    struct kube_ensure *e = (struct kube_ensure *)op;
-    if (a->err != NULL) {
-        kube_ensure_over(e, a->err);
-        return;
-    }
-    e->claims = yyjson_read(a->body, a->body_length, 0);
-    e->at = 0;
-    trim_next(e);
-}
-
 void kube_members_trim(struct kube_ensure *e, kube_ensure_then then)
 {
-    struct err err = {0};
     e->members_then = then;
-    if (!kube_spec_deletes(&e->spec)) {
+    if (kube_spec_deletes(&e->spec))
+        kube_claims_read(e, trim_next);
+    else
         then(e);
-        return;
-    }
-    char *all = kube_path(e->op.k, "/api/v1", "persistentvolumeclaims", NULL);
-    char *selector = kube_shard_selector(e->database, e->shard);
-    const struct kube_request r = {.method = "GET", .path = all, .query = selector};
-    if (kube_op_call(&e->op, &r, on_claims, &err) != 0)
-        kube_ensure_over(e, &err);
-    free(all);
-    free(selector);
 }

@@ -16,6 +16,7 @@ IMAGE = "shardherd:0.1.0"
 NAME = "shardherd-manager"
 SPACE = "default"
 DATABASES = f"/apis/shardherd.io/v1alpha1/namespaces/{SPACE}/shardeddatabases"
+SHOP = f"{DATABASES}/shop"
 OPERATIONS = f"/apis/shardherd.io/v1alpha1/namespaces/{SPACE}/shardoperations"
 EVENTS = f"/apis/events.k8s.io/v1/namespaces/{SPACE}/events"
 KINDS = (

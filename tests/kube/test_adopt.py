@@ -1,14 +1,14 @@
 """A StatefulSet that somebody else made, with rows in it, becomes a shard, is split, and is left as it was."""
 
 import json
-import os
 
 import pytest
 from cluster import postgres_image
+from kube import needs_root
 from manager_rig import DATABASES, ManagerCluster, database, schema_of_load
 from test_manager import QUICK, Load, ended, start
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 SETS = "/apis/apps/v1/namespaces/default/statefulsets"
 RUN = """
 export PGDATA=/data/db

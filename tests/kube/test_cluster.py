@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, postgres_image
-from kube import wait_until
+from kube import needs_root, wait_until
 
 PG = "/usr/lib/postgresql/15/bin"
 IMAGES = {"base": {}, "postgres:15": postgres_image()}
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,  # the equipment's own tests: in full runs, until the manager is tested in it
 ]
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"

@@ -1,6 +1,5 @@
 """Installing into a whole cluster, whose pods run: `kubectl apply -k`, as docs/kubernetes.md has it."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,13 +7,13 @@ import pytest
 import yaml
 from cluster import Cluster, postgres_image
 from install import DEPLOY, OVERLAYS, SHOP, Kubectl, needs_kubectl
-from kube import build_folder
+from kube import build_folder, needs_root
 
 NAMESPACE = OVERLAYS["production"]
 pytestmark = [
     needs_kubectl,
     pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
 ]
 
 

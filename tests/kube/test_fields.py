@@ -1,13 +1,11 @@
 """Every field of a ShardedDatabase that may be changed is changed once; no field of the schema is left out."""
 
-import os
-
 import pytest
 import yaml
-from kube import ROOT
+from kube import ROOT, needs_root
 from runtime_rig import runtime_cluster, runtime_rig
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 
 # what the rules of the schema refuse to change (test_R4_rule), or only ever begin with
 FIXED = {

@@ -1,14 +1,14 @@
 """The manager as a pod under its own service account: ShardedDatabase objects from their making to their end."""
 
 import json
-import os
 import threading
 import time
 
 import pytest
+from kube import needs_root
 from manager_rig import DATABASES, OPERATIONS, ManagerCluster, database
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 QUICK = {
     "SHARDHERD_BALANCE_BAKE": "1s",
     "SHARDHERD_BALANCE_COOLDOWN": "2s",

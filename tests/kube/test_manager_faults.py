@@ -1,17 +1,17 @@
 """What the manager does when the cluster fails it: the API server gone, rights taken, paused, killed anywhere."""
 
 import json
-import os
 import re
 import signal
 import time
 
 import pytest
+from kube import needs_root
 from manager_rig import DATABASES, NAME, ManagerCluster, database
 from test_manager import QUICK, Load, ended, make, remove, start
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
 ]
 ROLE_BINDING = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings"

@@ -2,15 +2,15 @@
 
 import base64
 import json
-import os
 import time
 
 import pytest
+from kube import needs_root
 from manager_rig import ManagerCluster
 from test_manager import QUICK, make
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
 ]
 SHARDS = 4

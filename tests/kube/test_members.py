@@ -1,16 +1,16 @@
 """Shards of three instances in the test cluster: made, failed over by killing pods and nodes, changed, removed."""
 
 import json
-import os
 import threading
 import time
 
 import pytest
+from kube import needs_root
 from manager_rig import DATABASES, ManagerCluster, database
 from members import pods, wait_whole, whole
 from test_manager import ended, start
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 POD = "/api/v1/namespaces/default/pods"
 MEMBERS = ["shop-s1-0", "shop-s1-1", "shop-s1-2"]
 QUIET = {"split": "off", "merge": "off"}

@@ -2,15 +2,14 @@
 its StatefulSet, else as a new shard that all its rows move to."""
 
 import json
-import os
 import subprocess
 
 import pytest
 import yaml
 from cluster import postgres_image
 from control_plane import make_certificate
-from kube import build_folder
-from manager_rig import DATABASES, SPACE, ManagerCluster, database
+from kube import build_folder, needs_root
+from manager_rig import DATABASES, SHOP, SPACE, ManagerCluster, database
 from members import kept, pods, primaries, wait_whole
 from test_adopt import NOTES, SETS, annotate, fill, legacy, psql, secret
 from test_manager import QUICK, Load, names, remove
@@ -18,11 +17,10 @@ from test_members import QUIET, delete_now, gap
 from test_members_resize import resize
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(500),
 ]
-SHOP = f"{DATABASES}/shop"
 
 
 @pytest.fixture(scope="module")

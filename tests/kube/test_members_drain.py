@@ -1,15 +1,14 @@
 """The node of the primary is cordoned, which moves nothing, and drained, which has the primary hand over first."""
 
-import os
-
 import pytest
 from install import Kubectl, needs_kubectl
+from kube import needs_root
 from manager_rig import ManagerCluster
 from members import pods, primaries, wait_whole
 from test_members import gap, hand_over, make_shop
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(400),
     needs_kubectl,

@@ -4,12 +4,13 @@ import os
 import random
 
 import pytest
+from kube import needs_root
 from manager_rig import ManagerCluster
 from members import pods, role, wait_whole
 from test_manager_faults import only_manager_killed_at
 from test_members import delete_now, gap, make_shop, sql
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 STEPS = ["planned", "claim", "confirm", "chosen", "promote", "settle", "repoint", "open", "route", "done"]
 PLACES = [f"{moment}:{step}" for step in STEPS for moment in ("before", "after")]
 SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.SystemRandom().randrange(1 << 31)

@@ -1,19 +1,17 @@
 """spec.instances of a database that lives, in the test cluster: more, fewer, with clients that write meanwhile."""
 
-import os
-
 import pytest
-from manager_rig import DATABASES, ManagerCluster, database
+from kube import needs_root
+from manager_rig import DATABASES, SHOP, ManagerCluster, database
 from members import kept, pods, primaries, wait_whole
 from test_manager import remove
 from test_members import QUIET, delete_now, gap, hand_over, make_shop, sql
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(500),
 ]
-SHOP = f"{DATABASES}/shop"
 CLAIMS = "/api/v1/namespaces/default/persistentvolumeclaims"
 
 

@@ -4,14 +4,15 @@ import os
 import random
 
 import pytest
-from manager_rig import NAME, ManagerCluster
+from kube import needs_root
+from manager_rig import NAME, SHOP, ManagerCluster
 from members import pods, primaries, wait_whole
 from test_manager_faults import only_manager_killed_at
 from test_members import gap, hand_over, make_shop, sql
-from test_members_resize import CLAIMS, SHOP, claims
+from test_members_resize import CLAIMS, claims
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
 ]
 MORE = ["resize:before:walk", "resize:after:walk", "resize:before:record", "resize:after:record"]

@@ -1,19 +1,18 @@
 """credentials.rotation with several instances: all agents have the next password at hand before the servers get it."""
 
 import base64
-import os
 
 import pytest
-from manager_rig import DATABASES, ManagerCluster, database
+from kube import needs_root
+from manager_rig import DATABASES, SHOP, ManagerCluster, database
 from members import pods, primaries, wait_whole
 from test_members import QUIET, delete_now, gap, sql
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(500),
 ]
-SHOP = f"{DATABASES}/shop"
 MINE = {"username": "app", "password": "of-the-application-itself"}
 
 

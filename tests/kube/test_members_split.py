@@ -1,19 +1,17 @@
 """A hot shard of three instances is split, by itself and under load, into another StatefulSet of three."""
 
-import os
-
 import pytest
-from manager_rig import DATABASES, ManagerCluster, database
-from members import is_ready, kept, pods, role
+from kube import needs_root
+from manager_rig import DATABASES, SHOP, ManagerCluster, database
+from members import primaries, wait_whole
 from test_manager import QUICK, Load, moves, names, remove, start
 from test_members import delete_now
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(600),
 ]
-SHOP = f"{DATABASES}/shop"
 WRITING = ("--clients", "3", "--op-timeout", "2s", "--no-check")
 
 
@@ -21,27 +19,6 @@ WRITING = ("--clients", "3", "--op-timeout", "2s", "--no-check")
 def rig(tmp_path_factory):
     with ManagerCluster(tmp_path_factory.mktemp("split"), nodes=3, variables=QUICK) as rig:
         yield rig
-
-
-def whole(rig, shard):
-    """The primary of this shard, if its other two stream."""
-    try:
-        known = kept(rig)
-    except (AssertionError, OSError, TypeError):
-        return None  # another manager is about to lead
-    seen = {n: p for n, p in pods(rig).items() if p["metadata"]["labels"]["shardherd.io/shard"] == shard}
-    marked = sorted(role(p) or "" for p in seen.values())
-    streams = sum(bool(known.get(n, {}).get("streams")) for n in seen)
-    if marked != ["primary", "standby", "standby"] or streams != 2 or not all(map(is_ready, seen.values())):
-        return None
-    return next(n for n, p in seen.items() if role(p) == "primary")
-
-
-def wait_whole(rig, shard, timeout=120):
-    try:
-        return rig.wait(lambda: whole(rig, shard), timeout, f"a primary and two standbys of {shard}")
-    except TimeoutError as error:
-        raise TimeoutError(f"{error}\n{kept(rig)}\n{rig.manager_logs()[-8000:]}") from None
 
 
 def make_hot(rig, **balance):
@@ -100,25 +77,25 @@ def test_a_hot_shard(rig):
     rig.wait_database(shards=2, timeout=120)
     assert load.is_alive(), "the load ended before the split: it shows nothing"
     assert names(rig) == ["shop-s1", "shop-s2"]
-    primaries = {shard: wait_whole(rig, shard) for shard in ("s1", "s2")}
+    leads = {shard: wait_whole(rig, 120, shard=shard) for shard in ("s1", "s2")}
     report = load.result()
     print(f"longest write gap {report['longest_write_gap_ms']:.0f} ms, {report['acked_writes']} writes")
     assert report["acked_writes"] > 1000 and report["routing_changes"] >= 1, report
     assert report["longest_write_gap_ms"] < 5000, report
     rig.wait(lambda: not moves(rig, "running"), 60, "the split with its cleaning ended")
     hosts = str(rig.database()["status"]["routing"]["shards"])
-    for primary in primaries.values():
+    for primary in leads.values():
         assert f"{primary}.shop-" in hosts, hosts
 
     load = Load(rig, 20, *WRITING, "--rate", "100")
     rig.wait(lambda: load.is_alive() and rig.public("/v1/instances"), 10, "load")
-    for primary in primaries.values():
+    for primary in leads.values():
         delete_now(rig, primary)
     report = load.result()
     print(f"both fail over: longest write gap {report['longest_write_gap_ms']:.0f} ms, {report['acked_writes']} writes")
     assert report["longest_write_gap_ms"] < 8000, report
-    for shard in primaries:
-        wait_whole(rig, shard)  # the old one may lead again by then, and is as good as another
+    for shard in leads:
+        wait_whole(rig, 120, shard=shard)  # the old one may lead again by then, and is as good as another
     the_end(rig, client)
 
 
@@ -128,17 +105,16 @@ def split_with_death(rig, turn, side):
     def step():
         return rig.operation(turn)["status"].get("step")
 
-    first = wait_whole(rig, "s1")
+    first = wait_whole(rig, 120, shard="s1")
     start(rig, turn, kind="split", shard="s1", bakeSeconds=0)
     target = rig.wait(lambda: rig.operation(turn)["status"].get("target"), 60, "a target")
     at = rig.wait(lambda: step() not in ("planned", "check", "target") and step(), 120, "rows that go over")
-    seen = {n for n, p in pods(rig).items() if p["metadata"]["labels"]["shardherd.io/shard"] == target}
-    victim = first if side == "source" else next(n for n, p in pods(rig).items() if n in seen and role(p) == "primary")
+    victim = first if side == "source" else next(n for n in primaries(rig) if n.startswith(f"shop-{target}-"))
     delete_now(rig, victim)
 
     reason, message = end_of(rig, turn)
     print(f"the {side}'s primary was killed at {at}: {reason}, {message}")
-    wait_whole(rig, "s1")
+    wait_whole(rig, 120, shard="s1")
     return reason, target
 
 
@@ -155,7 +131,7 @@ def test_the_primary_of_either_side_is_killed_within_a_split(rig):
             done(rig, f"again-{side}")
             target = rig.operation(f"again-{side}")["status"]["target"]
         rig.wait_database(shards=2, timeout=120)
-        wait_whole(rig, target)
+        wait_whole(rig, 120, shard=target)
         start(rig, f"back-{side}", kind="merge", shard=target, target="s1", bakeSeconds=0)
         done(rig, f"back-{side}")
         rig.wait_database(shards=1, timeout=120)

@@ -1,9 +1,8 @@
 """Several instances whose servers have no TLS, or ask for certificates; a change between the modes under load."""
 
-import os
-
 import pytest
-from manager_rig import DATABASES, ManagerCluster, database
+from kube import needs_root
+from manager_rig import DATABASES, SHOP, ManagerCluster, database
 from members import pods, wait_whole
 from test_manager import remove
 from test_members import QUIET, delete_now, gap
@@ -11,11 +10,10 @@ from test_members_resize import is_resized
 from test_renewal import MINE
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
     pytest.mark.timeout(500),
 ]
-SHOP = f"{DATABASES}/shop"
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,15 @@
 
 import base64
 import json
-import os
 import time
 
 import pytest
+from kube import needs_root
 from manager_rig import DATABASES, NAME, ManagerCluster, database
 from test_manager import QUICK, Load, ended, make, remove, start
 
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.slow,
 ]
 CALM = {"balance": {"split": "off", "merge": "off"}, "deletionPolicy": "delete"}

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 from control_plane import make_certificate
-from kube import ROOT, build_folder, wait_until
+from kube import ROOT, build_folder, needs_root, wait_until
 from runtime_rig import refusal, runtime_cluster, runtime_rig
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root")
+pytestmark = needs_root
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """A newer major version of PostgreSQL is asked for: shards move to it, one after the other, and write on meanwhile."""
 
-import os
 from pathlib import Path
 
 import pytest
-from kube import ROOT
+from kube import ROOT, needs_root
 from manager_rig import DATABASES, IMAGE, ManagerCluster
 from test_manager import QUICK, Load, ended, make, remove, start
 
@@ -12,7 +11,7 @@ NEWER, NEWER_IMAGE = 16, "shardherd:0.1.0-pg16"
 PLACES = (Path(f"/usr/lib/postgresql/{NEWER}/bin"), ROOT / "build" / "pg" / str(NEWER) / "bin")
 PROGRAMS = next((p for p in PLACES if (p / "postgres").exists()), None)
 pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the test cluster makes namespaces and mounts: needs root"),
+    needs_root,
     pytest.mark.skipif(PROGRAMS is None, reason=f"no PostgreSQL {NEWER}"),
 ]
 # the PostgreSQL 16 of the tests was built without TLS

@@ -44,7 +44,32 @@ def why_not():
     return None
 
 
+def processes():
+    """Pid, process group and environment of those that live."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if state not in "ZX":
+                yield int(folder.name), int(group), (folder / "environ").read_bytes().split(b"\0")
+
+
+def end(listed, sent):
+    """Ends all that listed() names, each told once; who is there after 20 s is killed."""
+    deadline, told = time.monotonic() + 20, set()
+    while pids := listed():
+        if time.monotonic() > deadline:
+            sent, told = signal.SIGKILL, set()
+        for pid in pids:
+            if pid not in told:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+                told.add(pid)
+        time.sleep(0.05)
+
+
 class Engine:
+    PATIENCE = 30  # seconds until it has to listen
+
     def __init__(self, directory):
         self.directory = Path(directory)
         self.socket = self.directory / "api.sock"
@@ -68,7 +93,11 @@ class Engine:
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # nobody calls __exit__() then
+            self.remove()
+            raise
         return self
 
     def __exit__(self, *_):
@@ -78,9 +107,9 @@ class Engine:
         with open(self.directory / "service.log", "ab") as log:
             self.process = subprocess.Popen(
                 self.command("system", "service", "--time=0", f"unix://{self.socket}"),
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + self.PATIENCE
         while not self.socket.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 said = (self.directory / "service.log").read_text()
@@ -88,16 +117,22 @@ class Engine:
                 pytest.skip(f"podman does not run here: {said[-500:]}")
             time.sleep(0.05)
 
+    def service(self):
+        """A user's podman is two processes: the first one may end at a signal without a word to the other."""
+        return [pid for pid, group, _ in processes() if group == self.process.pid]
+
     def stop(self):
-        """The API goes away; containers go on."""
-        if self.process and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """The API goes away; containers go on: they are in sessions of their own."""
+        if self.process:
+            end(self.service, signal.SIGTERM)
+            self.process.wait()
+            self.process = None
         self.socket.unlink(missing_ok=True)
+
+    def left(self):
+        """All processes that were begun with this engine's configuration, also those in sessions of their own."""
+        name = f"CONTAINERS_CONF={self.directory / 'containers.conf'}".encode()
+        return [pid for pid, _, environment in processes() if name in environment]
 
     def remove(self):
         try:
@@ -105,6 +140,7 @@ class Engine:
                 self.run("rm", "--all", "--force", "--time=0", timeout=120)
         finally:
             self.stop()
+            end(self.left, signal.SIGKILL)  # what holds a user's namespace open hears no other
             for mounts in (self.directory / "root", self.directory / "run"):
                 for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
                     where = line.split()[1]

@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.skipif(engines.why_not() is not None, reason=str(engines.why_not())),
 ]
 
+needs_uidmap = pytest.mark.skipif(shutil.which("newuidmap") is None, reason="newuidmap (uidmap) is not here")
+
 
 @pytest.fixture(scope="module")
 def engine(shardherd):
@@ -157,7 +159,24 @@ def reachable(rig, shard):
         return False
 
 
-@pytest.mark.skipif(shutil.which("newuidmap") is None, reason="newuidmap (uidmap) is not here")
+@needs_uidmap
+def test_nothing_is_left_of_an_engine():
+    """Neither when it was ended as soon as it listened, nor when it did not in time."""
+    engine = Rootless(f"/tmp/shardherd-rootless-{os.getpid()}")
+    for _ in range(3):
+        with engine:
+            assert len(engine.service()) == 2
+        assert engine.left() == [] and not engine.directory.exists()
+    engine.PATIENCE = 3
+    engine.socket = engine.directory / "silent.sock"
+    asked = engine.command
+    engine.command = lambda *words: [w.replace("silent.sock", "other.sock") for w in asked(*words)]
+    with pytest.raises(pytest.skip.Exception), engine:
+        pass
+    assert engine.left() == [] and not engine.directory.exists()
+
+
+@needs_uidmap
 def test_a_rootless_engine(shardherd):
     """The same API, served by a user's podman: nobody in its containers is root outside, and nothing is left."""
     with Rootless(f"/tmp/shardherd-rootless-{os.getpid()}") as engine:

@@ -174,7 +174,7 @@ static inline int64_t toy_write(struct toy *toy, const struct toy_shard *shard, 
 
 static inline void toy_listen(struct toy *toy, struct toy_shard *shard)
 {
-    bool wanted = balance_wants_stream(toy->state, shard->name);
+    bool wanted = balance_wants_stream(toy->state, shard->name, (size_t)(shard - toy->shards));
     if (!wanted) {
         split_sample_free(shard->stream);
         shard->stream = NULL;
@@ -207,7 +207,7 @@ static inline void toy_hear(struct toy *toy, struct toy_shard *shard)
 
 static inline void toy_rows(struct toy *toy, struct toy_shard *shard)
 {
-    if (!balance_wants_rows(toy->state, shard->name)) {
+    if (!balance_wants_rows(toy->state, shard->name, (size_t)(shard - toy->shards))) {
         split_sample_free(shard->rows);
         shard->rows = NULL;
     } else if (shard->rows == NULL) {

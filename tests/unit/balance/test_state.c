@@ -40,9 +40,9 @@ static void test_figures(void **state)
     const struct balance_shard_state *s = balance_state_find(w->state, "s1");
     assert_int_equal(s->phase, BALANCE_DECIDED);
     assert_string_equal(s->decision.sentence, change->sentence);
-    assert_false(balance_wants_stream(w->state, "s1"));
+    assert_false(balance_wants_stream(w->state, "s1", 0));
     assert_null(balance_state_find(w->state, "s9"));
-    assert_false(balance_wants_stream(w->state, "s9"));
+    assert_false(balance_wants_stream(w->state, "s9", 0));
     world_free(w);
 }
 

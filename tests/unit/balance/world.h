@@ -127,8 +127,8 @@ static inline void world_hear(struct world *w, size_t i)
 static inline void world_answer(struct world *w, size_t i)
 {
     struct balance_shard_facts *shard = &w->shards[i];
-    bool stream = balance_wants_stream(w->state, shard->name),
-         rows = balance_wants_rows(w->state, shard->name);
+    bool stream = balance_wants_stream(w->state, shard->name, i),
+         rows = balance_wants_rows(w->state, shard->name, i);
     if (!stream) {
         split_sample_free(w->samples[i]);
         w->samples[i] = NULL;
