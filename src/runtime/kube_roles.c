@@ -236,6 +236,15 @@ static void look(struct loop_task *task, void *data)
     }
 }
 
+/* Nothing began and nothing ended. One that never ran may end as well, and the next of its name be another
+ * shard's. */
+static bool same_life(const struct kube_pod_role *a, const struct kube_pod_role *b)
+{
+    if (a == NULL || b == NULL)
+        return a == NULL && (b == NULL || !b->runs);
+    return a->runs == b->runs && strcmp(a->uid, b->uid) == 0;
+}
+
 static void changed(enum k8s_change change, const struct k8s_object *now, const struct k8s_object *before,
                     void *data)
 {
@@ -245,7 +254,7 @@ static void changed(enum k8s_change change, const struct k8s_object *now, const 
     (void)change;
     if (r->closing)
         return;
-    if ((a != NULL && a->runs) != (b != NULL && b->runs)) {
+    if (!same_life(a, b)) {
         const char *key = now != NULL ? now->key : before->key;
         struct move *m = mem_alloc(sizeof *m);
         m->name = mem_strdup(strchr(key, '/') + 1);
