@@ -1,10 +1,11 @@
 """Shards of several instances as the runtime makes them, where there is an API server and nobody runs pods."""
 
 import json
+import signal
 import subprocess
 
 import pytest
-from kube import build_folder
+from kube import build_folder, wait_until
 
 CORE = "/api/v1/namespaces/default"
 CLAIMS = f"{CORE}/persistentvolumeclaims"
@@ -89,3 +90,29 @@ def test_a_single_instance_stays_one(own_plane, shop):
     made = shop(1)
     assert made["spec"]["replicas"] == 1
     assert made["spec"]["updateStrategy"]["type"] == "RollingUpdate"
+
+
+def marks_of(plane, name):
+    status, found = plane.request("GET", f"{CORE}/pods/{name}")
+    return found["metadata"]["labels"].get("shardherd.io/role") if status == 200 else None
+
+
+def test_a_mark_does_not_hold_for_the_next_pod_of_its_name(own_plane, tmp_path):
+    """A shard that was removed before its pod ran, and another one of that name: its keeper says an earlier term, and
+    would leave alone what carries a later one."""
+    own_plane.must("POST", f"{CORE}/serviceaccounts", {"metadata": {"name": "default"}})
+    own_plane.must("POST", f"{CORE}/pods", pod("shop-s1-0"))
+    argv = [build_folder() / "tests/runtime_tool", own_plane.kubeconfig, "-", tmp_path / "ca", "3s", "mark"]
+    with subprocess.Popen([*argv, "shop-s1-0", "shop-s1-1"]) as tool:
+        try:
+            wait_until(lambda: marks_of(own_plane, "shop-s1-0") == "standby", 20, "the mark")
+            own_plane.must("DELETE", f"{CORE}/pods/shop-s1-0?gracePeriodSeconds=0")
+            own_plane.must("POST", f"{CORE}/pods", pod("shop-s1-0"))
+            # what is marked after it came, by the same watch
+            own_plane.must("POST", f"{CORE}/pods", pod("shop-s1-1"))
+            tool.send_signal(signal.SIGHUP)
+            wait_until(lambda: marks_of(own_plane, "shop-s1-1") == "standby", 20, "the second one's")
+            assert marks_of(own_plane, "shop-s1-0") is None
+        finally:
+            tool.terminate()
+    assert tool.returncode == 0

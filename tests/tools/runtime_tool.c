@@ -5,6 +5,8 @@
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT ensure|existing SHARD...  all at once
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT stop|remove INSTANCE...
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT list
+ *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT mark INSTANCE...    standby of term 2: the first one
+ *                                                              now, one more at each SIGHUP, until SIGTERM
  *
  * With "cnpg-" before the verb, shards are Clusters of CloudNativePG.
  *
@@ -26,7 +28,8 @@
 
 struct tool {
     struct loop loop;
-    struct loop_signal term;
+    struct loop_signal term, next;
+    char **marks; /* to be said */
     struct k8s_client *client;
     struct runtime *runtime;
     char *object;
@@ -99,6 +102,7 @@ static void failed(struct tool *t, const struct err *err)
 static void close_once(struct tool *t)
 {
     loop_signal_stop(&t->term);
+    loop_signal_stop(&t->next);
     if (t->runtime != NULL)
         runtime_close(t->runtime, runtime_closed, t);
     t->runtime = NULL;
@@ -144,6 +148,19 @@ static void on_list(const struct err *err, const struct runtime_instance *instan
     for (int i = 0; i < count; i++)
         print_instance(&instances[i]);
     done_one(t);
+}
+
+static void mark_next(struct tool *t)
+{
+    if (*t->marks != NULL)
+        runtime_mark(t->runtime, *t->marks++, false, 2);
+}
+
+static void more(struct loop_signal *s, int number, void *data)
+{
+    (void)s;
+    (void)number;
+    mark_next(data);
 }
 
 static int database(void *data, const char *name, struct kube_database *ret, struct err *err)
@@ -227,7 +244,11 @@ int main(int argc, char **argv)
     }
     const char *verb = text_starts_with(argv[5], "cnpg-") ? argv[5] + 5 : argv[5];
     int rc = tool_open(&t, argv, &err);
-    for (int i = 6; rc == 0 && i < argc; i++)
+    bool marks = strcmp(verb, "mark") == 0;
+    t.marks = argv + 6;
+    if (rc == 0 && marks)
+        mark_next(&t);
+    for (int i = 6; rc == 0 && !marks && i < argc; i++)
         rc = start(&t, verb, argv[i], &err);
     if (rc == 0 && argc == 6)
         rc = start(&t, verb, NULL, &err);
@@ -236,6 +257,7 @@ int main(int argc, char **argv)
         return 1;
     }
     (void)loop_signal_start(&t.loop, &t.term, SIGTERM, caught, &t, NULL);
+    (void)loop_signal_start(&t.loop, &t.next, SIGHUP, more, &t, NULL);
     (void)loop_run(&t.loop);
     free(t.object);
     free(t.name);
