@@ -5,8 +5,9 @@
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT ensure|existing SHARD...  all at once
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT stop|remove INSTANCE...
  *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT list
- *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT mark INSTANCE...    standby of term 2: the first one
- *                                                              now, one more at each SIGHUP, until SIGTERM
+ *   runtime_tool KUBECONFIG DATABASE.json DIRECTORY TIMEOUT mark INSTANCE...
+ *
+ * mark: standby of term 2; the first one now, one more at each SIGHUP, until SIGTERM.
  *
  * With "cnpg-" before the verb, shards are Clusters of CloudNativePG.
  *
