@@ -1,6 +1,7 @@
 /*
  * pod_collector: CPU and memory of the instances' pods from the agents beside them, once a second; every
- * fourth while its server takes less than a twentieth of a core, every eighth while nobody does anything there.
+ * fourth while its server takes less than a twentieth of a core, every eighth while nobody does anything
+ * there.
  *
  * Writes into fleet_instance.pod (fleet/pod.h); so do the metrics API (kubernetes_usage.h) and Prometheus
  * (prometheus_source.h) through pod_collector_set(). An agent that does not answer within 900 ms is asked
