@@ -10,7 +10,7 @@
 #include "runtime/runtime.h"
 
 #define TICK_NS       ENV_NS_PER_S
-#define FILE_CHECKS   2  /* the file is looked at every so many ticks */
+#define FILE_CHECKS   2   /* the file is looked at every so many ticks */
 #define MEMORY_CHECKS 10u /* and the memory */
 #define MEMORY_LEAST  (1u << 17)
 
