@@ -106,8 +106,9 @@ static void scenario_ramp(struct toy *toy)
     toy_run(toy, start + 620);
     double decided = toy_time(toy, BALANCE_SPLIT, 0) - cross;
     toy_check(toy, toy_count(toy, BALANCE_SPLIT) == 1);
-    toy_check(toy,
-              decided >= 0 && decided <= 12 + 15); /* noise of 1 % is 5 s of this ramp; three times that */
+    /* Noise of 1 % is 5 s of this ramp; three times that, and as long again as it takes to be hot and looked
+     * at where it fell below the threshold meanwhile. */
+    toy_check(toy, decided >= 0 && decided <= 12 + 15 + 13);
     print_done(toy, "time", decided, toy_greatest_load(toy));
 }
 

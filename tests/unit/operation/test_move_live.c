@@ -130,7 +130,6 @@ static int tear_down(void **state)
     operations_stop(&rig->ops, stop_loop, rig);
     while (!rig->reached)
         loop_run(&rig->loop);
-    operations_fini(&rig->ops);
     rig->reached = false;
     runtime_close(rig->runtime, stop_loop, rig);
     while (!rig->reached)
@@ -139,6 +138,7 @@ static int tear_down(void **state)
     store_close(rig->store, stop_loop, rig);
     while (!rig->reached)
         loop_run(&rig->loop);
+    operations_fini(&rig->ops); /* writes to the store may have been under way */
     fleet_fini(&rig->fleet);
     assert_int_equal(loop_fini(&rig->loop), 0);
     snprintf(command, sizeof command, "rm -rf %s", rig->directory);
