@@ -35,6 +35,10 @@ if(SHARDHERD_LTO)
   check_ipo_supported(RESULT lto OUTPUT why LANGUAGES C)
   if(lto)
     set(CMAKE_INTERPROCEDURAL_OPTIMIZATION ON)
+    if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+      # with machine code as well, for those who link without: tests/CMakeLists.txt
+      set(CMAKE_C_COMPILE_OPTIONS_IPO -flto=auto -ffat-lto-objects)
+    endif()
     add_link_options(-ffile-prefix-map=${PROJECT_SOURCE_DIR}=.) # it writes debug information of its own
   else()
     message(WARNING "no link-time optimisation: ${why}")

@@ -340,7 +340,7 @@ static int kind_parse(const char *name, enum move_kind *ret, struct err *err)
 int api_move_plan(const struct routing *routing, const struct api_move_body *body, struct api_move_plan *ret,
                   struct err *err)
 {
-    enum move_kind kind;
+    enum move_kind kind = MOVE_KIND_SPLIT;
     struct api_move_plan plan = {.target = body->target[0] != '\0' ? body->target : NULL};
     const struct routing_shard *shard = routing_find_shard(routing, body->shard);
     if (kind_parse(body->kind, &kind, err) != 0 || check_members(body, kind, err) != 0)

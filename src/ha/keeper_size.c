@@ -64,7 +64,7 @@ static void join(struct shard_keeper *k)
 {
     struct shard_record *r = &k->writing;
     for (; r->count < k->wanted; r->count++) {
-        (void)snprintf(r->names[r->count], HA_NAME_SIZE, "%s", k->shard.instances[r->count].name);
+        memcpy(r->names[r->count], k->shard.instances[r->count].name, HA_NAME_SIZE);
         log_event(LOG_INFO, "a member joins the shard", "shard", k->name, "instance", r->names[r->count],
                   NULL);
     }

@@ -54,6 +54,7 @@ static const struct config_key *key_find(const char *path, size_t *ret)
 {
     size_t count;
     const struct config_key *keys = config_keys(&count);
+    *ret = 0;
     for (size_t i = 0; i < count; i++)
         if (strcmp(keys[i].path, path) == 0) {
             *ret = i;

@@ -441,7 +441,7 @@ static void settings_place(char *text, const char **values, struct dynamic_famil
 {
     struct buf scratch = {0};
     for (char *line = text, *rest; line != NULL; line = rest) {
-        struct setting setting;
+        struct setting setting = {"", "", ""};
         int number = -1;
         bool whole = setting_parse(line, &setting, &rest);
         if (!whole && *line == '\0')

@@ -261,7 +261,7 @@ static void tar_header(struct buf *out, const char *name, char type, unsigned mo
     snprintf(block + 100, 8, "%07o", mode);
     snprintf(block + 108, 8, "%07o", (unsigned)SERVER_ID);
     snprintf(block + 116, 8, "%07o", (unsigned)SERVER_ID);
-    snprintf(block + 124, 12, "%011zo", size);
+    snprintf(block + 124, 12, "%011llo", (unsigned long long)size & 077777777777ull);
     snprintf(block + 136, 12, "%011llo", (unsigned long long)(seconds > 0 ? seconds : 0) & 077777777777ull);
     memset(block + 148, ' ', 8);
     block[156] = type;
