@@ -31,13 +31,15 @@ static char *shown_path(const struct agent_options *o)
 }
 
 /* With an authority at hand the upstream has to be signed by it; its name is an address that it may not be
- * issued for. It is shown what our server shows, if it asks (--client-certificates). Without that there is no
- * such file, which keeps libpq from looking for one in the home directory. */
-static void upstream_tls(struct buf *out, const struct agent_options *o)
+ * issued for. One without TLS is followed only where the order says that it has none; what it shows although
+ * it does is checked. It is shown what our server shows, if it asks (--client-certificates). Without that
+ * there is no such file, which keeps libpq from looking for one in the home directory. */
+static void upstream_tls(struct buf *out, const struct agent_options *o, bool plain)
 {
     char *ca = mem_printf("%s/ca.crt", o->tls != NULL ? o->tls : ""), *shown = shown_path(o);
     bool verify = o->tls != NULL && access(ca, R_OK) == 0;
-    part(out, "sslmode", verify ? "verify-ca" : o->tls != NULL ? "require" : "prefer");
+    const char *strict = verify ? "verify-ca" : "require";
+    part(out, "sslmode", o->tls != NULL && !plain ? strict : "prefer");
     if (verify)
         part(out, "sslrootcert", ca);
     part(out, "sslcert", shown);
@@ -63,7 +65,7 @@ char *member_conninfo(const struct agent_options *o, const struct order *order, 
     part(&b, "application_name", dbname != NULL ? "shardherd copy" : o->member);
     part(&b, "connect_timeout", "3");
     part(&b, "tcp_user_timeout", "5000");
-    upstream_tls(&b, o);
+    upstream_tls(&b, o, order->upstream_plain);
     if (dbname != NULL) {
         part(&b, "dbname", dbname);
         /* the upstream lets go of what was asked for by one that was ended */

@@ -157,6 +157,7 @@ char *member_status_text(struct member *m)
         m->order.term > 0 ? order : "null", m->leaving ? "true" : "false", m->confirmed ? "true" : "false",
         member_settled(m) ? "true" : "false", member_ready(m) ? "true" : "false",
         m->data_there ? "true" : "false", (int)m->server);
+    (void)buf_printf(&b, ",\"tls\":%s", m->o.tls != NULL ? "true" : "false");
     add_number(&b, "system_id", m->control.system_id);
     (void)buf_printf(&b, ",\"may_have_diverged\":%s,\"rewinding\":%s", m->marks.primary ? "true" : "false",
                      m->marks.rewinding ? "true" : "false");

@@ -107,8 +107,10 @@ static void read_upstream(struct reader *r, yyjson_val *value, struct order *o)
             o->port = small_of(r, item, "upstream.port");
         else if (strcmp(name, "slot") == 0)
             text_copy(r, item, "upstream.slot", SLOT, o->slot, sizeof o->slot);
+        else if (strcmp(name, "tls") == 0 && yyjson_is_bool(item))
+            o->upstream_plain = yyjson_is_false(item);
         else
-            bad(r, name, "absent from upstream");
+            bad(r, name, strcmp(name, "tls") == 0 ? "true or false" : "absent from upstream");
     }
     if (o->host[0] == '\0' || o->port == 0)
         bad(r, "upstream", "an object with host, port and perhaps slot");
@@ -240,6 +242,8 @@ char *order_text(const struct order *o)
         (void)buf_printf(&b, ",\"upstream\":{\"host\":\"%s\",\"port\":%d", o->host, o->port);
         if (o->slot[0] != '\0')
             (void)buf_printf(&b, ",\"slot\":\"%s\"", o->slot);
+        if (o->upstream_plain)
+            (void)buf_add_text(&b, ",\"tls\":false");
         (void)buf_addc(&b, '}');
     }
     if (o->timeline != 0)

@@ -29,6 +29,7 @@ struct order {
     char host[256];
     int port;
     char slot[ORDER_NAME_SIZE]; /* "" = none */
+    bool upstream_plain;        /* its server has no TLS, as whoever gives orders knows */
     uint32_t timeline;          /* which the upstream has: bytes of it are of timeline_term; 0 = not said */
     uint64_t timeline_term;     /* 0 = of the order's own term, which the upstream leads */
     enum order_rejoin rejoin;

@@ -39,14 +39,28 @@ static void add_slot(struct buf *b, const struct shard_keeper *k, int i)
     free(name);
 }
 
-static void add_upstream(struct buf *b, const struct shard_keeper *k, int upstream, int slot_of)
+/*
+ * Who has TLS itself follows nobody without it unless it is told that this one has none, as while a shard
+ * changes from the one to the other. Nobody else is told: an agent of before that would refuse the order. Of
+ * one that is not heard just now it counts what it said last.
+ */
+static bool follows_plain(const struct shard_keeper *k, int i, int upstream)
+{
+    const struct member_status *own = member_link_status(k->members[i].link),
+                               *other = member_link_status(k->members[upstream].link);
+    return own != NULL && own->tls && other != NULL && other->plain;
+}
+
+static void add_upstream(struct buf *b, const struct shard_keeper *k, int i, int upstream, bool slot)
 {
     (void)buf_printf(b, ",\"upstream\":{\"host\":\"%s\",\"port\":%d", k->members[upstream].host,
                      k->members[upstream].port);
-    if (slot_of >= 0) {
+    if (slot) {
         (void)buf_add_text(b, ",\"slot\":");
-        add_slot(b, k, slot_of);
+        add_slot(b, k, i);
     }
+    if (follows_plain(k, i, upstream))
+        (void)buf_add_text(b, ",\"tls\":false");
     (void)buf_addc(b, '}');
 }
 
@@ -70,7 +84,7 @@ void keeper_order_fetch(struct shard_keeper *k, const struct ha_choice *choice, 
     const struct ha_position *p = &choice->position;
     struct buf b = {0};
     begin(&b, term, SEQ_CONFIRM, "standby");
-    add_upstream(&b, k, choice->donor, -1);
+    add_upstream(&b, k, choice->winner, choice->donor, false);
     if (!k->fetch_knows)
         (void)buf_printf(&b, ",\"timeline\":%u,\"timeline_term\":\"%llu\"", (unsigned)p->timeline,
                          (unsigned long long)p->term);
@@ -168,7 +182,7 @@ static void follow(struct shard_keeper *k, int i, const struct ha_config *c, uin
         rejoin = "clone";
     }
     begin(&b, c->term, seq, "standby");
-    add_upstream(&b, k, upstream_of(k, i, c), i);
+    add_upstream(&b, k, i, upstream_of(k, i, c), true);
     add_slots(&b, k, i);
     (void)buf_printf(&b, ",\"timeline\":%u,\"rejoin\":\"%s\"", (unsigned)timeline, rejoin);
     if (m->delay_ms != 0)

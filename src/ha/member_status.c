@@ -84,6 +84,8 @@ static void read_order(yyjson_val *root, struct member_status *s)
     text_of(root, "reported", s->reported, sizeof s->reported);
     s->nobody = strcmp(s->assigned, "standby") == 0 && yyjson_is_obj(order) &&
                 yyjson_obj_get(order, "upstream") == NULL;
+    s->plain = yyjson_is_false(yyjson_obj_get(root, "tls"));
+    s->tls = flag_of(root, "tls");
     s->retired = flag_of(root, "closed");
     s->leaving = flag_of(root, "leaving");
     s->confirmed = flag_of(root, "confirmed");

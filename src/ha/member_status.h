@@ -32,6 +32,7 @@ struct member_status {
     bool confirmed;     /* the order was given in this life */
     bool settled;       /* it is carried out, and the rest was asked for afterwards */
     bool diverged;      /* it ran as a primary */
+    bool plain, tls;    /* its server has no TLS; has it. Neither: its agent is an older one */
     char
         next_password[32]; /* which password it has at hand for when the servers get another one, "" = none */
     uint64_t checkpoints;  /* that it made on demand, in this life */

@@ -1,6 +1,7 @@
 """Agents and their keeper by TLS, each with a certificate that the other checks, and members among themselves."""
 
 import shutil
+import signal
 import ssl
 
 import psycopg
@@ -8,7 +9,7 @@ import pytest
 from certificates import Certificates
 from conftest import DEFAULT, wait_until
 from test_agent_replica import make_shard
-from test_ha import Keeper, Writer, begun, by_name, lost, node_dies, streaming, until
+from test_ha import Keeper, Writer, begun, by_name, kept, lost, node_dies, streaming, until
 
 pytestmark = pytest.mark.beside
 
@@ -148,6 +149,92 @@ def test_members_show_certificates_to_each_other(mutual):
     a.assign(2, "standby", upstream={**b.upstream, "slot": "shardherd_a"}).settled("standby", 40)
     wait_until(lambda: a.status().get("receiver") == "streaming", 20, "streaming again")
     assert "rewound" in a.log()
+
+
+@pytest.fixture
+def changing(shardherd, tool):
+    """Three members without TLS, and a folder for those that get it."""
+    with kept(shardherd, tool, "abc") as keeper:
+        certificates = Certificates(keeper.directory / "certificates")
+        for authority in ("ours", "theirs"):
+            certificates.authority(authority)
+            certificates.issue(authority, f"{authority}-agent", "serverAuth,clientAuth")
+        keeper.certificates, keeper.folder = certificates, keeper.directory / "tls"
+        certificates.as_secret(keeper.folder, tls_crt="ours-agent.crt", tls_key="ours-agent.key", ca_crt="ours.crt")
+        yield keeper
+
+
+def begin_anew(keeper, name, on):
+    """As its pod is replaced: with TLS, or without."""
+    member = by_name(keeper, name)
+    member.stop()
+    member.more = [f"--tls={keeper.folder}"] if on else []
+    member.start()
+    until(keeper, lambda: member.status().get("receiver") == "streaming", 40, f"{name} to stream")
+    streaming(keeper, set("abc") - {keeper.primary()[0]})
+
+
+def upstream(member):
+    return (member.status()["order"] or {}).get("upstream", {})
+
+
+def encrypted(keeper):
+    """By name, whether the standbys' streams are."""
+    with by_name(keeper, keeper.primary()[0]).connect() as connection:
+        sql = "SELECT application_name, ssl FROM pg_stat_ssl JOIN pg_stat_replication USING (pid)"
+        return dict(connection.execute(sql).fetchall())
+
+
+def test_from_off_to_on_and_back(changing):
+    """One after the other under load, standbys first: only who has TLS and follows one without is told so."""
+    herd = changing
+    begun(herd)
+    writer = Writer(herd.members)
+    wait_until(lambda: len(writer.acknowledged) > 50, 20, "writes")
+    assert encrypted(herd) == {"b": False, "c": False}
+    for on in (True, False):
+        old, term = herd.primary()
+        others = sorted(set("abc") - {old})
+        for name in others:
+            begin_anew(herd, name, on)
+            assert upstream(by_name(herd, name)).get("tls", True) is not on, on  # by a plain one
+            assert encrypted(herd)[name] is not on, on
+        herd.process.send_signal(signal.SIGUSR1)
+        until(herd, lambda term=term: herd.primary()[1] == term + 1, 30, "another primary")
+        new, _ = herd.primary()
+        streaming(herd, set("abc") - {new})
+        (third,) = set(others) - {new}
+        assert upstream(by_name(herd, third)).get("tls", True) is True
+        assert upstream(by_name(herd, old)).get("tls", True) is on  # it has TLS still, its primary not any more
+        # encrypted where both have it, and where who has none finds it
+        assert encrypted(herd) == {third: on, old: on}, on
+        begin_anew(herd, old, on)
+        assert encrypted(herd) == {third: on, old: on} and "tls" not in upstream(by_name(herd, old)), on
+        acknowledged = len(writer.acknowledged)
+        until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 50, 20, "writes at the new primary")
+    writer.end()
+    assert lost(by_name(herd, herd.primary()[0]), writer) == []
+
+
+def test_who_has_tls_follows_none_without_it_unbidden(changing):
+    """An order without a word of it: no stream. What an order allows ends with it."""
+    herd = changing
+    begun(herd)
+    a, b, _ = herd.members
+    term = int(b.status()["order"]["term"])
+    follow = {**a.upstream, "slot": "shardherd_b"}
+    begin_anew(herd, "b", True)
+    herd.stop()
+    b.assign(term, "standby", seq=2, upstream=follow).settled("standby")
+    with pytest.raises(pytest.fail.Exception):
+        wait_until(lambda: b.status().get("receiver") == "streaming", 2)
+    assert "server does not support SSL, but SSL was required" in b.log()
+    b.assign(term, "standby", seq=2, upstream={**follow, "tls": False}).settled("standby")
+    wait_until(lambda: b.status().get("receiver") == "streaming", 20, "streaming")
+    # what was allowed ends with the order
+    b.assign(term, "standby", seq=2, upstream=follow).settled("standby")
+    with pytest.raises(pytest.fail.Exception):
+        wait_until(lambda: b.status().get("receiver") == "streaming", 2)
 
 
 def test_a_token_for_the_group(secured):

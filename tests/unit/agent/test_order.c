@@ -33,6 +33,8 @@ static void test_there_and_back(void **state)
         "\"rejoin\":\"auto\",\"slots\":[\"shardherd_c\",\"shardherd_d\"]}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1},"
         "\"timeline\":3,\"timeline_term\":\"7\",\"rejoin\":\"rewind\"}",
+        "{\"term\":\"8\",\"seq\":\"2\",\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1,"
+        "\"slot\":\"shardherd_b\",\"tls\":false},\"rejoin\":\"auto\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"fenced\"}",
         "{\"term\":\"8\",\"seq\":\"0\",\"role\":\"stopped\"}",
         "{\"term\":\"8\",\"seq\":\"9\",\"role\":\"stopped\",\"closed\":true}",
@@ -74,6 +76,8 @@ static void test_refused(void **state)
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a' x='\",\"port\":1}}", "upstream.host"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\"}}", "upstream"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1,\"slot\":\"S\"}}", "slot"},
+        {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":1,\"tls\":\"off\"}}",
+         "true or false"},
         {"{\"term\":1,\"role\":\"primary\",\"sync\":{\"need\":2,\"members\":[\"b\"]}}", "sync.need"},
         {"{\"term\":1,\"role\":\"primary\",\"sync\":{\"need\":1,\"members\":[\"b\\\"\"]}}", "sync.members"},
         {"{\"term\":1,\"role\":\"standby\",\"upstream\":{\"host\":\"a\",\"port\":70000}}", "65535"},

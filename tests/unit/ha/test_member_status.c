@@ -42,6 +42,18 @@ static void test_next_password(void **state)
     assert_string_equal(s.next_password, "");
 }
 
+static void test_tls(void **state)
+{
+    struct member_status s = {0};
+    (void)state;
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"tls\":true}", &s), 0);
+    assert_true(s.tls && !s.plain);
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\",\"tls\":false}", &s), 0);
+    assert_true(!s.tls && s.plain);
+    assert_int_equal(parse("{\"member\":\"a\",\"life\":\"x\",\"clock\":\"5\"}", &s), 0);
+    assert_true(!s.tls && !s.plain); /* an older agent */
+}
+
 static void test_standby(void **state)
 {
     struct member_status s;
@@ -129,8 +141,11 @@ static void test_what_is_news(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_container),    cmocka_unit_test(test_next_password),
-        cmocka_unit_test(test_standby),      cmocka_unit_test(test_what_is_no_status),
+        cmocka_unit_test(test_container),
+        cmocka_unit_test(test_next_password),
+        cmocka_unit_test(test_tls),
+        cmocka_unit_test(test_standby),
+        cmocka_unit_test(test_what_is_no_status),
         cmocka_unit_test(test_what_is_news),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
