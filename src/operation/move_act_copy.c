@@ -55,15 +55,16 @@ static void add_conninfo_value(struct buf *out, const char *key, const char *val
     buf_addc(out, '\'');
 }
 
-char *move_conninfo(const struct instance_access *a)
+char *move_conninfo(const struct instance_access *a, const struct instance_access *by)
 {
     struct buf out = {0};
+    bool plain = by->sslmode != NULL && strcmp(by->sslmode, "disable") == 0;
     buf_printf(&out, "port=%d", a->port);
     add_conninfo_value(&out, "host", a->host);
     add_conninfo_value(&out, "dbname", a->dbname);
     add_conninfo_value(&out, "user", a->user);
     add_conninfo_value(&out, "password", a->password);
-    if (a->peer_sslrootcert != NULL && a->peer_sslrootcert[0] == '\0') {
+    if (a->peer_sslrootcert != NULL && (a->peer_sslrootcert[0] == '\0' || plain)) {
         add_conninfo_value(&out, "sslmode", "require");
         return buf_take(&out);
     }
@@ -78,7 +79,7 @@ char *move_conninfo(const struct instance_access *a)
 static void create_subscription(struct move_op *op)
 {
     char name[MOVE_NAME_SIZE];
-    char *conninfo = move_conninfo(&op->source.access);
+    char *conninfo = move_conninfo(&op->source.access, &op->target.access);
     move_record_name(op_record(op), name);
     /* from 16 on apply works as the owner of each table, whom row-level security may stop (B14) */
     bool as_owner = op->target.conn != NULL && pg_conn_server_version(op->target.conn) >= 160000;

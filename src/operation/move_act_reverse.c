@@ -143,7 +143,7 @@ static void created(struct move_op *op, enum move_action action, const struct pg
 static void create_subscription(struct move_op *op, enum move_action action, bool from_16)
 {
     char name[MOVE_NAME_SIZE];
-    char *conninfo = move_conninfo(&op->target.access);
+    char *conninfo = move_conninfo(&op->target.access, &op->source.access);
     reverse_name(op, name);
     /* in the session that logs no statements, or not at all: the statement holds a password */
     act_sql_in(

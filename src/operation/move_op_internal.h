@@ -136,8 +136,10 @@ void act_sql_in(struct move_op *op, struct link *link, uint64_t session, enum mo
 void act_bring_up_to_date(struct move_op *op, struct link *shard, enum move_action action, bool guards,
                           act_reply_cb next);
 
-/* What a server that copies connects to this one by. A secret: wipe it. */
-char *move_conninfo(const struct instance_access *source);
+/* What a server that copies (`by`) connects to `from` by. One without TLS of its own has no authority at hand
+ * where runtimes mount one: it encrypts and does not verify, as while servers change to TLS one after the
+ * other. A secret: wipe it. */
+char *move_conninfo(const struct instance_access *from, const struct instance_access *by);
 
 int64_t op_term(const struct move_op *op);
 struct fleet_database *op_database(const struct move_op *op);

@@ -9,9 +9,11 @@
 
 #include "operation/move_op_internal.h"
 
+static struct instance_access by; /* whom it is for */
+
 static void conninfo_is(const struct instance_access *access, const char *expected)
 {
-    char *conninfo = move_conninfo(access);
+    char *conninfo = move_conninfo(access, &by);
     assert_string_equal(conninfo, expected);
     free(conninfo);
 }
@@ -73,13 +75,33 @@ static void test_no_authority_on_the_server(void **state)
     conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='require'");
 }
 
+/* Whose pod waits to be made anew with TLS has no authority yet. A static list says what is good where. */
+static void test_by_one_without_tls(void **state)
+{
+    struct instance_access a = {.host = "h",
+                                .port = 1,
+                                .dbname = "d",
+                                .user = "u",
+                                .sslmode = "verify-full",
+                                .sslrootcert = "/ours/ca",
+                                .peer_sslrootcert = "/theirs/ca"};
+    (void)state;
+    by.sslmode = "disable";
+    conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='require'");
+    a.peer_sslrootcert = NULL;
+    conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='verify-full' sslrootcert='/ours/ca'");
+    by.sslmode = "verify-full";
+    a.peer_sslrootcert = "/theirs/ca";
+    conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='verify-full' sslrootcert='/theirs/ca'");
+    by.sslmode = NULL;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_without_tls),
-        cmocka_unit_test(test_files_of_the_server),
-        cmocka_unit_test(test_files_as_for_us),
-        cmocka_unit_test(test_no_authority_on_the_server),
+        cmocka_unit_test(test_without_tls),        cmocka_unit_test(test_files_of_the_server),
+        cmocka_unit_test(test_files_as_for_us),    cmocka_unit_test(test_no_authority_on_the_server),
+        cmocka_unit_test(test_by_one_without_tls),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
