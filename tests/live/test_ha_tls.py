@@ -174,8 +174,14 @@ def begin_anew(keeper, name, on):
     streaming(keeper, set("abc") - {keeper.primary()[0]})
 
 
-def upstream(member):
-    return (member.status()["order"] or {}).get("upstream", {})
+def told(keeper, name, tls):
+    """Until its order says of its upstream that it has TLS, which is not to say that it has none."""
+
+    def says():
+        upstream = (by_name(keeper, name).status()["order"] or {}).get("upstream")
+        return upstream is not None and upstream.get("tls", True) is tls
+
+    until(keeper, says, 10, f"{name} to be told that its upstream has {'' if tls else 'no '}TLS")
 
 
 def encrypted(keeper):
@@ -197,19 +203,20 @@ def test_from_off_to_on_and_back(changing):
         others = sorted(set("abc") - {old})
         for name in others:
             begin_anew(herd, name, on)
-            assert upstream(by_name(herd, name)).get("tls", True) is not on, on  # by a plain one
-            assert encrypted(herd)[name] is not on, on
+            told(herd, name, not on)  # before its primary has what it has
+            until(herd, lambda on=on, name=name: encrypted(herd).get(name) is (not on), 10, "its stream")
         herd.process.send_signal(signal.SIGUSR1)
         until(herd, lambda term=term: herd.primary()[1] == term + 1, 30, "another primary")
         new, _ = herd.primary()
         streaming(herd, set("abc") - {new})
         (third,) = set(others) - {new}
-        assert upstream(by_name(herd, third)).get("tls", True) is True
-        assert upstream(by_name(herd, old)).get("tls", True) is on  # it has TLS still, its primary not any more
+        told(herd, third, True)
+        told(herd, old, on)  # it has TLS still, its primary not any more
         # encrypted where both have it, and where who has none finds it
-        assert encrypted(herd) == {third: on, old: on}, on
+        until(herd, lambda on=on, third=third, old=old: encrypted(herd) == {third: on, old: on}, 10, "streams")
         begin_anew(herd, old, on)
-        assert encrypted(herd) == {third: on, old: on} and "tls" not in upstream(by_name(herd, old)), on
+        told(herd, old, True)
+        until(herd, lambda on=on, third=third, old=old: encrypted(herd) == {third: on, old: on}, 10, "streams")
         acknowledged = len(writer.acknowledged)
         until(herd, lambda n=acknowledged: len(writer.acknowledged) > n + 50, 20, "writes at the new primary")
     writer.end()
