@@ -635,6 +635,8 @@ static void moved(const char *name, void *data)
                                      : NULL;
     if (k != NULL && ha_shards_owner(k, instance))
         ha_shards_place(k, name);
+    if (k != NULL && h->o.moved != NULL)
+        h->o.moved(h->o.data);
 }
 
 static void gone(struct loop_task *task, void *data)

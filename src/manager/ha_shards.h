@@ -27,6 +27,8 @@ struct ha_shards_options { /* all pointers outlive the object */
     void (*changed)(const struct fleet_instance *instance, void *data);
     /* What its agent says of its container, again and again; heard_ns of loop_now(). May be NULL. */
     void (*heard)(const char *instance, const struct member_status *status, uint64_t heard_ns, void *data);
+    /* What a member runs in is another, or is gone: how it is reached may have changed. May be NULL. */
+    void (*moved)(void *data);
     void *data;
 };
 

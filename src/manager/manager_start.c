@@ -237,6 +237,13 @@ static bool fails_over(void *data, const char *database, const char *shard)
     return ha_shards_fails_over(data, database, shard);
 }
 
+static void on_moved(void *data)
+{
+    const struct manager *m = data;
+    if (m->discovery != NULL)
+        discovery_poll(m->discovery);
+}
+
 /* Whoever makes members has to keep them. */
 static void start_ha(struct manager *m)
 {
@@ -247,6 +254,7 @@ static void start_ha(struct manager *m)
                                               .operations = &m->operations,
                                               .changed = manager_member_changed,
                                               .heard = manager_figures_hear,
+                                              .moved = on_moved,
                                               .data = m};
     if (m->runtime == NULL || !m->runtime->backend->members)
         return;

@@ -2,10 +2,10 @@
  * kube_known: what the last runtime_list() of the Kubernetes back end gave, so that the next one asks the API
  * server for nothing that has not changed.
  *
- * A watch on the StatefulSets (metadata only) tells when to look again; what was made or removed by ourselves
- * is looked at again in any case. Secrets cannot be watched without the right to list them. Ours change by
- * our own doing, so what was read of them holds until then, or until the polls of the instance are refused;
- * others' are read again every ten minutes.
+ * A watch on the StatefulSets (metadata only) tells when to look again, and that on the pods of members
+ * (kube_roles.h); what was made or removed by ourselves is looked at again in any case. Secrets cannot be
+ * watched without the right to list them. Ours change by our own doing, so what was read of them holds until
+ * then, or until the polls of the instance are refused; others' are read again every ten minutes.
  */
 #ifndef RUNTIME_KUBE_KNOWN_H
 #define RUNTIME_KUBE_KNOWN_H
@@ -15,7 +15,7 @@
 
 struct kube_known_entry {
     char *name, *database, *shard;
-    char *version;     /* of the StatefulSet; "" = not to be relied on */
+    char *version;     /* of the StatefulSet, and of the pod what matters; "" = not to be relied on */
     uint64_t spec_sum; /* of the database's object as it was */
     bool theirs;       /* a Secret of somebody else's was read */
     uint64_t read_ns;

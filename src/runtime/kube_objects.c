@@ -447,7 +447,7 @@ static void arguments(struct render *r, mut container)
     if (has_tls(r))
         append_text(r, args, KUBE_TLS_ARGUMENT);
     if (strcmp(text_or(r, "tls", "mode", "on"), "mutual") == 0)
-        append_text(r, args, "--client-certificates");
+        append_text(r, args, KUBE_CLIENTS_ARGUMENT);
     if (has_members(r))
         member_arguments(r, args);
 }

@@ -122,16 +122,23 @@ static bool all_started(yyjson_val *status)
     return yyjson_arr_size(all) > 0;
 }
 
-static bool has_argument(yyjson_val *pod, const char *argument)
+static bool has_argument(yyjson_val *spec, const char *argument)
 {
     yyjson_val *one;
     size_t at, n;
-    yyjson_arr_foreach(yyjson_ptr_get(pod, "/spec/containers/0/args"), at, n, one)
+    yyjson_arr_foreach(yyjson_ptr_get(spec, "/containers/0/args"), at, n, one)
     {
         if (yyjson_equals_str(one, argument))
             return true;
     }
     return false;
+}
+
+enum kube_tls kube_pod_tls(yyjson_val *spec)
+{
+    if (!has_argument(spec, KUBE_TLS_ARGUMENT))
+        return KUBE_TLS_OFF;
+    return has_argument(spec, KUBE_CLIENTS_ARGUMENT) ? KUBE_TLS_MUTUAL : KUBE_TLS_ON;
 }
 
 void kube_pod_read(yyjson_val *pod, struct kube_pod *ret)
@@ -140,7 +147,7 @@ void kube_pod_read(yyjson_val *pod, struct kube_pod *ret)
     memset(ret, 0, sizeof *ret);
     ret->deleting = yyjson_obj_get(metadata, "deletionTimestamp") != NULL;
     ret->unscheduled = text(yyjson_obj_get(pod, "spec"), "nodeName")[0] == '\0';
-    ret->plain = !has_argument(pod, KUBE_TLS_ARGUMENT);
+    ret->plain = kube_pod_tls(yyjson_obj_get(pod, "spec")) == KUBE_TLS_OFF;
     ret->started = !ret->deleting && all_started(status);
     ret->ready = !ret->deleting && is_true(condition(status, "Ready"));
     (void)snprintf(ret->revision, sizeof ret->revision, "%s",

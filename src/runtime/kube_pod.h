@@ -8,7 +8,13 @@
 
 struct yyjson_val;
 
-#define KUBE_TLS_ARGUMENT "--tls=/etc/shardherd/tls" /* of the agent, whose server has TLS then */
+/* Of the agent, whose server has TLS then; and asks for certificates of clients. */
+#define KUBE_TLS_ARGUMENT     "--tls=/etc/shardherd/tls"
+#define KUBE_CLIENTS_ARGUMENT "--client-certificates"
+
+enum kube_tls { KUBE_TLS_UNKNOWN, KUBE_TLS_OFF, KUBE_TLS_ON, KUBE_TLS_MUTUAL };
+/* What the server of a pod is made with, by the pod's spec or its template's; never UNKNOWN. */
+enum kube_tls kube_pod_tls(struct yyjson_val *spec);
 
 struct kube_pod {
     bool ready;

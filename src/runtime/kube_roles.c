@@ -62,6 +62,7 @@ struct kube_pod_role *kube_pod_role_read(struct yyjson_val *pod)
     role->runs = strcmp(phase, "Running") == 0 || strcmp(phase, "Unknown") == 0;
     role->primary = strcmp(label, "primary") == 0;
     role->standby = strcmp(label, "standby") == 0;
+    role->tls = kube_pod_tls(yyjson_obj_get(pod, "spec"));
     if (!text_to_uint64(kube_annotation(pod, KUBE_TERM_ANNOTATION), &role->term))
         role->term = 0;
     return role;
@@ -254,6 +255,8 @@ static void changed(enum k8s_change change, const struct k8s_object *now, const 
     (void)change;
     if (r->closing)
         return;
+    if (a == NULL || b == NULL || a->tls != b->tls)
+        r->k->changed = true;
     if (!same_life(a, b)) {
         const char *key = now != NULL ? now->key : before->key;
         struct move *m = mem_alloc(sizeof *m);
@@ -267,6 +270,7 @@ static void synced(struct k8s_watch *watch, void *data)
 {
     struct kube_roles *r = data;
     (void)watch;
+    r->k->changed = true;
     if (!r->closing)
         loop_defer(r->k->loop, &r->look);
 }
@@ -338,6 +342,15 @@ enum runtime_place kube_place(struct runtime *rt, const char *name)
         return RUNTIME_PLACE_UNKNOWN;
     const struct kube_pod_role *pod = pod_of(r, name);
     return pod != NULL && pod->runs ? RUNTIME_PLACE_THERE : RUNTIME_PLACE_GONE;
+}
+
+enum kube_tls kube_roles_tls(struct kubernetes *k, const char *name)
+{
+    const struct kube_roles *r = k->closing ? NULL : roles_of(k);
+    if (r == NULL || !reflector_synced(k8s_watch_reflector(r->watch)))
+        return KUBE_TLS_UNKNOWN;
+    const struct kube_pod_role *pod = pod_of(r, name);
+    return pod != NULL ? pod->tls : KUBE_TLS_UNKNOWN;
 }
 
 /* ---- the end ---- */

@@ -1,6 +1,7 @@
 /*
  * kube_roles: the label KUBE_ROLE_LABEL of the pods of shards with several instances, by which the read-write
- * and the read-only services find them (runtime_mark()); and whether those pods are there (runtime_place()).
+ * and the read-only services find them (runtime_mark()); whether those pods are there (runtime_place()); and
+ * whether their servers have TLS, which pods that wait to be replaced differ in from their StatefulSet.
  *
  * A watch on the pods tells what they carry; who leads says what they are to carry, again and
  * again: what was not said for KUBE_ROLE_STAYS_NS, or since the pod was replaced, is not done any more. A pod
@@ -19,6 +20,7 @@
 
 #include <stdint.h>
 
+#include "runtime/kube_pod.h"
 #include "runtime/kubernetes_impl.h"
 
 #define KUBE_ROLE_STAYS_NS (5 * ENV_NS_PER_S)
@@ -28,6 +30,7 @@ struct kube_pod_role {
     char *uid, *version;
     bool primary, standby;
     bool runs; /* its containers were started, and have not ended for good */
+    enum kube_tls tls;
     uint64_t term;
 };
 /* From its metadata; kube_pod_role_free() it. */
@@ -37,6 +40,10 @@ void kube_pod_role_free(void *role);
 bool kube_pod_role_differs(const struct kube_pod_role *now, bool primary, uint64_t term);
 /* A merge patch for exactly this pod. free() it. */
 char *kube_pod_role_patch(const struct kube_pod_role *now, bool primary, uint64_t term);
+
+/* Of the pod of this name; UNKNOWN: there is none, or the watch has not told yet. When it changes,
+ * runtime_list() looks at the instance anew (kube_known.h). */
+enum kube_tls kube_roles_tls(struct kubernetes *k, const char *name);
 
 /* Ends watch and patches; `closed` later, or at once if there was nothing (roles NULL). */
 void kube_roles_close(struct kube_roles *roles, void (*closed)(void *data), void *data);

@@ -10,6 +10,7 @@
 #include "runtime/cnpg_object.h"
 #include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_roles.h"
 #include "runtime/kube_version.h"
 
 /*
@@ -134,13 +135,22 @@ static void ensure_free(struct kube_ensure *e)
     free(e);
 }
 
+/* What its pod says, when that was asked, or as the watch has it. */
+static bool is_plain(const struct kube_ensure *e)
+{
+    if (e->ready.client != NULL)
+        return e->ready.plain;
+    enum kube_tls tls = kube_roles_tls(e->op.k, e->op.name);
+    return tls != KUBE_TLS_UNKNOWN ? tls == KUBE_TLS_OFF : kube_spec_plain(&e->spec);
+}
+
 void kube_ensure_access(const struct kube_ensure *e, struct instance_access *ret)
 {
     if (e->lent) {
         kube_access_lent(e->op.k, e->database, e->set, &e->adoption, e->user, e->password, ret);
         return;
     }
-    bool plain = e->member && kube_spec_plain(&e->spec);
+    bool plain = e->member && is_plain(e);
     kube_access(e->op.k, e->database, e->set, e->password, e->ca.certificate != NULL && !plain, ret);
     if (e->member)
         kube_access_member(e->op.k, e->op.name, e->token, ret);

@@ -14,6 +14,7 @@
 #include "runtime/kube_known.h"
 #include "runtime/kube_meta.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_roles.h"
 #include "runtime/kubernetes_impl.h"
 
 #define PAGE 200
@@ -42,7 +43,7 @@ static const struct sm_state states[STATES] = {
 
 struct texts {
     char *name, *database, *shard;
-    char *version;              /* of the StatefulSet */
+    char *version;              /* of the StatefulSet, and whether its server has no TLS */
     bool theirs;                /* a Secret of somebody else's was read */
     bool member, plain;         /* one of several instances; of several without TLS */
     uint64_t read_ns, spec_sum; /* when, and of the database's object as it was then */
@@ -263,7 +264,7 @@ static void password_take(struct list_op *l, const struct k8s_answer *a)
     char *password = kube_secret_value(yyjson_doc_get_root(doc), "password"), *set = kube_set_name(i->name);
     (void)kube_spec_read(l->op.k, i->database, &spec,
                          NULL); /* none: what was made last had TLS, most likely */
-    /* of members it counts what they were made with, since that is not changed while there are several */
+    /* of members it counts what their pods were made with */
     bool tls = l->texts[l->at].member
                    ? !l->texts[l->at].plain
                    : l->op.k->options.cnpg || spec.doc == NULL || strcmp(kube_spec_tls(&spec), "off") != 0;
@@ -337,20 +338,30 @@ static void room_make(struct list_op *l)
     l->texts = mem_resize(l->texts, (size_t)l->capacity, sizeof *l->texts);
 }
 
+/* One that waits to be replaced by what the StatefulSet says is as it was made. */
+static bool is_plain(const struct list_op *l, yyjson_val *set, const char *name)
+{
+    enum kube_tls tls = kube_roles_tls(l->op.k, name);
+    return tls != KUBE_TLS_UNKNOWN ? tls == KUBE_TLS_OFF
+                                   : kube_annotation(set, KUBE_PLAIN_ANNOTATION)[0] != '\0';
+}
+
 static void instance_add(struct list_op *l, yyjson_val *set, int number, bool member, bool lent)
 {
     const char *database = kube_label(set, "shardherd.io/database"),
                *shard = kube_label(set, "shardherd.io/shard"),
                *version = yyjson_get_str(yyjson_ptr_get(set, "/metadata/resourceVersion"));
+    char *name = mem_printf("%s-%s-%d", database, shard, number);
+    bool plain = member && is_plain(l, set, name);
     room_make(l);
     struct texts *t = &l->texts[l->count];
-    *t = (struct texts){.name = mem_printf("%s-%s-%d", database, shard, number),
+    *t = (struct texts){.name = name,
                         .database = mem_strdup(database),
                         .shard = mem_strdup(shard),
-                        .version = mem_strdup(version != NULL ? version : ""),
+                        .version = mem_printf("%s%s", version != NULL ? version : "", plain ? " plain" : ""),
                         .theirs = lent,
                         .member = member,
-                        .plain = member && kube_annotation(set, KUBE_PLAIN_ANNOTATION)[0] != '\0',
+                        .plain = plain,
                         .read_ns = loop_now(l->op.k->loop),
                         .spec_sum = kube_known_sum(l->op.k, database)};
     if (lent)

@@ -13,6 +13,8 @@
 #include "base/mem.h"
 #include "runtime/kube_known.h"
 #include "runtime/kube_objects.h"
+#include "runtime/kube_pod.h"
+#include "runtime/kube_roles.h"
 #include "runtime/kubernetes_ensure.h"
 
 int kube_members_check(struct kube_ensure *e, struct err *err)
@@ -31,23 +33,48 @@ int kube_members_check(struct kube_ensure *e, struct err *err)
     return 0;
 }
 
-static bool is_plain(yyjson_val *set)
+static const char *const modes[] = {"", "off", "on", "mutual"};
+
+/* One has no certificate to show, and the other lets nobody in without. */
+static bool apart(enum kube_tls a, enum kube_tls b)
 {
-    return kube_annotation(set, KUBE_PLAIN_ANNOTATION)[0] != '\0';
+    return (a == KUBE_TLS_OFF && b == KUBE_TLS_MUTUAL) || (a == KUBE_TLS_MUTUAL && b == KUBE_TLS_OFF);
 }
 
-/* Standbys check what their primary shows, and are replaced before it. */
+/* As the StatefulSet says; but a pod that waits to be replaced and cannot stand beside `to` counts first. */
+static enum kube_tls tls_now(const struct kube_ensure *e, yyjson_val *set, enum kube_tls to)
+{
+    enum kube_tls now = kube_pod_tls(yyjson_ptr_get(set, "/spec/template/spec"));
+    for (int i = 0; i < kube_members_of(set); i++) {
+        char *name = mem_printf("%s-%d", e->set, i);
+        enum kube_tls pod = kube_roles_tls(e->op.k, name);
+        now = apart(pod, to) ? pod : now;
+        free(name);
+    }
+    return now;
+}
+
+/* Pods are replaced one after the other, and copy from each other meanwhile. */
 static int tls_check(const struct kube_ensure *e, yyjson_val *set, struct err *err)
 {
-    bool plain = is_plain(yyjson_doc_get_root(e->wanted));
-    if (is_plain(set) == plain || kube_members_of(set) == 0 || e->instances < 2)
+    enum kube_tls to = kube_pod_tls(yyjson_ptr_get(yyjson_doc_get_root(e->wanted), "/spec/template/spec"));
+    enum kube_tls now = tls_now(e, set, to);
+    if (kube_members_of(set) == 0 || e->instances < 2)
         return 0;
-    return err_set(
-        err, ERRC_INVALID,
-        "spec.tls.mode cannot be changed from %s to %s while the shard has %d instances, which copy "
-        "from each other: set spec.instances to 1, change the mode when that is done, and set "
-        "spec.instances back",
-        plain ? "on or mutual" : "off", kube_spec_tls(&e->spec), e->instances);
+    if (apart(now, to))
+        return err_set(err, ERRC_INVALID,
+                       "spec.tls.mode cannot be changed from %s to %s in one step while the shard has %d "
+                       "instances: who has no certificate cannot follow who asks for one. Set it to on, and "
+                       "to %s when the database is Ready",
+                       modes[now], modes[to], e->instances, modes[to]);
+    if ((now == KUBE_TLS_OFF) != (to == KUBE_TLS_OFF) && kube_spec_text(&e->spec, "tls", "secret") != NULL)
+        return err_set(err, ERRC_INVALID,
+                       "spec.tls.mode cannot be changed from %s to %s while the shard has %d instances and "
+                       "spec.tls.secret is set, since with off their agents have certificates of another "
+                       "authority: set spec.instances to 1, change the mode when that is done, and set "
+                       "spec.instances back",
+                       modes[now], modes[to], e->instances);
+    return 0;
 }
 
 int kube_members_looked(struct kube_ensure *e, struct yyjson_val *set, struct err *err)

@@ -6,7 +6,6 @@ from manager_rig import DATABASES, SHOP, ManagerCluster, database
 from members import pods, wait_whole
 from test_manager import remove
 from test_members import QUIET, delete_now, gap
-from test_members_resize import is_resized
 from test_renewal import MINE
 
 pytestmark = [
@@ -36,6 +35,16 @@ def has_tls(rig, pod):
         return inside(rig, pod, "SHOW ssl") == "on"
     except (AssertionError, RuntimeError):
         return None
+
+
+def health(rig):
+    return {i["name"]: i["health"] for i in rig.public("/v1/instances")["items"]}
+
+
+def between(rig):
+    """While some pods have TLS and others have none: both, if the manager reaches the server of each."""
+    made = {name: "--tls=/etc/shardherd/tls" in pod["spec"]["containers"][0]["args"] for name, pod in pods(rig).items()}
+    return made if set(made.values()) == {True, False} and set(health(rig).values()) == {"up"} else None
 
 
 class Shown:
@@ -103,7 +112,7 @@ def test_certificates_of_clients(rig):
 
 
 def test_without_tls(rig):
-    """Agents have it all the same. On the way to `on` the shard has one instance."""
+    """Agents have it all the same. To `on` and back under load, one pod after the other."""
     spec = {"shards": 1, "instances": 3, "balance": QUIET, "deletionPolicy": "delete", "tls": {"mode": "off"}}
     rig.must("POST", DATABASES, database(**spec))
     rig.wait_database(shards=1, timeout=180)
@@ -127,28 +136,30 @@ def test_without_tls(rig):
     assert report["longest_write_gap_ms"] < 8000, report
     assert wait_whole(rig, 120) != first
 
-    rig.patch(SHOP, {"spec": {"tls": {"mode": "on"}}})
+    rig.patch(SHOP, {"spec": {"tls": {"mode": "mutual"}}})
     refused = rig.wait(lambda: rig.condition_of(rig.database(), "Stalled"), 30, "refused")
-    assert "spec.tls.mode cannot be changed from off to on while the shard has 3 instances" in refused["message"]
-    assert "set spec.instances to 1" in refused["message"]
-    second = wait_whole(rig)
-    health = {i["name"]: i["health"] for i in rig.public("/v1/instances")["items"]}
-    assert set(health.values()) == {"up"}, health  # it is polled as it is
-    report = gap(either, client, 15, lambda: delete_now(rig, second))
-    assert report["longest_write_gap_ms"] < 8000, report
-    wait_whole(rig, 120)
+    assert "spec.tls.mode cannot be changed from off to mutual in one step" in refused["message"]
+    assert "Set it to on, and to mutual when the database is Ready" in refused["message"]
+    wait_whole(rig)
+    assert set(health(rig).values()) == {"up"}  # it is polled as it is
 
-    def as_told():
-        rig.patch(SHOP, {"spec": {"tls": {"mode": "off"}, "instances": 1}})
-        rig.wait(lambda: is_resized(rig, 1), 150, "one instance, and Ready")
-        rig.patch(SHOP, {"spec": {"tls": {"mode": "on"}}})
-        rig.wait(lambda: rig.is_ready() and has_tls(rig, "shop-s1-0"), 90, "TLS")
-        rig.patch(SHOP, {"spec": {"instances": 3}})
-        rig.wait(lambda: is_resized(rig, 3), 150, "three instances, and Ready")
+    def change(mode):
+        before = uids(rig)
+        rig.patch(SHOP, {"spec": {"tls": {"mode": mode}}})
+        mixed = rig.wait(lambda: between(rig), 90, "an instance of either kind, each of them up")
+        rig.wait(lambda: replaced(rig, before) and rig.is_ready(), 150, f"all pods made anew: {mode}")
+        print(f"on the way to {mode}: {mixed}")
 
-    gap(either, client, 45, as_told)
-    first = wait_whole(rig)
-    assert inside(rig, first, plain) == "0"
+    for mode in ("on", "off"):
+        report = gap(either, client, 50, lambda mode=mode: change(mode))
+        assert report["longest_write_gap_ms"] < 10000, report
+        first = wait_whole(rig)
+        assert {name: has_tls(rig, name) for name in pods(rig)} == dict.fromkeys(pods(rig), mode == "on")
+        assert inside(rig, first, plain) == ("0" if mode == "on" else "2")
+        assert inside(rig, first, "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == "2"
+        assert set(health(rig).values()) == {"up"}
+        refused = rig.exec(client, "sh", "-c", "psql 'host=shop-s1 user=app dbname=shop sslmode=disable' -c 'SELECT 1'")
+        assert ("no pg_hba.conf entry" in refused.stderr) is (mode == "on"), refused
     done = either.load(client, "check")
     assert done.returncode == 0, done.stdout + done.stderr
     remove(rig)

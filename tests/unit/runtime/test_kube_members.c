@@ -300,6 +300,24 @@ static void test_whether_it_has_tls(void **state)
     }
 }
 
+/* So that a specification of an other mode is compared with what pods were made with. */
+static void test_which_tls(void **state)
+{
+    static const char *const specs[] = {"{\"instances\":3,\"tls\":{\"mode\":\"off\"}}", "{\"instances\":3}",
+                                        "{\"instances\":3,\"tls\":{\"mode\":\"mutual\"}}"};
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        struct err err = {0};
+        yyjson_doc *all = objects(specs[i], &err);
+        yyjson_val *template = yyjson_ptr_get(object_of(all, "StatefulSet", "shop-s1"), "/spec/template");
+        assert_int_equal(kube_pod_tls(yyjson_obj_get(template, "spec")), KUBE_TLS_OFF + i);
+        struct kube_pod_role *role = kube_pod_role_read(template); /* a pod has its spec in the same place */
+        assert_int_equal(role->tls, KUBE_TLS_OFF + i);
+        kube_pod_role_free(role);
+        yyjson_doc_free(all);
+    }
+}
+
 /* What is gone: a pod that waits for its node or its image has no server, and one that ended has none any
  * more. Whose node does not answer may have one. */
 static void test_whether_it_runs(void **state)
@@ -387,6 +405,7 @@ int main(void)
         cmocka_unit_test(test_settings_that_standbys_need),
         cmocka_unit_test(test_started),
         cmocka_unit_test(test_whether_it_has_tls),
+        cmocka_unit_test(test_which_tls),
         cmocka_unit_test(test_whether_it_runs),
         cmocka_unit_test(test_roles),
         cmocka_unit_test(test_role_patch),
