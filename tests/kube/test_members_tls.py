@@ -1,9 +1,11 @@
 """Several instances whose servers have no TLS, or ask for certificates; a change between the modes under load."""
 
+import time
+
 import pytest
 from kube import needs_root
 from manager_rig import DATABASES, SHOP, ManagerCluster, database
-from members import pods, wait_whole
+from members import is_ready, pods, wait_whole
 from test_manager import remove
 from test_members import QUIET, delete_now, gap
 from test_renewal import MINE
@@ -41,10 +43,21 @@ def health(rig):
     return {i["name"]: i["health"] for i in rig.public("/v1/instances")["items"]}
 
 
-def between(rig):
-    """While some pods have TLS and others have none: both, if the manager reaches the server of each."""
-    made = {name: "--tls=/etc/shardherd/tls" in pod["spec"]["containers"][0]["args"] for name, pod in pods(rig).items()}
-    return made if set(made.values()) == {True, False} and set(health(rig).values()) == {"up"} else None
+class Reached:
+    """How long, at most, the manager did not reach the server of a pod that is ready; and which pods had TLS when."""
+
+    def __init__(self, rig):
+        self.rig, self.since, self.longest, self.mixed = rig, {}, 0.0, 0
+
+    def look(self):
+        now, known, seen = time.monotonic(), health(self.rig), pods(self.rig)
+        for name, pod in seen.items():
+            if known.get(name) == "up" or not is_ready(pod) or pod["metadata"].get("deletionTimestamp"):
+                self.since.pop(name, None)
+            else:
+                self.longest = max(self.longest, now - self.since.setdefault(name, now))
+        made = {"--tls=/etc/shardherd/tls" in pod["spec"]["containers"][0]["args"] for pod in seen.values()}
+        self.mixed += len(made) > 1
 
 
 class Shown:
@@ -146,9 +159,16 @@ def test_without_tls(rig):
     def change(mode):
         before = uids(rig)
         rig.patch(SHOP, {"spec": {"tls": {"mode": mode}}})
-        mixed = rig.wait(lambda: between(rig), 90, "an instance of either kind, each of them up")
-        rig.wait(lambda: replaced(rig, before) and rig.is_ready(), 150, f"all pods made anew: {mode}")
-        print(f"on the way to {mode}: {mixed}")
+        reached = Reached(rig)
+
+        def done():
+            reached.look()
+            return replaced(rig, before) and rig.is_ready()
+
+        rig.wait(done, 150, f"all pods made anew: {mode}")
+        print(f"to {mode}: a server that was ready was out of the manager's reach for {reached.longest:.1f} s at most")
+        assert reached.mixed > 3  # looks at pods of either kind
+        assert reached.longest < 5
 
     for mode in ("on", "off"):
         report = gap(either, client, 50, lambda mode=mode: change(mode))
