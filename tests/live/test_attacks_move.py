@@ -14,6 +14,8 @@ from conftest import DEFAULT, VERSIONS, pg_bin_dir, wait_until
 from rig import Problem, Rig
 from test_faults import go_on, kill_server, rig_address, sql, stopped, wait_server
 
+pytestmark = pytest.mark.waits
+
 CUSTOMERS = 1500
 FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
 SPLIT = {"kind": "split", "shard": "s2", "bake": "0s"}

@@ -5,6 +5,8 @@ import pytest
 from conftest import wait_until
 from test_ha import Writer, by_name, kept, lost, node_dies, until
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture
 def herd(shardherd, tool, monkeypatch):

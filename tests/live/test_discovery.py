@@ -9,6 +9,8 @@ import pytest
 from conftest import DEFAULT, wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.waits
+
 PERIOD = 1.0
 MOST = 2 * PERIOD + 0.5  # half a second for asking the API, on a machine that is busy with other things
 PASSWORD = "open sesame"

@@ -19,6 +19,8 @@ from conftest import _children, _pid_gone, wait_until
 from places import CELLS
 from rig import Rig
 
+pytestmark = pytest.mark.waits
+
 CUSTOMERS = 2000
 FULL = bool(os.environ.get("SHARDHERD_TEST_FULL"))
 FEW = bool(os.environ.get("SHARDHERD_TEST_PLACES"))  # the matrix has a run of its own

@@ -15,6 +15,8 @@ import pytest
 from conftest import DEFAULT, wait_until
 from test_agent_replica import TOKEN, login, make_shard, servers_of
 
+pytestmark = pytest.mark.waits
+
 
 class Keeper:
     def __init__(self, tool, directory, members, store=None, name="keeper"):

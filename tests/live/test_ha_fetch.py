@@ -9,6 +9,8 @@ import pytest
 from conftest import wait_until
 from test_ha import Writer, dump, kept, lost, node_dies, streaming, until
 
+pytestmark = pytest.mark.waits
+
 TAGS = "c:no_failover d:preferred "
 
 

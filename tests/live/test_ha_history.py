@@ -27,6 +27,8 @@ from test_ha import (
     until,
 )
 
+pytestmark = pytest.mark.waits
+
 ROUNDS = int(os.environ.get("SHARDHERD_TEST_ROUNDS") or (40 if os.environ.get("SHARDHERD_TEST_FULL") else 6))
 SEED = int(os.environ.get("SHARDHERD_TEST_SEED", "0")) or random.randrange(1, 10**6)
 

@@ -12,7 +12,7 @@ from test_ha import Keeper, Writer, begun, by_name, dump, lost, node_dies, strea
 
 sys.path.insert(0, str(REPO / "tests" / "kube"))
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 
 @contextlib.contextmanager

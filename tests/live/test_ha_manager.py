@@ -18,6 +18,8 @@ from conftest import wait_until
 from rig import SCHEMA_COMMAND, Rig
 from test_cli import Cli
 
+pytestmark = pytest.mark.waits
+
 INSTANCES = 3
 
 

@@ -11,6 +11,7 @@ from test_ha_manager import herd  # noqa: F401
 OLDER = REPO / "build" / "pg" / "16-older" / "bin"
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.waits,
     pytest.mark.skipif(not (OLDER / "postgres").exists() or pg_bin_dir(16) is None, reason="no two minor versions"),
 ]
 

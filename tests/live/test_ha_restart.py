@@ -8,6 +8,8 @@ from conftest import DEFAULT, pg_bin_dir, wait_until
 from rig import Problem
 from test_ha_manager import herd, processes_of  # noqa: F401
 
+pytestmark = pytest.mark.waits
+
 
 def programs(herd, name):  # noqa: F811
     """The folder that an agent takes its programs from, and the program that its server is."""

@@ -8,6 +8,8 @@ from conftest import wait_until
 from test_agent_replica import POSTGRES, servers_of
 from test_ha import Writer, by_name, herd, kept, lost, node_dies, streaming, until  # noqa: F401
 
+pytestmark = pytest.mark.waits
+
 
 def again(keeper, count, **environment):
     """The keeper is killed, and another one knows so many of the members."""

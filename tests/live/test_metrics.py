@@ -16,6 +16,8 @@ import psycopg
 import pytest
 from conftest import REPO, SUPERUSER, wait_until
 
+pytestmark = pytest.mark.waits
+
 PERIOD_MS = 200
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PASSWORD = "pw-of-the-tests"

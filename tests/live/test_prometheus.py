@@ -16,6 +16,8 @@ import pytest
 from conftest import REPO, free_port, wait_until
 from rig import Rig
 
+pytestmark = pytest.mark.waits
+
 TOKEN = "bearer-token-nobody-may-see"
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import wait_until
 from rig import Rig
 
-pytestmark = pytest.mark.slow  # the bound is 20 s
+pytestmark = [pytest.mark.slow, pytest.mark.waits]  # the bound is 20 s
 
 
 def test_a_part_that_does_not_close_is_named(shardherd, tmp_path):

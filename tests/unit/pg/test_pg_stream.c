@@ -172,7 +172,7 @@ static const char expected[] = "B I(orders:|1,a,xxxxxxxx) I(orders:|2,-,) C "
 static int64_t slot_number(struct client *sql, const char *what)
 {
     struct answer a;
-    char text[160];
+    char text[256];
     int64_t n = -1;
     snprintf(text, sizeof text, "SELECT %s::bigint FROM pg_replication_slots WHERE slot_name = 's'", what);
     query(sql, text, &a);

@@ -57,7 +57,7 @@ static void test_created_used_and_removed(void **state)
     int count = pg_server_all(bins, 8);
     assert_true(count > 0);
     for (int i = 0; i < count; i++) {
-        snprintf(f->bin, sizeof f->bin, "%s", bins[i]);
+        assert_true(snprintf(f->bin, sizeof f->bin, "%s", bins[i]) < (int)sizeof f->bin);
         fixture_open(f);
         struct answer a = fixture_make(f, "one");
         assert_true(a.pid > 0);

@@ -53,8 +53,8 @@ static inline void pg_server_wait_ms(int ms)
 static inline bool pg_server_has(const char *bin, const char *program)
 {
     char path[600];
-    snprintf(path, sizeof path, "%s/%s", bin, program);
-    return access(path, X_OK) == 0;
+    int length = snprintf(path, sizeof path, "%s/%s", bin, program);
+    return length < (int)sizeof path && access(path, X_OK) == 0;
 }
 
 /* $SHARDHERD_PG_BIN, else the newest below /usr/lib/postgresql; false if there is none. */
@@ -292,9 +292,8 @@ static inline void pg_server_remove(struct pg_server *s)
 static inline bool pg_server_make(struct pg_server *s, const char *bin)
 {
     memset(s, 0, sizeof *s);
-    if (bin != NULL)
-        snprintf(s->bin, sizeof s->bin, "%s", bin);
-    else if (!pg_server_find(s->bin, sizeof s->bin))
+    if (bin != NULL ? snprintf(s->bin, sizeof s->bin, "%s", bin) >= (int)sizeof s->bin
+                    : !pg_server_find(s->bin, sizeof s->bin))
         return false;
     snprintf(s->password, sizeof s->password, "pw-of-the-tests");
     snprintf(s->dir, sizeof s->dir, "/tmp/shardherd-test-pg-XXXXXX");
