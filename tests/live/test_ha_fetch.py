@@ -51,16 +51,22 @@ def until_there(member, rows):
     wait_until(there, 30, "rows")
 
 
-@pytest.mark.parametrize("ahead", [True, False])
-def test_fetch_from_who_is_not_promoted(herd, ahead):
-    """a dies, d is promoted, c follows it and b, which is in its sync set, is away; then d dies and b comes back. b is
-    promoted with what c has. ahead: b had got more of a than all others, though no commit waited for it."""
-    a, b, c, d = herd.members
+def begun_with_a(herd):
+    """All four, once a is the primary, the others stream, and no commit waits for b; there is a table w."""
+    a = herd.members[0]
     until(herd, lambda: herd.primary() == ("a", 1), 30, "the first primary")
     streaming(herd, "bcd")
     with a.connect() as connection:
         connection.execute("CREATE TABLE public.w (id bigint)")
     until(herd, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("c", "d")', 20, "a sync set without b")
+    return herd.members
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_fetch_from_who_is_not_promoted(herd, ahead):
+    """a dies, d is promoted, c follows it and b, which is in its sync set, is away; then d dies and b comes back. b is
+    promoted with what c has. ahead: b had got more of a than all others, though no commit waited for it."""
+    a, b, c, d = begun_with_a(herd)
     until_there(b, 0)
     herd.stop()
     if ahead:
@@ -97,12 +103,7 @@ def test_fetch_from_who_is_not_promoted(herd, ahead):
 
 def test_fetch_on_the_same_timeline(herd):
     """An agent of an older version knows no timeline_term: the order says nothing of it to who has no need of it."""
-    a, b, c, d = herd.members
-    until(herd, lambda: herd.primary() == ("a", 1), 30, "the first primary")
-    streaming(herd, "bcd")
-    with a.connect() as connection:
-        connection.execute("CREATE TABLE public.w (id bigint)")
-    until(herd, lambda: a.value("SHOW synchronous_standby_names") == 'ANY 1 ("c", "d")', 20, "a sync set without b")
+    a, b, c, d = begun_with_a(herd)
     until_there(d, 0)
     herd.stop()
     for member in (b, d):
