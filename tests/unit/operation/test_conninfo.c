@@ -18,6 +18,17 @@ static void conninfo_is(const struct instance_access *access, const char *expect
     free(conninfo);
 }
 
+static struct instance_access verified(char *theirs)
+{
+    return (struct instance_access){.host = "h",
+                                    .port = 1,
+                                    .dbname = "d",
+                                    .user = "u",
+                                    .sslmode = "verify-full",
+                                    .sslrootcert = "/ours/ca",
+                                    .peer_sslrootcert = theirs};
+}
+
 static void test_without_tls(void **state)
 {
     struct instance_access a = {
@@ -28,17 +39,10 @@ static void test_without_tls(void **state)
 
 static void test_files_of_the_server(void **state)
 {
-    struct instance_access a = {.host = "h",
-                                .port = 1,
-                                .dbname = "d",
-                                .user = "u",
-                                .sslmode = "verify-full",
-                                .sslrootcert = "/ours/ca",
-                                .sslcert = "/ours/client.pem",
-                                .sslkey = "/ours/client.pem",
-                                .peer_sslrootcert = "/theirs/ca",
-                                .peer_sslcert = "/theirs/crt",
-                                .peer_sslkey = "/theirs/key"};
+    struct instance_access a = verified("/theirs/ca");
+    a.sslcert = a.sslkey = "/ours/client.pem";
+    a.peer_sslcert = "/theirs/crt";
+    a.peer_sslkey = "/theirs/key";
     (void)state;
     conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='verify-full' sslrootcert='/theirs/ca' "
                     "sslcert='/theirs/crt' sslkey='/theirs/key'");
@@ -64,13 +68,7 @@ static void test_files_as_for_us(void **state)
 /* CloudNativePG: there is nothing to verify with, and no certificate of ours. */
 static void test_no_authority_on_the_server(void **state)
 {
-    struct instance_access a = {.host = "h",
-                                .port = 1,
-                                .dbname = "d",
-                                .user = "u",
-                                .sslmode = "verify-full",
-                                .sslrootcert = "/ours/ca",
-                                .peer_sslrootcert = ""};
+    struct instance_access a = verified("");
     (void)state;
     conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='require'");
 }
@@ -78,13 +76,7 @@ static void test_no_authority_on_the_server(void **state)
 /* Whose pod waits to be made anew with TLS has no authority yet. A static list says what is good where. */
 static void test_by_one_without_tls(void **state)
 {
-    struct instance_access a = {.host = "h",
-                                .port = 1,
-                                .dbname = "d",
-                                .user = "u",
-                                .sslmode = "verify-full",
-                                .sslrootcert = "/ours/ca",
-                                .peer_sslrootcert = "/theirs/ca"};
+    struct instance_access a = verified("/theirs/ca");
     (void)state;
     by.sslmode = "disable";
     conninfo_is(&a, "port=1 host='h' dbname='d' user='u' sslmode='require'");
